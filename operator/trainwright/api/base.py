@@ -1,0 +1,92 @@
+"""The base of every API type: strict, frozen, camelCase on the wire, with rules that hold in Python and in CEL alike.
+
+A `Rule` is written once beside the fields it relates. Pydantic checks its Python side when a manifest is read; the CRD
+carries its CEL side, so the API server refuses the same manifest at `kubectl apply` with the same words.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
+
+
+def camel(name: str) -> str:
+    """Return the wire name of a field: `max_pool2d` is `maxPool2d`."""
+    first, *rest = name.split("_")
+    return first + "".join(part.capitalize() for part in rest)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A relation between fields of one object.
+
+    Attributes:
+        field: The camelCase field to blame, relative to the object; empty for the object itself.
+        message: What is wrong and what to do instead.
+        cel: The rule as a CEL expression over `self`, for the CRD.
+        holds: The same rule over the Python object.
+    """
+
+    field: str
+    message: str
+    cel: str
+    holds: Callable[[Any], bool]
+
+
+def one_of(*fields: str, what: str) -> Rule:
+    """Return the rule that exactly one of `fields` (snake_case) is set."""
+    names = [camel(field) for field in fields]
+    return Rule(
+        field="",
+        message=f"{what}: set exactly one of {', '.join(names)}",
+        cel=f"[{', '.join(f'has(self.{name})' for name in names)}].filter(set, set).size() == 1",
+        holds=lambda self: sum(getattr(self, field) is not None for field in fields) == 1,
+    )
+
+
+def at_most_one_of(*fields: str, what: str) -> Rule:
+    """Return the rule that no two of `fields` (snake_case) are set together."""
+    names = [camel(field) for field in fields]
+    return Rule(
+        field="",
+        message=f"{what}: set at most one of {', '.join(names)}",
+        cel=f"[{', '.join(f'has(self.{name})' for name in names)}].filter(set, set).size() <= 1",
+        holds=lambda self: sum(getattr(self, field) is not None for field in fields) <= 1,
+    )
+
+
+class Model(BaseModel):
+    """An object of the API."""
+
+    model_config = ConfigDict(
+        alias_generator=camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any) -> Any:
+        """Read an explicit null as an absent field, as the API server does for fields that have a default."""
+        if isinstance(value, dict) and None in value.values():
+            return {key: item for key, item in value.items() if item is not None}
+        return value
+
+    @model_validator(mode="after")
+    def _keep_rules(self) -> Self:
+        for rule in self.rules:
+            if not rule.holds(self):
+                raise PydanticCustomError("rule", "{message}", {"message": rule.message, "field": rule.field})
+        return self
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the object as plain JSON types under its wire names, without unset optional fields."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)

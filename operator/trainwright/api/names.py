@@ -1,0 +1,49 @@
+"""Names that more than one part of the system must agree on: the API group, labels, mount points, ports."""
+
+from typing import Final
+
+GROUP: Final = "trainwright.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+KIND: Final = "TrainingJob"
+PLURAL: Final = "trainingjobs"
+SINGULAR: Final = "trainingjob"
+SHORT_NAME: Final = "tj"
+
+LABEL_JOB: Final = f"{GROUP}/job-name"
+"""On every child: the name of the TrainingJob. Selects what belongs to a job; ownership is decided by UID."""
+LABEL_WORKER: Final = f"{GROUP}/worker-index"
+"""On worker pods: the index of the worker, 0 up to workers.count - 1."""
+LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
+"""On worker pods: the attempt that created the pod, counted from 1."""
+
+MANAGED_BY: Final = "trainwright"
+
+WORKER_CONTAINER: Final = "worker"
+CONFIG_MOUNT: Final = "/etc/trainwright"
+CONFIG_FILE: Final = "worker.json"
+CA_FILE: Final = "reports-ca.crt"
+TOKEN_MOUNT: Final = "/var/run/secrets/trainwright"  # noqa: S105 - a mount point, not a secret
+TOKEN_FILE: Final = "token"  # noqa: S105 - a file name
+CHECKPOINT_MOUNT: Final = "/checkpoints"
+DATA_MOUNT: Final = "/data"
+
+RENDEZVOUS_PORT: Final = 29400
+METRICS_PORT: Final = 9400
+"""Rank r of a worker serves Prometheus metrics on METRICS_PORT + its local rank."""
+REPORTS_PORT: Final = 8443
+
+ENV_CONFIG: Final = "TRAINWRIGHT_CONFIG"
+"""The path of the WorkerConfig file."""
+ENV_WORKER_INDEX: Final = "TRAINWRIGHT_WORKER_INDEX"
+ENV_ATTEMPT: Final = "TRAINWRIGHT_ATTEMPT"
+ENV_POD_NAME: Final = "TRAINWRIGHT_POD_NAME"
+ENV_TERMINATION_LOG: Final = "TRAINWRIGHT_TERMINATION_LOG"
+"""The path to write the Termination message to; Kubernetes copies it into the pod's status."""
+TERMINATION_MESSAGE_BYTES: Final = 4096
+"""What Kubernetes keeps of a termination message."""
+
+
+def report_audience(namespace: str, name: str, uid: str) -> str:
+    """Return the audience of the token with which a job's workers report: valid for this job and no other."""
+    return f"{GROUP}/{namespace}/{name}/{uid}"

@@ -1,0 +1,117 @@
+"""The specification of a TrainingJob as a whole, and the rules between its parts."""
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from trainwright.api.base import Model, Rule
+from trainwright.api.spec.dataset import BuiltinName, DatasetSpec, SyntheticKind
+from trainwright.api.spec.model import ModelSpec
+from trainwright.api.spec.training import (
+    EvaluationSpec,
+    LossName,
+    LossSpec,
+    OptimizerSpec,
+    PredictionSpec,
+    RegularizationSpec,
+    ScheduleSpec,
+    TrainingSpec,
+)
+from trainwright.api.spec.workers import CheckpointSpec, RestartSpec, WorkersSpec
+
+
+class Task(StrEnum):
+    """What the model learns to do."""
+
+    CLASSIFICATION = "classification"
+    REGRESSION = "regression"
+
+
+def _known_task(dataset: DatasetSpec) -> Task | None:
+    """Return the only task that the data allows, or None where it allows either."""
+    if dataset.builtin is not None:
+        return Task.REGRESSION if dataset.builtin.name == BuiltinName.DIABETES else Task.CLASSIFICATION
+    if dataset.synthetic is not None:
+        return Task.REGRESSION if dataset.synthetic.kind == SyntheticKind.LINE else Task.CLASSIFICATION
+    return None if dataset.csv is not None else Task.CLASSIFICATION
+
+
+class TrainingJobSpec(Model):
+    """What to train, on what, how, and with which workers."""
+
+    model: ModelSpec = Field(description="The model to train.")
+    dataset: DatasetSpec = Field(description="The data to train on.")
+    task: Task = Field(Task.CLASSIFICATION, description="classification or regression.")
+    optimizer: OptimizerSpec = Field(OptimizerSpec(), description="The optimizer; Adam at 0.001 by default.")
+    schedule: ScheduleSpec = Field(ScheduleSpec(), description="The learning-rate schedule; constant by default.")
+    loss: LossSpec | None = Field(
+        None, description="The loss; cross-entropy for classification, mse for regression by default."
+    )
+    regularization: RegularizationSpec = Field(RegularizationSpec(), description="L1, L2 and dropout.")
+    training: TrainingSpec = Field(description="How long to train and in what batches.")
+    evaluation: EvaluationSpec = Field(EvaluationSpec(), description="When to evaluate on the validation split.")
+    prediction: PredictionSpec | None = Field(None, description="Predictions to write after training.")
+    workers: WorkersSpec = Field(WorkersSpec(), description="The worker pods.")
+    checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="Where and how often to save.")
+    restart: RestartSpec = Field(RestartSpec(), description="How failures that may pass are retried.")
+    suspend: bool = Field(
+        False, description="True saves, deletes the pods and frees their GPUs; false goes on where it was."
+    )
+    active_deadline_seconds: int | None = Field(
+        None, ge=1, le=31_536_000, description="Seconds the job may be active before it is stopped and failed."
+    )
+    ttl_seconds_after_finished: int | None = Field(
+        None, ge=0, le=31_536_000, description="Seconds after its end at which the job is deleted with its pods."
+    )
+
+    rules = (
+        Rule(
+            field="training.globalBatchSize",
+            message="must be a multiple of workers.count x workers.processesPerWorker, so that every process gets "
+            "the same share",
+            cel="self.training.globalBatchSize % (self.workers.count * self.workers.processesPerWorker) == 0",
+            holds=lambda self: self.training.global_batch_size % self.world_size == 0,
+        ),
+        Rule(
+            field="loss.name",
+            message="does not fit the task: use cross-entropy for classification, mse for regression",
+            cel="!has(self.loss) || (self.loss.name == 'mse') == (self.task == 'regression')",
+            holds=lambda self: (
+                self.loss is None or (self.loss.name == LossName.MSE) == (self.task == Task.REGRESSION)
+            ),
+        ),
+        Rule(
+            field="task",
+            message="does not fit the dataset: diabetes and line are regression, csv may be either, all others are "
+            "classification",
+            cel="has(self.dataset.csv) || (self.task == 'regression') == "
+            "((has(self.dataset.builtin) && self.dataset.builtin.name == 'diabetes') || "
+            "(has(self.dataset.synthetic) && self.dataset.synthetic.kind == 'line'))",
+            holds=lambda self: _known_task(self.dataset) in (None, self.task),
+        ),
+        Rule(
+            field="prediction.inputs",
+            message="rows of features need tabular data (csv, synthetic, or a builtin other than digits)",
+            cel="!has(self.prediction) || !has(self.prediction.inputs) || has(self.dataset.csv) || "
+            "has(self.dataset.synthetic) || (has(self.dataset.builtin) && self.dataset.builtin.name != 'digits')",
+            holds=lambda self: (
+                self.prediction is None
+                or self.prediction.inputs is None
+                or self.dataset.csv is not None
+                or self.dataset.synthetic is not None
+                or (self.dataset.builtin is not None and self.dataset.builtin.name != BuiltinName.DIGITS)
+            ),
+        ),
+    )
+
+    @property
+    def world_size(self) -> int:
+        """Number of training processes over all workers."""
+        return self.workers.count * self.workers.processes_per_worker
+
+    @property
+    def loss_name(self) -> LossName:
+        """The loss, by default the one that fits the task."""
+        if self.loss is not None:
+            return self.loss.name
+        return LossName.MSE if self.task == Task.REGRESSION else LossName.CROSS_ENTROPY

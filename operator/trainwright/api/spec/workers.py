@@ -1,0 +1,204 @@
+"""Who trains and where: the worker pods, their allowed pod fields, checkpoints and restarts."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field, JsonValue
+
+from trainwright.api.base import Model, Rule, at_most_one_of, one_of
+
+DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+DnsName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")]
+LabelKey = Annotated[
+    str, Field(max_length=317, pattern=r"^([a-z0-9]([-.a-z0-9]*[a-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?$")
+]
+LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?)?$")]
+Quantity = Annotated[
+    int | str,
+    Field(
+        max_length=64,
+        pattern=r"^[+]?([0-9]+|[0-9]+\.[0-9]*|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]+)?$",
+        json_schema_extra={"x-kubernetes-int-or-string": True},
+    ),
+]
+AnyObject = Annotated[dict[str, JsonValue], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
+
+
+class PullPolicy(StrEnum):
+    """When a node pulls the image."""
+
+    ALWAYS = "Always"
+    IF_NOT_PRESENT = "IfNotPresent"
+    NEVER = "Never"
+
+
+class ResourcesSpec(Model):
+    """Compute resources of one worker, as in any container."""
+
+    requests: dict[LabelKey, Quantity] | None = Field(None, max_length=16, description="What the scheduler reserves.")
+    limits: dict[LabelKey, Quantity] | None = Field(
+        None, max_length=16, description="What the worker may use; GPUs go here, for example nvidia.com/gpu: 1."
+    )
+
+
+class Toleration(Model):
+    """A taint that the workers accept, as in any pod."""
+
+    key: str | None = Field(None, max_length=317, description="Key of the taint; empty for every key.")
+    operator: str | None = Field(None, pattern="^(Exists|Equal)$", max_length=6, description="Exists or Equal.")
+    value: str | None = Field(None, max_length=63, description="Value of the taint (Equal).")
+    effect: str | None = Field(
+        None,
+        pattern="^(NoSchedule|PreferNoSchedule|NoExecute)$",
+        max_length=16,
+        description="NoSchedule, PreferNoSchedule or NoExecute; empty for every effect.",
+    )
+    toleration_seconds: int | None = Field(
+        None, ge=0, le=10_000_000, description="How long a NoExecute taint is tolerated, in seconds."
+    )
+
+
+class EnvVar(Model):
+    """An environment variable of the worker."""
+
+    name: str = Field(
+        min_length=1, max_length=253, pattern="^[A-Za-z_][A-Za-z0-9_]*$", description="Name of the variable."
+    )
+    value: str = Field("", max_length=32_768, description="Its value.")
+
+
+class ClaimVolume(Model):
+    """A PersistentVolumeClaim of the job's own namespace."""
+
+    claim_name: DnsName = Field(description="Name of the claim.")
+
+
+class ConfigMapVolume(Model):
+    """A ConfigMap of the job's own namespace."""
+
+    name: DnsName = Field(description="Name of the ConfigMap.")
+
+
+class EmptyDirVolume(Model):
+    """Scratch space that lives as long as the pod."""
+
+    medium: str | None = Field(None, pattern="^(Memory)?$", max_length=6, description="Memory for a RAM disk.")
+    size_limit: Quantity | None = Field(None, description="Largest size.")
+
+
+class VolumeSpec(Model):
+    """A volume and where it is mounted. Host paths do not exist here on purpose."""
+
+    name: DnsLabel = Field(description="Name of the volume.")
+    mount_path: str = Field(
+        min_length=2,
+        max_length=1024,
+        pattern=r"^/[^:]+$",
+        description="Where the workers see it; mount data at /data to use relative paths in dataset.",
+    )
+    read_only: bool = Field(False, description="Mount without the right to write.")
+    persistent_volume_claim: ClaimVolume | None = Field(None, description="A PersistentVolumeClaim.")
+    config_map: ConfigMapVolume | None = Field(None, description="A ConfigMap.")
+    empty_dir: EmptyDirVolume | None = Field(None, description="Scratch space.")
+
+    rules = (
+        one_of("persistent_volume_claim", "config_map", "empty_dir", what="volume"),
+        Rule(
+            field="mountPath",
+            message="this path belongs to Trainwright or to the system: mount the volume elsewhere",
+            cel="!['/checkpoints', '/etc', '/var', '/proc', '/sys', '/dev', '/opt/trainwright']"
+            ".exists(own, self.mountPath == own || self.mountPath.startsWith(own + '/'))",
+            holds=lambda self: (
+                not any(
+                    self.mount_path == own or self.mount_path.startswith(own + "/")
+                    for own in ("/checkpoints", "/etc", "/var", "/proc", "/sys", "/dev", "/opt/trainwright")
+                )
+            ),
+        ),
+    )
+
+
+class WorkersSpec(Model):
+    """The worker pods: how many, with what, and where. Only the pod fields listed here can be set."""
+
+    count: int = Field(1, ge=1, le=10_000, description="Number of worker pods.")
+    processes_per_worker: int = Field(
+        1, ge=1, le=64, description="Training processes (ranks) per worker; one per GPU is usual."
+    )
+    resources: ResourcesSpec | None = Field(None, description="CPU, memory and GPUs of one worker.")
+    image: str | None = Field(
+        None, min_length=1, max_length=512, description="Worker image; the operator's default if unset."
+    )
+    image_pull_policy: PullPolicy | None = Field(None, description="When nodes pull the image.")
+    image_pull_secrets: list[DnsName] | None = Field(
+        None, max_length=8, description="Names of pull secrets in the job's namespace."
+    )
+    env: list[EnvVar] | None = Field(None, max_length=128, description="Environment variables.")
+    volumes: list[VolumeSpec] | None = Field(None, max_length=32, description="Volumes to mount.")
+    node_selector: dict[LabelKey, LabelValue] | None = Field(
+        None, max_length=32, description="Labels that a node must have."
+    )
+    tolerations: list[Toleration] | None = Field(None, max_length=32, description="Taints that the workers accept.")
+    affinity: AnyObject | None = Field(None, description="Pod affinity, as in any pod.")
+    topology_spread_constraints: list[AnyObject] | None = Field(
+        None, max_length=16, description="How workers spread over zones or nodes, as in any pod."
+    )
+    priority_class_name: DnsName | None = Field(None, description="Priority class of the pods.")
+    runtime_class_name: DnsName | None = Field(None, description="Runtime class of the pods, for example nvidia.")
+    scheduler_name: DnsName | None = Field(None, description="Scheduler that places the pods.")
+    service_account_name: DnsName | None = Field(
+        None, description="Service account of the pods; must be on the operator's allowlist. `default` always is."
+    )
+    termination_grace_period_seconds: int = Field(
+        60, ge=1, le=3600, description="Seconds a worker has to save and exit when it is asked to stop."
+    )
+
+    rules = (
+        Rule(
+            field="volumes",
+            message="every volume needs a name of its own",
+            cel="!has(self.volumes) || self.volumes.all(v, self.volumes.exists_one(w, w.name == v.name))",
+            holds=lambda self: len({v.name for v in self.volumes or ()}) == len(self.volumes or ()),
+        ),
+        Rule(
+            field="volumes",
+            message="config, token, checkpoints, tmp and shm are Trainwright's own volumes: choose another name",
+            cel="!has(self.volumes) || !self.volumes.exists(v, v.name in ['config', 'token', 'checkpoints', 'tmp', "
+            "'shm'])",
+            holds=lambda self: (
+                not any(v.name in {"config", "token", "checkpoints", "tmp", "shm"} for v in self.volumes or ())
+            ),
+        ),
+        Rule(
+            field="env",
+            message="names that begin with TRAINWRIGHT_ are Trainwright's own",
+            cel="!has(self.env) || !self.env.exists(e, e.name.startsWith('TRAINWRIGHT_'))",
+            holds=lambda self: not any(e.name.startswith("TRAINWRIGHT_") for e in self.env or ()),
+        ),
+    )
+
+
+class CheckpointSpec(Model):
+    """Where and how often the state of training is saved. A save at the end always happens."""
+
+    persistent_volume_claim: DnsName | None = Field(
+        None,
+        description="Claim that all workers can mount (ReadWriteMany for more than one node). Without it checkpoints "
+        "live in worker 0's scratch space: they survive a crashed process, and are lost with the pod.",
+    )
+    every_steps: int | None = Field(None, ge=1, le=1_000_000_000, description="Steps between checkpoints.")
+    every_seconds: int | None = Field(
+        None, ge=1, le=86_400, description="Seconds between checkpoints; 60 if neither is set."
+    )
+    keep: int = Field(3, ge=1, le=100, description="Number of checkpoints to keep; older ones are deleted.")
+
+    rules = (at_most_one_of("every_steps", "every_seconds", what="checkpoint"),)
+
+
+class RestartSpec(Model):
+    """What happens when a worker fails for a reason that trying again can cure."""
+
+    limit: int = Field(3, ge=0, le=1_000, description="Restarts before the job fails.")
+    backoff_seconds: int = Field(
+        1, ge=0, le=3_600, description="Wait before the first restart, doubled each time, at most 5 minutes."
+    )
