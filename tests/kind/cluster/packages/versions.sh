@@ -1,0 +1,13 @@
+# shellcheck shell=bash disable=SC2034
+# Every version that the cluster from packages is made of.
+K8S=v1.37.2
+KIND=v0.33.0
+CONTAINERD=v2.4.2
+CNI=v1.9.1
+ETCD=v3.7.3
+COREDNS=v1.14.6
+HELM=v4.3.1
+# systemd newer than Debian 12's refuses cgroup v1, so nodes stay on it.
+NODE_SUITE=bookworm
+# The first Debian with torch >= 2.10.
+IMAGE_SUITE=forky
