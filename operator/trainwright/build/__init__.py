@@ -1,0 +1,1 @@
+"""Pure constructors of Kubernetes objects as plain dicts. No I/O, no clock, no decisions."""

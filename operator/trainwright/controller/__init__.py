@@ -1,0 +1,1 @@
+"""The loop: events -> keyed queue -> observe -> plan -> apply. Nothing is decided here."""

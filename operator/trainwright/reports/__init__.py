@@ -1,0 +1,1 @@
+"""The HTTPS endpoint that workers report to: authenticate, bound, throttle, hand on."""

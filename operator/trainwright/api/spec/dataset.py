@@ -47,7 +47,9 @@ class BuiltinData(Model):
 class CsvData(Model):
     """A CSV file with a header line."""
 
-    path: Path = Field(description="The file; relative paths start at the data mount (/data), or locally at the manifest.")
+    path: Path = Field(
+        description="The file; relative paths start at the data mount (/data), or locally at the manifest."
+    )
     target: str = Field(min_length=1, max_length=253, description="Column to predict.")
     features: list[Annotated[str, Field(min_length=1, max_length=253)]] | None = Field(
         None, min_length=1, max_length=1024, description="Columns to learn from; by default all but the target."

@@ -76,9 +76,7 @@ class TrainingJobSpec(Model):
             field="loss.name",
             message="does not fit the task: use cross-entropy for classification, mse for regression",
             cel="!has(self.loss) || (self.loss.name == 'mse') == (self.task == 'regression')",
-            holds=lambda self: (
-                self.loss is None or (self.loss.name == LossName.MSE) == (self.task == Task.REGRESSION)
-            ),
+            holds=lambda self: self.loss is None or (self.loss.name == LossName.MSE) == (self.task == Task.REGRESSION),
         ),
         Rule(
             field="task",

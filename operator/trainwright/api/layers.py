@@ -1,0 +1,73 @@
+"""What a model is made of: named models expand into the same layers that a user may write, so the worker builds one way."""
+
+from collections.abc import Sequence
+
+from trainwright.api.spec.model import (
+    Activation,
+    CnnArgs,
+    Conv2d,
+    Dense,
+    Dropout,
+    Layer,
+    LenetArgs,
+    MaxPool2d,
+    MlpArgs,
+    ModelSpec,
+)
+
+
+def expand(model: ModelSpec, outputs: int, dropout: float = 0) -> list[Layer]:
+    """Return the layers of a model.
+
+    Args:
+        model: The model as specified.
+        outputs: Number of outputs that the data asks for (classes or targets); named models end with so many.
+        dropout: Rate of the dropout layer added after every dense layer that has an activation and is not the last.
+
+    Returns:
+        The layers in order. A list of layers written by the user keeps its own last layer, whatever `outputs` says.
+    """
+    layers = _named(model, outputs) if model.layers is None else list(model.layers)
+    return _with_dropout(layers, dropout) if dropout else layers
+
+
+def _named(model: ModelSpec, outputs: int) -> list[Layer]:
+    last = Layer(dense=Dense(units=outputs))
+    match model.resolved_args():
+        case MlpArgs() as args:
+            return [*_hidden(args.hidden, args.activation), last]
+        case CnnArgs() as args:
+            blocks = [layer for channels in args.channels for layer in _block(channels, args)]
+            return [*blocks, *_hidden(args.hidden, args.activation), last]
+        case LenetArgs():
+            relu = Activation.RELU
+            return [
+                Layer(conv2d=Conv2d(channels=6, kernel_size=5, activation=relu)),
+                Layer(max_pool2d=MaxPool2d()),
+                Layer(conv2d=Conv2d(channels=16, kernel_size=5, activation=relu)),
+                Layer(max_pool2d=MaxPool2d()),
+                *_hidden([120, 84], relu),
+                last,
+            ]
+        case _:
+            return [last]
+
+
+def _hidden(widths: Sequence[int], activation: Activation) -> list[Layer]:
+    return [Layer(dense=Dense(units=width, activation=activation)) for width in widths]
+
+
+def _block(channels: int, args: CnnArgs) -> list[Layer]:
+    convolution = Conv2d(
+        channels=channels, kernel_size=args.kernel_size, padding=args.padding, activation=args.activation
+    )
+    return [Layer(conv2d=convolution), Layer(max_pool2d=MaxPool2d())]
+
+
+def _with_dropout(layers: list[Layer], rate: float) -> list[Layer]:
+    result: list[Layer] = []
+    for layer in layers[:-1]:
+        result.append(layer)
+        if layer.dense is not None and layer.dense.activation != Activation.NONE:
+            result.append(Layer(dropout=Dropout(rate=rate)))
+    return [*result, layers[-1]]

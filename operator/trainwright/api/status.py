@@ -1,0 +1,221 @@
+"""What the resource says: `TrainingJobStatus`.
+
+The operator alone writes it. Times are RFC 3339 in UTC with whole seconds, as everywhere in Kubernetes. A status is read
+leniently (unknown fields are dropped, so an older operator can read a newer one's) and written strictly.
+"""
+
+import json
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, ConfigDict, Field, PlainSerializer, ValidationError
+
+from trainwright.api.base import Model
+from trainwright.api.exit_codes import FailureClass
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+Time = Annotated[AwareDatetime, PlainSerializer(_rfc3339, return_type=str, when_used="json")]
+MetricValues = Annotated[dict[str, float], Field(max_length=64)]
+
+
+class Phase(StrEnum):
+    """Where a job is in its life."""
+
+    QUEUED = "Queued"
+    PENDING = "Pending"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    RESTARTING = "Restarting"
+    SUSPENDED = "Suspended"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing follows this phase."""
+        return self in (Phase.SUCCEEDED, Phase.FAILED)
+
+
+class ConditionType(StrEnum):
+    """The conditions of a job."""
+
+    ACCEPTED = "Accepted"
+    RUNNING = "Running"
+    SUSPENDED = "Suspended"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class StatusModel(Model):
+    """A part of the status: tolerant of fields it does not know."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Condition(StatusModel):
+    """A standard Kubernetes condition."""
+
+    type: str = Field(max_length=316, description="Accepted, Running, Suspended, Complete or Failed.")
+    status: str = Field(pattern="^(True|False|Unknown)$", max_length=7, description="True, False or Unknown.")
+    reason: str = Field(
+        min_length=1,
+        max_length=1024,
+        pattern="^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+        description="Why, in one word.",
+    )
+    message: str = Field("", max_length=32_768, description="Why, in a sentence.")
+    last_transition_time: Time = Field(description="When the status last changed.")
+    observed_generation: int | None = Field(None, ge=0, description="Generation of the spec that this speaks of.")
+
+
+class Progress(StatusModel):
+    """How far training is. Rises, except after a restart, when `replayedSteps` says by how much it fell."""
+
+    percent: int = Field(0, ge=0, le=100, description="Share of the steps done, in percent, rounded down.")
+    step: int = Field(0, ge=0, description="Optimizer steps done.")
+    total_steps: int | None = Field(None, ge=1, description="Optimizer steps of the whole run.")
+    epoch: int = Field(0, ge=0, description="Epochs done.")
+    total_epochs: int | None = Field(None, ge=1, description="Epochs of the whole run.")
+    samples: int = Field(0, ge=0, description="Samples seen, over all processes.")
+    eta: Time | None = Field(None, description="When training will end at the throughput of this attempt.")
+    remaining_seconds: int | None = Field(None, ge=0, description="Seconds from reportedAt to eta.")
+    replayed_steps: int = Field(0, ge=0, description="Steps trained again after restarts, all attempts together.")
+    resumed_from_step: int | None = Field(None, ge=0, description="Step of the checkpoint this attempt began from.")
+    launch: str | None = Field(None, max_length=64, description="Identifies the launch of the processes that reported.")
+    reported_at: Time | None = Field(None, description="When the newest report arrived.")
+    stale: bool = Field(False, description="True when reports are overdue although the job should be running.")
+
+
+class Evaluation(StatusModel):
+    """What was measured on data that was not trained on."""
+
+    split: str = Field(max_length=16, description="validation or test.")
+    step: int = Field(ge=0, description="Optimizer step at which it was measured.")
+    metrics: MetricValues = Field(description="loss, and accuracy (classification) or mae and r2 (regression).")
+
+
+class Metrics(StatusModel):
+    """How well and how fast the job learns; the newest values."""
+
+    loss: float | None = Field(None, description="Training loss, mean since the report before.")
+    learning_rate: float | None = Field(None, description="Learning rate of the newest step.")
+    grad_norm: float | None = Field(None, description="L2 norm of the gradient at the newest step.")
+    samples_per_second: float | None = Field(None, ge=0, description="Throughput over all processes, this attempt.")
+    steps_per_second: float | None = Field(None, ge=0, description="Optimizer steps per second, this attempt.")
+    evaluation: Evaluation | None = Field(None, description="The newest evaluation.")
+    best: Evaluation | None = Field(None, description="The best evaluation on the validation split so far.")
+
+
+class WorkerStatus(StatusModel):
+    """One worker pod."""
+
+    index: int = Field(ge=0, description="Index of the worker.")
+    pod: str = Field(max_length=253, description="Name of its pod.")
+    node: str | None = Field(None, max_length=253, description="Node it runs on.")
+    phase: str = Field(max_length=32, description="Pending, Running, Succeeded, Failed or Terminating.")
+    reason: str | None = Field(None, max_length=1024, description="Why it waits or failed.")
+
+
+class Workers(StatusModel):
+    """The worker pods, counted; the first hundred by name."""
+
+    desired: int = Field(0, ge=0, description="Workers that the job asks for now.")
+    ready: int = Field(0, ge=0, description="Workers whose pod runs.")
+    failed: int = Field(0, ge=0, description="Workers whose pod failed.")
+    pods: list[WorkerStatus] = Field([], max_length=100, description="Each worker, up to a hundred.")
+
+
+class Checkpoint(StatusModel):
+    """A checkpoint that was written whole and verified."""
+
+    step: int = Field(ge=0, description="Optimizer step it holds.")
+    path: str = Field(max_length=2048, description="Folder, as the workers see it.")
+    bytes: int = Field(ge=0, description="Size of its files.")
+    sha256: str = Field(max_length=64, description="SHA-256 of its manifest, which lists the SHA-256 of each file.")
+    saved_at: Time = Field(description="When it was complete.")
+
+
+class Failure(StatusModel):
+    """Why the job, or its newest failed attempt, failed. Outlives the pods."""
+
+    category: FailureClass = Field(description="Class of the cause; decides whether trying again can help.")
+    message: str = Field(max_length=4096, description="What happened, in a sentence.")
+    hint: str | None = Field(None, max_length=1024, description="What to do about it.")
+    attempt: int = Field(ge=0, description="Attempt that failed.")
+    worker: int | None = Field(None, ge=0, description="Index of the worker that failed first.")
+    rank: int | None = Field(None, ge=0, description="Rank of the process that failed first.")
+    pod: str | None = Field(None, max_length=253, description="Its pod.")
+    node: str | None = Field(None, max_length=253, description="Its node.")
+    exit_code: int | None = Field(None, description="Exit code; 128 + n for signal n.")
+    reason: str | None = Field(None, max_length=256, description="What Kubernetes calls it, for example OOMKilled.")
+    exception: str | None = Field(None, max_length=1024, description="Python exception with its message.")
+    traceback: str | None = Field(None, max_length=4096, description="Last lines of the traceback.")
+    failed_at: Time = Field(description="When it was noticed.")
+
+
+class Results(StatusModel):
+    """What a finished job leaves behind, as paths that the workers saw."""
+
+    folder: str = Field(max_length=2048, description="Folder of all results.")
+    weights: str | None = Field(None, max_length=2048, description="Final weights (safetensors).")
+    predictions: str | None = Field(None, max_length=2048, description="Predictions (CSV).")
+
+
+class Summary(StatusModel):
+    """The columns of `kubectl get tj`, ready to print."""
+
+    progress: str = Field("", max_length=32, description="Percent done.")
+    eta: str = Field("", max_length=32, description="Time left.")
+    loss: str = Field("", max_length=32, description="Training loss.")
+    metric: str = Field("", max_length=64, description="Main metric of the newest evaluation.")
+    workers: str = Field("", max_length=32, description="Ready and desired workers.")
+    throughput: str = Field("", max_length=64, description="Samples per second.")
+
+
+class TrainingJobStatus(StatusModel):
+    """The truth about a job."""
+
+    phase: Phase | None = Field(None, description="Where the job is in its life.")
+    message: str = Field("", max_length=4096, description="One honest line: what it does, or why it does not run.")
+    reason: str = Field("", max_length=256, description="The same in one word.")
+    observed_generation: int | None = Field(None, ge=0, description="Generation of the spec that this speaks of.")
+    conditions: list[Condition] = Field(
+        [],
+        max_length=16,
+        description="Standard conditions.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    attempt: int = Field(0, ge=0, description="Starts of the workers so far, restarts and resumptions included.")
+    oldest_attempt: int = Field(
+        0, ge=0, description="Pods of older attempts than this are to be deleted; younger ones may live on."
+    )
+    restarts: int = Field(0, ge=0, description="Restarts after failures so far.")
+    next_start: Time | None = Field(None, description="When the next attempt may start (backoff).")
+    started_at: Time | None = Field(
+        None, description="When the job first became active; the deadline counts from here."
+    )
+    finished_at: Time | None = Field(None, description="When it succeeded or failed.")
+    progress: Progress = Field(Progress(), description="How far training is.")
+    metrics: Metrics = Field(Metrics(), description="How well and how fast it learns.")
+    workers: Workers = Field(Workers(), description="The worker pods.")
+    checkpoints: list[Checkpoint] = Field([], max_length=100, description="Verified checkpoints, oldest first.")
+    failure: Failure | None = Field(None, description="The newest failure; kept after a restart.")
+    results: Results | None = Field(None, description="What the finished job left behind.")
+    summary: Summary = Field(Summary(), description="The columns of kubectl get.")
+
+    def condition(self, kind: ConditionType) -> Condition | None:
+        """Return the condition of that type, or None if it was never set."""
+        return next((c for c in self.conditions if c.type == kind), None)
+
+
+def read_status(raw: Any) -> TrainingJobStatus:
+    """Return the status held by a resource; an absent or unreadable one reads as empty."""
+    try:
+        return TrainingJobStatus.model_validate_json(json.dumps(raw or {}))
+    except ValidationError:
+        return TrainingJobStatus()

@@ -1,0 +1,109 @@
+"""What passes between operator and worker: the config a worker reads, the reports it sends, the way it ends."""
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from trainwright.api.base import Model
+from trainwright.api.exit_codes import FailureClass
+from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.status import Checkpoint, Evaluation, Results
+
+
+class ReportsEndpoint(Model):
+    """Where and how to report."""
+
+    url: str = Field(description="URL to POST reports to, the job's name included.")
+    ca_file: str = Field(description="File with the CA certificate that the endpoint's own is checked against.")
+    token_file: str = Field(description="File with the bearer token; read anew for every report, since it rotates.")
+    interval_seconds: float = Field(2, gt=0, description="Seconds between two reports.")
+
+
+class WorkerConfig(Model):
+    """What every worker of a job reads. The same for all of them; index and attempt come from the environment."""
+
+    namespace: str = Field(description="Namespace of the job.")
+    name: str = Field(description="Name of the job.")
+    uid: str = Field(description="UID of the job; prefix of its checkpoints.")
+    spec: TrainingJobSpec = Field(description="The job, with defaults filled in.")
+    rendezvous_host: str = Field(description="Host name of worker 0.")
+    rendezvous_port: int = Field(ge=1, le=65_535, description="Port of the rendezvous store on worker 0.")
+    rendezvous_timeout_seconds: int = Field(600, ge=1, description="How long workers wait for each other, in seconds.")
+    metrics_port: int | None = Field(
+        None, ge=1, le=65_535, description="Port of the first local rank's metrics; None serves none."
+    )
+    checkpoint_root: str = Field(description="Folder under which this job's own folder <name>-<uid> lies.")
+    data_root: str = Field(description="Folder at which relative dataset paths start.")
+    reports: ReportsEndpoint | None = Field(None, description="Where to report; None keeps reports in the log.")
+
+    @property
+    def job_folder(self) -> str:
+        """The folder that holds all a job writes: `checkpoints/` and `results/`. Nothing is read or written outside."""
+        return f"{self.checkpoint_root.rstrip('/')}/{self.name}-{self.uid}"
+
+
+class WorkerPhase(StrEnum):
+    """What the training processes are doing."""
+
+    PREPARING = "Preparing"
+    TRAINING = "Training"
+    EVALUATING = "Evaluating"
+    PREDICTING = "Predicting"
+    FINISHED = "Finished"
+
+
+class RankHeartbeat(Model):
+    """The last sign of life of one process."""
+
+    rank: int = Field(ge=0, description="Global rank.")
+    step: int = Field(ge=0, description="Newest optimizer step it finished.")
+    seconds_ago: float = Field(ge=0, description="Age of that step, in seconds, when the report was made.")
+
+
+class WorkerReport(Model):
+    """What rank 0 says about the whole job. Every report is complete: a newer one replaces all older ones."""
+
+    uid: str = Field(max_length=64, description="UID of the job.")
+    attempt: int = Field(ge=0, description="Attempt that created the reporting pod.")
+    launch: str = Field(max_length=64, description="Identifies this launch of the processes; new after each restart.")
+    sequence: int = Field(
+        ge=0, description="Milliseconds since the epoch on the sender's clock; orders an attempt's reports."
+    )
+    phase: WorkerPhase = Field(description="What the processes are doing.")
+    message: str = Field("", max_length=1024, description="Anything worth saying, for example a checkpoint skipped.")
+    resumed_from_step: int | None = Field(None, ge=0, description="Step of the checkpoint this launch began from.")
+    step: int = Field(0, ge=0, description="Optimizer steps done.")
+    total_steps: int | None = Field(None, ge=1, description="Steps of the whole run; None until the data was read.")
+    epoch: int = Field(0, ge=0, description="Epochs done.")
+    total_epochs: int | None = Field(None, ge=1, description="Epochs of the whole run.")
+    samples: int = Field(0, ge=0, description="Samples seen, over all processes.")
+    loss: float | None = Field(None, description="Mean training loss since the report before.")
+    learning_rate: float | None = Field(None, description="Learning rate of the newest step.")
+    grad_norm: float | None = Field(None, description="L2 norm of the newest gradient.")
+    samples_per_second: float | None = Field(None, ge=0, description="Throughput of this launch, over all processes.")
+    steps_per_second: float | None = Field(None, ge=0, description="Optimizer steps per second of this launch.")
+    evaluation: Evaluation | None = Field(None, description="The newest evaluation.")
+    best: Evaluation | None = Field(None, description="The best evaluation on the validation split.")
+    checkpoints: list[Checkpoint] = Field([], max_length=100, description="Verified checkpoints, oldest first.")
+    heartbeats: list[RankHeartbeat] = Field([], max_length=4096, description="Per rank, the newest step.")
+    results: Results | None = Field(None, description="What was written at the end.")
+
+    def newer_than(self, other: "WorkerReport | None") -> bool:
+        """Return whether this report replaces the other: a later attempt, or later within the same."""
+        return other is None or (self.attempt, self.sequence) > (other.attempt, other.sequence)
+
+
+class Termination(Model):
+    """How a worker ended, in at most 4 KiB: the pod's termination message, which survives a silent operator.
+
+    On failure it carries the post-mortem of the process that failed first; on success, worker 0's last report.
+    """
+
+    exit_code: int = Field(description="Exit code of the worker.")
+    category: FailureClass | None = Field(None, description="Class of the failure; None on success.")
+    message: str = Field("", max_length=1024, description="What happened, in a sentence.")
+    hint: str | None = Field(None, max_length=512, description="What to do about it.")
+    rank: int | None = Field(None, ge=0, description="Rank that failed first.")
+    exception: str | None = Field(None, max_length=512, description="Python exception with its message.")
+    traceback: str | None = Field(None, max_length=2048, description="Last lines of the traceback.")
+    report: WorkerReport | None = Field(None, description="The last report, without heartbeats.")
