@@ -1,0 +1,103 @@
+"""The Cluster port: everything the loop asks of a cluster, whether an API server or this machine's own processes.
+
+Objects cross it as plain dicts in Kubernetes' own shape (`Manifest`). An adapter translates its errors into the few below
+and retries nothing: retrying belongs to the queue.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+Manifest = dict[str, Any]
+
+
+class ClusterError(Exception):
+    """The cluster did not do what it was asked; trying again later may help."""
+
+
+class NotFoundError(ClusterError):
+    """The object does not exist, or not with the expected UID."""
+
+
+class AlreadyExistsError(ClusterError):
+    """An object of that name exists."""
+
+
+class ConflictError(ClusterError):
+    """The object has changed since it was read."""
+
+
+class RejectedError(ClusterError):
+    """The cluster refuses the object (quota, admission, schema); `str()` of it is the cluster's own reason."""
+
+
+@dataclass(frozen=True)
+class JobKey:
+    """What identifies a job in the queue."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class PodIdentity:
+    """The pod that a token was issued to."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+class Sink(Protocol):
+    """What a watching adapter tells of changes. Both calls are quick and never raise."""
+
+    def job_changed(self, job: Manifest, *, deleted: bool = False) -> None:
+        """Take note of a TrainingJob that was added, changed or deleted."""
+
+    def pod_changed(self, pod: Manifest, *, deleted: bool = False) -> None:
+        """Take note of a worker pod that was added, changed or deleted."""
+
+
+class Cluster(Protocol):
+    """A cluster."""
+
+    async def list_jobs(self) -> list[Manifest]:
+        """Return every TrainingJob that this operator looks after."""
+
+    async def list_pods(self, key: JobKey | None = None) -> list[Manifest]:
+        """Return the worker pods (by label) of one job, or of all jobs."""
+
+    async def create(self, manifest: Manifest) -> Manifest:
+        """Create any namespaced object and return it as stored.
+
+        Raises:
+            AlreadyExistsError: An object of that name exists.
+            RejectedError: The cluster refuses it.
+        """
+
+    async def delete_pod(self, key: JobKey, name: str, uid: str, grace_seconds: int | None = None) -> None:
+        """Ask for the deletion of the pod with this UID; it ends within its grace period.
+
+        Raises:
+            NotFoundError: It is gone, or another pod has its name.
+        """
+
+    async def delete_job(self, key: JobKey, uid: str) -> None:
+        """Delete a TrainingJob and, through ownership, all its children.
+
+        Raises:
+            NotFoundError: It is gone, or another job has its name.
+        """
+
+    async def write_status(self, job: Manifest, status: Manifest) -> Manifest:
+        """Replace the status of the job if it is still at the resourceVersion of `job`; return it as stored.
+
+        Raises:
+            ConflictError: The job has changed since.
+            NotFoundError: The job is gone.
+        """
+
+    async def review_token(self, token: str, audience: str) -> PodIdentity | None:
+        """Return the pod that the token was issued to for this audience, or None if it is not valid."""

@@ -1,0 +1,171 @@
+"""What decisions are made from, and what they amount to: `Observed` in, `Plan` out. Frozen data, nothing else."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from trainwright.api.job import InvalidJobError
+from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.status import TrainingJobStatus
+from trainwright.api.worker import Termination, WorkerReport
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the platform decides for all jobs.
+
+    Attributes:
+        worker_image: Image of workers that name none.
+        worker_pull_policy: Pull policy of that image; None leaves it to the cluster.
+        service_accounts: Service accounts that jobs may use besides `default`.
+        reports_url: Base URL of the reports endpoint, without a path; None when workers cannot report.
+        reports_ca: The endpoint's CA certificate in PEM.
+        network_policy: Whether each job gets a NetworkPolicy of its own.
+        operator_namespace: Namespace of the operator, let in by those policies; None outside a cluster.
+        metrics_namespaces: Value of the kubernetes.io/metadata.name label of namespaces that may scrape workers.
+        rendezvous_port: Port of the rendezvous store on worker 0.
+        metrics_port: Port of the first local rank's metrics; None where workers serve none.
+        report_interval: Seconds between a worker's reports.
+        stale_after: Seconds without a report after which progress is called stale.
+    """
+
+    worker_image: str
+    worker_pull_policy: str | None = None
+    service_accounts: frozenset[str] = frozenset()
+    reports_url: str | None = None
+    reports_ca: str = ""
+    network_policy: bool = True
+    operator_namespace: str | None = None
+    metrics_namespaces: tuple[str, ...] = ()
+    rendezvous_port: int = 29400
+    metrics_port: int | None = 9400
+    report_interval: float = 2.0
+    stale_after: float = 60.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A TrainingJob, read.
+
+    Attributes:
+        spec: The typed spec, or the error that explains why there is none.
+        status: The status as last written.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    created_at: datetime
+    deleting: bool
+    spec: TrainingJobSpec | InvalidJobError
+    status: TrainingJobStatus
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A worker pod, read.
+
+    Attributes:
+        phase: Kubernetes' pod phase: Pending, Running, Succeeded, Failed or Unknown.
+        deleting: Whether its deletion was asked for.
+        waiting: Why it does not run yet, as (reason, message), or None.
+        exit_code: Exit code of the worker container, once it ended.
+        reason: What Kubernetes calls its end: OOMKilled, Error, Evicted, ...
+        termination: What the worker itself said at its end.
+    """
+
+    name: str
+    uid: str
+    index: int
+    attempt: int
+    phase: str
+    created_at: datetime
+    deleting: bool = False
+    node: str | None = None
+    waiting: tuple[str, str] | None = None
+    exit_code: int | None = None
+    reason: str | None = None
+    message: str = ""
+    termination: Termination | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether the pod runs or may come to run."""
+        return not self.deleting and self.phase in ("Pending", "Running", "Unknown")
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything a decision may depend on.
+
+    Attributes:
+        pods: The worker pods that the job owns, in no particular order.
+        report: The newest report of the job's workers.
+        report_at: When it arrived.
+        rejection: Why the cluster refused to create a child in the pass before, if it did.
+        settings: What the platform decides for all jobs.
+        now: The time of this pass, in UTC.
+    """
+
+    job: Job
+    pods: tuple[Pod, ...]
+    report: WorkerReport | None
+    report_at: datetime | None
+    rejection: str | None
+    settings: Settings
+    now: datetime
+
+
+@dataclass(frozen=True)
+class PodDeletion:
+    """A pod to delete; the UID makes sure that it is this one."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """A Kubernetes Event on the job."""
+
+    reason: str
+    message: str
+    warning: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do now.
+
+    Attributes:
+        status: The status to write, or None if it is right as it is. A restart is decided by writing its counters alone;
+            the pass that follows sees them and carries it out.
+        urgent: Whether the status says something new that must not wait for the next periodic write.
+        delete: Pods to delete.
+        create: Children to create, in order. An object that exists already counts as created.
+        delete_job: Whether the job's time to live is over.
+        events: Events to emit once the status is written.
+        requeue_after: Seconds until the job must be looked at again even if nothing happens, or None.
+    """
+
+    status: TrainingJobStatus | None = None
+    urgent: bool = False
+    delete: tuple[PodDeletion, ...] = ()
+    create: tuple[Manifest, ...] = ()
+    delete_job: bool = False
+    events: tuple[Event, ...] = ()
+    requeue_after: float | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one policy contributes to a plan while it is being made."""
+
+    status: TrainingJobStatus
+    delete: tuple[PodDeletion, ...] = ()
+    create: tuple[Manifest, ...] = ()
+    events: tuple[Event, ...] = field(default=())
