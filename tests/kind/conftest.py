@@ -1,0 +1,135 @@
+"""A cluster, the operator in it, and a namespace per test.
+
+`make test-kind` brings the cluster up if it is not there. A cluster that was up before stays up; so does one that the
+tests made when TRAINWRIGHT_KEEP_CLUSTER is set.
+"""
+# ruff: noqa: ARG001  # a fixture may be asked for only so that it is there
+
+import contextlib
+import os
+import re
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# The tests are no package: this is how they find kube.py.
+sys.path.insert(0, str(Path(__file__).parent))
+
+import kube
+
+SYSTEM = "trainwright-system"
+RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
+
+VOLUME = """
+apiVersion: v1
+kind: PersistentVolume
+metadata: {{name: {namespace}-checkpoints}}
+spec:
+  capacity: {{storage: 10Gi}}
+  accessModes: [ReadWriteMany]
+  persistentVolumeReclaimPolicy: Retain
+  storageClassName: ""
+  claimRef: {{namespace: {namespace}, name: checkpoints}}
+  hostPath: {{path: /shared/{namespace}, type: Directory}}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {{name: checkpoints, namespace: {namespace}}}
+spec:
+  accessModes: [ReadWriteMany]
+  storageClassName: ""
+  volumeName: {namespace}-checkpoints
+  resources: {{requests: {{storage: 10Gi}}}}
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.kind)
+            # Bringing the cluster up for the first time takes longer than any test may: only the test itself is timed.
+            if not item.get_closest_marker("timeout"):
+                item.add_marker(pytest.mark.timeout(300, func_only=True))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A failed test says what the cluster looked like, while its objects are still there."""
+    report = (yield).get_result()
+    if report.failed and report.when in {"setup", "call"} and is_up():
+        namespace = getattr(item, "funcargs", {}).get("namespace")
+        report.sections.append(("cluster", kube.dump(namespace)))
+
+
+def is_up() -> bool:
+    with contextlib.suppress(kube.CommandError, FileNotFoundError, subprocess.SubprocessError):
+        return bool(kube.kubectl("get", "nodes", "--request-timeout=10s"))
+    return False
+
+
+@pytest.fixture(scope="session")
+def visibly(pytestconfig):
+    """Runs one of the cluster's scripts with its progress on the terminal: some take minutes."""
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+
+    def run(script: str, *args: str) -> None:
+        with capture.global_and_fixture_disabled():
+            subprocess.run([kube.CLUSTER / script, *args], check=True)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def cluster(visibly) -> Iterator[None]:
+    """A cluster with one control plane and two workers that have two GPUs each, or say so."""
+    was_up = is_up()
+    visibly("up")
+    yield
+    if not was_up and not os.environ.get("TRAINWRIGHT_KEEP_CLUSTER"):
+        visibly("down")
+
+
+@pytest.fixture(scope="session")
+def images(cluster, visibly) -> None:
+    """The operator's and the worker's image, built from this checkout, are on the worker nodes."""
+    visibly("images")
+
+
+@pytest.fixture(scope="session")
+def operator(images) -> str:
+    """The chart, installed where Pod Security `restricted` is enforced; the value is its namespace."""
+    kube.apply(f"{{apiVersion: v1, kind: Namespace, metadata: {{name: {SYSTEM}}}}}")
+    kube.kubectl("label", "namespace", SYSTEM, "--overwrite", RESTRICTED)
+    chart = str(kube.ROOT / "charts" / "trainwright")
+    values = [
+        f"--set=image.{name}.{key}={value}"
+        for name in ("operator", "worker")
+        for key, value in {"repository": f"trainwright/{name}", "tag": "dev", "pullPolicy": "Never"}.items()
+    ]
+    upgrade = bool(kube.helm("list", f"--namespace={SYSTEM}", "--short").split())
+    kube.helm("upgrade", "--install", "trainwright", chart, f"--namespace={SYSTEM}", *values)
+    if upgrade:
+        # The tag stays, what is behind it may not.
+        kube.kubectl("rollout", "restart", "deployment", f"--namespace={SYSTEM}")
+    kube.kubectl("rollout", "status", "deployment", f"--namespace={SYSTEM}", "--timeout=120s", timeout=150)
+    return SYSTEM
+
+
+@pytest.fixture
+def namespace(cluster, request) -> Iterator[str]:
+    """A namespace of the test's own that enforces `restricted`, with a claim `checkpoints` on shared storage."""
+    words = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")
+    name = f"{words[:40].strip('-')}-{secrets.token_hex(2)}"
+    folder = kube.shared_folder() / name
+    folder.mkdir()
+    folder.chmod(0o777)  # a hostPath volume knows no fsGroup
+    kube.apply(f"{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}")
+    kube.kubectl("label", "namespace", name, RESTRICTED)
+    kube.apply(VOLUME.format(namespace=name))
+    yield name
+    kube.kubectl("delete", "namespace", name, "--wait=false")
+    kube.kubectl("delete", "persistentvolume", f"{name}-checkpoints", "--wait=false")
