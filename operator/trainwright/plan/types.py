@@ -1,6 +1,6 @@
 """What decisions are made from, and what they amount to: `Observed` in, `Plan` out. Frozen data, nothing else."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -8,41 +8,11 @@ from trainwright.api.job import InvalidJobError
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import TrainingJobStatus
 from trainwright.api.worker import Termination, WorkerReport
+from trainwright.build.settings import Settings
 
 Manifest = dict[str, Any]
 
-
-@dataclass(frozen=True)
-class Settings:
-    """What the platform decides for all jobs.
-
-    Attributes:
-        worker_image: Image of workers that name none.
-        worker_pull_policy: Pull policy of that image; None leaves it to the cluster.
-        service_accounts: Service accounts that jobs may use besides `default`.
-        reports_url: Base URL of the reports endpoint, without a path; None when workers cannot report.
-        reports_ca: The endpoint's CA certificate in PEM.
-        network_policy: Whether each job gets a NetworkPolicy of its own.
-        operator_namespace: Namespace of the operator, let in by those policies; None outside a cluster.
-        metrics_namespaces: Value of the kubernetes.io/metadata.name label of namespaces that may scrape workers.
-        rendezvous_port: Port of the rendezvous store on worker 0.
-        metrics_port: Port of the first local rank's metrics; None where workers serve none.
-        report_interval: Seconds between a worker's reports.
-        stale_after: Seconds without a report after which progress is called stale.
-    """
-
-    worker_image: str
-    worker_pull_policy: str | None = None
-    service_accounts: frozenset[str] = frozenset()
-    reports_url: str | None = None
-    reports_ca: str = ""
-    network_policy: bool = True
-    operator_namespace: str | None = None
-    metrics_namespaces: tuple[str, ...] = ()
-    rendezvous_port: int = 29400
-    metrics_port: int | None = 9400
-    report_interval: float = 2.0
-    stale_after: float = 60.0
+__all__ = ["Event", "Job", "Manifest", "Observed", "Plan", "Pod", "PodDeletion", "Settings"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +40,7 @@ class Pod:
 
     Attributes:
         phase: Kubernetes' pod phase: Pending, Running, Succeeded, Failed or Unknown.
-        deleting: Whether its deletion was asked for.
+        deletes_at: When its grace period ends, if its deletion was asked for.
         waiting: Why it does not run yet, as (reason, message), or None.
         exit_code: Exit code of the worker container, once it ended.
         reason: What Kubernetes calls its end: OOMKilled, Error, Evicted, ...
@@ -83,7 +53,7 @@ class Pod:
     attempt: int
     phase: str
     created_at: datetime
-    deleting: bool = False
+    deletes_at: datetime | None = None
     node: str | None = None
     waiting: tuple[str, str] | None = None
     exit_code: int | None = None
@@ -91,6 +61,16 @@ class Pod:
     message: str = ""
     termination: Termination | None = None
     finished_at: datetime | None = None
+
+    @property
+    def deleting(self) -> bool:
+        """Whether its deletion was asked for."""
+        return self.deletes_at is not None
+
+    @property
+    def ended(self) -> bool:
+        """Whether its containers have ended."""
+        return self.phase in ("Succeeded", "Failed")
 
     @property
     def live(self) -> bool:
@@ -159,13 +139,3 @@ class Plan:
     delete_job: bool = False
     events: tuple[Event, ...] = ()
     requeue_after: float | None = None
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one policy contributes to a plan while it is being made."""
-
-    status: TrainingJobStatus
-    delete: tuple[PodDeletion, ...] = ()
-    create: tuple[Manifest, ...] = ()
-    events: tuple[Event, ...] = field(default=())

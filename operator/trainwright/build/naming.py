@@ -1,0 +1,44 @@
+"""What children are called. Names follow from the job alone, so a pass that was interrupted finds what it made.
+
+Pods are named for people. The other children carry a piece of the job's UID: a job that is deleted and created again under
+its old name must not adopt what the garbage collector is about to take away.
+"""
+
+from trainwright.api.names import API_VERSION, KIND, LABEL_ATTEMPT, LABEL_JOB, LABEL_WORKER, MANAGED_BY
+
+Labels = dict[str, str]
+
+
+def pod_name(job: str, index: int, attempt: int) -> str:
+    """Return the name of the pod that runs worker `index` since `attempt`."""
+    return f"{job}-{index}-{attempt}"
+
+
+def companion_name(job: str, uid: str) -> str:
+    """Return the name shared by the job's ConfigMap, Service and NetworkPolicy."""
+    return f"{job}-{uid[:8]}"
+
+
+def worker_hostname(index: int) -> str:
+    """Return the host name of a worker, the same in every attempt."""
+    return f"worker-{index}"
+
+
+def rendezvous_host(namespace: str, job: str, uid: str) -> str:
+    """Return the DNS name of worker 0, within the cluster's search domains."""
+    return f"{worker_hostname(0)}.{companion_name(job, uid)}.{namespace}.svc"
+
+
+def job_labels(job: str) -> Labels:
+    """Return the labels of every child of a job."""
+    return {"app.kubernetes.io/managed-by": MANAGED_BY, LABEL_JOB: job}
+
+
+def worker_labels(job: str, index: int, attempt: int) -> Labels:
+    """Return the labels of a worker pod."""
+    return {**job_labels(job), LABEL_WORKER: str(index), LABEL_ATTEMPT: str(attempt)}
+
+
+def owner_reference(job: str, uid: str) -> dict[str, object]:
+    """Return the reference through which the garbage collector deletes a child with its job."""
+    return {"apiVersion": API_VERSION, "kind": KIND, "name": job, "uid": uid, "controller": True}

@@ -1,0 +1,107 @@
+"""The children of a job other than its pods: ConfigMap, headless Service, NetworkPolicy."""
+
+from typing import Any
+
+from trainwright.api.names import (
+    CA_FILE,
+    CHECKPOINT_MOUNT,
+    CONFIG_FILE,
+    CONFIG_MOUNT,
+    DATA_MOUNT,
+    LABEL_JOB,
+    TOKEN_FILE,
+    TOKEN_MOUNT,
+)
+from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.worker import ReportsEndpoint, WorkerConfig
+from trainwright.build.naming import companion_name, job_labels, owner_reference, rendezvous_host
+from trainwright.build.settings import Settings
+
+Manifest = dict[str, Any]
+
+
+def companion_metadata(namespace: str, name: str, uid: str) -> Manifest:
+    """Return the metadata of the job's ConfigMap, Service and NetworkPolicy."""
+    return {
+        "name": companion_name(name, uid),
+        "namespace": namespace,
+        "labels": job_labels(name),
+        "ownerReferences": [owner_reference(name, uid)],
+    }
+
+
+def worker_config(namespace: str, name: str, uid: str, spec: TrainingJobSpec, settings: Settings) -> WorkerConfig:
+    """Return what every worker of the job reads."""
+    reports = None
+    if settings.reports_url is not None:
+        reports = ReportsEndpoint(
+            url=f"{settings.reports_url}/v1/namespaces/{namespace}/jobs/{name}/reports",
+            ca_file=f"{CONFIG_MOUNT}/{CA_FILE}",
+            token_file=f"{TOKEN_MOUNT}/{TOKEN_FILE}",
+            interval_seconds=settings.report_interval,
+        )
+    return WorkerConfig(
+        namespace=namespace,
+        name=name,
+        uid=uid,
+        spec=spec,
+        rendezvous_host=rendezvous_host(namespace, name, uid) if spec.workers.count > 1 else "localhost",
+        rendezvous_port=settings.rendezvous_port,
+        metrics_port=settings.metrics_port,
+        checkpoint_root=CHECKPOINT_MOUNT,
+        data_root=DATA_MOUNT,
+        reports=reports,
+    )
+
+
+def config_map(namespace: str, name: str, uid: str, spec: TrainingJobSpec, settings: Settings) -> Manifest:
+    """Return the ConfigMap that every worker mounts: its config, and the CA it trusts the operator by."""
+    config = worker_config(namespace, name, uid, spec, settings)
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": companion_metadata(namespace, name, uid),
+        "immutable": True,
+        "data": {
+            CONFIG_FILE: config.model_dump_json(by_alias=True, exclude_none=True, indent=2),
+            CA_FILE: settings.reports_ca,
+        },
+    }
+
+
+def service(namespace: str, name: str, uid: str, settings: Settings) -> Manifest:
+    """Return the headless Service that gives worker 0 its DNS name, also before it is ready."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": companion_metadata(namespace, name, uid),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {LABEL_JOB: name},
+            "ports": [{"name": "rendezvous", "port": settings.rendezvous_port}],
+        },
+    }
+
+
+def network_policy(namespace: str, name: str, uid: str, settings: Settings) -> Manifest:
+    """Return the policy that lets in only the job's own workers, the operator, and whoever may scrape metrics.
+
+    The rendezvous store and the collectives have no authentication of their own.
+    """
+    own = {"podSelector": {"matchLabels": {LABEL_JOB: name}}}
+    ingress: list[Manifest] = [{"from": [own]}]
+    scrapers = [
+        {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": scraper}}}
+        for scraper in (settings.operator_namespace, *settings.metrics_namespaces)
+        if scraper
+    ]
+    if scrapers and settings.metrics_port is not None:
+        ports = [{"port": settings.metrics_port, "endPort": settings.metrics_port + 63, "protocol": "TCP"}]
+        ingress.append({"from": scrapers, "ports": ports})
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": companion_metadata(namespace, name, uid),
+        "spec": {"podSelector": own["podSelector"], "policyTypes": ["Ingress"], "ingress": ingress},
+    }

@@ -1,0 +1,171 @@
+"""The pod of one worker. It satisfies Pod Security `restricted`, whatever the job says."""
+
+from typing import Any
+
+from trainwright.api.names import (
+    CHECKPOINT_MOUNT,
+    CONFIG_FILE,
+    CONFIG_MOUNT,
+    ENV_ATTEMPT,
+    ENV_CONFIG,
+    ENV_POD_NAME,
+    ENV_TERMINATION_LOG,
+    ENV_WORKER_INDEX,
+    TOKEN_FILE,
+    TOKEN_MOUNT,
+    WORKER_CONTAINER,
+    report_audience,
+)
+from trainwright.api.spec import TrainingJobSpec, WorkersSpec
+from trainwright.api.spec.workers import VolumeSpec
+from trainwright.build.naming import companion_name, owner_reference, pod_name, worker_hostname, worker_labels
+from trainwright.build.settings import Settings
+
+Manifest = dict[str, Any]
+
+USER = 65532
+"""Numeric user and group of every worker; also the group of its volumes."""
+
+TOKEN_SECONDS = 3600
+
+
+def worker_pod(
+    namespace: str, name: str, uid: str, spec: TrainingJobSpec, settings: Settings, index: int, attempt: int
+) -> Manifest:
+    """Return the pod of worker `index` of a job, as created by `attempt`."""
+    workers = spec.workers
+    audience = None if settings.reports_url is None else report_audience(namespace, name, uid)
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": pod_name(name, index, attempt),
+            "namespace": namespace,
+            "labels": worker_labels(name, index, attempt),
+            "annotations": {"kubectl.kubernetes.io/default-container": WORKER_CONTAINER},
+            "ownerReferences": [owner_reference(name, uid)],
+        },
+        "spec": {
+            **_placement(workers),
+            "restartPolicy": "Never",
+            "hostname": worker_hostname(index),
+            **({"subdomain": companion_name(name, uid)} if workers.count > 1 else {}),
+            "terminationGracePeriodSeconds": workers.termination_grace_period_seconds,
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "securityContext": _pod_security(),
+            "containers": [_container(workers, settings, index, attempt, reports=audience is not None)],
+            "volumes": _own_volumes(spec, companion_name(name, uid), audience)
+            + [_volume(volume) for volume in workers.volumes or ()],
+        },
+    }
+
+
+def _placement(workers: WorkersSpec) -> Manifest:
+    """Return the allowlisted pod fields, under their own names, as far as they are set."""
+    fields = {
+        "image_pull_secrets",
+        "node_selector",
+        "tolerations",
+        "affinity",
+        "topology_spread_constraints",
+        "priority_class_name",
+        "runtime_class_name",
+        "scheduler_name",
+        "service_account_name",
+    }
+    placement = workers.model_dump(mode="json", by_alias=True, exclude_none=True, include=fields)
+    if "imagePullSecrets" in placement:
+        placement["imagePullSecrets"] = [{"name": secret} for secret in placement["imagePullSecrets"]]
+    return placement
+
+
+def _pod_security() -> Manifest:
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER,
+        "runAsGroup": USER,
+        "fsGroup": USER,
+        # A volume with many checkpoints is not walked file by file at every start.
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _container(workers: WorkersSpec, settings: Settings, index: int, attempt: int, *, reports: bool) -> Manifest:
+    pull_policy = workers.image_pull_policy or (settings.worker_pull_policy if workers.image is None else None)
+    container: Manifest = {
+        "name": WORKER_CONTAINER,
+        "image": workers.image or settings.worker_image,
+        "env": _environment(workers, index, attempt),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": _own_mounts(reports=reports) + [_mount(volume) for volume in workers.volumes or ()],
+    }
+    if pull_policy is not None:
+        container["imagePullPolicy"] = str(pull_policy)
+    if workers.resources is not None:
+        container["resources"] = workers.resources.to_wire()
+    if settings.metrics_port is not None:
+        container["ports"] = [
+            {"name": f"metrics-{rank}" if rank else "metrics", "containerPort": settings.metrics_port + rank}
+            for rank in range(workers.processes_per_worker)
+        ]
+    return container
+
+
+def _environment(workers: WorkersSpec, index: int, attempt: int) -> list[Manifest]:
+    return [
+        {"name": ENV_CONFIG, "value": f"{CONFIG_MOUNT}/{CONFIG_FILE}"},
+        {"name": ENV_WORKER_INDEX, "value": str(index)},
+        {"name": ENV_ATTEMPT, "value": str(attempt)},
+        {"name": ENV_POD_NAME, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": ENV_TERMINATION_LOG, "value": "/dev/termination-log"},
+        # The root file system is read-only; libraries that cache something find a place to.
+        {"name": "HOME", "value": "/tmp"},  # noqa: S108 - an emptyDir of this pod alone
+        *({"name": variable.name, "value": variable.value} for variable in workers.env or ()),
+    ]
+
+
+def _own_mounts(*, reports: bool) -> list[Manifest]:
+    mounts: list[Manifest] = [
+        {"name": "config", "mountPath": CONFIG_MOUNT, "readOnly": True},
+        {"name": "checkpoints", "mountPath": CHECKPOINT_MOUNT},
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of this pod alone
+        {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - collectives need more than the default 64 MiB
+    ]
+    if reports:
+        mounts.append({"name": "token", "mountPath": TOKEN_MOUNT, "readOnly": True})
+    return mounts
+
+
+def _own_volumes(spec: TrainingJobSpec, companion: str, audience: str | None) -> list[Manifest]:
+    claim = spec.checkpoint.persistent_volume_claim
+    volumes: list[Manifest] = [
+        {"name": "config", "configMap": {"name": companion}},
+        {"name": "checkpoints", "persistentVolumeClaim": {"claimName": claim}}
+        if claim is not None
+        else {"name": "checkpoints", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory"}},
+    ]
+    if audience is not None:
+        token = {"audience": audience, "expirationSeconds": TOKEN_SECONDS, "path": TOKEN_FILE}
+        volumes.append({"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}})
+    return volumes
+
+
+def _volume(volume: VolumeSpec) -> Manifest:
+    return volume.model_dump(
+        mode="json",
+        by_alias=True,
+        exclude_none=True,
+        include={"name", "persistent_volume_claim", "config_map", "empty_dir"},
+    )
+
+
+def _mount(volume: VolumeSpec) -> Manifest:
+    return {"name": volume.name, "mountPath": volume.mount_path, "readOnly": volume.read_only}

@@ -1,0 +1,38 @@
+"""What the platform decides for all jobs."""
+
+from dataclasses import dataclass
+
+from trainwright.api.names import METRICS_PORT, RENDEZVOUS_PORT
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the platform decides for all jobs.
+
+    Attributes:
+        worker_image: Image of workers that name none.
+        worker_pull_policy: Pull policy of that image; None leaves it to the cluster.
+        service_accounts: Service accounts that jobs may use besides `default`.
+        reports_url: Base URL of the reports endpoint, without a path; None when workers cannot report.
+        reports_ca: The endpoint's CA certificate in PEM.
+        network_policy: Whether each job gets a NetworkPolicy of its own.
+        operator_namespace: Namespace of the operator, let in by those policies; None outside a cluster.
+        metrics_namespaces: Value of the kubernetes.io/metadata.name label of namespaces that may scrape workers.
+        rendezvous_port: Port of the rendezvous store on worker 0.
+        metrics_port: Port of the first local rank's metrics; None where workers serve none.
+        report_interval: Seconds between a worker's reports.
+        stale_after: Seconds without a report after which progress is called stale.
+    """
+
+    worker_image: str
+    worker_pull_policy: str | None = None
+    service_accounts: frozenset[str] = frozenset()
+    reports_url: str | None = None
+    reports_ca: str = ""
+    network_policy: bool = True
+    operator_namespace: str | None = None
+    metrics_namespaces: tuple[str, ...] = ()
+    rendezvous_port: int = RENDEZVOUS_PORT
+    metrics_port: int | None = METRICS_PORT
+    report_interval: float = 2.0
+    stale_after: float = 60.0
