@@ -75,7 +75,7 @@ class Model(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_is_absent(cls, value: Any) -> Any:
-        """Read an explicit null as an absent field, as the API server does for fields that have a default."""
+        """Read an explicit null as an absent field, as the API server does."""
         if isinstance(value, dict) and None in value.values():
             return {key: item for key, item in value.items() if item is not None}
         return value

@@ -1,6 +1,7 @@
 """A TrainingJob as it lies in a manifest or on the API server, read once into typed parts."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,11 @@ from trainwright.api.spec import TrainingJobSpec
 
 NAME_LENGTH = 45
 """Names of children append an index and an attempt, and must stay DNS labels of at most 63 characters."""
+NAME_PATTERN = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
+NAME_RULE_MESSAGE = (
+    f"must be at most {NAME_LENGTH} lower-case letters, digits and hyphens, begin with a letter and not end with a "
+    "hyphen, since worker pods are named after it"
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,8 @@ def read_spec(raw: Any) -> TrainingJobSpec:
         InvalidJobError: The spec breaks the schema or a rule; carries every mistake with its field.
     """
     try:
-        return TrainingJobSpec.model_validate_json(json.dumps(raw))
+        # Wire names only: the API server does not know a field by its Python name.
+        return TrainingJobSpec.model_validate_json(json.dumps(_as_sent(raw), default=str), by_alias=True, by_name=False)
     except ValidationError as error:
         raise InvalidJobError([_field_error(detail) for detail in error.errors()]) from None
 
@@ -73,7 +80,8 @@ def read_manifest(manifest: Any) -> TrainingJobSpec:
         for field in manifest
         if field not in ("apiVersion", "kind", "metadata", "spec", "status")
     ]
-    errors += _name_errors((manifest.get("metadata") or {}).get("name"))
+    metadata = manifest.get("metadata")
+    errors += _name_errors(metadata.get("name") if isinstance(metadata, Mapping) else None)
     try:
         spec = read_spec(manifest.get("spec"))
     except InvalidJobError as error:
@@ -86,21 +94,28 @@ def read_manifest(manifest: Any) -> TrainingJobSpec:
 def _name_errors(name: Any) -> list[FieldError]:
     if not isinstance(name, str) or not name:
         return [FieldError("metadata.name", "is required")]
-    legal = name[0].isascii() and name[0].isalpha() and name[-1] != "-"
-    legal = legal and all(c == "-" or (c.isascii() and (c.islower() or c.isdigit())) for c in name)
-    if legal and len(name) <= NAME_LENGTH:
+    if len(name) <= NAME_LENGTH and re.fullmatch(NAME_PATTERN, name):
         return []
     return [FieldError("metadata.name", NAME_RULE_MESSAGE)]
 
 
-NAME_RULE_MESSAGE = (
-    f"must be at most {NAME_LENGTH} lower-case letters, digits and hyphens, begin with a letter and not end with a "
-    "hyphen, since worker pods are named after it"
-)
+def _as_sent(value: Any) -> Any:
+    """Return the value as kubectl sends it: a whole number is an integer even when it is written as 5.0."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, Mapping):
+        return {key: _as_sent(item) for key, item in value.items()}
+    return [_as_sent(item) for item in value] if isinstance(value, list) else value
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """Return a path as the API server writes it: `spec.model.layers[0].dense`."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location if part != "[key]")
+    return "spec" + "".join(parts)
 
 
 def _field_error(detail: ErrorDetails) -> FieldError:
-    path = ".".join(["spec", *(f"{part}" for part in detail["loc"])])
+    path = _path(detail["loc"])
     context = detail.get("ctx", {})
     if detail["type"] == "rule" and context.get("field"):
         path = f"{path}.{context['field']}"

@@ -167,10 +167,10 @@ class ModelSpec(Model):
             return None
         kind = _ARGS[self.name]
         try:
-            return kind.model_validate_json(json.dumps(self.args or {}))
+            return kind.model_validate_json(json.dumps(self.args or {}), by_alias=True, by_name=False)
         except ValidationError as error:
             first = error.errors()[0]
-            path = ".".join(["args", *(str(part) for part in first["loc"])])
+            path = "args" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
             known = ", ".join(field.alias or name for name, field in kind.model_fields.items()) or "none"
             raise PydanticCustomError(
                 "rule",

@@ -1,9 +1,12 @@
 """Who trains and where: the worker pods, their allowed pod fields, checkpoints and restarts."""
 
+import re
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, JsonValue
+from pydantic import BeforeValidator, Field, JsonValue, PlainValidator, WithJsonSchema
+from pydantic.config import JsonDict
+from pydantic_core import PydanticCustomError
 
 from trainwright.api.base import Model, Rule, at_most_one_of, one_of
 
@@ -13,14 +16,40 @@ LabelKey = Annotated[
     str, Field(max_length=317, pattern=r"^([a-z0-9]([-.a-z0-9]*[a-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?$")
 ]
 LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?)?$")]
+QUANTITY = r"^[+]?([0-9]+|[0-9]+\.[0-9]*|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]+)?$"
+QUANTITY_LENGTH = 64
+
+
+def _quantity(value: Any) -> int | str:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63:
+        return value
+    if isinstance(value, str) and len(value) <= QUANTITY_LENGTH and re.fullmatch(QUANTITY, value):
+        return value
+    raise PydanticCustomError("quantity", "must be a quantity: a whole number, or text like 500m, 1.5 or 16Gi")
+
+
 Quantity = Annotated[
     int | str,
-    Field(
-        max_length=64,
-        pattern=r"^[+]?([0-9]+|[0-9]+\.[0-9]*|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]+)?$",
-        json_schema_extra={"x-kubernetes-int-or-string": True},
+    PlainValidator(_quantity),
+    WithJsonSchema(
+        {
+            # One schema for both forms: the pattern binds text, the bound binds numbers.
+            "x-kubernetes-int-or-string": True,
+            "maxLength": QUANTITY_LENGTH,
+            "pattern": QUANTITY,
+            "minimum": 0,
+        }
     ),
 ]
+
+
+def _without_nulls(value: Any) -> Any:
+    """Drop null values of a map, as the API server does."""
+    return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+
+Quantities = Annotated[dict[LabelKey, Quantity], Field(max_length=16), BeforeValidator(_without_nulls)]
+Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=32), BeforeValidator(_without_nulls)]
 AnyObject = Annotated[dict[str, JsonValue], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
 
 
@@ -35,9 +64,9 @@ class PullPolicy(StrEnum):
 class ResourcesSpec(Model):
     """Compute resources of one worker, as in any container."""
 
-    requests: dict[LabelKey, Quantity] | None = Field(None, max_length=16, description="What the scheduler reserves.")
-    limits: dict[LabelKey, Quantity] | None = Field(
-        None, max_length=16, description="What the worker may use; GPUs go here, for example nvidia.com/gpu: 1."
+    requests: Quantities | None = Field(None, description="What the scheduler reserves.")
+    limits: Quantities | None = Field(
+        None, description="What the worker may use; GPUs go here, for example nvidia.com/gpu: 1."
     )
 
 
@@ -86,6 +115,10 @@ class EmptyDirVolume(Model):
     size_limit: Quantity | None = Field(None, description="Largest size.")
 
 
+RESERVED_PATHS = ("/checkpoints", "/etc", "/var", "/run", "/proc", "/sys", "/dev", "/tmp", "/opt/trainwright")  # noqa: S108
+"""Where no volume of a user may be mounted: Trainwright's own mounts, and the system's."""
+
+
 class VolumeSpec(Model):
     """A volume and where it is mounted. Host paths do not exist here on purpose."""
 
@@ -93,7 +126,7 @@ class VolumeSpec(Model):
     mount_path: str = Field(
         min_length=2,
         max_length=1024,
-        pattern=r"^/[^:]+$",
+        pattern=r"^(/\.?[^/:.][^/:]*)+$",
         description="Where the workers see it; mount data at /data to use relative paths in dataset.",
     )
     read_only: bool = Field(False, description="Mount without the right to write.")
@@ -106,16 +139,16 @@ class VolumeSpec(Model):
         Rule(
             field="mountPath",
             message="this path belongs to Trainwright or to the system: mount the volume elsewhere",
-            cel="!['/checkpoints', '/etc', '/var', '/proc', '/sys', '/dev', '/opt/trainwright']"
-            ".exists(own, self.mountPath == own || self.mountPath.startsWith(own + '/'))",
+            cel=f"!{list(RESERVED_PATHS)}.exists(own, self.mountPath == own || self.mountPath.startsWith(own + '/'))",
             holds=lambda self: (
-                not any(
-                    self.mount_path == own or self.mount_path.startswith(own + "/")
-                    for own in ("/checkpoints", "/etc", "/var", "/proc", "/sys", "/dev", "/opt/trainwright")
-                )
+                not any(self.mount_path == own or self.mount_path.startswith(own + "/") for own in RESERVED_PATHS)
             ),
         ),
     )
+
+
+_BY_NAME: JsonDict = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+"""Lists whose items have a name: two appliers may each own some of them."""
 
 
 class WorkersSpec(Model):
@@ -133,11 +166,13 @@ class WorkersSpec(Model):
     image_pull_secrets: list[DnsName] | None = Field(
         None, max_length=8, description="Names of pull secrets in the job's namespace."
     )
-    env: list[EnvVar] | None = Field(None, max_length=128, description="Environment variables.")
-    volumes: list[VolumeSpec] | None = Field(None, max_length=32, description="Volumes to mount.")
-    node_selector: dict[LabelKey, LabelValue] | None = Field(
-        None, max_length=32, description="Labels that a node must have."
+    env: list[EnvVar] | None = Field(
+        None, max_length=128, description="Environment variables.", json_schema_extra=_BY_NAME
     )
+    volumes: list[VolumeSpec] | None = Field(
+        None, max_length=32, description="Volumes to mount.", json_schema_extra=_BY_NAME
+    )
+    node_selector: Labels | None = Field(None, description="Labels that a node must have.")
     tolerations: list[Toleration] | None = Field(None, max_length=32, description="Taints that the workers accept.")
     affinity: AnyObject | None = Field(None, description="Pod affinity, as in any pod.")
     topology_spread_constraints: list[AnyObject] | None = Field(
@@ -171,6 +206,12 @@ class WorkersSpec(Model):
         ),
         Rule(
             field="env",
+            message="every variable needs a name of its own",
+            cel="!has(self.env) || self.env.all(e, self.env.exists_one(f, f.name == e.name))",
+            holds=lambda self: len({e.name for e in self.env or ()}) == len(self.env or ()),
+        ),
+        Rule(
+            field="env",
             message="names that begin with TRAINWRIGHT_ are Trainwright's own",
             cel="!has(self.env) || !self.env.exists(e, e.name.startsWith('TRAINWRIGHT_'))",
             holds=lambda self: not any(e.name.startswith("TRAINWRIGHT_") for e in self.env or ()),
@@ -200,5 +241,8 @@ class RestartSpec(Model):
 
     limit: int = Field(3, ge=0, le=1_000, description="Restarts before the job fails.")
     backoff_seconds: int = Field(
-        1, ge=0, le=3_600, description="Wait before the first restart, doubled each time, at most 5 minutes."
+        5,
+        ge=0,
+        le=3_600,
+        description="Wait before the second restart, doubled each time, at most 5 minutes. The first does not wait.",
     )
