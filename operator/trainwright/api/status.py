@@ -87,6 +87,9 @@ class Progress(StatusModel):
     replayed_steps: int = Field(0, ge=0, description="Steps trained again after restarts, all attempts together.")
     resumed_from_step: int | None = Field(None, ge=0, description="Step of the checkpoint this attempt began from.")
     launch: str | None = Field(None, max_length=64, description="Identifies the launch of the processes that reported.")
+    ended_launch: str | None = Field(
+        None, max_length=64, description="Launch that ended with the newest restart; what it still reports is ignored."
+    )
     reported_at: Time | None = Field(None, description="When the newest report arrived.")
     stale: bool = Field(False, description="True when reports are overdue although the job should be running.")
 

@@ -44,6 +44,7 @@ class Pod:
         waiting: Why it does not run yet, as (reason, message), or None.
         exit_code: Exit code of the worker container, once it ended.
         reason: What Kubernetes calls its end: OOMKilled, Error, Evicted, ...
+        disrupted: Why the cluster evicts or preempts the pod, if it does.
         termination: What the worker itself said at its end.
     """
 
@@ -59,6 +60,7 @@ class Pod:
     exit_code: int | None = None
     reason: str | None = None
     message: str = ""
+    disrupted: str | None = None
     termination: Termination | None = None
     finished_at: datetime | None = None
 

@@ -1,0 +1,180 @@
+"""Carries out a plan: deletions, creations, one status write, events. Chooses nothing; every step may be repeated.
+
+The order makes a pass safe to kill after any write: counters are only ever in plans without deletions and creations,
+names are deterministic, and deletions name the UID they mean.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine, Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from trainwright.api.names import API_VERSION, KIND, LABEL_JOB, MANAGED_BY
+from trainwright.cluster.port import (
+    AlreadyExistsError,
+    Cluster,
+    ClusterError,
+    ConflictError,
+    JobKey,
+    Manifest,
+    NotFoundError,
+    RejectedError,
+)
+from trainwright.controller.store import Store, owner_uid
+from trainwright.metrics import Metrics
+from trainwright.plan.types import Event, PodDeletion
+
+log = structlog.get_logger(__name__)
+
+
+class Applier:
+    """Writes to the cluster and tells the store what came of it.
+
+    Args:
+        cluster: Where to write.
+        store: Learns the answers, so that no later pass acts on a state older than these writes.
+        metrics: Counts status writes.
+        concurrency: How many objects are created or deleted at once, over all jobs.
+        now: The clock.
+    """
+
+    def __init__(
+        self, cluster: Cluster, store: Store, metrics: Metrics, concurrency: int, now: Callable[[], datetime]
+    ) -> None:
+        self._cluster = cluster
+        self._store = store
+        self._metrics = metrics
+        self._slots = asyncio.Semaphore(concurrency)
+        self._now = now
+
+    async def delete_pods(self, key: JobKey, deletions: Iterable[PodDeletion]) -> None:
+        """Ask for the deletion of pods, all at once."""
+        await _all(self._delete_pod(key, deletion) for deletion in deletions)
+
+    async def create(self, key: JobKey, job_uid: str, manifests: Iterable[Manifest]) -> None:
+        """Create what does not exist: first what pods mount and resolve, then all pods at once.
+
+        Raises:
+            RejectedError: The cluster refuses one of them; what was not tried yet is left for later.
+        """
+        manifests = list(manifests)
+        refused: list[RejectedError] = []
+        for wave in (
+            [manifest for manifest in manifests if manifest["kind"] != "Pod"],
+            [manifest for manifest in manifests if manifest["kind"] == "Pod"],
+        ):
+            await _all(self._create_one(manifest, refused) for manifest in wave)
+            if refused:
+                raise refused[0]
+        if manifests:
+            await self._settle_existing(key, job_uid, manifests)
+
+    async def write_status(self, job: Manifest, status: Manifest) -> None:
+        """Replace the job's status.
+
+        Raises:
+            ConflictError: The job has changed; the watch will tell, and the pass must be repeated.
+        """
+        try:
+            stored = await self._cluster.write_status(job, status)
+        except NotFoundError:
+            self._store.put_job(job, deleted=True)
+        else:
+            self._metrics.status_writes.inc()
+            self._store.put_job(stored)
+
+    async def emit(self, job: Manifest, events: Iterable[Event]) -> None:
+        """Emit Events on the job. They are a courtesy: one that cannot be written is dropped."""
+        for event in events:
+            try:
+                await self._cluster.create(event_manifest(job, event, self._now()))
+            except ClusterError as error:
+                log.info("event dropped", job=job["metadata"]["name"], reason=event.reason, error=str(error))
+
+    async def delete_job(self, key: JobKey, uid: str) -> None:
+        """Delete the job, and through ownership its children."""
+        try:
+            await self._cluster.delete_job(key, uid)
+        except NotFoundError:
+            log.debug("job was gone already", job=str(key))
+
+    async def _delete_pod(self, key: JobKey, deletion: PodDeletion) -> None:
+        async with self._slots:
+            try:
+                await self._cluster.delete_pod(key, deletion.name, deletion.uid)
+            except NotFoundError:
+                self._store.pod_gone(key, deletion.uid)
+            except ConflictError:
+                log.debug("pod changed while it was deleted", pod=deletion.name)
+            else:
+                # Until the watch says so itself, or the next pass would delete it again.
+                self._store.pod_deleting(key, deletion.uid, self._now())
+
+    async def _create_one(self, manifest: Manifest, refused: list[RejectedError]) -> None:
+        async with self._slots:
+            if refused:
+                return
+            try:
+                stored = await self._cluster.create(manifest)
+            except AlreadyExistsError:
+                return
+            except RejectedError as error:
+                refused.append(error)
+                return
+        if manifest["kind"] == "Pod":
+            self._store.put_pod(stored)
+
+    async def _settle_existing(self, key: JobKey, job_uid: str, manifests: list[Manifest]) -> None:
+        """See to it that every pod asked for is known: one that existed already may be known late, or not be ours."""
+        wanted = {manifest["metadata"]["name"] for manifest in manifests if manifest["kind"] == "Pod"}
+        if wanted <= self._store.pod_names(key, job_uid):
+            return
+        before = self._store.uids(key)
+        pods = await self._cluster.list_pods(key)
+        self._store.put_pods(key, before, pods)
+        foreign = wanted - {pod["metadata"]["name"] for pod in pods if owner_uid(pod) == job_uid}
+        if foreign:
+            raise RejectedError(
+                f"pod {min(foreign)} exists and does not belong to this job; waiting for it to be deleted"
+            )
+
+
+def event_manifest(job: Manifest, event: Event, now: datetime) -> Manifest:
+    """Return the Kubernetes Event that says this of the job."""
+    meta = job["metadata"]
+    moment = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {
+            "name": f"{meta['name']}.{secrets.token_hex(8)}",
+            "namespace": meta["namespace"],
+            "labels": {"app.kubernetes.io/managed-by": MANAGED_BY, LABEL_JOB: meta["name"]},
+        },
+        "involvedObject": {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "namespace": meta["namespace"],
+            "name": meta["name"],
+            "uid": meta["uid"],
+        },
+        "type": "Warning" if event.warning else "Normal",
+        "reason": event.reason,
+        "message": event.message[:1024],
+        "source": {"component": MANAGED_BY},
+        "reportingComponent": MANAGED_BY,
+        "firstTimestamp": moment,
+        "lastTimestamp": moment,
+        "count": 1,
+    }
+
+
+async def _all(steps: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run all steps to their end, then raise the first error: none is left half done behind the back of a retry."""
+    results = await asyncio.gather(*steps, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result

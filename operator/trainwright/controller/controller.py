@@ -1,0 +1,130 @@
+"""The loop over all jobs of one cluster, whichever kind of cluster it is."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import structlog
+
+from trainwright.cluster.port import Cluster, ClusterError, JobKey
+from trainwright.controller.apply import Applier
+from trainwright.controller.queue import KeyedQueue
+from trainwright.controller.reconcile import Reconciler
+from trainwright.controller.store import Store
+from trainwright.controller.throttle import StatusThrottle
+from trainwright.controller.tuning import Tuning
+from trainwright.metrics import Metrics
+from trainwright.plan.types import Settings
+
+log = structlog.get_logger(__name__)
+
+_STARTUP_RETRY = 2.0
+
+
+def utc_now() -> datetime:
+    """Return the time in UTC."""
+    return datetime.now(UTC)
+
+
+class Controller:
+    """Watches over all jobs of a cluster: queues every job that something happened to, and brings it one step further.
+
+    The store is the Sink that a watching adapter feeds; it may be fed before `run`, and is complete once `synced` is
+    set. Nothing is decided before that.
+
+        store = Store()
+        controller = Controller(LocalCluster(sink=store), settings, store=store)
+        await controller.run(stop)
+
+    Args:
+        cluster: Where jobs and pods live.
+        settings: What the platform decides for all jobs.
+        store: What is known; made here when absent.
+        tuning: The pace of the loop.
+        metrics: Where to count; made here when absent.
+        now: The clock.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        settings: Settings,
+        *,
+        store: Store | None = None,
+        tuning: Tuning | None = None,
+        metrics: Metrics | None = None,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self.store = store if store is not None else Store()
+        self.metrics = metrics if metrics is not None else Metrics()
+        self.synced = asyncio.Event()
+        self._cluster = cluster
+        self._tuning = tuning if tuning is not None else Tuning()
+        self._throttle = StatusThrottle(self._tuning)
+        applier = Applier(cluster, self.store, self.metrics, self._tuning.creates, now)
+        self._reconciler = Reconciler(cluster, self.store, applier, self._throttle, settings, self.metrics, now)
+        self.queue = KeyedQueue[JobKey](
+            self._reconciler.reconcile,
+            limit=self._tuning.passes,
+            backoff_base=self._tuning.backoff_base,
+            backoff_limit=self._tuning.backoff_limit,
+            failed=self._failed,
+        )
+        self.store.notify(self.queue.add)
+        self.metrics.observe(self.store.jobs, lambda: self.queue.depth, lambda: self.queue.oldest)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set; running passes may then end in their own time, within limits.
+
+        The first listing is repeated until it succeeds: a cluster without the API server or the CRD is waited for.
+        """
+        await self._first_listing(stop)
+        if stop.is_set():
+            return
+        self.synced.set()
+        resync = asyncio.create_task(self._resync_forever(), name="resync")
+        try:
+            await self.queue.run(stop, self._tuning.drain_timeout)
+        finally:
+            resync.cancel()
+            await asyncio.gather(resync, return_exceptions=True)
+
+    async def resync(self) -> None:
+        """List all jobs and pods, forget what is gone, and look at every job again."""
+        before = self.store.uids()
+        jobs, pods = await asyncio.gather(self._cluster.list_jobs(), self._cluster.list_pods())
+        self.store.put_listing(before, jobs, pods)
+        for key in self.store.job_keys():
+            self.queue.add(key)
+
+    async def _first_listing(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            try:
+                await self.resync()
+            except ClusterError as error:
+                log.warning("cannot list jobs and pods yet", error=str(error), retry_seconds=_STARTUP_RETRY)
+                await _pause(stop, _STARTUP_RETRY)
+            else:
+                return
+
+    async def _resync_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._tuning.resync_interval)
+            try:
+                await self.resync()
+            except ClusterError as error:
+                log.warning("resync failed; the watches go on", error=str(error))
+
+    def _failed(self, key: JobKey, error: Exception) -> None:
+        self.metrics.reconcile_errors.inc()
+        if isinstance(error, ClusterError):
+            log.warning("pass failed and will be repeated", job=str(key), error=str(error))
+        else:
+            log.error("pass failed and will be repeated", job=str(key), exc_info=error)
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return

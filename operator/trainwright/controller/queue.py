@@ -1,0 +1,163 @@
+"""The queue of jobs to look at: keyed, deduplicating, delayed, with backoff. Knows nothing about jobs.
+
+A key is in one of three states: waiting (with the moment it is due), being processed, or both, when something happened
+to it during its pass; then another pass follows. The same key is never processed twice at once.
+"""
+
+import asyncio
+import heapq
+import random
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+import structlog
+
+Key = TypeVar("Key", bound=Hashable)
+log = structlog.get_logger(__name__)
+
+
+class RetryError(Exception):
+    """A pass that wants to be repeated after the backoff, for a reason that is already known and said elsewhere."""
+
+
+class KeyedQueue(Generic[Key]):
+    """Runs `process(key)` for every key that was added.
+
+    Args:
+        process: One pass; returns after how many seconds the key wants another one, or None.
+        limit: How many passes run at once.
+        backoff_base: Seconds before a failed pass is repeated; doubles with every failure in a row.
+        backoff_limit: The longest such wait.
+        jitter: Returns a number from 0 to 1; the wait is between half and all of the computed backoff.
+        failed: Told of every pass that failed unexpectedly.
+    """
+
+    def __init__(
+        self,
+        process: Callable[[Key], Awaitable[float | None]],
+        *,
+        limit: int,
+        backoff_base: float = 0.25,
+        backoff_limit: float = 60.0,
+        jitter: Callable[[], float] = random.random,
+        failed: Callable[[Key, Exception], None] | None = None,
+    ) -> None:
+        self._process = process
+        self._limit = limit
+        self._backoff_base = backoff_base
+        self._backoff_limit = backoff_limit
+        self._jitter = jitter
+        self._failed = failed
+        self._due: dict[Key, float] = {}
+        self._heap: list[tuple[float, int, Key]] = []
+        self._sequence = 0
+        self._running: dict[Key, asyncio.Task[None]] = {}
+        self._failures: dict[Key, int] = {}
+        self._wake = asyncio.Event()
+        self._last_end = 0.0
+
+    def add(self, key: Key, after: float = 0.0) -> None:
+        """Have the key processed in `after` seconds, or earlier if it is due earlier already."""
+        due = asyncio.get_running_loop().time() + max(0.0, after)
+        if self._due.get(key, float("inf")) <= due:
+            return
+        self._due[key] = due
+        # A key that is being processed waits outside the heap until its pass is over.
+        if key not in self._running:
+            self._push(key, due)
+
+    def forget(self, key: Key) -> None:
+        """Drop the key's timers and its memory of failures."""
+        self._due.pop(key, None)
+        self._failures.pop(key, None)
+
+    @property
+    def depth(self) -> int:
+        """How many keys are due but not processed yet."""
+        now = asyncio.get_running_loop().time()
+        return sum(due <= now for due in self._due.values())
+
+    @property
+    def oldest(self) -> float:
+        """For how many seconds the longest waiting key has been due."""
+        now = asyncio.get_running_loop().time()
+        return max(0.0, now - min(self._due.values(), default=now))
+
+    @property
+    def stuck(self) -> float:
+        """For how many seconds keys have been due without any pass coming to an end."""
+        return min(self.oldest, asyncio.get_running_loop().time() - self._last_end)
+
+    async def run(self, stop: asyncio.Event, drain_timeout: float = 15.0) -> None:
+        """Process keys until `stop` is set, then let running passes end, for at most `drain_timeout` seconds."""
+        self._last_end = asyncio.get_running_loop().time()
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            while not stop.is_set():
+                self._wake.clear()
+                pause = self._start_due()
+                waking = asyncio.ensure_future(self._wake.wait())
+                await asyncio.wait({waking, stopping}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+                waking.cancel()
+        finally:
+            stopping.cancel()
+            await self._drain(drain_timeout)
+
+    def _push(self, key: Key, due: float) -> None:
+        self._sequence += 1
+        heapq.heappush(self._heap, (due, self._sequence, key))
+        self._wake.set()
+
+    def _start_due(self) -> float | None:
+        """Start the passes that are due and return the seconds until the next one will be."""
+        now = asyncio.get_running_loop().time()
+        while self._heap:
+            due, _, key = self._heap[0]
+            if self._due.get(key) != due or key in self._running:
+                heapq.heappop(self._heap)  # superseded by an earlier one, forgotten, or waiting for its pass to end
+            elif due > now:
+                return due - now
+            elif len(self._running) >= self._limit:
+                return None
+            else:
+                heapq.heappop(self._heap)
+                del self._due[key]
+                self._running[key] = asyncio.create_task(self._pass(key), name=f"pass {key}")
+        return None
+
+    async def _pass(self, key: Key) -> None:
+        after: float | None
+        try:
+            after = await self._process(key)
+            self._failures.pop(key, None)
+        except RetryError:
+            after = self._backoff(key)
+        except Exception as error:  # noqa: BLE001 - whatever a pass runs into, the other jobs must go on
+            after = self._backoff(key)
+            if self._failed is not None:
+                self._failed(key, error)
+        finally:
+            del self._running[key]
+            self._last_end = asyncio.get_running_loop().time()
+            self._wake.set()
+        due = self._due.get(key)
+        if due is not None:
+            self._push(key, due)
+        if after is not None:
+            self.add(key, after)
+
+    def _backoff(self, key: Key) -> float:
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        full = min(self._backoff_limit, self._backoff_base * 2.0 ** min(failures - 1, 30))
+        return full * (0.5 + 0.5 * self._jitter())
+
+    async def _drain(self, seconds: float) -> None:
+        passes = set(self._running.values())
+        if not passes:
+            return
+        _, late = await asyncio.wait(passes, timeout=seconds)
+        if late:
+            log.warning("passes did not end in time and are cancelled", passes=len(late))
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)

@@ -1,0 +1,172 @@
+"""One pass over one job: observe, plan, have it applied. Takes no decision but when a status may be written."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+
+from trainwright.cluster.port import Cluster, ConflictError, JobKey, Manifest, RejectedError
+from trainwright.controller.apply import Applier
+from trainwright.controller.queue import RetryError
+from trainwright.controller.store import Snapshot, Store
+from trainwright.controller.throttle import StatusThrottle, is_decision
+from trainwright.metrics import Metrics
+from trainwright.plan import plan
+from trainwright.plan.observe import read_job, read_pod
+from trainwright.plan.types import Observed, Plan, Pod, Settings
+
+
+class Reconciler:
+    """Brings jobs one step further.
+
+    Args:
+        cluster: Asked for the pods of a job before anything is decided that destroys or counts.
+        store: What is known.
+        applier: Carries plans out.
+        throttle: Says when a status may be written.
+        settings: What the platform decides for all jobs.
+        metrics: Told of conflicts.
+        now: The clock.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        store: Store,
+        applier: Applier,
+        throttle: StatusThrottle,
+        settings: Settings,
+        metrics: Metrics,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._cluster = cluster
+        self._store = store
+        self._applier = applier
+        self._throttle = throttle
+        self._settings = settings
+        self._metrics = metrics
+        self._now = now
+
+    async def reconcile(self, key: JobKey) -> float | None:
+        """Do what can be done for the job now and return after how many seconds to look again, or None."""
+        with self._metrics.reconcile_seconds.time():
+            return await self._pass(key)
+
+    async def _pass(self, key: JobKey) -> float | None:
+        snapshot, observed = self._observe(key)
+        if snapshot is None or observed is None:
+            self._throttle.forget(key)
+            return None
+        chosen = plan(observed)
+        if needs_proof(observed, chosen):
+            await self._relist(key)
+            snapshot, observed = self._observe(key)
+            if snapshot is None or observed is None:
+                return 0.0
+            chosen = plan(observed)
+        return await self._apply(key, snapshot, observed, chosen)
+
+    async def _apply(self, key: JobKey, snapshot: Snapshot, observed: Observed, chosen: Plan) -> float | None:
+        await self._applier.delete_pods(key, chosen.delete)
+        try:
+            await self._applier.create(key, observed.job.uid, chosen.create)
+        except RejectedError as error:
+            await self._say_rejected(key, str(error))
+            raise RetryError from error
+        if chosen.create and observed.rejection is not None:
+            self._store.reject(key, None)
+        written, wait = await self._write_status(key, snapshot, observed, chosen)
+        if written:
+            await self._applier.emit(snapshot.job, chosen.events)
+        if chosen.delete_job:
+            await self._applier.delete_job(key, observed.job.uid)
+            return chosen.requeue_after
+        if chosen.delete or chosen.create or (written and chosen.status is not None):
+            return 0.0  # whatever follows from what was done is the next pass's business
+        return _earlier(wait, chosen.requeue_after)
+
+    async def _write_status(
+        self, key: JobKey, snapshot: Snapshot, observed: Observed, chosen: Plan
+    ) -> tuple[bool, float | None]:
+        """Write the status if there is a new one and it may be written now.
+
+        Returns:
+            Whether the cluster now holds the status that was planned, and else the seconds until it may be written.
+        """
+        if chosen.status is None:
+            return True, None
+        clock = asyncio.get_running_loop().time
+        decision = is_decision(observed.job.status, chosen.status)
+        wait = self._throttle.wait(key, clock(), decision=decision, urgent=chosen.urgent)
+        if wait > 0:
+            return False, wait
+        # Taken first: two passes of different jobs must not both believe that the last token is theirs.
+        self._throttle.written(key, clock())
+        try:
+            await self._applier.write_status(snapshot.job, chosen.status.to_wire())
+        except ConflictError as error:
+            self._metrics.conflicts.inc()
+            raise RetryError from error
+        return True, None
+
+    async def _say_rejected(self, key: JobKey, reason: str) -> None:
+        """Have the status tell why children cannot be created. Only that: creating is retried after the backoff."""
+        self._store.reject(key, reason)
+        snapshot, observed = self._observe(key)
+        if snapshot is None or observed is None:
+            return
+        chosen = plan(observed)
+        if needs_proof(observed, chosen):
+            return
+        written, _ = await self._write_status(key, snapshot, observed, chosen)
+        if written:
+            await self._applier.emit(snapshot.job, chosen.events)
+
+    def _observe(self, key: JobKey) -> tuple[Snapshot | None, Observed | None]:
+        snapshot = self._store.snapshot(key)
+        if snapshot is None:
+            return None, None
+        return snapshot, Observed(
+            job=read_job(snapshot.job),
+            pods=tuple(_workers(snapshot.pods)),
+            report=snapshot.report,
+            report_at=snapshot.report_at,
+            rejection=snapshot.rejection,
+            settings=self._settings,
+            now=self._now(),
+        )
+
+    async def _relist(self, key: JobKey) -> None:
+        before = self._store.uids(key)
+        self._store.put_pods(key, before, await self._cluster.list_pods(key))
+
+
+def _workers(pods: Iterable[Manifest]) -> Iterator[Pod]:
+    for pod in pods:
+        try:
+            yield read_pod(pod)
+        except ValueError:  # someone changed its labels: whatever it is now, it is no worker
+            continue
+
+
+def needs_proof(observed: Observed, chosen: Plan) -> bool:
+    """Return whether the plan destroys or counts something, which a belated watch must never be the reason for.
+
+    Creations need no proof, since names are deterministic; neither does the first start, since nothing came before it.
+    """
+    if chosen.delete or chosen.delete_job:
+        return True
+    old, new = observed.job.status, chosen.status
+    if new is None:
+        return False
+    return (
+        (new.attempt != old.attempt and old.attempt > 0)
+        or new.oldest_attempt != old.oldest_attempt
+        or new.restarts != old.restarts
+        or new.finished_at != old.finished_at
+    )
+
+
+def _earlier(first: float | None, second: float | None) -> float | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return min(first, second)

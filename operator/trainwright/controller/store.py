@@ -1,0 +1,339 @@
+"""What is known of the cluster: the newest manifest of each job and of its worker pods, and what its workers reported.
+
+Fed by watches (as the port's Sink), by listings and by the answers to our own writes; whatever comes last, the newest
+resource version wins. Decides nothing and calls nobody but its listener.
+"""
+
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from trainwright.api.names import LABEL_JOB
+from trainwright.api.worker import WorkerReport
+from trainwright.cluster.port import JobKey, Manifest
+
+_TOMBSTONES = 8192
+_UNREAD = frozenset({"managedFields", "selfLink"})
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+@dataclass
+class _Known:
+    """What is known of one job."""
+
+    job: Manifest | None = None
+    pods: dict[str, Manifest] = field(default_factory=dict)
+    report: WorkerReport | None = None
+    report_at: datetime | None = None
+    rejection: str | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What is known of one job at this moment.
+
+    Attributes:
+        job: The manifest of the job.
+        pods: The manifests of the worker pods that it owns.
+        report: The newest report of its workers.
+        report_at: When that arrived.
+        rejection: Why the cluster refused to create a child in the pass before.
+    """
+
+    job: Manifest
+    pods: tuple[Manifest, ...]
+    report: WorkerReport | None
+    report_at: datetime | None
+    rejection: str | None
+
+
+class Store:
+    """Everything known, by job. Not thread-safe: lives in one event loop.
+
+    Args:
+        changed: Called with the key of each job about which something new was learned.
+    """
+
+    def __init__(self, changed: Callable[[JobKey], None] | None = None) -> None:
+        self._known: dict[JobKey, _Known] = {}
+        self._changed = changed or (lambda _: None)
+        # A UID never comes back. An old event or listing that arrives after the deletion must not revive its object.
+        self._gone: OrderedDict[str, None] = OrderedDict()
+
+    def notify(self, changed: Callable[[JobKey], None]) -> None:
+        """Set who is told of changes."""
+        self._changed = changed
+
+    def job_changed(self, job: Manifest, *, deleted: bool = False) -> None:
+        """Take note of a TrainingJob that was added, changed or deleted."""
+        key = JobKey(job["metadata"].get("namespace", ""), job["metadata"]["name"])
+        if self.put_job(job, deleted=deleted):
+            self._changed(key)
+
+    def pod_changed(self, pod: Manifest, *, deleted: bool = False) -> None:
+        """Take note of a worker pod that was added, changed or deleted."""
+        key = _job_of(pod)
+        if key is not None and self.put_pod(pod, deleted=deleted):
+            self._changed(key)
+
+    def put_job(self, job: Manifest, *, deleted: bool = False) -> bool:
+        """Keep the job if it is news, and return whether it was; the listener is not told."""
+        meta = job["metadata"]
+        key, uid = JobKey(meta.get("namespace", ""), meta["name"]), meta["uid"]
+        known = self._known.get(key)
+        current = known.job if known is not None else None
+        if deleted:
+            self._bury(uid)
+            if known is None or current is None or _uid(current) != uid:
+                return False
+            self._drop_job(key, known)
+            return True
+        if uid in self._gone:
+            return False
+        known = self._known.setdefault(key, _Known())
+        if current is not None and _uid(current) != uid:
+            if _version(current) > _version(job):
+                return False
+            self._drop_job(key, known)  # deleted and created again under the same name
+            known = self._known.setdefault(key, known)
+        elif current is not None and _version(current) >= _version(job):
+            return False
+        known.job = compact(job)
+        return True
+
+    def put_pod(self, pod: Manifest, *, deleted: bool = False) -> bool:
+        """Keep the pod if it is news, and return whether it was; the listener is not told."""
+        key, uid = _job_of(pod), _uid(pod)
+        if key is None:
+            return False
+        if deleted:
+            self._bury(uid)
+            known = self._known.get(key)
+            removed = known.pods.pop(uid, None) if known is not None else None
+            self._tidy(key)
+            return removed is not None
+        if uid in self._gone:
+            return False
+        known = self._known.setdefault(key, _Known())
+        current = known.pods.get(uid)
+        if current is not None and _version(current) >= _version(pod):
+            return False
+        known.pods[uid] = compact_pod(pod)
+        return True
+
+    def pod_gone(self, key: JobKey, uid: str) -> None:
+        """Forget a pod that a deletion did not find any more."""
+        self._bury(uid)
+        known = self._known.get(key)
+        if known is not None:
+            known.pods.pop(uid, None)
+            self._tidy(key)
+
+    def pod_deleting(self, key: JobKey, uid: str, now: datetime) -> None:
+        """Remember that a pod's deletion was asked for, until its own newer manifest says so."""
+        known = self._known.get(key)
+        pod = known.pods.get(uid) if known is not None else None
+        if pod is not None:
+            gone_at = now + timedelta(seconds=pod["spec"].get("terminationGracePeriodSeconds", 30))
+            pod["metadata"].setdefault("deletionTimestamp", gone_at.strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+    def pod_names(self, key: JobKey, job_uid: str) -> frozenset[str]:
+        """Return the names of the pods that the job owns."""
+        known = self._known.get(key)
+        pods = known.pods.values() if known is not None else ()
+        return frozenset(pod["metadata"]["name"] for pod in pods if owner_uid(pod) == job_uid)
+
+    def report(self, key: JobKey, report: WorkerReport, at: datetime) -> bool:
+        """Keep a report of the job's workers if it is the newest, and return whether it was."""
+        known = self._known.get(key)
+        if known is None or known.job is None or _uid(known.job) != report.uid:
+            return False
+        if not report.newer_than(known.report):
+            return False
+        known.report, known.report_at = report, at
+        self._changed(key)
+        return True
+
+    def reject(self, key: JobKey, reason: str | None) -> None:
+        """Remember why the cluster refused a child of this job; None once it does not any more."""
+        known = self._known.get(key)
+        if known is not None:
+            known.rejection = reason
+
+    def snapshot(self, key: JobKey) -> Snapshot | None:
+        """Return what is known of the job, or None if there is no such job."""
+        known = self._known.get(key)
+        if known is None or known.job is None:
+            return None
+        uid = _uid(known.job)
+        pods = tuple(pod for pod in known.pods.values() if owner_uid(pod) == uid)
+        return Snapshot(known.job, pods, known.report, known.report_at, known.rejection)
+
+    def pod_belongs(self, key: JobKey, job_uid: str, pod_uid: str) -> bool:
+        """Return whether the job has a worker pod with this UID."""
+        known = self._known.get(key)
+        pod = known.pods.get(pod_uid) if known is not None else None
+        return pod is not None and owner_uid(pod) == job_uid
+
+    def job_uid(self, key: JobKey) -> str | None:
+        """Return the UID of the job, or None if there is no such job."""
+        known = self._known.get(key)
+        return _uid(known.job) if known is not None and known.job is not None else None
+
+    def jobs(self) -> Iterator[Manifest]:
+        """Return the manifests of all jobs."""
+        return (known.job for known in list(self._known.values()) if known.job is not None)
+
+    def job_keys(self) -> list[JobKey]:
+        """Return the keys of all jobs, and of pods whose job is not known."""
+        return list(self._known)
+
+    def uids(self, key: JobKey | None = None) -> frozenset[str]:
+        """Return the UIDs of all that is known, or of one job's pods: the part of a listing that may prove it gone."""
+        if key is not None:
+            known = self._known.get(key)
+            return frozenset(known.pods) if known is not None else frozenset()
+        jobs = (_uid(job) for job in self.jobs())
+        pods = (uid for known in self._known.values() for uid in known.pods)
+        return frozenset((*jobs, *pods))
+
+    def put_listing(self, before: frozenset[str], jobs: Iterable[Manifest], pods: Iterable[Manifest]) -> None:
+        """Take over a complete listing of all jobs and pods.
+
+        Args:
+            before: `uids()` from before the listing began. Only these can be proven gone by not being listed: what
+                came to be known meanwhile may be younger than the listing.
+            jobs: All jobs.
+            pods: All worker pods.
+        """
+        jobs, pods = list(jobs), list(pods)
+        gone = before - {_uid(item) for item in (*jobs, *pods)}
+        for key, known in list(self._known.items()):
+            if known.job is not None and _uid(known.job) in gone:
+                self.job_changed(known.job, deleted=True)
+            self._drop_pods(key, gone)
+        for job in jobs:
+            self.job_changed(job)
+        for pod in pods:
+            self.pod_changed(pod)
+
+    def put_pods(self, key: JobKey, before: frozenset[str], pods: Iterable[Manifest]) -> None:
+        """Take over a complete listing of one job's pods; `before` is `uids(key)` from before it began."""
+        pods = list(pods)
+        for pod in pods:
+            self.put_pod(pod)
+        self._drop_pods(key, before - {_uid(pod) for pod in pods})
+
+    def _drop_pods(self, key: JobKey, gone: frozenset[str]) -> None:
+        known = self._known.get(key)
+        for uid in gone.intersection(known.pods) if known is not None else ():
+            self._bury(uid)
+            del self._known[key].pods[uid]
+            self._changed(key)
+        self._tidy(key)
+
+    def _drop_job(self, key: JobKey, known: _Known) -> None:
+        """Forget the job but keep the pods: they may be those of a new job with the same name, seen early."""
+        if known.job is not None:
+            uid = _uid(known.job)
+            self._bury(uid)
+            known.pods = {pod_uid: pod for pod_uid, pod in known.pods.items() if owner_uid(pod) != uid}
+        known.job = known.report = known.report_at = known.rejection = None
+        self._tidy(key)
+
+    def _tidy(self, key: JobKey) -> None:
+        known = self._known.get(key)
+        if known is not None and known.job is None and not known.pods:
+            del self._known[key]
+
+    def _bury(self, uid: str) -> None:
+        self._gone[uid] = None
+        if len(self._gone) > _TOMBSTONES:
+            self._gone.popitem(last=False)
+
+
+def owner_uid(pod: Manifest) -> str | None:
+    """Return the UID of the controller of this pod."""
+    owners = pod["metadata"].get("ownerReferences") or ()
+    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+
+
+def compact(manifest: Manifest) -> Manifest:
+    """Return the manifest without bookkeeping that nobody reads, its keys shared with all others kept."""
+    kept: Manifest = _share(manifest)
+    annotations = kept["metadata"].get("annotations")
+    if annotations:
+        annotations.pop(_LAST_APPLIED, None)
+    return kept
+
+
+def compact_pod(pod: Manifest) -> Manifest:
+    """Return what decisions and the metrics read of a pod: not its spec but the node, not its images and mounts."""
+    meta, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
+    kept = {
+        "metadata": {
+            name: meta[name]
+            for name in (
+                "name",
+                "namespace",
+                "uid",
+                "resourceVersion",
+                "creationTimestamp",
+                "deletionTimestamp",
+                "labels",
+                "ownerReferences",
+            )
+            if name in meta
+        },
+        "spec": {
+            name: spec[name] for name in ("nodeName", "terminationGracePeriodSeconds") if spec.get(name) is not None
+        },
+        "status": {
+            name: status[name]
+            for name in ("phase", "reason", "message", "conditions", "startTime")
+            if status.get(name) is not None
+        },
+    }
+    for name in ("initContainerStatuses", "containerStatuses"):
+        if status.get(name):
+            kept["status"][name] = [
+                {part: item[part] for part in ("name", "state", "lastState", "ready", "restartCount") if part in item}
+                for item in status[name]
+            ]
+    shared: Manifest = _share(kept)
+    return shared
+
+
+def _share(value: Any) -> Any:
+    """Copy JSON data so that equal keys and short words are one object in memory: manifests repeat them endlessly."""
+    match value:
+        case dict():
+            return {sys.intern(key): _share(item) for key, item in value.items() if key not in _UNREAD}
+        case list():
+            return [_share(item) for item in value]
+        case str() if len(value) <= 24:  # noqa: PLR2004 - words like "Running", label values, short names
+            return sys.intern(value)
+        case _:
+            return value
+
+
+def _job_of(pod: Manifest) -> JobKey | None:
+    meta = pod["metadata"]
+    name = (meta.get("labels") or {}).get(LABEL_JOB)
+    return JobKey(meta.get("namespace", ""), name) if name else None
+
+
+def _uid(manifest: Manifest) -> str:
+    uid: str = manifest["metadata"]["uid"]
+    return uid
+
+
+def _version(manifest: Manifest) -> int:
+    """Return the resource version as a number; Kubernetes guarantees since 1.35 that these can be compared."""
+    try:
+        return int(manifest["metadata"]["resourceVersion"])
+    except (KeyError, ValueError):
+        return 0

@@ -1,0 +1,140 @@
+"""Prometheus metrics of the operator, in a registry of their own. Per-job series are read at scrape and vanish with the job."""
+
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from trainwright.api.status import Phase
+
+Manifest = dict[str, Any]
+
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_PER_JOB: dict[str, tuple[str, tuple[str, ...]]] = {
+    "trainwright_job_step": ("Optimizer steps done.", ("progress", "step")),
+    "trainwright_job_epoch": ("Epochs done.", ("progress", "epoch")),
+    "trainwright_job_samples": ("Samples seen.", ("progress", "samples")),
+    "trainwright_job_loss": ("Training loss, as last written to the status.", ("metrics", "loss")),
+    "trainwright_job_learning_rate": ("Learning rate.", ("metrics", "learningRate")),
+    "trainwright_job_samples_per_second": ("Throughput over all processes.", ("metrics", "samplesPerSecond")),
+    "trainwright_job_workers_desired": ("Workers the job asks for.", ("workers", "desired")),
+    "trainwright_job_workers_ready": ("Workers that run.", ("workers", "ready")),
+    "trainwright_job_attempt": ("Starts of the workers so far.", ("attempt",)),
+}
+
+
+class Metrics:
+    """All collectors of one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.reconcile_seconds = Histogram(
+            "trainwright_reconcile_seconds", "Duration of one pass.", buckets=_BUCKETS, registry=self.registry
+        )
+        self.reconcile_errors = Counter(
+            "trainwright_reconcile_errors", "Passes that failed and were repeated.", registry=self.registry
+        )
+        self.conflicts = Counter(
+            "trainwright_status_conflicts", "Status writes refused because the job had changed.", registry=self.registry
+        )
+        self.status_writes = Counter(
+            "trainwright_status_writes", "Status writes that succeeded.", registry=self.registry
+        )
+        self.api_requests = Counter(
+            "trainwright_api_requests",
+            "Requests to the API server.",
+            ("verb", "resource", "code"),
+            registry=self.registry,
+        )
+        self.reports = Counter(
+            "trainwright_reports", "Reports received from workers.", ("result",), registry=self.registry
+        )
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+
+    def observe(
+        self, jobs: Callable[[], Iterable[Manifest]], depth: Callable[[], int], oldest: Callable[[], float]
+    ) -> None:
+        """Have the jobs and the queue read at every scrape."""
+        self.registry.register(_LoopCollector(jobs, depth, oldest))
+
+    def text(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _LoopCollector(Collector):
+    """Reads jobs and queue at scrape."""
+
+    def __init__(
+        self, jobs: Callable[[], Iterable[Manifest]], depth: Callable[[], int], oldest: Callable[[], float]
+    ) -> None:
+        self._jobs = jobs
+        self._depth = depth
+        self._oldest = oldest
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing: otherwise registering would already scrape."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the gauges of this moment."""
+        yield GaugeMetricFamily("trainwright_queue_depth", "Jobs due for a pass.", self._depth())
+        yield GaugeMetricFamily("trainwright_queue_oldest_seconds", "Age of the longest due job.", self._oldest())
+        jobs = [
+            ((job["metadata"].get("namespace", ""), job["metadata"]["name"]), job.get("status") or {})
+            for job in self._jobs()
+        ]
+        yield _phases(status for _, status in jobs)
+        yield from _per_job(jobs)
+
+
+def _phases(statuses: Iterable[Manifest]) -> Metric:
+    tally = Tally(status.get("phase") for status in statuses)
+    family = GaugeMetricFamily("trainwright_jobs", "Jobs by phase; New ones have none yet.", labels=("phase",))
+    for phase in Phase:
+        family.add_metric((phase.value,), tally.get(phase.value, 0))
+    family.add_metric(("New",), tally.get(None, 0))
+    return family
+
+
+def _per_job(jobs: list[tuple[tuple[str, str], Manifest]]) -> Iterator[Metric]:
+    for name, (text, path) in _PER_JOB.items():
+        family = GaugeMetricFamily(name, text, labels=("namespace", "job"))
+        for labels, status in jobs:
+            value = _at(status, path)
+            if value is not None:
+                family.add_metric(labels, value)
+        yield family
+    ratio = GaugeMetricFamily("trainwright_job_progress_ratio", "Part done, 0 to 1.", labels=("namespace", "job"))
+    evaluation = GaugeMetricFamily(
+        "trainwright_job_evaluation", "Newest evaluation.", labels=("namespace", "job", "metric", "split")
+    )
+    restarts = CounterMetricFamily(
+        "trainwright_job_restarts", "Restarts after failures so far.", labels=("namespace", "job")
+    )
+    for labels, status in jobs:
+        restarts.add_metric(labels, status.get("restarts") or 0)
+        percent = _at(status, ("progress", "percent"))
+        if percent is not None:
+            ratio.add_metric(labels, percent / 100)
+        newest = (status.get("metrics") or {}).get("evaluation") or {}
+        for metric, value in (newest.get("metrics") or {}).items():
+            evaluation.add_metric((*labels, metric, str(newest.get("split", ""))), value)
+    yield restarts
+    yield ratio
+    yield evaluation
+
+
+def _at(status: Manifest, path: tuple[str, ...]) -> float | None:
+    value: Any = status
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return float(value) if isinstance(value, int | float) else None

@@ -1,0 +1,39 @@
+"""Time limits of a job: the deadline while it is active, the time to live after its end."""
+
+from datetime import datetime, timedelta
+
+from trainwright.api.exit_codes import FailureClass
+from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.status import Failure, TrainingJobStatus
+from trainwright.plan.restart import fail
+from trainwright.plan.types import Observed
+
+
+def deadline(spec: TrainingJobSpec, status: TrainingJobStatus) -> datetime | None:
+    """Return when the job is stopped if it is not done by then."""
+    if spec.active_deadline_seconds is None or status.started_at is None:
+        return None
+    return status.started_at + timedelta(seconds=spec.active_deadline_seconds)
+
+
+def enforce_deadline(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus) -> TrainingJobStatus:
+    """Return the status, failed if the deadline has passed."""
+    limit = deadline(spec, status)
+    if limit is None or observed.now < limit:
+        return status
+    failure = Failure(
+        category=FailureClass.USER_ERROR,
+        message=f"not done within {spec.active_deadline_seconds} s (spec.activeDeadlineSeconds)",
+        hint="The workers were told to save first. Start a new job with a later deadline, more workers or fewer steps.",
+        attempt=status.attempt,
+        reason="DeadlineExceeded",
+        failed_at=observed.now,
+    )
+    return fail(status, failure, observed.now)
+
+
+def expiry(spec: TrainingJobSpec, status: TrainingJobStatus) -> datetime | None:
+    """Return when the finished job is deleted."""
+    if spec.ttl_seconds_after_finished is None or status.finished_at is None:
+        return None
+    return status.finished_at + timedelta(seconds=spec.ttl_seconds_after_finished)

@@ -1,0 +1,132 @@
+"""Which pods a job has, which it should have, and the difference."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.status import Phase, TrainingJobStatus, Workers, WorkerStatus
+from trainwright.build import config_map, network_policy, service, worker_pod
+from trainwright.plan.types import Manifest, Observed, Pod, PodDeletion
+
+LISTED_WORKERS = 100
+KEPT_ATTEMPTS = 2
+"""Failed pods of so many newest attempts stay for their logs; older ones are deleted."""
+LINGER = timedelta(seconds=30)
+"""How long workers may take to end by themselves after the job succeeded."""
+TERMINATION_SLACK = timedelta(seconds=5)
+"""How long past its grace period a pod is waited for. After that its node is taken for dead."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The pods that speak for the workers now.
+
+    Attributes:
+        newest: By worker index, the newest pod not older than the status' oldest attempt.
+        superseded: All other pods of the job.
+    """
+
+    newest: Mapping[int, Pod]
+    superseded: tuple[Pod, ...]
+
+    @property
+    def running(self) -> int:
+        """Number of workers whose pod runs or has done its work."""
+        return sum(pod.phase in ("Running", "Succeeded") and not pod.deleting for pod in self.newest.values())
+
+    @property
+    def all_pods(self) -> tuple[Pod, ...]:
+        """Every pod."""
+        return (*self.newest.values(), *self.superseded)
+
+
+def muster(pods: Iterable[Pod], status: TrainingJobStatus) -> Crew:
+    """Sort a job's pods into those that count and those that a later one has replaced."""
+    newest: dict[int, Pod] = {}
+    superseded: list[Pod] = []
+    for pod in sorted(pods, key=lambda pod: (pod.index, pod.attempt)):
+        if pod.attempt < status.oldest_attempt:
+            superseded.append(pod)
+            continue
+        if pod.index in newest:
+            superseded.append(newest[pod.index])
+        newest[pod.index] = pod
+    return Crew(newest, tuple(superseded))
+
+
+def count(crew: Crew, desired: int) -> Workers:
+    """Return the workers as the status lists them."""
+    listed = [
+        WorkerStatus(
+            index=index,
+            pod=pod.name,
+            node=pod.node,
+            phase="Terminating" if pod.deleting else pod.phase,
+            reason=_reason(pod),
+        )
+        for index, pod in sorted(crew.newest.items())[:LISTED_WORKERS]
+    ]
+    failed = sum(pod.phase == "Failed" for pod in crew.newest.values())
+    return Workers(desired=desired, ready=crew.running, failed=failed, pods=listed)
+
+
+def _reason(pod: Pod) -> str | None:
+    if pod.waiting is not None:
+        return pod.waiting[0]
+    return pod.reason if pod.phase == "Failed" else None
+
+
+def to_create(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> tuple[Manifest, ...]:
+    """Return the children that are missing, those first that the others need.
+
+    A worker gets a pod when it has none that lives or has done its work. Nothing is created before the backoff is over, nor
+    while a former worker 0 may still be saving what the new one should start from.
+    """
+    if status.next_start is not None and observed.now < status.next_start:
+        return ()
+    if any(_may_be_saving(pod, observed) for pod in crew.superseded):
+        return ()
+    missing = [index for index in range(spec.workers.count) if _needs_pod(crew.newest.get(index), status)]
+    if not missing:
+        return ()
+    job, settings = observed.job, observed.settings
+    identity = (job.namespace, job.name, job.uid)
+    companions: list[Manifest] = []
+    if not crew.newest:
+        companions.append(config_map(*identity, spec, settings))
+        if spec.workers.count > 1:
+            companions.append(service(*identity, settings))
+        if settings.network_policy:
+            companions.append(network_policy(*identity, settings))
+    pods = (worker_pod(*identity, spec, settings, index, status.attempt) for index in missing)
+    return (*companions, *pods)
+
+
+def _needs_pod(pod: Pod | None, status: TrainingJobStatus) -> bool:
+    return pod is None or (pod.attempt < status.attempt and (pod.phase == "Failed" or pod.deleting))
+
+
+def _may_be_saving(pod: Pod, observed: Observed) -> bool:
+    return (
+        pod.index == 0
+        and pod.deletes_at is not None
+        and not pod.ended
+        and observed.now < pod.deletes_at + TERMINATION_SLACK
+    )
+
+
+def to_delete(observed: Observed, status: TrainingJobStatus, crew: Crew) -> tuple[PodDeletion, ...]:
+    """Return the pods that must go: those a restart left behind, all that live once the job ended or is suspended."""
+    if status.phase == Phase.SUCCEEDED:
+        overdue = status.finished_at is not None and observed.now >= status.finished_at + LINGER
+        doomed: Iterable[Pod] = (pod for pod in crew.all_pods if pod.live and overdue)
+    elif status.phase in (Phase.FAILED, Phase.SUSPENDED):
+        doomed = (pod for pod in crew.all_pods if pod.live)
+    else:
+        doomed = (pod for pod in crew.superseded if not pod.deleting and (pod.live or _forgotten(pod, status)))
+    return tuple(PodDeletion(pod.name, pod.uid) for pod in doomed)
+
+
+def _forgotten(pod: Pod, status: TrainingJobStatus) -> bool:
+    return pod.attempt <= status.attempt - KEPT_ATTEMPTS

@@ -1,0 +1,108 @@
+"""Manifests, as a cluster holds them, to the typed things that decisions are made from."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from trainwright.api.job import InvalidJobError, read_spec
+from trainwright.api.names import LABEL_ATTEMPT, LABEL_WORKER, WORKER_CONTAINER
+from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.status import read_status
+from trainwright.api.worker import Termination
+from trainwright.plan.types import Job, Manifest, Pod
+
+
+def read_job(manifest: Manifest) -> Job:
+    """Return a TrainingJob as typed parts; a spec that breaks the schema is kept as the error that says why."""
+    metadata = manifest["metadata"]
+    spec: TrainingJobSpec | InvalidJobError
+    try:
+        spec = read_spec(manifest.get("spec"))
+    except InvalidJobError as error:
+        spec = error
+    return Job(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        generation=metadata.get("generation", 1),
+        created_at=read_time(metadata["creationTimestamp"]),
+        deleting=metadata.get("deletionTimestamp") is not None,
+        spec=spec,
+        status=read_status(manifest.get("status")),
+    )
+
+
+def read_pod(manifest: Manifest) -> Pod:
+    """Return a worker pod as typed parts.
+
+    Raises:
+        ValueError: The pod's index or attempt label is not a number: it is no worker of ours.
+    """
+    metadata, spec, status = manifest["metadata"], manifest.get("spec", {}), manifest.get("status", {})
+    labels = metadata.get("labels", {})
+    state = _worker_container(status).get("state", {})
+    ended = state.get("terminated", {})
+    return Pod(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        index=int(labels.get(LABEL_WORKER, "")),
+        attempt=int(labels.get(LABEL_ATTEMPT, "")),
+        phase=status.get("phase", "Pending"),
+        created_at=read_time(metadata["creationTimestamp"]),
+        deletes_at=read_time(metadata["deletionTimestamp"]) if metadata.get("deletionTimestamp") else None,
+        node=spec.get("nodeName"),
+        waiting=_waiting(status, state),
+        exit_code=ended.get("exitCode"),
+        reason=status.get("reason") or ended.get("reason"),
+        message=status.get("message", ""),
+        disrupted=_disruption(status),
+        termination=_termination(ended.get("message")),
+        finished_at=read_time(ended["finishedAt"]) if ended.get("finishedAt") else None,
+    )
+
+
+def read_time(text: str) -> datetime:
+    """Return a Kubernetes timestamp as an aware time."""
+    return datetime.fromisoformat(text)
+
+
+def owned_by(manifest: Manifest, uid: str) -> bool:
+    """Return whether the object's owner references name this job."""
+    return any(owner.get("uid") == uid for owner in manifest["metadata"].get("ownerReferences", ()))
+
+
+def _worker_container(status: Manifest) -> Manifest:
+    containers: list[Manifest] = status.get("containerStatuses") or []
+    return next((c for c in containers if c.get("name") == WORKER_CONTAINER), {})
+
+
+def _waiting(status: Manifest, state: Manifest) -> tuple[str, str] | None:
+    """Return why the pod does not run yet: the scheduler's reason, else the kubelet's."""
+    if status.get("phase", "Pending") != "Pending":
+        return None
+    scheduled = _condition(status, "PodScheduled")
+    if scheduled.get("status") == "False":
+        return scheduled.get("reason", "Unschedulable"), scheduled.get("message", "")
+    waiting = state.get("waiting", {})
+    if waiting:
+        return waiting.get("reason", "Waiting"), waiting.get("message", "")
+    return None
+
+
+def _disruption(status: Manifest) -> str | None:
+    target = _condition(status, "DisruptionTarget")
+    return target.get("message") or target.get("reason") if target.get("status") == "True" else None
+
+
+def _condition(status: Manifest, kind: str) -> Manifest:
+    conditions: list[Manifest] = status.get("conditions") or []
+    return next((c for c in conditions if c.get("type") == kind), {})
+
+
+def _termination(message: Any) -> Termination | None:
+    """Return what the worker said at its end; an image of the user's own may say anything or nothing."""
+    try:
+        return Termination.model_validate_json(message) if message else None
+    except ValidationError:
+        return None

@@ -1,0 +1,61 @@
+"""In which phase a job is, from its pods and reports. Failure, suspension and deadlines were dealt with before."""
+
+from datetime import datetime
+
+from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.status import Phase, TrainingJobStatus
+from trainwright.api.worker import WorkerReport
+from trainwright.plan.membership import Crew
+from trainwright.plan.progress import stepping
+
+
+def begin(status: TrainingJobStatus, now: datetime) -> TrainingJobStatus:
+    """Return the status of a job whose workers are to start: for the first time, or after a suspension."""
+    attempt = status.attempt + 1
+    return status.model_copy(
+        update={
+            "phase": Phase.PENDING,
+            "attempt": attempt,
+            "oldest_attempt": attempt,
+            "started_at": now,
+            "next_start": None,
+        }
+    )
+
+
+def suspend(status: TrainingJobStatus) -> TrainingJobStatus:
+    """Return the status of a job whose workers are to save and go. Time spent suspended counts against no deadline."""
+    progress = status.progress.model_copy(
+        update={"ended_launch": status.progress.launch, "eta": None, "remaining_seconds": None, "stale": False}
+    )
+    return status.model_copy(
+        update={"phase": Phase.SUSPENDED, "started_at": None, "next_start": None, "progress": progress}
+    )
+
+
+def succeed(status: TrainingJobStatus, now: datetime) -> TrainingJobStatus:
+    """Return the status of a job whose work is done."""
+    progress = status.progress.model_copy(update={"eta": None, "remaining_seconds": None, "stale": False})
+    return status.model_copy(
+        update={"phase": Phase.SUCCEEDED, "finished_at": now, "next_start": None, "progress": progress}
+    )
+
+
+def done(crew: Crew) -> bool:
+    """Return whether the work is done: worker 0 ends well only after all ranks did and everything is written."""
+    leader = crew.newest.get(0)
+    return leader is not None and leader.phase == "Succeeded"
+
+
+def advance(
+    spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew, report: WorkerReport | None
+) -> TrainingJobStatus:
+    """Return the status in the phase that its pods and the newest report show.
+
+    Running means that a step was taken. An operator that has just started has no report yet; what ran then still runs.
+    """
+    if crew.running < spec.workers.count:
+        waiting = status.phase if status.phase in (Phase.PENDING, Phase.RESTARTING) else Phase.PENDING
+        return status.model_copy(update={"phase": waiting})
+    running = stepping(report) or (report is None and status.phase == Phase.RUNNING)
+    return status.model_copy(update={"phase": Phase.RUNNING if running else Phase.STARTING})

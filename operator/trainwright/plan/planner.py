@@ -1,0 +1,176 @@
+"""The decision: what there is, to what is to be done. The policies run in the order in which they may overrule each other."""
+
+from datetime import datetime
+
+from trainwright.api.job import InvalidJobError
+from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.status import Phase, TrainingJobStatus
+from trainwright.plan import limits, membership, phase, progress, restart, tell
+from trainwright.plan.membership import Crew
+from trainwright.plan.types import Event, Observed, Plan
+
+_RETRY_CREATION = 5.0
+"""Seconds after which creations are looked at again, should the cluster tell nothing of what was created."""
+
+
+def plan(observed: Observed) -> Plan:
+    """Return what to do now. The same observation gives the same plan; a settled job gives an empty one."""
+    job = observed.job
+    if job.deleting:
+        return Plan()
+    if isinstance(job.spec, InvalidJobError):
+        return _refuse(observed, "InvalidSpec", str(job.spec))
+    account = job.spec.workers.service_account_name
+    if account not in (None, "default", *observed.settings.service_accounts):
+        allowed = ", ".join(sorted({"default", *observed.settings.service_accounts}))
+        return _refuse(
+            observed,
+            "ServiceAccountNotAllowed",
+            f"spec.workers.serviceAccountName: {account} is not one that the platform allows ({allowed})",
+        )
+    if job.status.phase is not None and job.status.phase.terminal:
+        return _keep_house(observed, job.spec)
+    return _drive(observed, job.spec)
+
+
+def _refuse(observed: Observed, reason: str, message: str) -> Plan:
+    job = observed.job
+    status = tell.refused(job.status, reason, message, job.generation, observed.now)
+    if status == job.status:
+        return Plan()
+    return Plan(status=status, urgent=True, events=(Event(reason, message, warning=True),))
+
+
+def _keep_house(observed: Observed, spec: TrainingJobSpec) -> Plan:
+    """A job that ended stays as it is, but for pods that linger and the end of its time to live."""
+    status = observed.job.status
+    crew = membership.muster(observed.pods, status)
+    delete = membership.to_delete(observed, status, crew)
+    expiry = limits.expiry(spec, status)
+    if expiry is not None and observed.now >= expiry:
+        return Plan(delete_job=True)
+    lingering = status.finished_at + membership.LINGER if status.finished_at and _any_live(crew) else None
+    return Plan(delete=delete, requeue_after=_until(observed.now, expiry, lingering))
+
+
+def _any_live(crew: Crew) -> bool:
+    return any(pod.live for pod in crew.all_pods)
+
+
+def _drive(observed: Observed, spec: TrainingJobSpec) -> Plan:
+    before = observed.job.status
+    crew = membership.muster(observed.pods, before)
+    status = _settle(observed, spec, crew)
+    status = _speak(observed, spec, status, crew)
+    events = _events(before, status)
+    urgent = _is_news(before, status)
+    changed = status if status != before else None
+    if (status.attempt, status.oldest_attempt) != (before.attempt, before.oldest_attempt):
+        # Write the counters first: whatever is deleted and created follows from them, also after a crash in between.
+        return Plan(status=changed, urgent=True, events=events, requeue_after=0)
+    active = status.phase not in (Phase.SUSPENDED, Phase.FAILED, Phase.SUCCEEDED)
+    create = membership.to_create(observed, spec, status, crew) if active else ()
+    return Plan(
+        status=changed,
+        urgent=urgent,
+        delete=membership.to_delete(observed, status, crew),
+        create=create,
+        events=events,
+        requeue_after=_next_look(observed, spec, status, crew, creating=bool(create)),
+    )
+
+
+def _settle(observed: Observed, spec: TrainingJobSpec, crew: Crew) -> TrainingJobStatus:
+    """Return the status with phase, counters, progress and failure as they now are."""
+    status = observed.job.status
+    heard = progress.newest_report(observed, status, crew)
+    if heard is not None:
+        status = progress.record(*heard, status)
+    if phase.done(crew):
+        return phase.succeed(status, observed.now)
+    status = limits.enforce_deadline(observed, spec, status)
+    if status.phase == Phase.FAILED:
+        return status
+    if spec.suspend:
+        return status if status.phase == Phase.SUSPENDED else phase.suspend(status)
+    if status.phase in (None, Phase.SUSPENDED) or status.attempt == 0:
+        return phase.begin(status, observed.now)
+    decided = restart.decide(observed, spec, status, crew)
+    if decided is not status:
+        return decided
+    status = phase.advance(spec, status, crew, heard[0] if heard else None)
+    stale_at = progress.stale_at(observed, status)
+    stale = stale_at is not None and observed.now >= stale_at
+    return status.model_copy(update={"progress": status.progress.model_copy(update={"stale": stale})})
+
+
+def _speak(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> TrainingJobStatus:
+    """Return the status with its counts, words, conditions and columns.
+
+    The report is asked for again, since a restart or a suspension decided just now makes the former launch's reports moot.
+    """
+    heard = progress.newest_report(observed, status, crew)
+    reason, message = tell.describe(observed, spec, status, crew, heard[0] if heard else None)
+    status = status.model_copy(
+        update={
+            "workers": membership.count(crew, spec.workers.count),
+            "reason": reason,
+            "message": message,
+            "observed_generation": observed.job.generation,
+        }
+    )
+    spoken = tell.conditions(status, crew, observed.job.generation, observed.now)
+    return status.model_copy(update={"conditions": spoken, "summary": tell.summarize(status)})
+
+
+def _is_news(before: TrainingJobStatus, status: TrainingJobStatus) -> bool:
+    """Return whether the status says something that people or programs wait for, not just further progress."""
+    return (
+        before.phase != status.phase
+        or before.reason != status.reason
+        or before.restarts != status.restarts
+        or before.failure != status.failure
+        or before.observed_generation != status.observed_generation
+        or [(c.type, c.status) for c in before.conditions] != [(c.type, c.status) for c in status.conditions]
+    )
+
+
+def _events(before: TrainingJobStatus, status: TrainingJobStatus) -> tuple[Event, ...]:
+    if status.phase == before.phase and status.restarts == before.restarts:
+        return ()
+    match status.phase:
+        case Phase.SUCCEEDED:
+            return (Event("Succeeded", status.message),)
+        case Phase.FAILED:
+            return (Event("Failed", status.message, warning=True),)
+        case Phase.RESTARTING:
+            return (Event("Restarting", status.message, warning=True),)
+        case Phase.SUSPENDED:
+            return (Event("Suspended", status.message),)
+        case _:
+            return ()
+
+
+def _next_look(
+    observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew, *, creating: bool
+) -> float | None:
+    waits = [
+        limits.deadline(spec, status),
+        progress.stale_at(observed, status) if not status.progress.stale else None,
+        status.next_start if status.next_start and observed.now < status.next_start else None,
+        *(
+            pod.deletes_at + membership.TERMINATION_SLACK
+            for pod in crew.superseded
+            if pod.deletes_at is not None and not pod.ended and pod.index == 0
+        ),
+        limits.expiry(spec, status),
+    ]
+    soonest = _until(observed.now, *waits)
+    if creating:
+        return _RETRY_CREATION if soonest is None else min(soonest, _RETRY_CREATION)
+    return soonest
+
+
+def _until(now: datetime, *moments: datetime | None) -> float | None:
+    """Return the seconds until the first of these moments, at least 0; None when there is none."""
+    return min((max(0.0, (moment - now).total_seconds()) for moment in moments if moment is not None), default=None)

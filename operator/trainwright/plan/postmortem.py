@@ -1,0 +1,96 @@
+"""Why a worker failed: the one that failed first, what it was, and what to do about it."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from trainwright.api.exit_codes import SIGNAL_BASE, FailureClass, classify
+from trainwright.api.status import Failure
+from trainwright.plan.types import Pod
+
+_SIGKILL = 9
+_SIGTERM = 15
+
+_HINTS = {
+    FailureClass.OUT_OF_MEMORY: "Ask for more memory (spec.workers.resources), or use a smaller "
+    "spec.training.globalBatchSize or more workers.",
+    FailureClass.NON_FINITE: "Lower spec.optimizer.learningRate, set spec.training.gradientClipping, or use fp32.",
+}
+
+_SECONDARY = frozenset({FailureClass.INFRASTRUCTURE, FailureClass.PREEMPTED})
+"""Classes that a worker also ends with when another one's failure took it down."""
+
+
+def explain(pods: Sequence[Pod], attempt: int, now: datetime) -> Failure:
+    """Return the post-mortem of the pod that failed first among these failed or vanishing ones."""
+    first = min(pods, key=lambda pod: (categorize(pod) in _SECONDARY, pod.finished_at or now, pod.index))
+    return describe(first, attempt, now)
+
+
+def describe(pod: Pod, attempt: int, now: datetime) -> Failure:
+    """Return the post-mortem of one pod."""
+    category = categorize(pod)
+    said = pod.termination
+    return Failure(
+        category=category,
+        message=_message(pod),
+        hint=(said.hint if said else None) or _HINTS.get(category),
+        attempt=attempt,
+        worker=pod.index,
+        rank=said.rank if said else None,
+        pod=pod.name,
+        node=pod.node,
+        exit_code=pod.exit_code,
+        reason=pod.reason,
+        exception=said.exception if said else None,
+        traceback=said.traceback if said else None,
+        failed_at=now,
+    )
+
+
+def vanished(index: int, name: str, node: str | None, attempt: int, now: datetime) -> Failure:
+    """Return the post-mortem of a worker whose pod is gone without a word."""
+    return Failure(
+        category=FailureClass.INFRASTRUCTURE,
+        message=f"worker {index} is gone: its pod {name} was deleted from the cluster by force or with its node",
+        attempt=attempt,
+        worker=index,
+        pod=name,
+        node=node,
+        failed_at=now,
+    )
+
+
+def categorize(pod: Pod) -> FailureClass:
+    """Return the class of a failed or vanishing pod. The kernel and the cluster are better witnesses than the worker."""
+    if pod.reason == "OOMKilled":
+        return FailureClass.OUT_OF_MEMORY
+    if pod.disrupted is not None or pod.reason in ("Preempting", "Evicted", "NodeShutdown", "Terminated"):
+        return FailureClass.PREEMPTED
+    if pod.termination is not None and pod.termination.category is not None:
+        return pod.termination.category
+    if pod.exit_code:
+        return classify(pod.exit_code)
+    return FailureClass.PREEMPTED if pod.deleting else FailureClass.INFRASTRUCTURE
+
+
+def _message(pod: Pod) -> str:
+    place = f"worker {pod.index}" + (f" on node {pod.node}" if pod.node else "")
+    if pod.reason == "OOMKilled":
+        return f"{place} was killed by the kernel: it used more memory than its limit"
+    if pod.disrupted is not None:
+        return f"{place} is taken away by the cluster: {pod.disrupted}"
+    if pod.termination is not None and pod.termination.message:
+        return f"{place}: {pod.termination.message}"
+    if pod.reason == "Evicted":
+        return f"{place} was evicted: {pod.message}"
+    if pod.exit_code is not None and pod.exit_code > SIGNAL_BASE:
+        return f"{place} was ended by {_signal(pod.exit_code - SIGNAL_BASE)}"
+    if pod.exit_code:
+        return f"{place} exited with code {pod.exit_code}"
+    if pod.deleting:
+        return f"the pod of {place} is being deleted"
+    return f"{place} failed: {pod.message or pod.reason or 'the cluster gives no reason'}"
+
+
+def _signal(number: int) -> str:
+    return {_SIGKILL: "SIGKILL", _SIGTERM: "SIGTERM"}.get(number, f"signal {number}")

@@ -1,0 +1,122 @@
+"""What the workers reported, as progress and metrics; truthful across restarts."""
+
+import math
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from trainwright.api.status import Evaluation, Metrics, Phase, Progress, TrainingJobStatus
+from trainwright.api.worker import WorkerPhase, WorkerReport
+from trainwright.plan.membership import Crew
+from trainwright.plan.types import Observed
+
+
+def newest_report(observed: Observed, status: TrainingJobStatus, crew: Crew) -> tuple[WorkerReport, datetime] | None:
+    """Return the newest report that counts, with its time: the last one sent, or the one worker 0 left at its end."""
+    report, at = observed.report, observed.report_at
+    leader = crew.newest.get(0)
+    if leader is not None and leader.termination is not None and leader.termination.report is not None:
+        last = leader.termination.report
+        if last.newer_than(report):
+            report, at = last, leader.finished_at or observed.now
+    if report is None or at is None or _outdated(report, observed, status):
+        return None
+    return report, at
+
+
+def _outdated(report: WorkerReport, observed: Observed, status: TrainingJobStatus) -> bool:
+    return (
+        report.uid != observed.job.uid
+        or report.attempt < status.oldest_attempt
+        or report.launch == status.progress.ended_launch
+    )
+
+
+def record(report: WorkerReport, at: datetime, status: TrainingJobStatus) -> TrainingJobStatus:
+    """Return the status with what the report says. A new launch that no restart of ours explains counts as one."""
+    before = status.progress
+    if _preparing(report):
+        # It has not read its checkpoint yet, and so knows nothing of the steps done: the steps before still stand.
+        heard = before.model_copy(update={"reported_at": at.replace(microsecond=0), "stale": False})
+        return status.model_copy(update={"progress": heard})
+    relaunched = before.launch is not None and report.launch != before.launch
+    in_place = relaunched and before.launch != before.ended_launch
+    replayed = max(0, before.step - (report.resumed_from_step or 0)) if relaunched else 0
+    return status.model_copy(
+        update={
+            "restarts": status.restarts + in_place,
+            "progress": _progress(report, at, before, before.replayed_steps + replayed),
+            "metrics": _metrics(report, status.metrics),
+            "checkpoints": report.checkpoints or status.checkpoints,
+            "results": report.results or status.results,
+        }
+    )
+
+
+def _preparing(report: WorkerReport) -> bool:
+    return report.phase == WorkerPhase.PREPARING and report.step == 0
+
+
+def _progress(report: WorkerReport, at: datetime, before: Progress, replayed: int) -> Progress:
+    total = report.total_steps or before.total_steps
+    remaining = _remaining_seconds(report)
+    return Progress(
+        percent=0 if not total else min(100, 100 * report.step // total),
+        step=report.step,
+        total_steps=total,
+        epoch=report.epoch,
+        total_epochs=report.total_epochs or before.total_epochs,
+        samples=report.samples,
+        eta=None if remaining is None else (at + timedelta(seconds=remaining)).replace(microsecond=0),
+        remaining_seconds=remaining,
+        replayed_steps=replayed,
+        resumed_from_step=report.resumed_from_step,
+        launch=report.launch,
+        ended_launch=before.ended_launch,
+        reported_at=at.replace(microsecond=0),
+    )
+
+
+def _remaining_seconds(report: WorkerReport) -> int | None:
+    if report.total_steps is None or not report.steps_per_second:
+        return None
+    return math.ceil(max(0, report.total_steps - report.step) / report.steps_per_second)
+
+
+def _metrics(report: WorkerReport, before: Metrics) -> Metrics:
+    return Metrics(
+        loss=_rounded(report.loss if report.loss is not None else before.loss),
+        learning_rate=_rounded(report.learning_rate if report.learning_rate is not None else before.learning_rate),
+        grad_norm=_rounded(report.grad_norm if report.grad_norm is not None else before.grad_norm),
+        samples_per_second=_rounded(report.samples_per_second),
+        steps_per_second=_rounded(report.steps_per_second),
+        evaluation=_rounded_evaluation(report.evaluation) or before.evaluation,
+        best=_rounded_evaluation(report.best) or before.best,
+    )
+
+
+def _rounded(value: float | None) -> float | None:
+    """Return the value to six significant digits: a status is read by people and stored many times."""
+    return None if value is None else float(f"{value:.6g}")
+
+
+def _rounded_evaluation(evaluation: Evaluation | None) -> Evaluation | None:
+    if evaluation is None:
+        return None
+    values: Mapping[str, float] = evaluation.metrics
+    return evaluation.model_copy(update={"metrics": {name: float(f"{value:.6g}") for name, value in values.items()}})
+
+
+def stepping(report: WorkerReport | None) -> bool:
+    """Return whether the reporting launch has taken a step, or is past its last one."""
+    if report is None:
+        return False
+    if report.phase in (WorkerPhase.PREDICTING, WorkerPhase.FINISHED):
+        return True
+    return report.phase != WorkerPhase.PREPARING and report.step > (report.resumed_from_step or 0)
+
+
+def stale_at(observed: Observed, status: TrainingJobStatus) -> datetime | None:
+    """Return when progress turns stale unless a report arrives; None when none is expected."""
+    if status.phase != Phase.RUNNING or status.progress.reported_at is None:
+        return None
+    return status.progress.reported_at + timedelta(seconds=observed.settings.stale_after)

@@ -1,0 +1,93 @@
+"""What to do when a worker failed: give up, or start it, or all of them, again.
+
+A restart is a counter. Here only the counters are raised; once they are written, membership deletes and creates.
+"""
+
+from datetime import datetime, timedelta
+
+from trainwright.api.exit_codes import RETRYABLE
+from trainwright.api.spec import RestartSpec, TrainingJobSpec
+from trainwright.api.status import Failure, Phase, TrainingJobStatus
+from trainwright.plan import postmortem
+from trainwright.plan.membership import Crew
+from trainwright.plan.types import Observed, Pod
+
+_LONGEST_BACKOFF = 300
+_COMPLETE = (Phase.STARTING, Phase.RUNNING)
+"""Phases in which every worker has had its pod: one without is lost."""
+
+
+def decide(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> TrainingJobStatus:
+    """Return the status with failures dealt with: unchanged, restarting, or failed."""
+    casualties = [pod for pod in crew.newest.values() if _is_casualty(pod, status)]
+    lost = _lost_workers(spec, status, crew)
+    if not casualties and not lost:
+        return status
+    if casualties:
+        failure = postmortem.explain(casualties, status.attempt, observed.now)
+    else:
+        failure = _explain_loss(lost[0], observed, status)
+    if failure.category not in RETRYABLE:
+        return fail(status, failure, observed.now)
+    if status.restarts >= spec.restart.limit:
+        spent = f"{failure.message}; gave up after {status.restarts} restarts (spec.restart.limit)"
+        return fail(status, failure.model_copy(update={"message": spent}), observed.now)
+    whole = 0 in lost or any(pod.index == 0 for pod in casualties)
+    return _restart(observed, spec.restart, status, failure, whole=whole)
+
+
+def _is_casualty(pod: Pod, status: TrainingJobStatus) -> bool:
+    """Return whether the pod failed and no restart has answered that yet.
+
+    While a restart is being carried out, pods of older attempts that fail belong to it: their replacements come anyway.
+    Worker 0 is the exception, for the others cannot go on without it.
+    """
+    gone = pod.phase == "Failed" or (pod.deleting and pod.phase != "Succeeded")
+    return gone and (status.phase in _COMPLETE or pod.attempt == status.attempt or pod.index == 0)
+
+
+def _lost_workers(spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> list[int]:
+    if status.phase not in _COMPLETE:
+        return []
+    return [index for index in range(spec.workers.count) if index not in crew.newest]
+
+
+def _explain_loss(index: int, observed: Observed, status: TrainingJobStatus) -> Failure:
+    known = next((worker for worker in status.workers.pods if worker.index == index), None)
+    pod = known.pod if known else f"of worker {index}"
+    return postmortem.vanished(index, pod, known.node if known else None, status.attempt, observed.now)
+
+
+def _restart(
+    observed: Observed, policy: RestartSpec, status: TrainingJobStatus, failure: Failure, *, whole: bool
+) -> TrainingJobStatus:
+    """Return the status with the counters of a restart raised.
+
+    Without worker 0 nothing is left to rejoin, for it holds the rendezvous: then all start again. Otherwise the others stay,
+    wait for the replacement and go on with it.
+    """
+    attempt = status.attempt + 1
+    delay = backoff(policy, status.restarts)
+    return status.model_copy(
+        update={
+            "phase": Phase.RESTARTING,
+            "attempt": attempt,
+            "oldest_attempt": attempt if whole else status.oldest_attempt,
+            "restarts": status.restarts + 1,
+            "next_start": observed.now + delay if delay else None,
+            "failure": failure,
+            "progress": status.progress.model_copy(update={"ended_launch": status.progress.launch}),
+        }
+    )
+
+
+def backoff(policy: RestartSpec, restarts: int) -> timedelta:
+    """Return the wait before the next restart, after so many before it: none, then doubling up to five minutes."""
+    if restarts == 0:
+        return timedelta()
+    return timedelta(seconds=min(policy.backoff_seconds * 2 ** min(restarts - 1, 16), _LONGEST_BACKOFF))
+
+
+def fail(status: TrainingJobStatus, failure: Failure, now: datetime) -> TrainingJobStatus:
+    """Return the status of a job that has failed for good."""
+    return status.model_copy(update={"phase": Phase.FAILED, "failure": failure, "finished_at": now, "next_start": None})

@@ -1,0 +1,205 @@
+"""What the status says in words: message and reason, conditions, and the columns of `kubectl get`."""
+
+from collections import Counter
+from datetime import datetime
+
+from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.status import Condition, ConditionType, Phase, Progress, Summary, TrainingJobStatus
+from trainwright.api.worker import WorkerPhase, WorkerReport
+from trainwright.plan.membership import Crew
+from trainwright.plan.types import Observed
+
+_LONGEST_MESSAGE = 1024
+_DOING = {
+    WorkerPhase.EVALUATING: "evaluating",
+    WorkerPhase.PREDICTING: "writing predictions",
+    WorkerPhase.FINISHED: "done, writing results",
+}
+_TELLING_REASONS = ("OOMKilled", "Evicted", "DeadlineExceeded")
+"""Kubernetes' reasons that say more than the class of the failure; its usual one is just Error."""
+_QUIET_WAITS = ("ContainerCreating", "PodInitializing")
+"""What every pod waits for on its way; anything else is worth a reason of its own."""
+
+
+def describe(
+    observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew, report: WorkerReport | None
+) -> tuple[str, str]:
+    """Return (reason, message): in one word and in one honest line, what the job does or why it does not run."""
+    match status.phase:
+        case Phase.SUSPENDED:
+            return _suspended(crew)
+        case Phase.SUCCEEDED:
+            return "Succeeded", _succeeded(status)
+        case Phase.FAILED if status.failure is not None:
+            failure = status.failure
+            return failure.reason if failure.reason in _TELLING_REASONS else failure.category, failure.message
+        case Phase.RUNNING:
+            return _running(observed, status, report)
+        case Phase.STARTING:
+            return _starting(spec, report)
+        case Phase.RESTARTING:
+            reason, message = _waiting(observed, spec, status, crew)
+            return reason if reason != "WorkersPending" else "Restarting", f"{_restarting(spec, status)}; {message}"
+        case _:
+            return _waiting(observed, spec, status, crew)
+
+
+def _suspended(crew: Crew) -> tuple[str, str]:
+    left = sum(not pod.ended for pod in crew.all_pods)
+    if left:
+        return "Suspending", f"suspending: {left} worker{_s(left)} still saving and stopping"
+    return "Suspended", "suspended (spec.suspend); no worker holds resources"
+
+
+def _succeeded(status: TrainingJobStatus) -> str:
+    progress = status.progress
+    what = f"trained {progress.step} steps" + (f", {progress.epoch} epochs" if progress.total_epochs else "")
+    metric = _main_metric(status)
+    return f"{what}; {metric}" if metric else what
+
+
+def _running(observed: Observed, status: TrainingJobStatus, report: WorkerReport | None) -> tuple[str, str]:
+    progress = status.progress
+    if progress.stale and progress.reported_at is not None:
+        silent = int((observed.now - progress.reported_at).total_seconds())
+        return "ReportsOverdue", f"no report for {silent} s; all pods run. Last heard of at {_position(progress)}"
+    doing = _DOING.get(report.phase, "training") if report else "training"
+    note = f" ({report.message})" if report and report.message else ""
+    resumed = f", resumed from step {progress.resumed_from_step}" if progress.resumed_from_step else ""
+    # The reason stays Training throughout: a word that flips at every evaluation would cost a write each time.
+    return "Training", f"{doing}: {_position(progress)}{resumed}{note}"
+
+
+def _position(progress: Progress) -> str:
+    step = f"step {progress.step}" + (f" of {progress.total_steps}" if progress.total_steps else "")
+    if progress.total_epochs:
+        return f"epoch {min(progress.epoch + 1, progress.total_epochs)} of {progress.total_epochs}, {step}"
+    return step
+
+
+def _starting(spec: TrainingJobSpec, report: WorkerReport | None) -> tuple[str, str]:
+    count = spec.workers.count
+    if report is None:
+        return "Rendezvous", f"{count} of {count} workers run; waiting for them to meet and report"
+    resumed = f", from the checkpoint at step {report.resumed_from_step}" if report.resumed_from_step else ""
+    note = f" ({report.message})" if report.message else ""
+    return "Preparing", f"preparing the first step{resumed}{note}"
+
+
+def _restarting(spec: TrainingJobSpec, status: TrainingJobStatus) -> str:
+    cause = status.failure.message if status.failure else "a worker failed"
+    scope = "all workers start" if status.oldest_attempt == status.attempt else "it is replaced and the others wait"
+    if spec.workers.count == 1:
+        scope = "it starts again"
+    return f"{cause}; {scope}: restart {status.restarts} of at most {spec.restart.limit}"
+
+
+def _waiting(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> tuple[str, str]:
+    """Say why not all pods run: what the cluster refuses, then what the scheduler or a kubelet waits for."""
+    count = spec.workers.count
+    if observed.rejection:
+        return "CreationRefused", f"the cluster refuses to create a worker: {observed.rejection}"
+    if status.next_start is not None and observed.now < status.next_start:
+        return "BackingOff", f"waiting until {status.next_start:%H:%M:%S} UTC"
+    waits = Counter(pod.waiting for pod in crew.newest.values() if pod.waiting and not pod.deleting)
+    loud = [(wait, times) for wait, times in waits.most_common() if wait[0] not in _QUIET_WAITS]
+    if loud:
+        (reason, message), times = loud[0]
+        what = "unschedulable" if reason == "Unschedulable" else f"waiting, {reason}"
+        return reason, f"{times} of {count} workers {what}: {message}".rstrip(": ")
+    return "WorkersPending", f"{crew.running} of {count} workers run"
+
+
+def conditions(status: TrainingJobStatus, crew: Crew, generation: int, now: datetime) -> list[Condition]:
+    """Return the conditions of a job whose spec was accepted."""
+    phase, reason = status.phase, status.reason or "Unknown"
+    gone = all(pod.ended for pod in crew.all_pods)
+    verdicts = [
+        (ConditionType.ACCEPTED, True, "Accepted", ""),
+        (ConditionType.RUNNING, phase == Phase.RUNNING, str(phase), ""),
+        (ConditionType.SUSPENDED, phase == Phase.SUSPENDED and gone, str(phase), ""),
+        (ConditionType.COMPLETE, phase == Phase.SUCCEEDED, str(phase), ""),
+        (ConditionType.FAILED, phase == Phase.FAILED, reason if phase == Phase.FAILED else str(phase), ""),
+    ]
+    return [
+        _condition(
+            status, kind, holds, why, status.message if phase and phase.terminal and holds else text, generation, now
+        )
+        for kind, holds, why, text in verdicts
+        # Suspended is only spoken of once it was ever true: most jobs never are.
+        if kind != ConditionType.SUSPENDED or holds or status.condition(kind) is not None
+    ]
+
+
+def _condition(
+    status: TrainingJobStatus,
+    kind: ConditionType,
+    holds: bool,  # noqa: FBT001 - a condition is a truth value with a name
+    reason: str,
+    message: str,
+    generation: int,
+    now: datetime,
+) -> Condition:
+    before = status.condition(kind)
+    value = str(holds)
+    return Condition(
+        type=kind,
+        status=value,
+        reason=reason,
+        message=message,
+        last_transition_time=before.last_transition_time if before and before.status == value else now,
+        observed_generation=generation,
+    )
+
+
+def refused(status: TrainingJobStatus, reason: str, message: str, generation: int, now: datetime) -> TrainingJobStatus:
+    """Return the status of a job whose spec is not accepted. Work that runs under an older spec goes on."""
+    accepted = _condition(status, ConditionType.ACCEPTED, False, reason, message, generation, now)
+    others = [condition for condition in status.conditions if condition.type != ConditionType.ACCEPTED]
+    return status.model_copy(
+        update={
+            "phase": status.phase or Phase.PENDING,
+            "reason": reason,
+            "message": f"not accepted: {message}"[:_LONGEST_MESSAGE],
+            "observed_generation": generation,
+            "conditions": [accepted, *others],
+        }
+    )
+
+
+def summarize(status: TrainingJobStatus) -> Summary:
+    """Return the columns of `kubectl get`."""
+    progress, metrics, workers = status.progress, status.metrics, status.workers
+    running = status.phase == Phase.RUNNING
+    return Summary(
+        progress=f"{progress.percent}%" if progress.total_steps else "",
+        eta=duration(progress.remaining_seconds) if running and progress.remaining_seconds is not None else "",
+        loss="" if metrics.loss is None else f"{metrics.loss:.4g}",
+        metric=_main_metric(status),
+        workers=f"{workers.ready}/{workers.desired}",
+        throughput=f"{metrics.samples_per_second:,.0f}/s" if running and metrics.samples_per_second else "",
+    )
+
+
+def _main_metric(status: TrainingJobStatus) -> str:
+    evaluation = status.metrics.evaluation
+    if evaluation is None:
+        return ""
+    for name in ("accuracy", "r2", "loss"):
+        if name in evaluation.metrics:
+            return f"{name} {evaluation.metrics[name]:.4g}"
+    return ""
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as kubectl prints ages: 45s, 2m10s, 3h5m, 4d2h."""
+    whole = int(seconds)
+    for size, unit, part, rest in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            lesser = whole % size // part
+            return f"{whole // size}{unit}" + (f"{lesser}{rest}" if lesser else "")
+    return f"{whole}s"
+
+
+def _s(number: int) -> str:
+    return "" if number == 1 else "s"
