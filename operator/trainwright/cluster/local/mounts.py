@@ -1,0 +1,152 @@
+"""Paths of a pod, mapped to paths of this machine, as a kubelet maps them by mounting volumes."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from trainwright.api.job import FieldError
+from trainwright.api.names import CA_FILE, CONFIG_FILE, DATA_MOUNT, ENV_CONFIG, ENV_TERMINATION_LOG, TOKEN_FILE
+from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.spec.workers import VolumeSpec
+from trainwright.api.worker import WorkerConfig
+from trainwright.cluster.port import Manifest
+
+TERMINATION_FILE = "termination.json"
+
+_DATASET_PATHS = (
+    ("csv", "path"),
+    ("idx", "images"),
+    ("idx", "labels"),
+    ("idx", "testImages"),
+    ("idx", "testLabels"),
+    ("cifar10", "path"),
+)
+
+_INHERITED = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
+"""What a worker sees of the caller's environment. Little on purpose: a run must not depend on whose shell started it."""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Folders of this machine that stand for what a cluster mounts.
+
+    Attributes:
+        run: Folder of the run: its logs, its pods' files, and the job's checkpoints and results.
+        data: Where relative dataset paths start.
+        volumes: Folders that stand for the job's own volumes, by the volume's name.
+    """
+
+    run: Path
+    data: Path
+    volumes: Mapping[str, Path]
+
+    def pod(self, name: str) -> Path:
+        """Return the folder of a pod's own files."""
+        return self.run / "pods" / name
+
+    def log(self, name: str) -> Path:
+        """Return the log file of a pod."""
+        return self.run / "logs" / f"{name}.log"
+
+
+def volume_mistakes(spec: TrainingJobSpec, volumes: Mapping[str, Path]) -> list[FieldError]:
+    """Return what is wrong with running this spec with these volumes: unknown names, folders and dataset paths."""
+    known = [volume.name for volume in spec.workers.volumes or ()]
+    mistakes = [
+        FieldError("--volume", f"the job has no volume named {name!r}; it has: {', '.join(known) or 'none'}")
+        for name in volumes
+        if name not in known
+    ]
+    mistakes += [
+        FieldError("--volume", f"{name}={folder}: no such folder")
+        for name, folder in volumes.items()
+        if not folder.is_dir()
+    ]
+    for field, path in _dataset_paths(spec.to_wire()):
+        volume = _volume_of(spec, path)
+        if volume is not None and volume.name not in volumes:
+            mistakes.append(
+                FieldError(
+                    f"spec.dataset.{field}",
+                    f"{path} lies in the volume {volume.name!r}, which this machine does not have: "
+                    f"pass --volume {volume.name}=FOLDER with the folder that holds its files",
+                )
+            )
+    return mistakes
+
+
+def localize(config: WorkerConfig, folders: Folders, pod: str) -> WorkerConfig:
+    """Return the config of a worker with every path and host replaced by this machine's own."""
+    wire = config.to_wire()
+    dataset = wire["spec"]["dataset"]
+    for field, path in list(_dataset_paths(wire["spec"])):
+        source, key = field.split(".")
+        dataset[source][key] = _local_path(config.spec, path, folders)
+    wire["checkpointRoot"] = str(folders.run)
+    wire["dataRoot"] = str(_data_root(config.spec, folders))
+    wire["rendezvousHost"] = "127.0.0.1"
+    wire.pop("metricsPort", None)
+    if "reports" in wire:
+        wire["reports"]["caFile"] = str(folders.pod(pod) / CA_FILE)
+        wire["reports"]["tokenFile"] = str(folders.pod(pod) / TOKEN_FILE)
+    return WorkerConfig.model_validate(wire, strict=False)
+
+
+def environment(pod: Manifest, config: WorkerConfig, folder: Path) -> dict[str, str]:
+    """Return the environment of a pod's process: little of the caller's, what the container says, and local paths."""
+    own = {key: os.environ[key] for key in _INHERITED if key in os.environ}
+    share = (os.cpu_count() or 1) // config.spec.world_size
+    own |= {"OMP_NUM_THREADS": str(max(1, share)), "PYTHONUNBUFFERED": "1"}
+    entries = pod["spec"]["containers"][0].get("env") or ()
+    # A pod's home is scratch space. Here it stays the user's, where Python may have packages of theirs.
+    own |= {entry["name"]: _value(entry, pod) for entry in entries if entry["name"] != "HOME"}
+    return own | {ENV_CONFIG: str(folder / CONFIG_FILE), ENV_TERMINATION_LOG: str(folder / TERMINATION_FILE)}
+
+
+def write_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Write a pod's own files so that only this user can read them: one of them is a token."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for name, text in files.items():
+        path = folder / name
+        path.touch(mode=0o600)
+        path.write_text(text)
+
+
+def _dataset_paths(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for source, key in _DATASET_PATHS:
+        path = (spec["dataset"].get(source) or {}).get(key)
+        if path is not None:
+            yield f"{source}.{key}", path
+
+
+def _volume_of(spec: TrainingJobSpec, path: str) -> VolumeSpec | None:
+    """Return the volume with the longest mount path that a path of a pod lies in."""
+    holding = [v for v in spec.workers.volumes or () if PurePosixPath(path).is_relative_to(v.mount_path)]
+    return max(holding, key=lambda volume: len(volume.mount_path), default=None)
+
+
+def _local_path(spec: TrainingJobSpec, path: str, folders: Folders) -> str:
+    volume = _volume_of(spec, path)
+    if volume is None or volume.name not in folders.volumes:
+        return path
+    return str(folders.volumes[volume.name] / PurePosixPath(path).relative_to(volume.mount_path))
+
+
+def _data_root(spec: TrainingJobSpec, folders: Folders) -> Path:
+    """Return the folder passed for the volume that the cluster would mount at /data, or the manifest's own folder."""
+    volume = _volume_of(spec, DATA_MOUNT)
+    return folders.volumes.get(volume.name, folders.data) if volume else folders.data
+
+
+def _value(entry: Manifest, pod: Manifest) -> str:
+    """Return the value of an environment variable, which may be a field of the pod itself."""
+    if "valueFrom" not in entry:
+        return str(entry.get("value", ""))
+    path = entry["valueFrom"]["fieldRef"]["fieldPath"]
+    field, _, key = path.removesuffix("']").partition("['")
+    value: Any = pod
+    for part in field.split("."):
+        value = value.get(part, {})
+    return str(value[key] if key else value)
