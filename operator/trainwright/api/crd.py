@@ -22,6 +22,9 @@ Schema = dict[str, Any]
 MUTABLE: Final = frozenset({"suspend", "active_deadline_seconds", "ttl_seconds_after_finished", "restart"})
 """Fields of the spec that may change after the first start; the others decide what is trained, and how."""
 
+_RULES: Final = "x-kubernetes-validations"
+_ANYTHING: Final = "x-kubernetes-preserve-unknown-fields"
+
 _COLUMNS: Final = (
     ("State", "string", ".status.phase", 0, "Where the job is in its life."),
     ("Progress", "string", ".status.summary.progress", 0, "Percent of the steps done."),
@@ -91,7 +94,7 @@ def _root() -> Schema:
                 _schema_of(TrainingJobStatus, "What the operator says about the job; it alone writes it.")
             ),
         },
-        "x-kubernetes-validations": [_name_rule(), *_immutability()],
+        _RULES: [_name_rule(), *_immutability()],
     }
 
 
@@ -144,7 +147,7 @@ class _WithRules(GenerateJsonSchema):
     def model_schema(self, schema: core_schema.ModelSchema) -> Schema:
         result = super().model_schema(schema)
         if rules := schema["cls"].rules:
-            result["x-kubernetes-validations"] = [_validation(rule) for rule in rules]
+            result[_RULES] = [_validation(rule) for rule in rules]
         return result
 
 
@@ -157,6 +160,10 @@ def _structural(node: Schema, definitions: Schema) -> Schema:
     """Return a node of pydantic's JSON schema as Kubernetes wants it."""
     node = _inlined(node, definitions)
     result: Schema = {key: deepcopy(node[key]) for key in _KEPT if key in node}
+    if _RULES in result:
+        result[_RULES] = [
+            {key: rule[key] for key in ("rule", "message", "fieldPath") if key in rule} for rule in result[_RULES]
+        ]
     if "exclusiveMinimum" in node:
         result |= {"minimum": node["exclusiveMinimum"], "exclusiveMinimum": True}
     if "exclusiveMaximum" in node:
@@ -172,7 +179,6 @@ def _structural(node: Schema, definitions: Schema) -> Schema:
     return result | _map_values(node, definitions)
 
 
-_ANYTHING: Final = "x-kubernetes-preserve-unknown-fields"
 _KEPT: Final = (
     "type",
     "description",
@@ -192,7 +198,7 @@ _KEPT: Final = (
     _ANYTHING,
     "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
-    "x-kubernetes-validations",
+    _RULES,
 )
 
 
@@ -217,7 +223,7 @@ def _map_values(node: Schema, definitions: Schema) -> Schema:
             "rule": f"self.all(key, key.size() <= {longest} && key.matches('{pattern}'))",
             "message": f"keys must match {pattern} and have at most {longest} characters",
         }
-        return {"additionalProperties": _structural(values, definitions), "x-kubernetes-validations": [rule]}
+        return {"additionalProperties": _structural(values, definitions), _RULES: [rule]}
     values = node.get("additionalProperties")
     if not isinstance(values, dict):
         return {}

@@ -1,0 +1,72 @@
+"""YAML, read as kubectl reads it and written as people like to read it. Knows nothing of what a document means.
+
+PyYAML and kubectl disagree on what plain text stands for: to PyYAML `1e-3` is text, `2026-01-01` a date and `1:30` ninety,
+and of two equal keys the last one wins. A manifest must mean the same on a laptop and in a cluster, so kubectl is right.
+"""
+
+import re
+from typing import Any, Final
+
+import yaml
+
+_NUMBERS: Final = {
+    "tag:yaml.org,2002:int": re.compile(r"^[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)$"),
+    "tag:yaml.org,2002:float": re.compile(
+        r"^([-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
+    ),
+}
+_REPLACED: Final = {*_NUMBERS, "tag:yaml.org,2002:timestamp"}
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with kubectl's idea of plain scalars and of repeated keys."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own registry
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        seen = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} occurs twice", key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern in _NUMBERS.items():
+    _Loader.add_implicit_resolver(_tag, _pattern, list("-+.0123456789"))
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper; long text is folded, never quoted over several lines."""
+
+    def ignore_aliases(self, _data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    style = (
+        "|" if "\n" in value else ">" if len(value) > _FOLD and value == value.strip() and "  " not in value else None
+    )
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_FOLD: Final = 70
+_Dumper.add_representer(str, _text)
+
+
+def load(text: str) -> list[Any]:
+    """Return the documents of a YAML text, empty ones left out.
+
+    Raises:
+        yaml.YAMLError: It is not YAML, or a key occurs twice.
+    """
+    return [document for document in yaml.load_all(text, Loader=_Loader) if document is not None]
+
+
+def dump(document: Any) -> str:
+    """Return the document as YAML: keys in the order given, the same text every time."""
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
