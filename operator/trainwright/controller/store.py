@@ -4,20 +4,17 @@ Fed by watches (as the port's Sink), by listings and by the answers to our own w
 resource version wins. Decides nothing and calls nobody but its listener.
 """
 
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
 from trainwright.api.names import LABEL_JOB
 from trainwright.api.worker import WorkerReport
+from trainwright.cluster.compact import compact, compact_pod
 from trainwright.cluster.port import JobKey, Manifest
 
 _TOMBSTONES = 8192
-_UNREAD = frozenset({"managedFields", "selfLink"})
-_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 @dataclass
@@ -259,65 +256,6 @@ def owner_uid(pod: Manifest) -> str | None:
     """Return the UID of the controller of this pod."""
     owners = pod["metadata"].get("ownerReferences") or ()
     return next((owner["uid"] for owner in owners if owner.get("controller")), None)
-
-
-def compact(manifest: Manifest) -> Manifest:
-    """Return the manifest without bookkeeping that nobody reads, its keys shared with all others kept."""
-    kept: Manifest = _share(manifest)
-    annotations = kept["metadata"].get("annotations")
-    if annotations:
-        annotations.pop(_LAST_APPLIED, None)
-    return kept
-
-
-def compact_pod(pod: Manifest) -> Manifest:
-    """Return what decisions and the metrics read of a pod: not its spec but the node, not its images and mounts."""
-    meta, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
-    kept = {
-        "metadata": {
-            name: meta[name]
-            for name in (
-                "name",
-                "namespace",
-                "uid",
-                "resourceVersion",
-                "creationTimestamp",
-                "deletionTimestamp",
-                "labels",
-                "ownerReferences",
-            )
-            if name in meta
-        },
-        "spec": {
-            name: spec[name] for name in ("nodeName", "terminationGracePeriodSeconds") if spec.get(name) is not None
-        },
-        "status": {
-            name: status[name]
-            for name in ("phase", "reason", "message", "conditions", "startTime")
-            if status.get(name) is not None
-        },
-    }
-    for name in ("initContainerStatuses", "containerStatuses"):
-        if status.get(name):
-            kept["status"][name] = [
-                {part: item[part] for part in ("name", "state", "lastState", "ready", "restartCount") if part in item}
-                for item in status[name]
-            ]
-    shared: Manifest = _share(kept)
-    return shared
-
-
-def _share(value: Any) -> Any:
-    """Copy JSON data so that equal keys and short words are one object in memory: manifests repeat them endlessly."""
-    match value:
-        case dict():
-            return {sys.intern(key): _share(item) for key, item in value.items() if key not in _UNREAD}
-        case list():
-            return [_share(item) for item in value]
-        case str() if len(value) <= 24:  # noqa: PLR2004 - words like "Running", label values, short names
-            return sys.intern(value)
-        case _:
-            return value
 
 
 def _job_of(pod: Manifest) -> JobKey | None:

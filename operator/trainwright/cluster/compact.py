@@ -1,0 +1,65 @@
+"""Manifests with everything taken out that nobody reads: a thousand jobs and their pods must fit into little memory."""
+
+import sys
+from typing import Any
+
+from trainwright.cluster.port import Manifest
+
+_UNREAD = frozenset({"managedFields", "selfLink"})
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+_POD_METADATA = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "labels",
+    "ownerReferences",
+)
+_POD_SPEC = ("nodeName", "terminationGracePeriodSeconds")
+_POD_STATUS = ("phase", "reason", "message", "conditions", "startTime")
+_CONTAINER_STATUS = ("name", "state", "ready", "restartCount")
+_WORD = 24
+"""Strings up to this length are words like "Running", label values and short names: worth keeping only once."""
+
+
+def compact(manifest: Manifest) -> Manifest:
+    """Return a copy of the manifest without bookkeeping that nobody reads."""
+    kept: Manifest = _share(manifest)
+    annotations = kept["metadata"].get("annotations")
+    if annotations:
+        annotations.pop(_LAST_APPLIED, None)
+    return kept
+
+
+def compact_pod(pod: Manifest) -> Manifest:
+    """Return a copy of what is read of a pod: not its spec but the node, not its images and mounts."""
+    status = pod.get("status") or {}
+    kept = {
+        "metadata": _pick(pod["metadata"], _POD_METADATA),
+        "spec": _pick(pod.get("spec") or {}, _POD_SPEC),
+        "status": _pick(status, _POD_STATUS),
+    }
+    for name in ("initContainerStatuses", "containerStatuses"):
+        if status.get(name):
+            kept["status"][name] = [_pick(item, _CONTAINER_STATUS) for item in status[name]]
+    shared: Manifest = _share(kept)
+    return shared
+
+
+def _pick(source: Manifest, names: tuple[str, ...]) -> Manifest:
+    return {name: source[name] for name in names if source.get(name) is not None}
+
+
+def _share(value: Any) -> Any:
+    """Copy JSON data so that equal keys and words are one object in memory: manifests repeat them endlessly."""
+    match value:
+        case dict():
+            return {sys.intern(key): _share(item) for key, item in value.items() if key not in _UNREAD}
+        case list():
+            return [_share(item) for item in value]
+        case str() if len(value) <= _WORD:
+            return sys.intern(value)
+        case _:
+            return value

@@ -1,0 +1,146 @@
+"""The Cluster port on a real API server."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from urllib.parse import quote
+
+from trainwright.api.names import API_VERSION, KIND, LABEL_JOB, PLURAL
+from trainwright.cluster.compact import compact, compact_pod
+from trainwright.cluster.port import ConflictError, JobKey, Manifest, NotFoundError, PodIdentity
+from trainwright.cluster.rest import ApiServer
+
+_PAGE = 500
+_PLURALS = {
+    KIND: PLURAL,
+    "ConfigMap": "configmaps",
+    "Event": "events",
+    "Lease": "leases",
+    "NetworkPolicy": "networkpolicies",
+    "Pod": "pods",
+    "Secret": "secrets",
+    "Service": "services",
+}
+_POD_NAME = "authentication.kubernetes.io/pod-name"
+_POD_UID = "authentication.kubernetes.io/pod-uid"
+
+
+class KubernetesCluster:
+    """A cluster behind an API server.
+
+    Args:
+        server: The connection.
+        namespaces: The only namespaces to look at; empty means all.
+    """
+
+    def __init__(self, server: ApiServer, namespaces: Sequence[str] = ()) -> None:
+        self._server = server
+        self._namespaces = tuple(namespaces)
+
+    async def list_jobs(self) -> list[Manifest]:
+        """Return every TrainingJob that this operator looks after."""
+        jobs = await self._list_everywhere(API_VERSION, PLURAL, None, compact)
+        return [{"apiVersion": API_VERSION, "kind": KIND, **job} for job in jobs]
+
+    async def list_pods(self, key: JobKey | None = None) -> list[Manifest]:
+        """Return the worker pods (by label) of one job, or of all jobs."""
+        if key is None:
+            return await self._list_everywhere("v1", "pods", LABEL_JOB, compact_pod)
+        return await self._list("v1", "pods", key.namespace, f"{LABEL_JOB}={key.name}", compact_pod)
+
+    async def create(self, manifest: Manifest) -> Manifest:
+        """Create any namespaced object and return it as stored."""
+        resource = _PLURALS[manifest["kind"]]
+        path = collection(manifest["apiVersion"], resource, manifest["metadata"]["namespace"])
+        return await self._server.request("POST", path, resource, manifest)
+
+    async def delete_pod(self, key: JobKey, name: str, uid: str, grace_seconds: int | None = None) -> None:
+        """Ask for the deletion of the pod with this UID."""
+        options: Manifest = {"preconditions": {"uid": uid}}
+        if grace_seconds is not None:
+            options["gracePeriodSeconds"] = grace_seconds
+        await self._delete(f"{collection('v1', 'pods', key.namespace)}/{quote(name)}", "pods", options)
+
+    async def delete_job(self, key: JobKey, uid: str) -> None:
+        """Delete a TrainingJob and, through ownership, all its children."""
+        options = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        await self._delete(f"{collection(API_VERSION, PLURAL, key.namespace)}/{quote(key.name)}", PLURAL, options)
+
+    async def write_status(self, job: Manifest, status: Manifest) -> Manifest:
+        """Replace the status of the job if it is still at the resourceVersion of `job`."""
+        meta = job["metadata"]
+        path = f"{collection(API_VERSION, PLURAL, meta['namespace'])}/{quote(meta['name'])}/status"
+        body = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": {name: meta[name] for name in ("namespace", "name", "uid", "resourceVersion")},
+            "spec": job.get("spec", {}),
+            "status": status,
+        }
+        return await self._server.request("PUT", path, f"{PLURAL}/status", body)
+
+    async def review_token(self, token: str, audience: str) -> PodIdentity | None:
+        """Return the pod that the token was issued to for this audience, or None if it is not valid."""
+        review = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": token, "audiences": [audience]},
+        }
+        path = "/apis/authentication.k8s.io/v1/tokenreviews"
+        status = (await self._server.request("POST", path, "tokenreviews", review)).get("status") or {}
+        # A server that knows no audiences authenticates the token and returns none: not good enough.
+        if not status.get("authenticated") or audience not in (status.get("audiences") or ()):
+            return None
+        return _pod_identity(status.get("user") or {})
+
+    async def _delete(self, path: str, resource: str, options: Manifest) -> None:
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", **options}
+        try:
+            await self._server.request("DELETE", path, resource, body)
+        except ConflictError as error:
+            raise NotFoundError(str(error)) from error  # the name is another object's by now
+
+    async def _list_everywhere(
+        self, api_version: str, resource: str, selector: str | None, shrink: Callable[[Manifest], Manifest]
+    ) -> list[Manifest]:
+        lists = await asyncio.gather(
+            *(
+                self._list(api_version, resource, namespace, selector, shrink)
+                for namespace in self._namespaces or (None,)
+            )
+        )
+        return [item for items in lists for item in items]
+
+    async def _list(
+        self,
+        api_version: str,
+        resource: str,
+        namespace: str | None,
+        selector: str | None,
+        shrink: Callable[[Manifest], Manifest],
+    ) -> list[Manifest]:
+        """List page by page, and keep of each only what is read: whole pods would fill the memory."""
+        items: list[Manifest] = []
+        query: dict[str, str | int] = {"limit": _PAGE, **({"labelSelector": selector} if selector else {})}
+        while True:
+            page = await self._server.request(
+                "GET", collection(api_version, resource, namespace), resource, query=query
+            )
+            items += [shrink(item) for item in page.get("items") or ()]
+            query["continue"] = (page.get("metadata") or {}).get("continue") or ""
+            if not query["continue"]:
+                return items
+
+
+def collection(api_version: str, resource: str, namespace: str | None) -> str:
+    """Return the path of a collection; without a namespace, over all namespaces."""
+    root = "/api/v1" if api_version == "v1" else f"/apis/{api_version}"
+    return f"{root}/{resource}" if namespace is None else f"{root}/namespaces/{quote(namespace)}/{resource}"
+
+
+def _pod_identity(user: Manifest) -> PodIdentity | None:
+    parts = str(user.get("username", "")).split(":")
+    extra = user.get("extra") or {}
+    name, uid = extra.get(_POD_NAME), extra.get(_POD_UID)
+    if parts[:2] != ["system", "serviceaccount"] or len(parts) != 4 or not name or not uid:  # noqa: PLR2004 - see above
+        return None
+    return PodIdentity(namespace=parts[2], name=name[0], uid=uid[0])
