@@ -5,6 +5,7 @@ leniently (unknown fields are dropped, so an older operator can read a newer one
 """
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
@@ -19,7 +20,8 @@ def _rfc3339(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-Time = Annotated[AwareDatetime, PlainSerializer(_rfc3339, return_type=str, when_used="json")]
+# Not strict: on the wire a time is a string, also where a validator has already turned the JSON into Python.
+Time = Annotated[AwareDatetime, Field(strict=False), PlainSerializer(_rfc3339, return_type=str, when_used="json")]
 MetricValues = Annotated[dict[str, float], Field(max_length=64)]
 
 
@@ -217,8 +219,15 @@ class TrainingJobStatus(StatusModel):
 
 
 def read_status(raw: Any) -> TrainingJobStatus:
-    """Return the status held by a resource; an absent or unreadable one reads as empty."""
-    try:
-        return TrainingJobStatus.model_validate_json(json.dumps(raw or {}))
-    except ValidationError:
-        return TrainingJobStatus()
+    """Return the status held by a resource.
+
+    A field that cannot be read (a hand edit, another version) is left out rather than the whole: losing the attempt counter
+    to a bad metric would start a job twice.
+    """
+    readable = dict(raw) if isinstance(raw, Mapping) else {}
+    while True:
+        try:
+            return TrainingJobStatus.model_validate_json(json.dumps(readable))
+        except ValidationError as error:
+            unreadable = {str(detail["loc"][0]) for detail in error.errors()}
+            readable = {name: value for name, value in readable.items() if name not in unreadable}

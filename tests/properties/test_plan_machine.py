@@ -1,0 +1,222 @@
+"""Random lives of a job: whatever happens in whatever order, the decisions keep their promises.
+
+The machine plays a cluster that is fair but unlucky. It applies each plan the way the controller does, may stop after any
+single write, and lets pods start, end, fail and vanish, workers report, and people suspend and resume.
+"""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from situations import NOW, job, observed, report
+
+from trainwright.api.exit_codes import ExitCode, classify
+from trainwright.api.names import LABEL_ATTEMPT, LABEL_WORKER
+from trainwright.api.status import Phase, TrainingJobStatus, read_status
+from trainwright.api.worker import Termination, WorkerPhase
+from trainwright.plan import Plan, Pod, plan
+
+WORKERS = 3
+TOTAL = 1000
+
+
+class JobLife(RuleBasedStateMachine):
+    """A TrainingJob of three workers, from creation on."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = NOW
+        self.job = job(
+            workers=WORKERS, restart={"limit": 4, "backoffSeconds": 2}, training={"steps": TOTAL, "globalBatchSize": 60}
+        )
+        self.pods: dict[str, Pod] = {}
+        self.ever_created: set[str] = set()
+        self.report = None
+        self.launch = 0
+        self.step = 0
+        self.history = [self.status]
+
+    @property
+    def status(self) -> TrainingJobStatus:
+        return self.job.status
+
+    def decide(self) -> Plan:
+        return plan(observed(self.job, *self.pods.values(), report=self.report, now=self.now))
+
+    def apply(self, decision: Plan, writes: int) -> int:
+        """Carry out at most so many writes, in the controller's order; return how many were done."""
+        done = 0
+        for deletion in decision.delete:
+            if done == writes:
+                return done
+            self.delete_pod(deletion.name)
+            done += 1
+        for manifest in decision.create:
+            if done == writes:
+                return done
+            if manifest["kind"] == "Pod":
+                self.create_pod(manifest["metadata"])
+            done += 1
+        if decision.status is not None and done < writes:
+            stored = read_status(decision.status.to_wire())
+            self.job = replace(self.job, status=stored)
+            self.history.append(stored)
+            done += 1
+        return done
+
+    def create_pod(self, metadata):
+        name, labels = metadata["name"], metadata["labels"]
+        if name not in self.pods:
+            self.ever_created.add(name)
+            index, attempt = int(labels[LABEL_WORKER]), int(labels[LABEL_ATTEMPT])
+            self.pods[name] = Pod(
+                name=name,
+                uid=f"{name}-{len(self.ever_created)}",
+                index=index,
+                attempt=attempt,
+                phase="Pending",
+                created_at=self.now,
+            )
+
+    def delete_pod(self, name):
+        pod = self.pods.get(name)
+        if pod is not None and not pod.deleting:
+            self.pods[name] = replace(pod, deletes_at=self.now + timedelta(seconds=30))
+
+    def pods_in(self, *phases: str) -> list[Pod]:
+        return sorted((p for p in self.pods.values() if p.phase in phases), key=lambda p: p.name)
+
+    def pick(self, data, pods: list[Pod]) -> Pod:
+        return data.draw(st.sampled_from(pods))
+
+    @rule(writes=st.integers(0, 8))
+    def reconcile(self, writes):
+        """A pass that may be killed after any write."""
+        self.apply(self.decide(), writes)
+
+    @rule(seconds=st.integers(1, 90))
+    def pass_time(self, seconds):
+        self.now += timedelta(seconds=seconds)
+
+    @precondition(lambda self: self.pods_in("Pending"))
+    @rule(data=st.data())
+    def start_pod(self, data):
+        pod = self.pick(data, self.pods_in("Pending"))
+        self.pods[pod.name] = replace(pod, phase="Running", node="node")
+
+    @precondition(lambda self: self.pods_in("Running"))
+    @rule(
+        data=st.data(), code=st.sampled_from([ExitCode.INFRASTRUCTURE, ExitCode.PREEMPTED, ExitCode.USER_ERROR, 137, 1])
+    )
+    def fail_pod(self, data, code):
+        pod = self.pick(data, self.pods_in("Running"))
+        said = Termination(exit_code=code, category=classify(code)) if code in list(ExitCode) else None
+        self.pods[pod.name] = replace(pod, phase="Failed", exit_code=int(code), termination=said, finished_at=self.now)
+
+    @precondition(lambda self: self.pods)
+    @rule(data=st.data())
+    def evict_pod(self, data):
+        self.delete_pod(self.pick(data, self.pods_in("Pending", "Running", "Failed", "Succeeded")).name)
+
+    @precondition(lambda self: self.pods)
+    @rule(data=st.data())
+    def remove_pod(self, data):
+        """By force, or because its grace period is over."""
+        del self.pods[self.pick(data, self.pods_in("Pending", "Running", "Failed", "Succeeded")).name]
+
+    def crew_runs(self) -> bool:
+        running = {p.index for p in self.pods_in("Running") if p.attempt >= self.status.oldest_attempt}
+        return running == set(range(WORKERS)) and self.status.attempt > 0
+
+    @precondition(crew_runs)
+    @rule(steps=st.integers(1, 50), relaunched=st.booleans())
+    def train(self, steps, relaunched):
+        fresh = self.launch == 0 or relaunched or self.status.progress.ended_launch == f"launch-{self.launch}"
+        resumed = None
+        if fresh:
+            self.launch += 1
+            resumed = self.step = self.step // 100 * 100
+        self.step = min(TOTAL, self.step + steps)
+        attempt = max(p.attempt for p in self.pods_in("Running") if p.index == 0)
+        sequence = int((self.now - NOW).total_seconds() * 1000) + self.step
+        self.report = report(
+            self.step, attempt, f"launch-{self.launch}", total_steps=TOTAL, resumed_from_step=resumed
+        ).model_copy(update={"sequence": sequence})
+
+    @precondition(lambda self: self.crew_runs() and self.step == TOTAL)
+    @rule()
+    def finish(self):
+        leader = max((p for p in self.pods_in("Running") if p.index == 0), key=lambda p: p.attempt)
+        last = self.report.model_copy(update={"phase": WorkerPhase.FINISHED})
+        self.pods[leader.name] = replace(
+            leader,
+            phase="Succeeded",
+            exit_code=0,
+            finished_at=self.now,
+            termination=Termination(exit_code=0, report=last),
+        )
+
+    @rule(suspend=st.booleans())
+    def toggle_suspension(self, suspend):
+        self.job = replace(
+            self.job, generation=self.job.generation + 1, spec=self.job.spec.model_copy(update={"suspend": suspend})
+        )
+
+    @invariant()
+    def status_survives_the_wire(self):
+        assert read_status(self.status.to_wire()) == self.status
+
+    @invariant()
+    def never_two_live_pods_for_one_worker_in_one_attempt(self):
+        current = [p for p in self.pods.values() if p.live and p.attempt >= self.status.oldest_attempt]
+        assert len(current) <= WORKERS
+        assert len({p.index for p in current}) == len(current)
+
+    @invariant()
+    def counters_only_rise(self):
+        for before, after in zip(self.history, self.history[1:], strict=False):
+            assert after.attempt >= before.attempt
+            assert after.oldest_attempt >= before.oldest_attempt
+            assert after.restarts >= before.restarts
+            assert after.oldest_attempt <= after.attempt
+
+    @invariant()
+    def the_end_is_the_end(self):
+        ended = [status for status in self.history if status.phase is not None and status.phase.terminal]
+        assert all(status == ended[0] for status in ended)
+
+    @invariant()
+    def progress_falls_only_with_a_word(self):
+        for before, after in zip(self.history, self.history[1:], strict=False):
+            if after.progress.step < before.progress.step:
+                assert after.progress.replayed_steps > before.progress.replayed_steps
+
+    def teardown(self):
+        """Once faults stop and nobody suspends, the job comes to an end, and a settled job asks for nothing."""
+        self.job = replace(self.job, spec=self.job.spec.model_copy(update={"suspend": False}))
+        for _ in range(60):
+            self.apply(self.decide(), 99)
+            for pod in list(self.pods.values()):
+                if pod.deleting:
+                    del self.pods[pod.name]
+                elif pod.phase == "Pending":
+                    self.pods[pod.name] = replace(pod, phase="Running")
+            if self.status.phase is not None and self.status.phase.terminal:
+                break
+            if self.crew_runs():
+                self.train(TOTAL, relaunched=False)
+                if self.step == TOTAL:
+                    self.finish()
+            self.now += timedelta(seconds=61)
+        assert self.status.phase in (Phase.SUCCEEDED, Phase.FAILED)
+        self.now += timedelta(seconds=120)
+        self.apply(self.decide(), 99)
+        settled = self.decide()
+        assert settled.status is None
+        assert settled.create == ()
+
+
+JobLife.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestJobLife = JobLife.TestCase

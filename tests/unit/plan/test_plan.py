@@ -1,0 +1,287 @@
+"""The decisions, as tables: what is seen, what is to be done, what is said."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from situations import NOW, failed, job, observed, pod, report, running_job, spec, status_after
+
+from trainwright.api.exit_codes import ExitCode, FailureClass
+from trainwright.api.job import FieldError, InvalidJobError
+from trainwright.api.status import ConditionType, Phase
+from trainwright.api.worker import Termination, WorkerPhase
+from trainwright.plan import Plan, plan
+
+
+def kinds(plan: Plan) -> list[str]:
+    return [manifest["kind"] for manifest in plan.create]
+
+
+def names(plan: Plan) -> list[str]:
+    return [manifest["metadata"]["name"] for manifest in plan.create if manifest["kind"] == "Pod"]
+
+
+def truth(status, kind: ConditionType) -> str | None:
+    condition = status.condition(kind)
+    return condition.status if condition else None
+
+
+def test_new_job_writes_its_first_attempt_before_it_creates_anything():
+    first = plan(observed(job()))
+    assert first.status.phase == Phase.PENDING
+    assert (first.status.attempt, first.status.oldest_attempt) == (1, 1)
+    assert truth(first.status, ConditionType.ACCEPTED) == "True"
+    assert first.create == ()
+    assert first.requeue_after == 0
+
+
+def test_second_pass_creates_companions_then_pods():
+    started = replace(job(), status=status_after(plan(observed(job()))))
+    second = plan(observed(started))
+    assert kinds(second) == ["ConfigMap", "Service", "NetworkPolicy", "Pod", "Pod"]
+    assert names(second) == ["digits-0-1", "digits-1-1"]
+    assert second.status is None
+
+
+def test_single_worker_needs_no_service():
+    started = replace(job(workers=1), status=status_after(plan(observed(job(workers=1)))))
+    assert kinds(plan(observed(started))) == ["ConfigMap", "NetworkPolicy", "Pod"]
+
+
+@pytest.mark.parametrize(
+    ("pods", "heard", "phase", "reason"),
+    [
+        ([pod(0, phase="Pending"), pod(1)], None, Phase.PENDING, "WorkersPending"),
+        ([pod(0), pod(1)], None, Phase.STARTING, "Rendezvous"),
+        ([pod(0), pod(1)], report(0, phase=WorkerPhase.PREPARING), Phase.STARTING, "Preparing"),
+        ([pod(0), pod(1)], report(0), Phase.STARTING, "Preparing"),
+        ([pod(0), pod(1)], report(50, resumed_from_step=50), Phase.STARTING, "Preparing"),
+        ([pod(0), pod(1)], report(1), Phase.RUNNING, "Training"),
+        ([pod(0), pod(1)], report(100, phase=WorkerPhase.PREDICTING), Phase.RUNNING, "Training"),
+        ([pod(0), pod(1, phase="Succeeded")], report(100), Phase.RUNNING, "Training"),
+    ],
+)
+def test_phase_follows_pods_and_reports(pods, heard, phase, reason):
+    started = replace(job(), status=status_after(plan(observed(job()))))
+    said = status_after(Plan(status=started.status), plan(observed(started, *pods, report=heard)))
+    assert (said.phase, said.reason) == (phase, reason)
+    assert truth(said, ConditionType.RUNNING) == str(phase == Phase.RUNNING)
+
+
+def test_running_survives_an_operator_that_has_heard_nothing_yet():
+    running = running_job()
+    assert plan(observed(running, pod(0), pod(1))).status is None
+
+
+def test_unschedulable_is_said_with_the_schedulers_words():
+    started = replace(job(), status=status_after(plan(observed(job()))))
+    stuck = pod(
+        1, phase="Pending", waiting=("Unschedulable", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")
+    )
+    decision = plan(observed(started, pod(0), stuck))
+    assert decision.status.reason == "Unschedulable"
+    assert decision.status.message == (
+        "1 of 2 workers unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+    )
+    assert decision.urgent
+
+
+def test_creation_that_the_cluster_refuses_is_said():
+    started = replace(job(), status=status_after(plan(observed(job()))))
+    decision = plan(observed(started, rejection="exceeded quota: pods=10"))
+    assert decision.status.reason == "CreationRefused"
+    assert "exceeded quota" in decision.status.message
+    assert names(decision) == ["digits-0-1", "digits-1-1"]
+
+
+@pytest.mark.parametrize(
+    ("casualty", "category"),
+    [
+        (failed(1, code=ExitCode.USER_ERROR), FailureClass.USER_ERROR),
+        (failed(1, code=ExitCode.DATA), FailureClass.DATA),
+        (failed(1, code=ExitCode.NON_FINITE), FailureClass.NON_FINITE),
+        (failed(1, code=137, reason="OOMKilled", termination=None), FailureClass.OUT_OF_MEMORY),
+    ],
+)
+def test_failures_that_would_repeat_end_the_job_at_once(casualty, category):
+    decision = plan(observed(running_job(), pod(0), casualty))
+    status = decision.status
+    assert status.phase == Phase.FAILED
+    assert status.failure.category == category
+    assert (status.failure.worker, status.failure.node) == (1, "node-1")
+    assert [deletion.name for deletion in decision.delete] == ["digits-0-1"]
+    assert decision.create == ()
+    assert [event.reason for event in decision.events] == ["Failed"]
+    assert truth(status, ConditionType.FAILED) == "True"
+
+
+@pytest.mark.parametrize(
+    ("casualty", "whole"),
+    [
+        (failed(1), False),
+        (failed(1, code=137, termination=None), False),
+        (failed(1, code=1, termination=None), False),
+        (pod(1, deletes_at=NOW + timedelta(seconds=60)), False),
+        (pod(1, phase="Failed", disrupted="Preempted by a pod of higher priority"), False),
+        (failed(0), True),
+        (pod(0, deletes_at=NOW + timedelta(seconds=60)), True),
+    ],
+)
+def test_failures_that_may_pass_restart(casualty, whole):
+    running = running_job()
+    survivor = pod(1 - casualty.index)
+    decided = plan(observed(running, survivor, casualty))
+    status = decided.status
+    assert status.phase == Phase.RESTARTING
+    assert (status.attempt, status.restarts) == (2, 1)
+    assert status.oldest_attempt == (2 if whole else 1)
+    assert decided.create == ()
+    assert decided.delete == ()
+    carried_out = plan(observed(replace(running, status=status), survivor, casualty))
+    if whole:
+        assert [deletion.name for deletion in carried_out.delete] == [survivor.name]
+    else:
+        assert carried_out.delete == ()
+        assert names(carried_out) == ["digits-1-2"]
+
+
+def test_lost_worker_is_replaced_and_the_loss_told():
+    running = running_job()
+    decided = plan(observed(running, pod(0)))
+    assert decided.status.restarts == 1
+    assert "worker 1 is gone" in decided.status.failure.message
+    assert names(plan(observed(replace(running, status=decided.status), pod(0)))) == ["digits-1-2"]
+
+
+def test_new_worker_0_waits_for_the_old_one_to_save():
+    leaving = pod(0, deletes_at=NOW + timedelta(seconds=60))
+    restarting = replace(running_job(), status=plan(observed(running_job(), leaving, pod(1))).status)
+    waiting = plan(observed(restarting, leaving))
+    assert waiting.create == ()
+    assert waiting.requeue_after == pytest.approx(65)
+    late = NOW + timedelta(seconds=66)
+    assert names(plan(observed(restarting, leaving, now=late))) == ["digits-0-2", "digits-1-2"]
+    assert names(plan(observed(restarting, replace(leaving, phase="Failed")))) == ["digits-0-2", "digits-1-2"]
+
+
+def test_restarts_end_at_the_limit():
+    running = running_job(restart={"limit": 0})
+    status = plan(observed(running, pod(0), failed(1))).status
+    assert status.phase == Phase.FAILED
+    assert "gave up after 0 restarts" in status.message
+
+
+def test_second_restart_waits_and_says_until_when():
+    running = running_job(restart={"backoffSeconds": 8})
+    once = replace(running, status=running.status.model_copy(update={"restarts": 2}))
+    decided = plan(observed(once, pod(0), failed(1))).status
+    assert decided.next_start == NOW + timedelta(seconds=16)
+    held = plan(observed(replace(once, status=decided), pod(0), failed(1)))
+    assert held.create == ()
+    assert held.requeue_after == pytest.approx(16)
+
+
+def test_progress_falls_back_only_with_a_word_about_it():
+    running = running_job(step=60)
+    restarting = replace(running, status=plan(observed(running, pod(0), failed(1))).status)
+    pods = (pod(0), pod(1, attempt=2))
+    old = plan(observed(restarting, *pods, report=report(61)))
+    assert status_after(Plan(status=restarting.status), old).progress.step == 60
+    new = report(41, launch="b", resumed_from_step=40)
+    status = plan(observed(restarting, *pods, report=new)).status
+    assert status.phase == Phase.RUNNING
+    assert (status.progress.step, status.progress.replayed_steps) == (41, 20)
+    assert status.restarts == 1
+    assert "resumed from step 40" in status.message
+
+
+def test_restart_inside_the_pods_is_counted_too():
+    running = running_job(step=60)
+    pods = (pod(0), pod(1))
+    preparing = plan(observed(running, *pods, report=report(0, launch="b", phase=WorkerPhase.PREPARING)))
+    assert preparing.status.phase == Phase.STARTING
+    assert preparing.status.restarts == 0
+    resumed = report(51, launch="b", resumed_from_step=50)
+    status = plan(observed(replace(running, status=preparing.status), *pods, report=resumed)).status
+    assert (status.restarts, status.attempt, status.progress.replayed_steps) == (1, 1, 10)
+
+
+def test_suspension_saves_waits_and_resumes_as_a_new_attempt():
+    resumed = running_job()
+    running = replace(resumed, spec=job(suspend=True).spec)
+    pods = (pod(0), pod(1))
+    suspending = plan(observed(running, *pods, report=report(20)))
+    assert suspending.status.phase == Phase.SUSPENDED
+    assert suspending.status.reason == "Suspending"
+    assert truth(suspending.status, ConditionType.SUSPENDED) is None
+    assert [deletion.name for deletion in suspending.delete] == ["digits-0-1", "digits-1-1"]
+    gone = plan(observed(replace(running, status=suspending.status)))
+    assert truth(gone.status, ConditionType.SUSPENDED) == "True"
+    begun = plan(observed(replace(resumed, status=gone.status)))
+    assert (begun.status.attempt, begun.status.restarts, begun.status.phase) == (2, 0, Phase.PENDING)
+    assert names(plan(observed(replace(resumed, status=begun.status)))) == ["digits-0-2", "digits-1-2"]
+
+
+def test_success_is_worker_0s_word_and_carries_its_last_report():
+    last = report(100, phase=WorkerPhase.FINISHED)
+    leader = pod(0, phase="Succeeded", exit_code=0, termination=Termination(exit_code=0, report=last), finished_at=NOW)
+    decision = plan(observed(running_job(), leader, pod(1)))
+    status = decision.status
+    assert status.phase == Phase.SUCCEEDED
+    assert (status.progress.percent, status.progress.eta) == (100, None)
+    assert truth(status, ConditionType.COMPLETE) == "True"
+    assert decision.delete == ()
+    finished = replace(running_job(), status=status)
+    late = NOW + timedelta(seconds=31)
+    assert [d.name for d in plan(observed(finished, leader, pod(1), now=late)).delete] == ["digits-1-1"]
+
+
+def test_deadline_stops_the_job():
+    running = running_job(activeDeadlineSeconds=60)
+    waiting = plan(observed(running, pod(0), pod(1)))
+    assert waiting.requeue_after == pytest.approx(60)
+    over = plan(observed(running, pod(0), pod(1), now=NOW + timedelta(seconds=60)))
+    assert over.status.phase == Phase.FAILED
+    assert over.status.reason == "DeadlineExceeded"
+    assert len(over.delete) == 2
+
+
+def test_time_to_live_ends_with_the_job_deleted():
+    finished = running_job(ttlSecondsAfterFinished=100)
+    status = finished.status.model_copy(update={"phase": Phase.SUCCEEDED, "finished_at": NOW})
+    finished = replace(finished, status=status)
+    assert plan(observed(finished)).requeue_after == pytest.approx(100)
+    assert plan(observed(finished, now=NOW + timedelta(seconds=100))).delete_job
+
+
+def test_silence_is_called_stale():
+    running = running_job()
+    late = NOW + timedelta(seconds=61)
+    status = plan(observed(running, pod(0), pod(1), now=late)).status
+    assert status.progress.stale
+    assert status.reason == "ReportsOverdue"
+    assert "no report for 61 s" in status.message
+
+
+def test_invalid_spec_is_a_condition_and_disturbs_nothing():
+    broken = InvalidJobError([FieldError("spec.model.args.hiden", "unknown field")])
+    fresh = replace(job(), spec=broken)
+    refused = plan(observed(fresh))
+    assert truth(refused.status, ConditionType.ACCEPTED) == "False"
+    assert "spec.model.args.hiden" in refused.status.message
+    assert plan(observed(replace(fresh, status=refused.status))) == Plan()
+    running = replace(running_job(), spec=broken)
+    told = plan(observed(running, pod(0), pod(1)))
+    assert told.status.phase == Phase.RUNNING
+    assert told.delete == ()
+
+
+def test_service_accounts_need_an_allowlist():
+    stranger = replace(job(), spec=spec(workers={"count": 2, "serviceAccountName": "admin"}))
+    refused = plan(observed(stranger))
+    assert truth(refused.status, ConditionType.ACCEPTED) == "False"
+    assert "serviceAccountName" in refused.status.message
+
+
+def test_a_job_being_deleted_is_left_to_the_garbage_collector():
+    assert plan(observed(replace(running_job(), deleting=True), pod(0))) == Plan()
