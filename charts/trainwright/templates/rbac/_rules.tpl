@@ -1,0 +1,24 @@
+{{/* What the operator does in a namespace whose jobs it runs. Nothing here reads a Secret. */}}
+{{- define "trainwright.jobRules" -}}
+- apiGroups: [trainwright.dev]
+  resources: [trainingjobs]
+  # delete: for ttlSecondsAfterFinished.
+  verbs: [get, list, watch, delete]
+- apiGroups: [trainwright.dev]
+  resources: [trainingjobs/status]
+  verbs: [get, update, patch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [""]
+  resources: [configmaps, services]
+  verbs: [create]
+{{- if .Values.networkPolicy.jobs.enabled }}
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [create]
+{{- end }}
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create]
+{{- end -}}
