@@ -1,0 +1,77 @@
+# Everything a person or CI does here, one target each. `make help` lists them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+CACHE := $(HOME)/.cache/trainwright
+export UV_CACHE_DIR ?= $(CACHE)/uv
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+CLUSTER := tests/kind/cluster
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Explain every target
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(INSTALLED): pyproject.toml constraints/dev.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes constraints/dev.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+.PHONY: install
+install: $(INSTALLED) ## Make the virtual environment .venv with everything pinned (other targets do it by themselves)
+
+.PHONY: demo
+demo: $(INSTALLED) ## Train a CNN on real handwritten digits on this machine, no cluster needed
+	$(BIN)/trainwright run manifests/examples/digits-cnn.yaml
+
+.PHONY: check
+check: $(INSTALLED) ## The fast inner loop: format, lint, types, import arrows, unit and property tests
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/ruff check --quiet
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest --quiet tests/unit tests/properties
+
+.PHONY: test
+test: check verify ## All tests: unit, real worker processes, and a real kind cluster (made if there is none)
+	$(BIN)/pytest --quiet tests/local
+	$(BIN)/pytest --quiet tests/kind
+
+.PHONY: verify
+verify: $(INSTALLED) ## Check that every generated file is what its source generates
+	$(BIN)/pytest --quiet -m generated tests/unit
+
+.PHONY: generate
+generate: $(INSTALLED) ## Write the generated files anew: CRD, kustomize base, API reference
+	$(BIN)/python -m tests.generate
+
+.PHONY: kind-up
+kind-up: $(INSTALLED) ## Bring up a kind cluster with both images loaded
+	$(CLUSTER)/up
+	$(CLUSTER)/images
+
+.PHONY: kind-demo
+kind-demo: kind-up ## On that cluster: install the chart, apply the demo job, watch it train
+	$(CLUSTER)/demo
+
+.PHONY: kind-down
+kind-down: ## Delete the kind cluster
+	$(CLUSTER)/down
+
+.PHONY: bench
+bench: $(INSTALLED) ## Measure: training throughput against a bare loop, API writes per job
+	$(BIN)/python tests/bench/throughput.py
+
+.PHONY: clean
+clean: ## Remove what was made in this folder (caches under ~/.cache/trainwright stay)
+	rm -rf $(VENV) dist runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
