@@ -47,6 +47,7 @@ spec:
 """
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m 'not kind'` looks at marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # most names are for the scripts that source this
 # What every script here shares: names, folders and where the tools are. Sourced, never run.
 set -euo pipefail
 
@@ -17,9 +17,6 @@ export PATH=$bin:$PATH
 published_node=kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5
 # The one assembled from packages where no image can be pulled.
 assembled_node=trainwright-node:local
-
-operator_image=trainwright/operator:dev
-worker_image=trainwright/worker:dev
 
 mkdir -p "$cache" "$bin"
 
