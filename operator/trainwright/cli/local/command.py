@@ -1,0 +1,261 @@
+"""What `trainwright run` does, from the manifest to the exit code."""
+
+import asyncio
+import contextlib
+import copy
+import json
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from trainwright.api.exit_codes import ExitCode
+from trainwright.api.job import FieldError, InvalidJobError, read_manifest
+from trainwright.api.names import GROUP, SINGULAR
+from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.status import Phase, read_status
+from trainwright.cli.local.display import Display, make_display
+from trainwright.cli.local.folder import ANNOTATION_DATA, RunFolder
+from trainwright.cli.local.logs import ends, follow
+from trainwright.cli.local.session import End, Job, Session, logging_to
+from trainwright.cli.local.summary import show_summary
+from trainwright.cli.manifest import STDIN, Manifest, read_job
+from trainwright.cli.mistakes import show_mistakes
+from trainwright.cluster.local import Folders, volume_mistakes
+from trainwright.manifests import dump
+
+INTERRUPTED = 130
+"""What a shell expects of a program that ended by Ctrl-C."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the person asked for.
+
+    Attributes:
+        source: The manifest's file, `-` for standard input; None with `resume` for the run's own.
+        workers: Number of workers, instead of the manifest's.
+        output: table, yaml, json or name.
+        resume: Folder of the run to go on with.
+        runs: Where new runs get their folder.
+        volumes: NAME=FOLDER of each volume.
+        logs: Whether to print what the workers log.
+        quiet: Whether to show no progress.
+    """
+
+    source: str | None
+    workers: int | None
+    output: str
+    resume: Path | None
+    runs: Path
+    volumes: list[str]
+    logs: bool
+    quiet: bool
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A run that nothing speaks against.
+
+    Attributes:
+        job: The TrainingJob to submit.
+        spec: Its spec, read.
+        data: Where relative dataset paths start.
+        volumes: Folders by the volume's name.
+    """
+
+    job: Job
+    spec: TrainingJobSpec
+    data: Path
+    volumes: dict[str, Path]
+
+
+def execute(request: Request) -> int:
+    """Run a job as asked and return the exit code."""
+    errors = Console(stderr=True, highlight=False)
+    manifest: Manifest | None = None
+    try:
+        manifest = read_job(request.source) if request.source is not None else None
+        earlier = RunFolder.reopen(request.resume) if request.resume is not None else None
+        prepared = _prepare(request, manifest, earlier.load() if earlier is not None else None)
+    except InvalidJobError as error:
+        show_mistakes(errors, request.source or str(request.resume or "run"), error.errors, manifest)
+        return ExitCode.USER_ERROR
+    if earlier is not None and _phase(prepared.job) == Phase.SUCCEEDED:
+        errors.print(f"{earlier.shown} has succeeded already; there is nothing to go on with", soft_wrap=True)
+        _print(request, prepared.job, earlier, finished=True)
+        return ExitCode.SUCCESS
+    folder = earlier or RunFolder.create(request.runs, prepared.job["metadata"]["name"])
+    return _train(request, prepared, folder, errors)
+
+
+def _prepare(request: Request, manifest: Manifest | None, earlier: Job | None) -> _Prepared:
+    """Return what to run.
+
+    Raises:
+        InvalidJobError: Something speaks against it; nothing was started.
+    """
+    if manifest is None and earlier is None:
+        raise InvalidJobError([FieldError("JOB.yaml", "pass a manifest, or --resume with the folder of a run")])
+    document: Any = copy.deepcopy(manifest.document if manifest is not None else earlier)
+    if request.workers is not None and isinstance(document, dict) and isinstance(document.get("spec"), dict):
+        document["spec"]["workers"] = {**(document["spec"].get("workers") or {}), "count": request.workers}
+    spec = read_manifest(document)
+    volumes = _volumes(request.volumes)
+    mistakes = volume_mistakes(spec, volumes)
+    name = document["metadata"]["name"]
+    if earlier is not None and earlier["metadata"]["name"] != name:
+        mistakes.append(
+            FieldError("--resume", f"{request.resume} is a run of {earlier['metadata']['name']}, not {name}")
+        )
+    if mistakes:
+        raise InvalidJobError(mistakes)
+    data = _data_folder(manifest, document)
+    return _Prepared(_job(document, earlier, data), spec, data, volumes)
+
+
+def _volumes(pairs: list[str]) -> dict[str, Path]:
+    volumes = {}
+    for pair in pairs:
+        name, equals, folder = pair.partition("=")
+        if not equals or not folder:
+            raise InvalidJobError([FieldError("--volume", f"expected NAME=FOLDER, found {pair!r}")])
+        volumes[name] = Path(folder).absolute()
+    return volumes
+
+
+def _data_folder(manifest: Manifest | None, document: Job) -> Path:
+    if manifest is not None:
+        return manifest.folder
+    return Path((document["metadata"].get("annotations") or {}).get(ANNOTATION_DATA, "."))
+
+
+def _job(document: Job, earlier: Job | None, data: Path) -> Job:
+    """Return the job to submit: as written, or with the identity and status of the run it goes on with."""
+    metadata: dict[str, Any] = {"namespace": "default", **document["metadata"]}
+    annotations = {**(metadata.get("annotations") or {}), ANNOTATION_DATA: str(data)}
+    job: Job = {
+        "apiVersion": document["apiVersion"],
+        "kind": document["kind"],
+        "metadata": {**metadata, "annotations": annotations},
+        # A job that is to be run here and now is not suspended.
+        "spec": {**document["spec"], "suspend": False},
+    }
+    if earlier is not None:
+        kept = {key: earlier["metadata"][key] for key in ("uid", "creationTimestamp") if key in earlier["metadata"]}
+        # The plan reads a change of the spec, such as the end of a suspension, from the generation.
+        job["metadata"] |= {**kept, "generation": earlier["metadata"].get("generation", 1) + 1}
+        job["status"] = _to_go_on_with(earlier.get("status") or {})
+    return job
+
+
+def _to_go_on_with(status: Job) -> Job:
+    """Return the status of an earlier run. One that failed is tried again: it keeps what it has learned, not its verdict."""
+    if status.get("phase") != Phase.FAILED:
+        return status
+    verdict = (
+        "phase",
+        "reason",
+        "message",
+        "conditions",
+        "failure",
+        "restarts",
+        "finishedAt",
+        "startedAt",
+        "nextStart",
+    )
+    return {field: value for field, value in status.items() if field not in verdict}
+
+
+def _train(request: Request, prepared: _Prepared, folder: RunFolder, errors: Console) -> int:
+    name = prepared.job["metadata"]["name"]
+    display = make_display(errors, name, quiet=request.quiet)
+    if not request.quiet:
+        errors.print(f"[dim]{name} in {folder.shown}[/dim]", soft_wrap=True)
+        for line in _honest_lines(prepared.spec):
+            errors.print(line, soft_wrap=True, markup=False)
+    with logging_to(folder), display:
+        job, end = asyncio.run(_session(request, prepared, folder, display, errors))
+    if end is not End.FINISHED:
+        _say_how_to_resume(request, errors, folder, end)
+        _print(request, job, folder)
+        return INTERRUPTED
+    if _phase(job) == Phase.FAILED and (request.output != "table" or request.quiet):
+        show_summary(errors, job, folder)
+    _print(request, job, folder, finished=True)
+    return _exit_code(job)
+
+
+async def _session(
+    request: Request, prepared: _Prepared, folder: RunFolder, display: Display, errors: Console
+) -> tuple[Job, End]:
+    folders = Folders(run=folder.path, data=prepared.data, volumes=prepared.volumes)
+    session = Session(prepared.job, folders, folder, display.update, display.note)
+    following = None
+    if request.logs:
+        logs = folder.path / "logs"
+        following = asyncio.create_task(follow(logs, ends(logs), lambda pod, line: _print_log(errors, pod, line)))
+    try:
+        return await session.run()
+    finally:
+        if following is not None:
+            following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await following
+
+
+def _print_log(console: Console, pod: str, line: str) -> None:
+    worker = pod.rsplit("-", 2)[1]
+    console.print(f"worker {worker} │ {line}", soft_wrap=True, markup=False)
+
+
+def _honest_lines(spec: TrainingJobSpec) -> list[str]:
+    """Return what this machine cannot give the job."""
+    limits = spec.workers.resources.limits if spec.workers.resources and spec.workers.resources.limits else {}
+    accelerators = [key for key in limits if key.rpartition("/")[2] == "gpu"]
+    present = any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/kfd"))
+    if accelerators and not present:
+        asked = ", ".join(f"{limits[key]} {key}" for key in accelerators)
+        return [f"each worker asks for {asked}; this machine has none, so training runs on the CPU"]
+    return []
+
+
+def _say_how_to_resume(request: Request, errors: Console, folder: RunFolder, end: End) -> None:
+    if end is End.KILLED:
+        errors.print("killed; what was trained since the last checkpoint is lost", soft_wrap=True)
+    else:
+        errors.print("stopped and saved", soft_wrap=True)
+    words = ["trainwright", "run"]
+    words += [request.source] if request.source not in (None, STDIN) else []
+    words += [part for pair in request.volumes for part in ("--volume", pair)]
+    words += ["--workers", str(request.workers)] if request.workers is not None and len(words) > 2 else []  # noqa: PLR2004
+    errors.print(f"go on with: {shlex.join([*words, '--resume', folder.shown])}", soft_wrap=True, markup=False)
+
+
+def _print(request: Request, job: Job, folder: RunFolder, *, finished: bool = False) -> None:
+    """Print what was asked for to standard output."""
+    match request.output:
+        case "yaml":
+            sys.stdout.write(dump(job))
+        case "json":
+            sys.stdout.write(json.dumps(job, indent=2) + "\n")
+        case "name":
+            sys.stdout.write(f"{SINGULAR}.{GROUP}/{job['metadata']['name']}\n")
+        case _ if finished and not request.quiet:
+            show_summary(Console(highlight=False), job, folder)
+
+
+def _phase(job: Job) -> Phase | None:
+    return read_status(job.get("status")).phase
+
+
+def _exit_code(job: Job) -> int:
+    """Return 0 for a job that succeeded, else the code of its failure's class, or 1."""
+    status = read_status(job.get("status"))
+    if status.phase == Phase.SUCCEEDED:
+        return ExitCode.SUCCESS
+    code = status.failure.exit_code if status.failure is not None else None
+    return code if code in set(ExitCode) - {ExitCode.SUCCESS} else 1

@@ -1,0 +1,104 @@
+"""The folder of one run: the job as last seen, its logs, and all that its workers write.
+
+runs/digits-cnn-1/
+  job.yaml                         the manifest with its UID and last status; what --resume reads
+  logs/<pod>.log, controller.log
+  pods/<pod>/                      what a kubelet would mount: config, token
+  digits-cnn-<uid>/checkpoints/, results/
+"""
+
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from trainwright.api.job import FieldError, InvalidJobError
+from trainwright.cluster.port import Manifest as JobManifest
+from trainwright.manifests import dump, load
+
+ANNOTATION_DATA = "trainwright.dev/data-folder"
+"""Where relative dataset paths start, so that a run can be resumed without its manifest."""
+
+_JOB_FILE = "job.yaml"
+_KEPT = ("name", "namespace", "uid", "creationTimestamp", "generation", "labels", "annotations")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's folder, held by this process alone.
+
+    Attributes:
+        path: The absolute folder.
+        lock: The open lock file; the lock goes with the process.
+    """
+
+    path: Path
+    lock: IO[Any]
+
+    @classmethod
+    def create(cls, parent: Path, name: str) -> "RunFolder":
+        """Make the first folder `<name>-<n>` that does not exist yet."""
+        number = 1
+        while True:
+            path = parent.absolute() / f"{name}-{number}"
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                number += 1
+            else:
+                return cls._hold(path)
+
+    @classmethod
+    def reopen(cls, path: Path) -> "RunFolder":
+        """Return an earlier run's folder.
+
+        Raises:
+            InvalidJobError: It holds no run, or the run goes on in another process.
+        """
+        if not (path / _JOB_FILE).is_file():
+            raise InvalidJobError([FieldError("--resume", f"{path} holds no run: it has no {_JOB_FILE}")])
+        return cls._hold(path.absolute())
+
+    @classmethod
+    def _hold(cls, path: Path) -> "RunFolder":
+        (path / "logs").mkdir(exist_ok=True)
+        lock = (path / ".lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InvalidJobError([FieldError("--resume", f"{path} is in use: this run goes on elsewhere")]) from None
+        return cls(path, lock)
+
+    @property
+    def shown(self) -> str:
+        """The folder as a person would type it here."""
+        return shorten(self.path)
+
+    @property
+    def controller_log(self) -> Path:
+        """The log of the loop."""
+        return self.path / "logs" / "controller.log"
+
+    def log(self, pod: str) -> Path:
+        """Return the log of a pod."""
+        return self.path / "logs" / f"{pod}.log"
+
+    def load(self) -> JobManifest:
+        """Return the job as last saved."""
+        job: JobManifest = load((self.path / _JOB_FILE).read_text(encoding="utf-8"))[0]
+        return job
+
+    def save(self, job: JobManifest) -> None:
+        """Save the job; a crash leaves the version before or this one, never half of one."""
+        metadata = {key: job["metadata"][key] for key in _KEPT if key in job["metadata"]}
+        kept = {**job, "metadata": metadata}
+        draft = self.path / f".{_JOB_FILE}"
+        draft.write_text(dump(kept), encoding="utf-8")
+        draft.replace(self.path / _JOB_FILE)
+
+
+def shorten(path: Path | str) -> str:
+    """Return a path relative to the current folder if it lies below it."""
+    path = Path(path)
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,205 @@
+"""One run from start to end: the operator's own loop over a cluster made of processes."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+import structlog
+
+from trainwright.api.status import ConditionType, Phase, TrainingJobStatus, read_status
+from trainwright.build import Settings
+from trainwright.cli.local.folder import RunFolder
+from trainwright.cluster.local import Folders, LocalCluster
+from trainwright.cluster.port import JobKey
+from trainwright.controller.controller import Controller
+from trainwright.controller.store import Store
+from trainwright.controller.tuning import Tuning
+from trainwright.reports.certificates import create_authority
+from trainwright.reports.server import ReportsServer
+
+Job = dict[str, Any]
+
+_HOST = "127.0.0.1"
+
+# Nobody shares this loop: a status costs a dictionary and a small file, so progress can be shown as it comes.
+_TUNING = Tuning(status_interval=0.5, urgent_interval=0.1, backoff_base=0.1, resync_interval=30)
+_REPORT_SECONDS = 0.5
+
+
+class End(Enum):
+    """How a session came to its end."""
+
+    FINISHED = auto()
+    SUSPENDED = auto()
+    KILLED = auto()
+
+
+@dataclass
+class Watcher:
+    """Keeps what the cluster tells of the one job: on disk, on the screen, and as an event to wait for.
+
+    Attributes:
+        folder: Where every version of the job is saved.
+        show: Shows a status.
+        job: The newest version.
+        settled: Set once nothing more will happen: the job has ended, or is suspended and its workers are gone.
+    """
+
+    folder: RunFolder
+    show: Callable[[TrainingJobStatus], None]
+    job: Job
+    settled: asyncio.Event
+
+    def job_changed(self, job: Job, *, deleted: bool = False) -> None:
+        """Save and show the job."""
+        if deleted:
+            return
+        self.job = job
+        self.folder.save(job)
+        status = read_status(job.get("status"))
+        self.show(status)
+        suspended = status.condition(ConditionType.SUSPENDED)
+        gone = status.phase == Phase.SUSPENDED and suspended is not None and suspended.status == "True"
+        if gone or (status.phase is not None and status.phase.terminal):
+            self.settled.set()
+
+    def pod_changed(self, pod: Job, *, deleted: bool = False) -> None:
+        """Pods are the controller's business."""
+
+
+class Session:
+    """A run that can be asked to save and stop, or be killed.
+
+    Args:
+        job: The TrainingJob, with the UID and status of an earlier run if it goes on.
+        folders: What workers find where.
+        folder: Where the run is kept.
+        show: Shows a status.
+        note: Says something once.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        folders: Folders,
+        folder: RunFolder,
+        show: Callable[[TrainingJobStatus], None],
+        note: Callable[[str], None],
+    ) -> None:
+        self._cluster = LocalCluster(folders)
+        self._watcher = Watcher(folder, show, job, asyncio.Event())
+        self._note = note
+        self._asked_to_stop = False
+        self._killed = asyncio.Event()
+
+    async def run(self) -> tuple[Job, End]:
+        """Train until the job ends or is stopped; return it as it is then, and how that came."""
+        store = Store()
+        self._cluster.watch(store)
+        self._cluster.watch(self._watcher)
+        async with _reports(self._cluster, store) as (url, certificate):
+            settings = Settings(
+                worker_image="localhost",
+                reports_url=url,
+                reports_ca=certificate,
+                network_policy=False,
+                rendezvous_port=_free_port(),
+                metrics_port=None,
+                report_interval=_REPORT_SECONDS,
+            )
+            controller = Controller(self._cluster, settings, store=store, tuning=_TUNING)
+            job = self._cluster.submit(self._watcher.job)
+            self._key = JobKey(job["metadata"]["namespace"], job["metadata"]["name"])
+            with self._signals():
+                await self._drive(controller)
+        return self._watcher.job, self._end()
+
+    async def _drive(self, controller: Controller) -> None:
+        """Run the loop until the job has settled, then end what is left of its workers."""
+        stop = asyncio.Event()
+        loop = asyncio.create_task(controller.run(stop))
+        waits = [asyncio.create_task(event.wait()) for event in (self._watcher.settled, self._killed)]
+        try:
+            await asyncio.wait([loop, *waits], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            stop.set()
+            # Killed workers would look like failures to a loop that is still there to see them.
+            await loop
+            await self._cluster.close()
+
+    def _end(self) -> End:
+        if self._killed.is_set():
+            return End.KILLED
+        phase = read_status(self._watcher.job.get("status")).phase
+        return End.SUSPENDED if phase == Phase.SUSPENDED else End.FINISHED
+
+    def _stop(self) -> None:
+        """Ask the workers to save and exit; asked again, kill them."""
+        if self._asked_to_stop:
+            self._killed.set()
+            return
+        self._asked_to_stop = True
+        self._note("stopping: the workers save and exit; Ctrl-C again kills them at once")
+        self._cluster.set_suspend(self._key, suspend=True)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for number in numbers:
+            loop.add_signal_handler(number, self._stop)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+
+@contextlib.contextmanager
+def logging_to(folder: RunFolder) -> Iterator[None]:
+    """Send what the loop and its libraries log to the run's folder: the screen belongs to the job."""
+    with folder.controller_log.open("a", encoding="utf-8") as log:
+        logging.basicConfig(stream=log, level=logging.INFO, force=True)
+        structlog.configure(
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso"),
+                structlog.processors.format_exc_info,
+                structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
+            ],
+            logger_factory=structlog.WriteLoggerFactory(log),
+            cache_logger_on_first_use=False,
+        )
+        try:
+            yield
+        finally:
+            logging.basicConfig(handlers=[logging.NullHandler()], force=True)
+            structlog.reset_defaults()
+
+
+def _free_port() -> int:
+    """Return a port that is free now. Another program may take it first; then the workers fail to meet and try again."""
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.asynccontextmanager
+async def _reports(cluster: LocalCluster, store: Store) -> AsyncIterator[tuple[str, str]]:
+    """Serve the reports endpoint to this machine alone; yield its URL and the certificate of its CA, kept in memory."""
+    authority = create_authority()
+    server = ReportsServer(store, cluster.review_token, authority, [_HOST])
+    port = await server.start(_HOST, 0)
+    try:
+        yield f"https://{_HOST}:{port}", authority.certificate.decode()
+    finally:
+        await server.close()

@@ -1,0 +1,94 @@
+"""What a person reads at the end: what came of it and where it lies, or why it failed and what to do."""
+
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from trainwright.api.status import Failure, Phase, TrainingJobStatus, read_status
+from trainwright.cli.local.display import clock, metric_texts
+from trainwright.cli.local.folder import RunFolder, shorten
+
+_TRACEBACK_LINES = 12
+
+
+def show_summary(console: Console, job: dict[str, Any], folder: RunFolder) -> None:
+    """Print the end of a run."""
+    status = read_status(job.get("status"))
+    failed = status.phase == Phase.FAILED
+    mark, colour = ("✗", "red") if failed else ("✓", "green")
+    seconds = _seconds(job, status)
+    took = f"{'after' if failed else 'in'} {clock(seconds)}" if seconds is not None else ""
+    head = Text.assemble(
+        (f"{mark} ", f"bold {colour}"), (job["metadata"]["name"], "bold"), " ", (str(status.phase).lower(), colour)
+    )
+    console.print(Text.assemble(head, f" {took}".rstrip()))
+    console.print(Padding(_failure(status.failure, folder) if failed and status.failure else _facts(status, folder), 1))
+
+
+def _facts(status: TrainingJobStatus, folder: RunFolder) -> RenderableType:
+    metrics, progress = status.metrics, status.progress
+    rows: list[tuple[str, str]] = []
+    if metrics.evaluation is not None:
+        rows.append((metrics.evaluation.split, "  ".join(metric_texts(metrics.evaluation))))
+    if metrics.best is not None:
+        rows.append(("best", "  ".join(metric_texts(metrics.best)) + f"  at step {metrics.best.step:,}"))
+    rows.append(("trained", _trained(status)))
+    if metrics.samples_per_second:
+        rows.append(("throughput", f"{metrics.samples_per_second:,.0f} samples/s"))
+    replayed = f" ({progress.replayed_steps:,} steps trained again)" if progress.replayed_steps else ""
+    rows.append(("restarts", f"{status.restarts}{replayed}"))
+    if status.results is not None:
+        rows += [
+            (name, shorten(path))
+            for name, path in (
+                ("results", status.results.folder),
+                ("weights", status.results.weights),
+                ("predictions", status.results.predictions),
+            )
+            if path is not None
+        ]
+    else:
+        rows.append(("run", folder.shown))
+    return _table(rows)
+
+
+def _trained(status: TrainingJobStatus) -> str:
+    progress = status.progress
+    epochs = f", {progress.epoch:,} epochs" if progress.total_epochs else ""
+    return f"{progress.step:,} steps{epochs}, {progress.samples:,} samples"
+
+
+def _failure(failure: Failure, folder: RunFolder) -> RenderableType:
+    where = [f"worker {failure.worker}" if failure.worker is not None else ""]
+    where += [f"rank {failure.rank}" if failure.rank is not None else ""]
+    where += [f"exit code {failure.exit_code}" if failure.exit_code is not None else ""]
+    rows = [("cause", str(failure.category)), ("message", failure.message)]
+    rows += [("where", ", ".join(part for part in where if part))]
+    rows += [("exception", failure.exception or ""), ("hint", failure.hint or "")]
+    rows += [("log", shorten(folder.log(failure.pod)) if failure.pod else shorten(folder.path / "logs"))]
+    parts: list[RenderableType] = [_table([(name, text) for name, text in rows if text])]
+    if failure.traceback:
+        tail = "\n".join(failure.traceback.rstrip().splitlines()[-_TRACEBACK_LINES:])
+        parts += [Text(""), Text(tail, "dim")]
+    return Group(*parts)
+
+
+def _table(rows: list[tuple[str, str]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    # Paths are copied from here; a folded one could not be.
+    table.add_column(overflow="fold")
+    for name, text in rows:
+        table.add_row(name, Text(text, "bold" if name == "hint" else ""))
+    return table
+
+
+def _seconds(job: dict[str, Any], status: TrainingJobStatus) -> float | None:
+    if status.finished_at is None:
+        return None
+    begun = status.started_at or datetime.fromisoformat(job["metadata"]["creationTimestamp"])
+    return (status.finished_at - begun).total_seconds()

@@ -1,0 +1,106 @@
+"""Says what is wrong with a manifest so that a person can mend it at once: where, what, and what was probably meant."""
+
+import difflib
+import re
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.text import Text
+
+from trainwright.api.job import FieldError
+from trainwright.api.spec import TrainingJobSpec
+from trainwright.cli.manifest import Manifest
+
+_TOP = ["apiVersion", "kind", "metadata", "spec"]
+
+
+def show_mistakes(console: Console, source: str, mistakes: list[FieldError], manifest: Manifest | None = None) -> None:
+    """Print every mistake under the name of its file."""
+    count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+    name = "standard input" if source == "-" else source
+    console.print(Text.assemble((name, "bold"), f": {count}"))
+    for mistake in mistakes:
+        line = manifest.line_of(mistake.field) if manifest is not None else None
+        where = f"  line {line}" if line is not None else ""
+        console.print(Text.assemble("  ", (mistake.field, "bold red"), (where, "dim")), soft_wrap=True)
+        meant = suggestion(mistake, manifest.document) if manifest is not None else None
+        hint = f"; did you mean {meant}?" if meant else ""
+        console.print(Text.assemble("    ", mistake.message, (hint, "bold")), soft_wrap=True)
+
+
+def suggestion(mistake: FieldError, document: Any) -> str | None:
+    """Return the field or value that was probably meant, or None if nothing comes close."""
+    *holder, last = _steps(mistake.field)
+    if mistake.message.startswith("unknown field"):
+        return _closest(last, _TOP if not holder else _field_names(holder))
+    found = _value_at(document, [*holder, last])
+    choices = [str(choice) for kind in _types_at([*holder, last]) for choice in _choices(kind)]
+    return _closest(found, choices) if isinstance(found, str) and found not in choices else None
+
+
+def _closest(word: str, choices: list[str]) -> str | None:
+    """Return the choice nearest to a word, whether it was mistyped or written in another style (learning_rate)."""
+    plain = {_plain(choice): choice for choice in reversed(choices)}
+    found = difflib.get_close_matches(_plain(word), plain, n=1, cutoff=0.6)
+    return plain[found[0]] if found else None
+
+
+def _plain(word: str) -> str:
+    return re.sub(r"[-_ ]", "", word).lower()
+
+
+def _steps(path: str) -> list[str]:
+    """Return the parts of a path: `spec.model.layers[0].dense` has five."""
+    return [step for step in re.split(r"[.\[\]]+", path) if step]
+
+
+def _field_names(steps: list[str]) -> list[str]:
+    models = [kind for kind in _types_at(steps) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    return [info.alias or name for model in models for name, info in model.model_fields.items()]
+
+
+def _types_at(steps: list[str]) -> list[Any]:
+    """Return the types that the field at a path may have."""
+    if not steps or steps[0] != "spec":
+        return []
+    kinds: list[Any] = [TrainingJobSpec]
+    for step in steps[1:]:
+        kinds = [below for kind in kinds for below in _below(kind, step)]
+    return kinds
+
+
+def _below(kind: Any, step: str) -> Iterator[Any]:
+    if step.isdigit():
+        yield from _alternatives(*get_args(kind)[:1])
+    elif isinstance(kind, type) and issubclass(kind, BaseModel):
+        for name, info in kind.model_fields.items():
+            if step in (info.alias, name):
+                yield from _alternatives(info.annotation)
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    """Yield the members of a union, or the type itself; what only annotates a type is peeled off."""
+    if hasattr(annotation, "__metadata__"):
+        annotation = get_args(annotation)[0]
+    members = () if isinstance(annotation, type) and not get_args(annotation) else get_args(annotation)
+    if members and getattr(annotation, "__origin__", None) not in (list, dict):
+        for member in members:
+            yield from _alternatives(member)
+    else:
+        yield annotation
+
+
+def _choices(kind: Any) -> list[str]:
+    return [str(member) for member in kind] if isinstance(kind, type) and issubclass(kind, StrEnum) else []
+
+
+def _value_at(document: Any, steps: list[str]) -> Any:
+    for step in steps:
+        try:
+            document = document[int(step) if step.isdigit() and isinstance(document, list) else step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return document
