@@ -1,0 +1,303 @@
+"""What the chart renders: safe pods, least rights, settings that the operator knows, values that refuse a typo."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from trainwright.api.crd import crd
+from trainwright.controller.settings import OperatorSettings
+from trainwright.manifests import load
+from trainwright.metrics import Metrics
+
+ROOT = Path(__file__).parents[3]
+CHART = ROOT / "charts" / "trainwright"
+EVERYTHING = (
+    "replicas=2",
+    *(f"metrics.{name}.enabled=true" for name in ("serviceMonitor", "podMonitor", "rules", "dashboard")),
+    'metrics.namespaces=["monitoring"]',
+    'image.pullSecrets=["registry"]',
+    'serviceAccounts.allowed=["trainer"]',
+    'extraEnv=[{"name":"HTTPS_PROXY","value":"http://proxy"}]',
+    'nodeSelector={"kubernetes.io/arch":"amd64"}',
+    'tolerations=[{"operator":"Exists"}]',
+    'priorityClassName="system-cluster-critical"',
+)
+VARIANTS = {
+    "default": (),
+    "everything": EVERYTHING,
+    "two namespaces": ('watchNamespaces=["team-a","team-b"]',),
+    "nothing optional": (
+        "networkPolicy.jobs.enabled=false",
+        "networkPolicy.operator.enabled=false",
+        "crds.enabled=false",
+        "rbac.aggregate=false",
+    ),
+}
+
+
+@pytest.fixture(params=VARIANTS, scope="module")
+def objects(request, render):
+    return render(*VARIANTS[request.param])
+
+
+def of_kind(objects, *kinds):
+    return [obj for obj in objects if obj["kind"] in kinds]
+
+
+def the(objects, kind, name=None):
+    (found,) = [obj for obj in of_kind(objects, kind) if name in (None, obj["metadata"]["name"])]
+    return found
+
+
+def rules(objects):
+    return [rule for role in of_kind(objects, "ClusterRole", "Role") for rule in role["rules"]]
+
+
+def operator_rules(objects):
+    return [
+        rule
+        for role in of_kind(objects, "ClusterRole", "Role")
+        if not role["metadata"]["name"].endswith(("-view", "-edit"))
+        for rule in role["rules"]
+    ]
+
+
+def pod_specs(objects):
+    return [obj["spec"]["template"]["spec"] for obj in of_kind(objects, "Deployment")] + [
+        obj["spec"] for obj in of_kind(objects, "Pod")
+    ]
+
+
+def test_objects_are_whole_and_unlike(objects):
+    keys = [(obj["kind"], obj["metadata"].get("namespace"), obj["metadata"]["name"]) for obj in objects]
+    assert len(keys) == len(set(keys))
+    assert all(obj["apiVersion"] and obj["metadata"]["labels"]["app.kubernetes.io/name"] for obj in objects)
+
+
+def test_pods_satisfy_pod_security_restricted(objects):
+    for spec in pod_specs(objects):
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+        assert all(set(volume) <= {"name", "emptyDir"} for volume in spec.get("volumes", ()))
+        for container in spec["containers"]:
+            security = container["securityContext"]
+            assert security["allowPrivilegeEscalation"] is False
+            assert security["readOnlyRootFilesystem"] is True
+            assert security["capabilities"] == {"drop": ["ALL"]}
+            assert container["resources"]["requests"]
+
+
+def test_no_right_is_a_wildcard(objects):
+    for rule in rules(objects):
+        assert "*" not in {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
+
+
+def test_secrets_can_be_created_and_one_of_them_read(objects):
+    of_secrets = [rule for rule in rules(objects) if "secrets" in rule["resources"]]
+    assert of_secrets == [
+        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
+        {
+            "apiGroups": [""],
+            "resources": ["secrets"],
+            "resourceNames": ["trainwright-reports-ca"],
+            "verbs": ["get"],
+        },
+    ]
+    own = [role for role in of_kind(objects, "Role") if role["metadata"]["namespace"] == "trainwright-system"]
+    assert [role for role in own if any("secrets" in rule["resources"] for rule in role["rules"])] == own
+
+
+def test_what_the_operator_may_do(render):
+    rights = {
+        (group, resource): tuple(rule["verbs"])
+        for rule in the(render(), "ClusterRole", "trainwright")["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    assert rights == {
+        ("authentication.k8s.io", "tokenreviews"): ("create",),
+        ("trainwright.dev", "trainingjobs"): ("get", "list", "watch", "delete"),
+        ("trainwright.dev", "trainingjobs/status"): ("get", "update", "patch"),
+        ("", "pods"): ("get", "list", "watch", "create", "delete"),
+        ("", "configmaps"): ("create",),
+        ("", "services"): ("create",),
+        ("networking.k8s.io", "networkpolicies"): ("create",),
+        ("", "events"): ("create",),
+    }
+
+
+def test_with_namespaces_named_nothing_but_token_reviews_is_cluster_wide(render):
+    objects = render(*VARIANTS["two namespaces"])
+    assert the(objects, "ClusterRole", "trainwright")["rules"] == [
+        {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}
+    ]
+    roles = {role["metadata"]["namespace"] for role in of_kind(objects, "Role")}
+    assert roles == {"trainwright-system", "team-a", "team-b"}
+    assert the(objects, "ConfigMap")["data"]["TRAINWRIGHT_NAMESPACES"] == "team-a,team-b"
+
+
+def test_every_binding_binds_a_role_that_exists_to_an_account_that_exists(objects):
+    account = the(objects, "ServiceAccount")["metadata"]["name"]
+    roles = {(role["kind"], role["metadata"]["name"]) for role in of_kind(objects, "Role", "ClusterRole")}
+    for binding in of_kind(objects, "RoleBinding", "ClusterRoleBinding"):
+        assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) in roles
+        (subject,) = binding["subjects"]
+        assert subject == {"kind": "ServiceAccount", "name": account, "namespace": "trainwright-system"}
+
+
+def test_the_operator_knows_every_setting_and_reads_it(objects, monkeypatch):
+    data = the(objects, "ConfigMap", "trainwright")["data"]
+    known = {f"TRAINWRIGHT_{name.upper()}" for name in OperatorSettings.model_fields}
+    assert set(data) <= known
+    assert all(isinstance(value, str) for value in data.values())
+    for name, value in data.items():
+        monkeypatch.setenv(name, value)
+    settings = OperatorSettings()
+    assert settings.worker_image == "trainwright/worker:0.1.0"
+    assert settings.reports_service == "trainwright-reports"
+    assert {settings.reports_service} <= {service["metadata"]["name"] for service in of_kind(objects, "Service")}
+
+
+def test_variables_of_the_pod_are_known_too(objects):
+    (container,) = the(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    own = {variable["name"] for variable in container["env"]} - {"HTTPS_PROXY"}
+    assert own <= {f"TRAINWRIGHT_{name.upper()}" for name in OperatorSettings.model_fields}
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"reports": OperatorSettings().reports_port, "metrics": OperatorSettings().health_port}
+
+
+def test_the_lease_that_is_taken_is_the_one_that_may_be(objects):
+    name = the(objects, "ConfigMap", "trainwright")["data"]["TRAINWRIGHT_LEASE_NAME"]
+    named = [rule for rule in rules(objects) if "leases" in rule["resources"] and "resourceNames" in rule]
+    assert [rule["resourceNames"] for rule in named] == [[name]]
+
+
+def test_selectors_find_the_pods(objects):
+    labels = the(objects, "Deployment")["spec"]["template"]["metadata"]["labels"].items()
+    assert the(objects, "Deployment")["spec"]["selector"]["matchLabels"].items() <= labels
+    for obj in of_kind(objects, "Service"):
+        assert obj["spec"]["selector"].items() <= labels
+    for obj in of_kind(objects, "NetworkPolicy"):
+        assert obj["spec"]["podSelector"]["matchLabels"].items() <= labels
+    for obj in of_kind(objects, "PodDisruptionBudget"):
+        assert obj["spec"]["selector"]["matchLabels"].items() <= labels
+    for obj in of_kind(objects, "ServiceMonitor"):
+        (metrics,) = [
+            service
+            for service in of_kind(objects, "Service")
+            if obj["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+        ]
+        assert [port["name"] for port in metrics["spec"]["ports"]] == ["metrics"]
+
+
+def test_a_changed_setting_replaces_the_pods(render):
+    def annotation(*values):
+        template = the(render(*values), "Deployment")["spec"]["template"]
+        return template["metadata"]["annotations"]["trainwright.dev/config-hash"]
+
+    assert annotation() == annotation("replicas=2")
+    assert annotation() != annotation('log.level="debug"')
+
+
+def test_the_crd_is_rendered_unharmed(render):
+    rendered = the(render(), "CustomResourceDefinition")
+    assert rendered["spec"] == crd()["spec"]
+    assert rendered["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
+def test_the_crd_may_go_with_the_release_or_stay_out_of_it(render):
+    assert "annotations" not in the(render("crds.keep=false"), "CustomResourceDefinition")["metadata"]
+    assert of_kind(render("crds.enabled=false"), "CustomResourceDefinition") == []
+
+
+def test_a_single_replica_has_no_disruption_budget(render):
+    assert of_kind(render(), "PodDisruptionBudget") == []
+    assert the(render("replicas=2"), "PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
+
+
+def test_another_release_name_gives_other_object_names(render):
+    names = {obj["metadata"]["name"] for obj in render("crds.enabled=false", release="blue")}
+    assert all(name.startswith("blue-trainwright") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("replicaz=2", "replicaz"),
+        ("replicas=0", "replicas"),
+        ('image.operator.tga="1"', "tga"),
+        ('log.level="loud"', "level"),
+        ('watchNamespaces="team-a"', "watchNamespaces"),
+        ('watchNamespaces=["Team A"]', "watchNamespaces"),
+        ('serviceAccounts.allow=["trainer"]', "allow"),
+        ('metrics.rules.enabled="yes"', "enabled"),
+        ("statusIntervalSeconds=0", "statusIntervalSeconds"),
+        ('resources.limit={"memory":"1Gi"}', "limit"),
+        ("networkPolicy.job.enabled=true", "job"),
+    ],
+)
+def test_wrong_values_are_refused(helm, value, words):
+    done = helm("template", "trainwright", str(CHART), f"--set-json={value}")
+    assert done.returncode != 0
+    assert words in done.stderr
+
+
+def test_every_value_is_explained_and_in_the_schema():
+    lines = (CHART / "values.yaml").read_text().splitlines()
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load("\n".join(lines))
+    assert set(values) <= set(schema["properties"])
+    unexplained = [
+        line
+        for above, line in zip(["", *lines], lines, strict=False)
+        if re.match(r"^ *\w+: \S", line) and not above.lstrip().startswith("#") and line.lstrip() not in _GROUPED
+    ]
+    assert unexplained == []
+
+
+_GROUPED = {"cpu: 50m", "memory: 128Mi", "memory: 512Mi", 'grafana_dashboard: "1"'}
+
+
+def test_lint(helm):
+    done = helm("lint", "--strict", str(CHART))
+    assert done.returncode == 0, done.stdout
+
+
+def test_dashboard_and_alerts_ask_for_metrics_that_exist(render):
+    metrics = Metrics()
+    metrics.observe(
+        lambda: [
+            {
+                "metadata": {"namespace": "a", "name": "b"},
+                "status": {"metrics": {"evaluation": {"split": "test", "metrics": {"loss": 1.0}}}},
+            }
+        ],
+        lambda: 0,
+        lambda: 0.0,
+    )
+    known = set(re.findall(r"# TYPE (\w+)", metrics.text().decode()))
+    known |= {f"{name}_{part}" for name in known for part in ("bucket", "count", "sum")}
+    objects = render(*EVERYTHING)
+    dashboard = json.loads(the(objects, "ConfigMap", "trainwright-dashboard")["data"]["trainwright.json"])
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    groups = the(objects, "PrometheusRule")["spec"]["groups"]
+    asked += [rule["expr"] for group in groups for rule in group["rules"]]
+    used = {name for expression in asked for name in re.findall(r"\btrainwright_\w+", expression)}
+    assert len(used) > 15
+    assert used <= known
+
+
+def test_the_kustomize_base_is_what_the_chart_renders(render):
+    flags = ("--set=crds.enabled=false", "--skip-tests")
+    command = f"helm template trainwright charts/trainwright --namespace=trainwright-system {' '.join(flags)}"
+    base = load((ROOT / "manifests/base/operator.yaml").read_text())
+
+    # Helm 3 and 4 order objects differently.
+    def ordered(objects):
+        return sorted(objects, key=lambda obj: (obj["kind"], obj["metadata"]["name"]))
+
+    assert ordered(base) == ordered(render(flags=flags)), f"run: {command} > manifests/base/operator.yaml"
