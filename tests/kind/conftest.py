@@ -16,9 +16,6 @@ from pathlib import Path
 
 import pytest
 
-# The tests are no package: this is how they find kube.py.
-sys.path.insert(0, str(Path(__file__).parent))
-
 import kube
 
 SYSTEM = "trainwright-system"
