@@ -8,6 +8,7 @@ import structlog
 
 from trainwright.cluster.port import Cluster, ClusterError, JobKey
 from trainwright.controller.apply import Applier
+from trainwright.controller.pause import pause
 from trainwright.controller.queue import KeyedQueue
 from trainwright.controller.reconcile import Reconciler
 from trainwright.controller.store import Store
@@ -19,6 +20,7 @@ from trainwright.plan.types import Settings
 log = structlog.get_logger(__name__)
 
 _STARTUP_RETRY = 2.0
+_FIRST_RESYNC = 15.0
 
 
 def utc_now() -> datetime:
@@ -103,13 +105,16 @@ class Controller:
                 await self.resync()
             except ClusterError as error:
                 log.warning("cannot list jobs and pods yet", error=str(error), retry_seconds=_STARTUP_RETRY)
-                await _pause(stop, _STARTUP_RETRY)
+                await pause(stop, _STARTUP_RETRY)
             else:
                 return
 
     async def _resync_forever(self) -> None:
+        # The first one comes soon: watches begin after the first listing, and miss what was deleted in between.
+        interval = min(_FIRST_RESYNC, self._tuning.resync_interval)
         while True:
-            await asyncio.sleep(self._tuning.resync_interval)
+            await asyncio.sleep(interval)
+            interval = self._tuning.resync_interval
             try:
                 await self.resync()
             except ClusterError as error:
@@ -121,10 +126,3 @@ class Controller:
             log.warning("pass failed and will be repeated", job=str(key), error=str(error))
         else:
             log.error("pass failed and will be repeated", job=str(key), exc_info=error)
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return

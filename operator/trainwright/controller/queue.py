@@ -89,7 +89,10 @@ class KeyedQueue(Generic[Key]):
         return min(self.oldest, asyncio.get_running_loop().time() - self._last_end)
 
     async def run(self, stop: asyncio.Event, drain_timeout: float = 15.0) -> None:
-        """Process keys until `stop` is set, then let running passes end, for at most `drain_timeout` seconds."""
+        """Process keys until `stop` is set, then let running passes end, for at most `drain_timeout` seconds.
+
+        Being cancelled cancels the running passes too.
+        """
         self._last_end = asyncio.get_running_loop().time()
         stopping = asyncio.ensure_future(stop.wait())
         try:
@@ -99,6 +102,9 @@ class KeyedQueue(Generic[Key]):
                 waking = asyncio.ensure_future(self._wake.wait())
                 await asyncio.wait({waking, stopping}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
                 waking.cancel()
+        except asyncio.CancelledError:
+            drain_timeout = 0.0
+            raise
         finally:
             stopping.cancel()
             await self._drain(drain_timeout)

@@ -1,0 +1,44 @@
+"""`trainwright operator`: runs the operator. All settings come from environment variables called TRAINWRIGHT_*."""
+
+import asyncio
+import sys
+
+
+def operator_command() -> None:
+    """Run the operator in a cluster, or against the cluster of the kubeconfig.
+
+    Settings come from environment variables, for example TRAINWRIGHT_NAMESPACES=team-a,team-b.
+    """
+    sys.exit(run_operator())
+
+
+def run_operator() -> int:
+    """Run the operator until it is told to stop, and return its exit code."""
+    # Imported here: the other commands need neither kopf nor the Kubernetes client, and should start quickly.
+    import structlog  # noqa: PLC0415
+    import uvloop  # noqa: PLC0415
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    from trainwright.controller.logs import configure_logging  # noqa: PLC0415
+    from trainwright.controller.process import Operator  # noqa: PLC0415
+    from trainwright.controller.settings import OperatorSettings  # noqa: PLC0415
+
+    try:
+        settings = OperatorSettings()
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            field = "_".join(str(part) for part in detail["loc"]).upper()
+            sys.stderr.write(f"TRAINWRIGHT_{field}: {detail['msg']}\n")
+        return 2
+    configure_logging(settings.log_level, settings.log_format)
+
+    async def main() -> None:
+        await Operator(settings).run()
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main())
+    except Exception as error:  # noqa: BLE001 - the last place to say why the process ends
+        structlog.get_logger(__name__).critical("operator failed", error=str(error), exc_info=error)
+        return 1
+    return 0

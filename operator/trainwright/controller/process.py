@@ -1,0 +1,190 @@
+"""The operator process: puts the parts together, starts them in order and stops them in order.
+
+Start: probes, API server, CA, reports (refusing while not leading), Lease, first listing, watches. Stop: no new passes,
+running ones end, the Lease is given back, watches and endpoints close. Losing the Lease or a watch that cannot go on ends
+the process; whatever starts it again brings it back to a known state.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+from contextlib import AsyncExitStack
+
+import structlog
+from aiohttp import web
+
+from trainwright import __version__
+from trainwright.cluster.kubernetes import KubernetesCluster
+from trainwright.cluster.port import ClusterError
+from trainwright.cluster.rest import ApiServer
+from trainwright.controller import handlers
+from trainwright.controller.controller import Controller
+from trainwright.controller.health import health_app
+from trainwright.controller.lease import Lease, LeaseLostError
+from trainwright.controller.pause import pause
+from trainwright.controller.settings import OperatorSettings
+from trainwright.controller.store import Store
+from trainwright.metrics import Metrics
+from trainwright.reports.authority import ensure_authority
+from trainwright.reports.certificates import KeyPair
+from trainwright.reports.server import ReportsServer
+
+log = structlog.get_logger(__name__)
+
+_RETRY = 2.0
+
+
+class Operator:
+    """One run of the operator.
+
+    Args:
+        settings: What the administrator decided.
+    """
+
+    def __init__(self, settings: OperatorSettings) -> None:
+        self._settings = settings
+        self._stop = asyncio.Event()
+        self._metrics = Metrics()
+        self._store = Store()
+        self._controller: Controller | None = None
+        self._prepared = False
+
+    async def run(self) -> None:
+        """Work until told to stop by a signal.
+
+        Raises:
+            Exception: Something without which the operator cannot work.
+        """
+        log.info("operator starts", version=__version__, namespaces=self._settings.namespaces or "all")
+        self._catch_signals()
+        async with AsyncExitStack() as stack:
+            await self._serve_health(stack)
+            server = await ApiServer.connect(self._connections, count=self._count_request)
+            stack.push_async_callback(server.close)
+            cluster = KubernetesCluster(server, self._settings.namespaces)
+            authority = await self._authority(server)
+            if authority is not None:
+                await self._serve_reports(stack, cluster, authority)
+            self._prepared = True
+            lease = self._lease(server)
+            if lease is None or await lease.acquire(self._stop):
+                await self._work(cluster, authority, lease)
+        log.info("operator stopped")
+
+    async def _work(self, cluster: KubernetesCluster, authority: KeyPair | None, lease: Lease | None) -> None:
+        """Lead: run the loop until the process is to stop or something it depends on ends."""
+        reports_ca = authority.certificate.decode() if authority is not None else None
+        controller = self._controller = Controller(
+            cluster,
+            self._settings.for_plan(reports_ca),
+            store=self._store,
+            tuning=self._settings.tuning(),
+            metrics=self._metrics,
+        )
+        self._metrics.leading.set(1)
+        loop = asyncio.create_task(controller.run(self._stop), name="controller")
+        watch = asyncio.create_task(self._watch(controller), name="watch")
+        tasks = {loop, watch}
+        if lease is not None:
+            tasks.add(asyncio.create_task(lease.hold(), name="lease"))
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        failure = next((error for task in ended if (error := _error(task)) is not None), None)
+        self._stop.set()
+        if isinstance(failure, LeaseLostError):
+            loop.cancel()  # another replica may begin any moment: no time to let passes end
+        await asyncio.wait({loop})
+        self._metrics.leading.set(0)
+        await _cancel(tasks - {loop, watch})
+        if lease is not None and not isinstance(failure, LeaseLostError):
+            await lease.release()
+        await _cancel({watch})
+        if failure is not None:
+            raise failure
+
+    async def _watch(self, controller: Controller) -> None:
+        """Watch once the first listing is there, since kopf gives up for good on a CRD that is not installed yet."""
+        await controller.synced.wait()
+        ready = asyncio.Event()
+        reclaim = asyncio.create_task(self._reclaim_signals(ready), name="signals")
+        try:
+            await handlers.watch(self._store, self._settings.namespaces, ready)
+        finally:
+            reclaim.cancel()
+
+    def _catch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+
+    async def _reclaim_signals(self, ready: asyncio.Event) -> None:
+        """Take the signals back from kopf, which would end the watches before the running passes."""
+        await ready.wait()
+        self._catch_signals()
+
+    async def _authority(self, server: ApiServer) -> KeyPair | None:
+        """Return the CA of the reports endpoint, waiting for the API server if need be."""
+        while self._settings.reports_enabled and not self._stop.is_set():
+            try:
+                return await ensure_authority(server, self._settings.operator_namespace, self._settings.reports_secret)
+            except ClusterError as error:
+                log.warning("the reports CA cannot be read or made yet", error=str(error), retry_seconds=_RETRY)
+                await pause(self._stop, _RETRY)
+        return None
+
+    async def _serve_reports(self, stack: AsyncExitStack, cluster: KubernetesCluster, authority: KeyPair) -> None:
+        name, namespace = self._settings.reports_service, self._settings.operator_namespace
+        hosts = (name, f"{name}.{namespace}", f"{name}.{namespace}.svc", f"{name}.{namespace}.svc.cluster.local")
+        reports = ReportsServer(
+            self._store,
+            cluster.review_token,
+            authority,
+            hosts,
+            leading=lambda: self._controller is not None and self._controller.synced.is_set(),
+            count=lambda result: self._metrics.reports.labels(result).inc(),
+        )
+        await reports.start(None, self._settings.reports_port)
+        stack.push_async_callback(reports.close)
+
+    async def _serve_health(self, stack: AsyncExitStack) -> None:
+        app = health_app(self._metrics, self._healthy, self._ready)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, None, self._settings.health_port).start()
+
+    def _lease(self, server: ApiServer) -> Lease | None:
+        if not self._settings.lease:
+            return None
+        return Lease(
+            server,
+            self._settings.operator_namespace,
+            self._settings.lease_name,
+            self._settings.pod_name or f"{socket.gethostname()}-{os.getpid()}",
+            duration=self._settings.lease_duration,
+            renew=self._settings.lease_renew,
+        )
+
+    @property
+    def _connections(self) -> int:
+        return self._settings.passes + self._settings.creates + 8
+
+    def _healthy(self) -> str | None:
+        stuck = self._controller.queue.stuck if self._controller is not None else 0.0
+        return f"jobs have been waiting for {stuck:.0f} s" if stuck > self._settings.stuck_after else None
+
+    def _ready(self) -> str | None:
+        return None if self._prepared and not self._stop.is_set() else "starting or stopping"
+
+    def _count_request(self, verb: str, resource: str, code: str) -> None:
+        self._metrics.api_requests.labels(verb, resource, code).inc()
+
+
+def _error(task: "asyncio.Task[None]") -> BaseException | None:
+    return None if task.cancelled() else task.exception()
+
+
+async def _cancel(tasks: "set[asyncio.Task[None]]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,191 @@
+"""The HTTPS endpoint that workers report to: authenticate, bound, throttle, hand on. Interprets nothing of a report.
+
+    POST /v1/namespaces/{namespace}/jobs/{name}/reports    Authorization: Bearer <token>    a WorkerReport as JSON
+
+204 accepted · 400 not a report · 401 token not valid for this job · 403 pod not of this job · 404 no such job ·
+409 report of another job that had this name · 413 too large · 429 too fast · 503 not the replica that works.
+A report is complete in itself and followed by another one within seconds, so a sender that is refused simply goes on.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Protocol
+
+import structlog
+from aiohttp import web
+from pydantic import ValidationError
+
+from trainwright.api.names import report_audience
+from trainwright.api.worker import WorkerReport
+from trainwright.cluster.port import ClusterError, JobKey, PodIdentity
+from trainwright.reports.access import Access, TooManyReviewsError
+from trainwright.reports.certificates import SERVING_LIFETIME, KeyPair, issue, load, server_context
+from trainwright.reports.limits import RateLimits
+
+log = structlog.get_logger(__name__)
+
+BODY_LIMIT = 256 * 1024
+"""A report of 4096 ranks, the most there may be, has about 200 KiB."""
+_TOKEN_LIMIT = 8 * 1024
+_READ_SECONDS = 10.0
+_RATE, _BURST = 5.0, 10.0
+
+
+class Jobs(Protocol):
+    """What the endpoint asks and tells of jobs."""
+
+    def job_uid(self, key: JobKey) -> str | None:
+        """Return the UID of the job, or None if there is no such job."""
+
+    def pod_belongs(self, key: JobKey, job_uid: str, pod_uid: str) -> bool:
+        """Return whether the job has a worker pod with this UID."""
+
+    def report(self, key: JobKey, report: WorkerReport, at: datetime) -> bool:
+        """Keep a report if it is the newest."""
+
+
+class _Refusal(Exception):  # noqa: N818 - an answer rather than an error
+    """An answer other than 204."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class ReportsServer:
+    """The endpoint.
+
+    Args:
+        jobs: What is known of jobs.
+        review: Asks the cluster which pod a token belongs to.
+        authority: The CA that workers trust.
+        hosts: DNS names and addresses under which workers reach the endpoint.
+        leading: Whether this replica works; the others refuse reports.
+        count: Told the result of every report.
+        clock: A monotonic clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        review: Callable[[str, str], Awaitable[PodIdentity | None]],
+        authority: KeyPair,
+        hosts: Sequence[str],
+        *,
+        leading: Callable[[], bool] = lambda: True,
+        count: Callable[[str], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._jobs = jobs
+        self._access = Access(review, clock)
+        self._authority = authority
+        self._hosts = tuple(hosts)
+        self._leading = leading
+        self._count = count
+        self._rates = RateLimits(_RATE, _BURST, clock)
+        self._context = server_context()
+        self._runner: web.AppRunner | None = None
+        self._renewal: asyncio.Task[None] | None = None
+
+    async def start(self, host: str | None, port: int) -> int:
+        """Listen, and return the port."""
+        self.renew()
+        app = web.Application(client_max_size=BODY_LIMIT)
+        app.router.add_post("/v1/namespaces/{namespace}/jobs/{name}/reports", self._handle)
+        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=30, shutdown_timeout=2)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, port, ssl_context=self._context).start()
+        self._renewal = asyncio.create_task(self._renew_forever(), name="certificate renewal")
+        bound: int = self._runner.addresses[0][1]
+        return bound
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._renewal is not None:
+            self._renewal.cancel()
+            await asyncio.gather(self._renewal, return_exceptions=True)
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    def renew(self) -> None:
+        """Present a fresh certificate from the next connection on."""
+        load(self._context, issue(self._authority, self._hosts))
+
+    async def _renew_forever(self) -> None:
+        while True:
+            await asyncio.sleep(SERVING_LIFETIME.total_seconds() / 4)
+            self.renew()
+
+    async def _handle(self, request: web.Request) -> web.Response:
+        try:
+            await self._accept(request)
+        except _Refusal as refusal:
+            self._count(str(refusal.status))
+            response = web.Response(status=refusal.status, text=f"{refusal}\n")
+            if refusal.status in (429, 503):
+                response.headers["Retry-After"] = "1"
+            # Whatever follows on this connection would be refused too, or be the unread rest of the body.
+            response.force_close()
+            return response
+        self._count("204")
+        return web.Response(status=204)
+
+    async def _accept(self, request: web.Request) -> None:
+        if not self._leading():
+            raise _Refusal(503, "another replica works now; try again")
+        key = JobKey(request.match_info["namespace"], request.match_info["name"])
+        token = _bearer(request)
+        uid = self._jobs.job_uid(key)
+        if uid is None:
+            raise _Refusal(404, "no such job")
+        await self._authorize(request, key, uid, token)
+        if not self._rates.allow(key):
+            raise _Refusal(429, "too many reports")
+        report = _parse(await _body(request))
+        if report.uid != uid:
+            raise _Refusal(409, "the report is of another job")
+        self._jobs.report(key, report, datetime.now(UTC))
+
+    async def _authorize(self, request: web.Request, key: JobKey, uid: str, token: str) -> None:
+        audience = report_audience(key.namespace, key.name, uid)
+        try:
+            pod = await self._access.identify(token, audience, request.remote or "")
+        except TooManyReviewsError:
+            raise _Refusal(429, "too many unknown tokens") from None
+        except ClusterError as error:
+            log.warning("token cannot be reviewed", job=str(key), error=str(error))
+            raise _Refusal(503, "the token cannot be reviewed now; try again") from error
+        if pod is None:
+            raise _Refusal(401, "the token is not valid for this job")
+        if pod.namespace != key.namespace or not self._jobs.pod_belongs(key, uid, pod.uid):
+            raise _Refusal(403, "the pod is not one of this job's")
+
+
+def _bearer(request: web.Request) -> str:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token or len(token) > _TOKEN_LIMIT:
+        raise _Refusal(401, "a bearer token is required")
+    return token.strip()
+
+
+async def _body(request: web.Request) -> bytes:
+    if (request.content_length or 0) > BODY_LIMIT:
+        raise _Refusal(413, f"a report has at most {BODY_LIMIT} bytes")
+    try:
+        async with asyncio.timeout(_READ_SECONDS):
+            return await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise _Refusal(413, f"a report has at most {BODY_LIMIT} bytes") from None
+    except TimeoutError:
+        raise _Refusal(408, "the report took too long to arrive") from None
+
+
+def _parse(body: bytes) -> WorkerReport:
+    try:
+        return WorkerReport.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise _Refusal(400, f"not a report: {where or 'body'}: {first['msg']}") from None
