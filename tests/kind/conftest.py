@@ -1,22 +1,19 @@
 """A cluster, the operator in it, and a namespace per test.
 
-`make test-kind` brings the cluster up if it is not there. A cluster that was up before stays up; so does one that the
+`make test` brings the cluster up if it is not there. A cluster that was up before stays up; so does one that the
 tests made when TRAINWRIGHT_KEEP_CLUSTER is set.
 """
-# ruff: noqa: ARG001  # a fixture may be asked for only so that it is there
 
 import contextlib
 import os
 import re
 import secrets
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 import kube
+import pytest
 
 SYSTEM = "trainwright-system"
 RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
@@ -98,22 +95,9 @@ def images(cluster, visibly) -> None:
 
 
 @pytest.fixture(scope="session")
-def operator(images) -> str:
+def operator(images, visibly) -> str:
     """The chart, installed where Pod Security `restricted` is enforced; the value is its namespace."""
-    kube.apply(f"{{apiVersion: v1, kind: Namespace, metadata: {{name: {SYSTEM}}}}}")
-    kube.kubectl("label", "namespace", SYSTEM, "--overwrite", RESTRICTED)
-    chart = str(kube.ROOT / "charts" / "trainwright")
-    values = [
-        f"--set=image.{name}.{key}={value}"
-        for name in ("operator", "worker")
-        for key, value in {"repository": f"trainwright/{name}", "tag": "dev", "pullPolicy": "Never"}.items()
-    ]
-    upgrade = bool(kube.helm("list", f"--namespace={SYSTEM}", "--short").split())
-    kube.helm("upgrade", "--install", "trainwright", chart, f"--namespace={SYSTEM}", *values)
-    if upgrade:
-        # The tag stays, what is behind it may not.
-        kube.kubectl("rollout", "restart", "deployment", f"--namespace={SYSTEM}")
-    kube.kubectl("rollout", "status", "deployment", f"--namespace={SYSTEM}", "--timeout=120s", timeout=150)
+    visibly("install")
     return SYSTEM
 
 

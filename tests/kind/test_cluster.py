@@ -1,5 +1,4 @@
 """The cluster itself: what every other test here takes for granted."""
-# ruff: noqa: ARG001  # a fixture may be asked for only so that it is there
 
 import kube
 import pytest

@@ -1,0 +1,130 @@
+"""A TrainingJob on a real cluster, from `kubectl apply` to its results."""
+
+import jobs
+import kube
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+
+def scrape(operator: str) -> dict[tuple[str, frozenset], float]:
+    """Return the operator's metrics, read as Prometheus reads them."""
+    path = f"/api/v1/namespaces/{operator}/services/trainwright-metrics:metrics/proxy/metrics"
+    families = text_string_to_metric_families(kube.kubectl("get", "--raw", path))
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def of_job(metrics, name: str, namespace: str, job: str) -> float | None:
+    labels = {("namespace", namespace), ("job", job)}
+    return next((value for (metric, have), value in metrics.items() if metric == name and labels <= have), None)
+
+
+def demo_job() -> dict:
+    return yaml.safe_load((kube.ROOT / "manifests/examples/digits-cnn.yaml").read_text())
+
+
+def test_digit_cnn_trains_on_two_nodes_and_says_so(operator, namespace):
+    demo = demo_job()
+    name = demo["metadata"]["name"]
+    kube.apply(demo, namespace)
+
+    early = jobs.wait_for(namespace, name, jobs.running_at(1), timeout=180)
+    seen = of_job(scrape(operator), "trainwright_job_progress_ratio", namespace, name)
+    assert seen is not None
+    assert 0 < seen < 1
+    workers = {pod["spec"]["nodeName"] for pod in jobs.pods(namespace, name)}
+    assert len(workers) == 2
+    later = jobs.wait_for(namespace, name, jobs.running_at(early["progress"]["step"] + 1))
+    assert later["progress"]["percent"] >= early["progress"]["percent"]
+    assert later["progress"]["eta"]
+
+    kube.kubectl(
+        "wait", f"--namespace={namespace}", "--for=condition=Complete", f"tj/{name}", "--timeout=240s", timeout=260
+    )
+    final = jobs.status(namespace, name)
+    assert final["progress"]["percent"] == 100
+    assert final["metrics"]["evaluation"]["split"] == "test"
+    assert final["metrics"]["evaluation"]["metrics"]["accuracy"] > 0.95
+    assert final["restarts"] == 0
+    assert final["checkpoints"]
+    results = kube.shared_folder() / namespace / final["results"]["weights"].removeprefix("/checkpoints/")
+    assert results.stat().st_size > 0
+
+    metrics = scrape(operator)
+    assert of_job(metrics, "trainwright_job_progress_ratio", namespace, name) == 1
+    assert metrics[("trainwright_jobs", frozenset({("phase", "Succeeded")}))] >= 1
+
+    line = kube.kubectl("get", "tj", name, f"--namespace={namespace}").splitlines()
+    assert line[0].split() == ["NAME", "STATE", "PROGRESS", "ETA", "LOSS", "WORKERS", "RESTARTS", "AGE"]
+    assert line[1].split()[:3] == [name, "Succeeded", "100%"]
+
+
+def test_every_worker_serves_its_own_metrics(operator, namespace):
+    kube.apply(jobs.endless("metrics"), namespace)
+    jobs.wait_for(namespace, "metrics", jobs.running_at(1))
+    for pod in jobs.pods(namespace, "metrics"):
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}:9400/proxy/metrics"
+        samples = {
+            sample.name: sample.value
+            for family in text_string_to_metric_families(kube.kubectl("get", "--raw", path))
+            for sample in family.samples
+        }
+        assert samples["trainwright_worker_step"] > 0
+
+
+def test_gpus_that_exist_are_given_and_the_lack_of_others_is_told(operator, namespace):
+    gpu = {"limits": {"nvidia.com/gpu": "1", "memory": "1Gi"}}
+    kube.apply(jobs.manifest("fits", workers={"resources": gpu}), namespace)
+    jobs.wait_for(namespace, "fits", jobs.succeeded)
+    for pod in jobs.pods(namespace, "fits"):
+        assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+    kube.apply(jobs.manifest("too-many", workers={"resources": {"limits": {"nvidia.com/gpu": "3"}}}), namespace)
+    waiting = jobs.wait_for(namespace, "too-many", lambda now: now.get("reason") == "Unschedulable")
+    assert waiting["phase"] == "Pending"
+    assert "2 of 2 workers unschedulable" in waiting["message"]
+    assert "Insufficient nvidia.com/gpu" in waiting["message"]
+
+
+def test_a_user_error_fails_once_and_explains_itself(operator, namespace):
+    wrong = jobs.manifest("wrong", dataset={"csv": {"path": "missing.csv", "target": "y"}})
+    kube.apply(wrong, namespace)
+    failed = jobs.wait_for(namespace, "wrong", lambda now: now.get("phase") == "Failed")
+    assert failed["restarts"] == 0
+    assert failed["failure"]["category"] in ("Data", "UserError")
+    assert "missing.csv" in failed["failure"]["message"]
+    assert "spec.dataset.csv.path" in failed["failure"]["message"]
+    described = kube.kubectl("describe", "tj", "wrong", f"--namespace={namespace}")
+    assert "missing.csv" in described
+
+
+def test_a_model_argument_only_the_operator_can_judge_is_a_condition(operator, namespace):
+    kube.apply(jobs.manifest("args", model={"name": "mlp", "args": {"hiden": [3]}}), namespace)
+    refused = jobs.wait_for(namespace, "args", lambda now: now.get("conditions"))
+    accepted = next(c for c in refused["conditions"] if c["type"] == "Accepted")
+    assert accepted["status"] == "False"
+    assert "spec.model.args.hiden" in accepted["message"]
+    assert jobs.pods(namespace, "args") == []
+    kube.apply(jobs.manifest("args"), namespace)
+    jobs.wait_for(namespace, "args", jobs.succeeded)
+
+
+def test_an_undisturbed_job_costs_few_writes(operator, namespace):
+    """At most N + 8, counted by the operator itself over one whole life of a job of 2 workers."""
+
+    def writes() -> float:
+        return sum(
+            value
+            for (metric, labels), value in scrape(operator).items()
+            if metric == "trainwright_api_requests_total"
+            and dict(labels)["verb"] in ("create", "update", "patch", "delete")
+            and dict(labels)["resource"] not in ("leases", "tokenreviews")
+        )
+
+    before = writes()
+    kube.apply(jobs.manifest("cheap"), namespace)
+    jobs.wait_for(namespace, "cheap", jobs.succeeded)
+    assert writes() - before <= 2 + 8
