@@ -1,0 +1,85 @@
+"""Children as YAML, compared with what a person has read and approved.
+
+After a change that is meant: TRAINWRIGHT_UPDATE_GOLDEN=1 pytest tests/unit/build, then read the difference.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+from situations import SETTINGS, UID, spec
+
+from trainwright.build import config_map, network_policy, service, worker_pod
+from trainwright.manifests import dump
+
+GOLDEN = Path(__file__).parent / "golden"
+JOB = ("team", "digits", UID)
+
+PLAIN = spec()
+FULL = spec(
+    workers={
+        "count": 4,
+        "processesPerWorker": 2,
+        "image": "registry.example/team/trainer:1",
+        "imagePullPolicy": "Always",
+        "imagePullSecrets": ["pull"],
+        "resources": {"requests": {"cpu": "4"}, "limits": {"nvidia.com/gpu": 2, "memory": "64Gi"}},
+        "env": [{"name": "NCCL_DEBUG", "value": "INFO"}],
+        "volumes": [
+            {"name": "data", "mountPath": "/data", "readOnly": True, "persistentVolumeClaim": {"claimName": "mnist"}},
+            {"name": "settings", "mountPath": "/settings", "configMap": {"name": "settings"}},
+            {"name": "scratch", "mountPath": "/scratch", "emptyDir": {"sizeLimit": "10Gi"}},
+        ],
+        "nodeSelector": {"gpu": "h200"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+        "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "kubernetes.io/hostname"}],
+        "priorityClassName": "high",
+        "runtimeClassName": "nvidia",
+        "schedulerName": "volcano",
+        "serviceAccountName": "trainer",
+        "terminationGracePeriodSeconds": 120,
+    },
+    training={"steps": 100, "globalBatchSize": 64},
+    checkpoint={"persistentVolumeClaim": "checkpoints"},
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "manifest"),
+    [
+        ("pod-plain", worker_pod(*JOB, PLAIN, SETTINGS, 0, 1)),
+        ("pod-full", worker_pod(*JOB, FULL, SETTINGS, 3, 2)),
+        ("config-map", config_map(*JOB, PLAIN, SETTINGS)),
+        ("service", service(*JOB, SETTINGS)),
+        ("network-policy", network_policy(*JOB, SETTINGS)),
+    ],
+)
+def test_child_is_as_approved(name, manifest):
+    path = GOLDEN / f"{name}.yaml"
+    if os.environ.get("TRAINWRIGHT_UPDATE_GOLDEN"):
+        path.write_text(dump(manifest))
+    assert dump(manifest) == path.read_text()
+
+
+@pytest.mark.parametrize("manifest", [worker_pod(*JOB, s, SETTINGS, 0, 1) for s in (PLAIN, FULL)])
+def test_pod_satisfies_pod_security_restricted(manifest):
+    pod = manifest["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+    allowed = {"configMap", "emptyDir", "persistentVolumeClaim", "projected"}
+    assert all(len(volume.keys() & allowed) == 1 for volume in pod["volumes"])
+    for container in pod["containers"]:
+        security = container["securityContext"]
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert not security.get("privileged")
+
+
+def test_names_fit_into_dns_labels_at_their_longest():
+    longest = "a" * 45
+    pod = worker_pod("team", longest, UID, PLAIN, SETTINGS, 9999, 9999)
+    assert len(pod["metadata"]["name"]) <= 63
+    assert len(pod["spec"]["hostname"]) <= 63
+    assert len(config_map("team", longest, UID, PLAIN, SETTINGS)["metadata"]["name"]) <= 63
