@@ -38,7 +38,10 @@ app.command()(version)
 
 @app.command()
 def operator() -> None:
-    """Run the operator: look after the TrainingJobs of a cluster."""
-    from trainwright.cli.operator import run_operator  # noqa: PLC0415 - kopf and the client take a second to import
+    """Run the operator in a cluster.
+
+    Settings come from environment variables, for example TRAINWRIGHT_NAMESPACES=team-a,team-b.
+    """
+    from trainwright.cli.operator import run_operator  # noqa: PLC0415 - imports are paid for by the command that needs them
 
     run_operator()

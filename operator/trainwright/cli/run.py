@@ -17,9 +17,7 @@ class Output(StrEnum):
 
 
 def run(
-    job: Annotated[
-        str | None, typer.Argument(metavar="[JOB.yaml]", help="The manifest; - reads standard input.")
-    ] = None,
+    job: Annotated[str | None, typer.Argument(metavar="JOB.yaml", help="The manifest; - reads standard input.")] = None,
     *,
     workers: Annotated[
         int | None,
@@ -38,7 +36,7 @@ def run(
     logs: Annotated[bool, typer.Option("--logs", "-l", help="Print what all workers log.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
-    """Train a job here, without a cluster: same manifest, same status."""
+    """Train a job here, without a cluster."""
     from trainwright.cli.local.command import Request, execute  # noqa: PLC0415 - imports are paid for when they are needed
 
     request = Request(

@@ -180,7 +180,7 @@ def _train(request: Request, prepared: _Prepared, folder: RunFolder, errors: Con
     with logging_to(folder), display:
         job, end = asyncio.run(_session(request, prepared, folder, display, errors))
     if end is not End.FINISHED:
-        _say_how_to_resume(request, errors, folder, end)
+        _say_how_to_resume(request, errors, job, folder, end)
         _print(request, job, folder)
         return INTERRUPTED
     if _phase(job) == Phase.FAILED and (request.output != "table" or request.quiet):
@@ -223,11 +223,10 @@ def _honest_lines(spec: TrainingJobSpec) -> list[str]:
     return []
 
 
-def _say_how_to_resume(request: Request, errors: Console, folder: RunFolder, end: End) -> None:
-    if end is End.KILLED:
-        errors.print("killed; what was trained since the last checkpoint is lost", soft_wrap=True)
-    else:
-        errors.print("stopped and saved", soft_wrap=True)
+def _say_how_to_resume(request: Request, errors: Console, job: Job, folder: RunFolder, end: End) -> None:
+    status = read_status(job.get("status"))
+    saved = f"step {status.checkpoints[-1].step:,} is saved" if status.checkpoints else "nothing is saved yet"
+    errors.print(f"{'killed' if end is End.KILLED else 'stopped'} at step {status.progress.step:,}; {saved}")
     words = ["trainwright", "run"]
     words += [request.source] if request.source not in (None, STDIN) else []
     words += [part for pair in request.volumes for part in ("--volume", pair)]

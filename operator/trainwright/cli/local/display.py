@@ -123,7 +123,7 @@ class _Terminal:
         status = self._status
         phase = status.phase or Phase.PENDING
         head = Table.grid(padding=(0, 1))
-        title = Text.assemble((self._name, "bold"), "  ", (str(phase), _COLOURS.get(phase, "cyan")))
+        title = Text.assemble((self._name, "bold"), "  ", (str(phase), _COLOURS.get(phase, "cyan")), " ")
         head.add_row(self._spinner, title, Text(_said(status), "dim", overflow="ellipsis", no_wrap=True))
         lines: list[RenderableType] = [head, _bar(status, options.max_width)]
         facts = facts_of(status)
@@ -149,7 +149,7 @@ def _bar(status: TrainingJobStatus, width: int) -> Table:
         width=max(10, min(46, width - 44)),
     )
     row = Table.grid(padding=(0, 2))
-    cells: list[RenderableType] = [Text(" "), bar]
+    cells: list[RenderableType] = [Text(""), bar]
     if known:
         cells += [Text(f"{progress.percent:3d}%", "bold"), Text(f"step {progress.step:,}/{progress.total_steps:,}")]
         remaining = remaining_seconds(status)

@@ -21,6 +21,7 @@ ANNOTATION_DATA = "trainwright.dev/data-folder"
 """Where relative dataset paths start, so that a run can be resumed without its manifest."""
 
 _JOB_FILE = "job.yaml"
+_LOCK_FILE = ".lock"
 _KEPT = ("name", "namespace", "uid", "creationTimestamp", "generation", "labels", "annotations")
 
 
@@ -56,14 +57,14 @@ class RunFolder:
         Raises:
             InvalidJobError: It holds no run, or the run goes on in another process.
         """
-        if not (path / _JOB_FILE).is_file():
-            raise InvalidJobError([FieldError("--resume", f"{path} holds no run: it has no {_JOB_FILE}")])
+        if not all((path / name).is_file() for name in (_JOB_FILE, _LOCK_FILE)):
+            raise InvalidJobError([FieldError("--resume", f"{path} holds no run")])
         return cls._hold(path.absolute())
 
     @classmethod
     def _hold(cls, path: Path) -> "RunFolder":
         (path / "logs").mkdir(exist_ok=True)
-        lock = (path / ".lock").open("w")
+        lock = (path / _LOCK_FILE).open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

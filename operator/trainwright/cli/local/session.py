@@ -65,7 +65,8 @@ class Watcher:
         status = read_status(job.get("status"))
         self.show(status)
         suspended = status.condition(ConditionType.SUSPENDED)
-        gone = status.phase == Phase.SUSPENDED and suspended is not None and suspended.status == "True"
+        # A run that goes on still says Suspended until the loop has seen that it is not to be.
+        gone = job["spec"].get("suspend") and suspended is not None and suspended.status == "True"
         if gone or (status.phase is not None and status.phase.terminal):
             self.settled.set()
 

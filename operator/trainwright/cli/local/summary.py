@@ -12,7 +12,7 @@ from trainwright.api.status import Failure, Phase, TrainingJobStatus, read_statu
 from trainwright.cli.local.display import clock, metric_texts
 from trainwright.cli.local.folder import RunFolder, shorten
 
-_TRACEBACK_LINES = 12
+_LAST_LINES = 12
 
 
 def show_summary(console: Console, job: dict[str, Any], folder: RunFolder) -> None:
@@ -71,10 +71,18 @@ def _failure(failure: Failure, folder: RunFolder) -> RenderableType:
     rows += [("exception", failure.exception or ""), ("hint", failure.hint or "")]
     rows += [("log", shorten(folder.log(failure.pod)) if failure.pod else shorten(folder.path / "logs"))]
     parts: list[RenderableType] = [_table([(name, text) for name, text in rows if text])]
-    if failure.traceback:
-        tail = "\n".join(failure.traceback.rstrip().splitlines()[-_TRACEBACK_LINES:])
+    last_words = failure.traceback or _log_tail(failure, folder)
+    if last_words:
+        tail = "\n".join(last_words.rstrip().splitlines()[-_LAST_LINES:])
         parts += [Text(""), Text(tail, "dim")]
     return Group(*parts)
+
+
+def _log_tail(failure: Failure, folder: RunFolder) -> str:
+    """Return the end of the log of a worker that could not say itself why it failed."""
+    if failure.exception is not None or failure.pod is None or not folder.log(failure.pod).exists():
+        return ""
+    return folder.log(failure.pod).read_text(encoding="utf-8", errors="replace")
 
 
 def _table(rows: list[tuple[str, str]]) -> Table:

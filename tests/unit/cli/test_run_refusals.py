@@ -1,0 +1,93 @@
+"""A run that cannot work is refused before anything starts."""
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from trainwright.cli.app import app
+from trainwright.cli.local.folder import RunFolder
+
+JOB = {
+    "apiVersion": "trainwright.dev/v1alpha1",
+    "kind": "TrainingJob",
+    "metadata": {"name": "prices"},
+    "spec": {
+        "model": {"name": "linear"},
+        "dataset": {"csv": {"path": "/data/prices.csv", "target": "price"}},
+        "task": "regression",
+        "training": {"epochs": 1},
+        "workers": {
+            "volumes": [{"name": "houses", "mountPath": "/data", "persistentVolumeClaim": {"claimName": "houses"}}]
+        },
+    },
+}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Return a function that runs the job with options and returns (exit code, all output)."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
+
+    def invoke(*options):
+        result = CliRunner().invoke(app, ["run", *options])
+        assert not (tmp_path / "runs").exists(), "something was started"
+        return result.exit_code, result.output
+
+    return invoke
+
+
+def test_a_volume_that_this_machine_does_not_have(run):
+    code, output = run("job.yaml")
+    assert code == 64
+    assert "spec.dataset.csv.path  line" in output
+    assert "pass --volume houses=FOLDER" in output
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        ("houses", "expected NAME=FOLDER, found 'houses'"),
+        ("houses=missing", "no such folder"),
+        ("cars=.", "the job has no volume named 'cars'; it has: houses"),
+    ],
+)
+def test_a_wrong_volume_option(run, option, complaint):
+    code, output = run("job.yaml", "--volume", option)
+    assert code == 64
+    assert complaint in output
+
+
+def test_workers_are_checked_like_the_manifests_own(run):
+    code, output = run("job.yaml", "--volume", "houses=.", "--workers", "7")
+    assert code == 64
+    assert "must be a multiple of workers.count" in output
+
+
+def test_nothing_to_run(run):
+    code, output = run()
+    assert code == 64
+    assert "pass a manifest" in output
+
+
+def test_a_folder_that_holds_no_run(run, tmp_path):
+    code, output = run("job.yaml", "--resume", str(tmp_path))
+    assert code == 64
+    assert "holds no run" in output
+
+
+def test_a_run_of_another_job(run, tmp_path):
+    folder = RunFolder.create(tmp_path / "elsewhere", "digits")
+    folder.save({**JOB, "metadata": {"name": "digits", "uid": "u"}})
+    folder.lock.close()
+    code, output = run("job.yaml", "--volume", "houses=.", "--resume", str(folder.path))
+    assert code == 64
+    assert "is a run of digits, not prices" in output
+
+
+def test_a_run_that_goes_on_in_another_process(run, tmp_path):
+    folder = RunFolder.create(tmp_path / "elsewhere", "prices")
+    folder.save(JOB)
+    code, output = run("job.yaml", "--resume", str(folder.path))
+    assert code == 64
+    assert "is in use" in output
