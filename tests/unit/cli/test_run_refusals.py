@@ -28,6 +28,8 @@ def run(tmp_path, monkeypatch):
     """Return a function that runs the job with options and returns (exit code, all output)."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
+    (tmp_path / "with-file").mkdir()
+    (tmp_path / "with-file" / "prices.csv").touch()
 
     def invoke(*options):
         result = CliRunner().invoke(app, ["run", *options])
@@ -42,6 +44,24 @@ def test_a_volume_that_this_machine_does_not_have(run):
     assert code == 64
     assert "spec.dataset.csv.path  line" in output
     assert "pass --volume houses=FOLDER" in output
+
+
+def test_a_relative_path_into_such_a_volume(run, tmp_path):
+    job = yaml.safe_load((tmp_path / "job.yaml").read_text())
+    job["spec"]["dataset"]["csv"]["path"] = "prices.csv"
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    assert "pass --volume houses=FOLDER" in run("job.yaml")[1]
+    del job["spec"]["workers"]
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    code, output = run("job.yaml")
+    assert code == 64
+    assert f"{tmp_path}/prices.csv does not exist" in output
+
+
+def test_a_file_that_the_volume_does_not_hold(run, tmp_path):
+    code, output = run("job.yaml", "--volume", f"houses={tmp_path}")
+    assert code == 64
+    assert f"{tmp_path}/prices.csv does not exist" in output
 
 
 @pytest.mark.parametrize(
@@ -59,7 +79,7 @@ def test_a_wrong_volume_option(run, option, complaint):
 
 
 def test_workers_are_checked_like_the_manifests_own(run):
-    code, output = run("job.yaml", "--volume", "houses=.", "--workers", "7")
+    code, output = run("job.yaml", "--volume", "houses=with-file", "--workers", "7")
     assert code == 64
     assert "must be a multiple of workers.count" in output
 
@@ -80,7 +100,7 @@ def test_a_run_of_another_job(run, tmp_path):
     folder = RunFolder.create(tmp_path / "elsewhere", "digits")
     folder.save({**JOB, "metadata": {"name": "digits", "uid": "u"}})
     folder.lock.close()
-    code, output = run("job.yaml", "--volume", "houses=.", "--resume", str(folder.path))
+    code, output = run("job.yaml", "--volume", "houses=with-file", "--resume", str(folder.path))
     assert code == 64
     assert "is a run of digits, not prices" in output
 

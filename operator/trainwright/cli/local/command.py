@@ -24,7 +24,8 @@ from trainwright.cli.local.session import End, Job, Session, logging_to
 from trainwright.cli.local.summary import show_summary
 from trainwright.cli.manifest import STDIN, Manifest, read_job
 from trainwright.cli.mistakes import show_mistakes
-from trainwright.cluster.local import Folders, volume_mistakes
+from trainwright.cluster.local import Folders
+from trainwright.cluster.local.mounts import mistakes as path_mistakes
 from trainwright.manifests import dump
 
 INTERRUPTED = 130
@@ -105,7 +106,8 @@ def _prepare(request: Request, manifest: Manifest | None, earlier: Job | None) -
         document["spec"]["workers"] = {**(document["spec"].get("workers") or {}), "count": request.workers}
     spec = read_manifest(document)
     volumes = _volumes(request.volumes)
-    mistakes = volume_mistakes(spec, volumes)
+    data = _data_folder(manifest, document)
+    mistakes = path_mistakes(spec, data, volumes)
     name = document["metadata"]["name"]
     if earlier is not None and earlier["metadata"]["name"] != name:
         mistakes.append(
@@ -113,7 +115,6 @@ def _prepare(request: Request, manifest: Manifest | None, earlier: Job | None) -
         )
     if mistakes:
         raise InvalidJobError(mistakes)
-    data = _data_folder(manifest, document)
     return _Prepared(_job(document, earlier, data), spec, data, volumes)
 
 

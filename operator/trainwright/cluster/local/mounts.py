@@ -51,30 +51,36 @@ class Folders:
         return self.run / "logs" / f"{name}.log"
 
 
-def volume_mistakes(spec: TrainingJobSpec, volumes: Mapping[str, Path]) -> list[FieldError]:
-    """Return what is wrong with running this spec with these volumes: unknown names, folders and dataset paths."""
+def mistakes(spec: TrainingJobSpec, data: Path, volumes: Mapping[str, Path]) -> list[FieldError]:
+    """Return what is wrong with running this spec here: unknown volumes, folders and dataset files that do not exist."""
     known = [volume.name for volume in spec.workers.volumes or ()]
-    mistakes = [
+    found = [
         FieldError("--volume", f"the job has no volume named {name!r}; it has: {', '.join(known) or 'none'}")
         for name in volumes
         if name not in known
     ]
-    mistakes += [
+    found += [
         FieldError("--volume", f"{name}={folder}: no such folder")
         for name, folder in volumes.items()
         if not folder.is_dir()
     ]
+    folders = Folders(Path(), data, volumes)
     for field, path in _dataset_paths(spec.to_wire()):
-        volume = _volume_of(spec, path)
-        if volume is not None and volume.name not in volumes:
-            mistakes.append(
-                FieldError(
-                    f"spec.dataset.{field}",
-                    f"{path} lies in the volume {volume.name!r}, which this machine does not have: "
-                    f"pass --volume {volume.name}=FOLDER with the folder that holds its files",
-                )
-            )
-    return mistakes
+        # Joining an absolute path to a folder leaves the path alone.
+        place = _data_root(spec, folders) / _local_path(spec, path, folders)
+        if not place.exists():
+            found.append(FieldError(f"spec.dataset.{field}", _missing(spec, path, place, volumes)))
+    return found
+
+
+def _missing(spec: TrainingJobSpec, path: str, place: Path, volumes: Mapping[str, Path]) -> str:
+    volume = _volume_of(spec, str(PurePosixPath(DATA_MOUNT) / path))
+    if volume is None or volume.name in volumes:
+        return f"{place} does not exist"
+    return (
+        f"{path} lies in the volume {volume.name!r}, which this machine does not have: pass --volume "
+        f"{volume.name}=FOLDER with the folder that holds its files"
+    )
 
 
 def localize(config: WorkerConfig, folders: Folders, pod: str) -> WorkerConfig:
