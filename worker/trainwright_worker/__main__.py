@@ -1,0 +1,51 @@
+"""The program of a worker pod: read the config, run the worker, say how it ended."""
+
+import os
+import sys
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from trainwright.api.exit_codes import ExitCode, classify
+from trainwright.api.names import (
+    CONFIG_FILE,
+    CONFIG_MOUNT,
+    ENV_ATTEMPT,
+    ENV_CONFIG,
+    ENV_TERMINATION_LOG,
+    ENV_WORKER_INDEX,
+)
+from trainwright.api.worker import Termination, WorkerConfig
+from trainwright_worker.console import say
+from trainwright_worker.termination import describe, write_termination
+
+DEFAULT_TERMINATION_LOG = "/dev/termination-log"
+
+
+def main() -> int:
+    """Run the worker and return its exit code."""
+    index = int(os.environ.get(ENV_WORKER_INDEX, "0"))
+    ending = _run(index)
+    write_termination(os.environ.get(ENV_TERMINATION_LOG, DEFAULT_TERMINATION_LOG), ending)
+    if ending.exit_code != ExitCode.SUCCESS:
+        say(f"worker {index}", f"exit code {ending.exit_code} ({ending.category}): {ending.message}")
+    return ending.exit_code
+
+
+def _run(index: int) -> Termination:
+    try:
+        path = Path(os.environ.get(ENV_CONFIG, f"{CONFIG_MOUNT}/{CONFIG_FILE}"))
+        config = WorkerConfig.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        code = ExitCode.USER_ERROR
+        return Termination(exit_code=code, category=classify(code), message=f"cannot read the config: {error}"[:1024])
+    try:
+        from trainwright_worker.launch import launch  # noqa: PLC0415 - torch takes seconds; a bad config needs none
+
+        return launch(config, index, int(os.environ.get(ENV_ATTEMPT, "1")))
+    except Exception as error:  # noqa: BLE001 - a defect of ours must end in a post-mortem too
+        return describe(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""At which steps training pauses, and what for.
+
+Evaluations, ends of epochs and checkpoints by step are known in advance. In between, ranks meet about once per second of
+training to agree on what only some of them know: that a worker was told to stop, that a checkpoint is due by the clock,
+that the loss is no longer finite. The loop itself compares one number per step.
+"""
+
+from dataclasses import dataclass
+
+from trainwright.api.spec import TrainingJobSpec
+
+MEETING_SECONDS = 1.0
+DEFAULT_CHECKPOINT_SECONDS = 60
+
+
+@dataclass
+class Agenda:
+    """The pauses of one run.
+
+    Attributes:
+        steps_per_epoch: Steps of an epoch.
+        total_steps: Steps of the run.
+        evaluate_every: Steps between evaluations; 0 for none but the last.
+        save_every: Steps between checkpoints; 0 if the clock decides.
+        save_seconds: Seconds between checkpoints; 0 if steps decide.
+        interval: Steps until the next meeting, agreed by all ranks.
+        next: The step at which the loop pauses next.
+    """
+
+    steps_per_epoch: int
+    total_steps: int
+    evaluate_every: int
+    save_every: int
+    save_seconds: int
+    interval: int = 1
+    next: int = 0
+
+    def plan_next(self, step: int) -> None:
+        """Set the next pause after `step`."""
+        pauses = [step + self.interval, self.total_steps]
+        pauses += [
+            _next_multiple(step, every) for every in (self.steps_per_epoch, self.evaluate_every, self.save_every)
+        ]
+        self.next = min(pause for pause in pauses if pause > step) if step < self.total_steps else step
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether an epoch ends with this step."""
+        return step % self.steps_per_epoch == 0
+
+    def evaluates(self, step: int) -> bool:
+        """Whether the model is measured after this step; it always is after the last."""
+        return step == self.total_steps or (self.evaluate_every > 0 and step % self.evaluate_every == 0)
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is due after this step, whatever the clock says; it always is after the last."""
+        return step == self.total_steps or (self.save_every > 0 and step % self.save_every == 0)
+
+    def suggest_interval(self, seconds_per_step: float) -> int:
+        """Return the interval that rank 0 proposes: about a second, reached by doubling since first steps are slow."""
+        wanted = int(MEETING_SECONDS / max(seconds_per_step, 1e-6))
+        return max(1, min(2 * self.interval, wanted))
+
+
+def make_agenda(spec: TrainingJobSpec, steps_per_epoch: int) -> Agenda:
+    """Return the agenda of a job whose epochs have so many steps."""
+    training, evaluation, checkpoint = spec.training, spec.evaluation, spec.checkpoint
+    total = training.steps or (training.epochs or 1) * steps_per_epoch
+    evaluate_every = evaluation.every_steps or (evaluation.every_epochs or 1) * steps_per_epoch
+    save_seconds = checkpoint.every_seconds or (0 if checkpoint.every_steps else DEFAULT_CHECKPOINT_SECONDS)
+    return Agenda(steps_per_epoch, total, evaluate_every, checkpoint.every_steps or 0, save_seconds)
+
+
+def _next_multiple(step: int, every: int) -> int:
+    return (step // every + 1) * every if every else 0

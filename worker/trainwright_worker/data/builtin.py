@@ -1,0 +1,39 @@
+"""Small real datasets that ship with scikit-learn. Importing it takes seconds, so only jobs that ask for one do."""
+
+from typing import Any
+
+import torch
+
+from trainwright.api.spec.dataset import BuiltinData, BuiltinName
+from trainwright_worker.data.table import Samples, Table
+
+DIGITS_SHAPE = (1, 8, 8)
+
+
+def read_builtin(data: BuiltinData) -> Table:
+    """Return a built-in dataset: digits as images of 1x8x8, the others as rows of features."""
+    loaded = _load(data.name)
+    inputs = torch.from_numpy(loaded.data).to(torch.float32)
+    if data.name == BuiltinName.DIABETES:
+        return Table(Samples(inputs, torch.from_numpy(loaded.target).to(torch.float32).unsqueeze(1)), classes=None)
+    if data.name == BuiltinName.DIGITS:
+        inputs = inputs.reshape(-1, *DIGITS_SHAPE)
+    classes = tuple(str(name) for name in loaded.target_names)
+    return Table(Samples(inputs, torch.from_numpy(loaded.target).to(torch.int64)), classes)
+
+
+def _load(name: BuiltinName) -> Any:
+    from sklearn import datasets  # noqa: PLC0415 - imports scipy, which costs seconds
+
+    match name:
+        case BuiltinName.DIGITS:
+            return datasets.load_digits()
+        case BuiltinName.IRIS:
+            return datasets.load_iris()
+        case BuiltinName.WINE:
+            return datasets.load_wine()
+        case BuiltinName.BREAST_CANCER:
+            return datasets.load_breast_cancer()
+        case BuiltinName.DIABETES:
+            # Scaled columns hide the units; our own normalization is the one that is saved with the state.
+            return datasets.load_diabetes(scaled=False)

@@ -1,0 +1,103 @@
+"""Image files in the two classic binary formats: MNIST's idx (plain or gzip) and CIFAR-10's batches."""
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainwright.api.spec.dataset import Cifar10Data, IdxData
+from trainwright_worker.data.table import Samples, Table, open_path
+from trainwright_worker.errors import DataError
+
+IMAGES_MAGIC = 2051
+LABELS_MAGIC = 2049
+GZIP_MAGIC = b"\x1f\x8b"
+CIFAR_SHAPE = (3, 32, 32)
+CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def read_idx(data: IdxData, root: str) -> Table:
+    """Return the images and labels of idx files; classes are 0 up to the largest label.
+
+    Raises:
+        DataError: A file is missing, has the wrong magic number, is cut short, or the counts differ.
+    """
+    field = "spec.dataset.idx"
+    train = _read_pair(data.images, data.labels, root, (f"{field}.images", f"{field}.labels"))
+    test = None
+    if data.test_images is not None and data.test_labels is not None:
+        test = _read_pair(data.test_images, data.test_labels, root, (f"{field}.testImages", f"{field}.testLabels"))
+        if test.inputs.shape[1:] != train.inputs.shape[1:]:
+            raise DataError(
+                f"{field}.testImages: images of {_pixels(test.inputs)}, but {field}.images has {_pixels(train.inputs)}"
+            )
+    largest = max(int(part.targets.max()) for part in (train, test) if part is not None)
+    return Table(train, tuple(str(label) for label in range(largest + 1)), test)
+
+
+def read_cifar10(data: Cifar10Data, root: str) -> Table:
+    """Return CIFAR-10 from its binary files, test_batch.bin as the test samples.
+
+    Raises:
+        DataError: A file is missing, cut short, or holds a label above 9.
+    """
+    field = "spec.dataset.cifar10.path"
+    batches = [_read_batch(f"{data.path}/data_batch_{number}.bin", root, field) for number in range(1, 6)]
+    train = Samples(torch.cat([batch.inputs for batch in batches]), torch.cat([batch.targets for batch in batches]))
+    return Table(train, CIFAR_CLASSES, _read_batch(f"{data.path}/test_batch.bin", root, field))
+
+
+def _read_pair(images: str, labels: str, root: str, fields: tuple[str, str]) -> Samples:
+    pixels = _read_array(images, root, fields[0], IMAGES_MAGIC, dimensions=3)
+    classes = _read_array(labels, root, fields[1], LABELS_MAGIC, dimensions=1)
+    if len(pixels) != len(classes):
+        raise DataError(f"{fields[1]}: {len(classes)} labels in {labels} for {len(pixels)} images in {images}")
+    if not len(pixels):
+        raise DataError(f"{fields[0]}: {images} holds no images")
+    return Samples(pixels.unsqueeze(1).to(torch.float32), classes.to(torch.int64))
+
+
+def _read_array(name: str, root: str, field: str, magic: int, dimensions: int) -> Tensor:
+    path = open_path(name, root, field)
+    content = _read_bytes(path, field)
+    header = 4 * (1 + dimensions)
+    numbers = np.frombuffer(content[:header], dtype=">u4") if len(content) >= header else np.zeros(1, dtype=">u4")
+    if numbers[0] != magic:
+        raise DataError(
+            f"{field}: {path} begins with the number {int.from_bytes(content[:4], 'big')}, but an idx file of this "
+            f"kind begins with {magic}",
+            "check that images and labels are not exchanged and that the file is whole",
+        )
+    shape = [int(size) for size in numbers[1:]]
+    expected = header + math.prod(shape)
+    if len(content) != expected:
+        raise DataError(f"{field}: {path} has {len(content)} bytes, but its header promises {expected}")
+    return torch.from_numpy(np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape).copy())
+
+
+def _read_bytes(path: Path, field: str) -> bytes:
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if content[:2] == GZIP_MAGIC else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{field}: cannot read {path}: {error}") from error
+
+
+def _read_batch(name: str, root: str, field: str) -> Samples:
+    content = _read_bytes(open_path(name, root, field), field)
+    record = 1 + math.prod(CIFAR_SHAPE)
+    if not content or len(content) % record:
+        raise DataError(f"{field}: {name} has {len(content)} bytes, not a multiple of {record}", "download it again")
+    records = torch.from_numpy(np.frombuffer(content, dtype=np.uint8).reshape(-1, record).copy())
+    labels = records[:, 0].to(torch.int64)
+    if int(labels.max()) >= len(CIFAR_CLASSES):
+        raise DataError(f"{field}: {name} holds the label {int(labels.max())}, but CIFAR-10 ends at 9")
+    return Samples(records[:, 1:].reshape(-1, *CIFAR_SHAPE).to(torch.float32), labels)
+
+
+def _pixels(images: Tensor) -> str:
+    return "x".join(str(size) for size in images.shape[1:])

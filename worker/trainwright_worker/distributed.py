@@ -1,0 +1,142 @@
+"""The process group: devices, threads and seeds of a rank, and the few messages that ranks exchange.
+
+A job of one process forms no group and pays for none. Control messages travel over gloo even where gradients travel over
+NCCL, so that agreeing never makes a GPU wait.
+"""
+
+import math
+import os
+import random
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import Store  # type: ignore[attr-defined]
+
+from trainwright.api.spec import TrainingSpec
+from trainwright.api.worker import WorkerConfig
+from trainwright_worker.place import Place
+from trainwright_worker.rendezvous import connect_store, round_store
+
+COLLECTIVE_TIMEOUT: Final = timedelta(minutes=30)
+"""Longest silence of a peer inside a collective; prediction on rank 0 is the longest that is legitimate."""
+_LOCAL_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+_CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
+
+
+class Group:
+    """The ranks of a job, seen from one of them.
+
+    Attributes:
+        rank: Number of this process.
+        size: Number of processes.
+        device: Where this rank computes.
+        store: The round's part of the rendezvous store; None in a job of one process.
+    """
+
+    def __init__(self, config: WorkerConfig, place: Place, host: str, device: torch.device) -> None:
+        """Form the group; waits until all ranks have.
+
+        Args:
+            config: The worker's config.
+            place: Where this rank stands.
+            host: Host under which the rendezvous store is reached from here.
+            device: Where this rank computes.
+        """
+        self.rank = place.rank
+        self.size = place.size
+        self.device = device
+        self.store: Store | None = None
+        if self.size > 1:
+            self.store = round_store(connect_store(host, config.rendezvous_port), config.uid, place.round)
+            backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
+            dist.init_process_group(
+                backend, store=self.store, rank=self.rank, world_size=self.size, timeout=COLLECTIVE_TIMEOUT
+            )
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Return the sum over all ranks of each value, in float64."""
+        if self.size == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(tensor)
+        summed: list[float] = tensor.tolist()
+        return summed
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """Return, on rank 0, every rank's tensor of the same shape (CPU); an empty list elsewhere."""
+        if self.size == 1:
+            return [tensor]
+        parts = [torch.empty_like(tensor) for _ in range(self.size)] if self.rank == 0 else None
+        dist.gather(tensor, parts)
+        return parts or []
+
+    def broadcast(self, content: bytes | None) -> bytes | None:
+        """Return rank 0's bytes on every rank; None if rank 0 has none."""
+        if self.size == 1:
+            return content
+        length = torch.tensor([-1 if content is None else len(content)], dtype=torch.int64)
+        dist.broadcast(length, src=0)
+        if length < 0:
+            return None
+        tensor = torch.empty(int(length), dtype=torch.uint8)
+        if content is not None:
+            tensor = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        dist.broadcast(tensor, src=0)
+        return tensor.numpy().tobytes()
+
+    def barrier(self) -> None:
+        """Wait until every rank has come here."""
+        self.sum([0.0])
+
+    def close(self) -> None:
+        """Leave the group, all together."""
+        if self.size > 1:
+            self.barrier()
+            dist.destroy_process_group()
+
+
+def choose_device(place: Place) -> torch.device:
+    """Return the GPU of this local rank if the worker has any, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def set_threads(config: WorkerConfig, place: Place) -> None:
+    """Share the machine's cores among the processes on it; OMP_NUM_THREADS, if the user sets it, decides instead."""
+    if "OMP_NUM_THREADS" in os.environ:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        return
+    # A job whose workers meet on the loopback device has all of them on this machine.
+    sharing = place.size if config.rendezvous_host in _LOCAL_HOSTS else place.local_size
+    torch.set_num_threads(max(1, count_cores() // sharing))
+
+
+def count_cores() -> int:
+    """Return the number of cores this process may use: its affinity, cut by the container's CPU limit."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _CPU_QUOTA.read_text().split()
+        return min(cores, max(1, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return cores  # No limit ("max"), or no cgroup.
+
+
+def set_determinism(spec: TrainingSpec, device: torch.device) -> None:
+    """Choose between the fastest kernels and those that give the same bits every time."""
+    if spec.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(mode=True)
+    torch.backends.cudnn.benchmark = device.type == "cuda" and not spec.deterministic
+
+
+def seed_everything(seed: int, rank: int) -> None:
+    """Seed every generator. Ranks differ, so that they do not drop the same activations."""
+    torch.manual_seed(seed + rank * 1_000_003)
+    random.seed(seed + rank * 1_000_003)

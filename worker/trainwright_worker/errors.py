@@ -1,0 +1,110 @@
+"""How a rank can fail, as exceptions that carry their exit code, and the reading of everyone else's exceptions.
+
+The exit code alone decides whether trying again can help, so each error is given its class here, once. A message names
+the field of the spec and the value that is wrong, since it becomes the post-mortem in the job's status.
+"""
+
+import errno
+from typing import ClassVar
+
+from trainwright.api.exit_codes import ExitCode
+
+
+class WorkerError(Exception):
+    """A failure whose cause is known.
+
+    Attributes:
+        exit_code: How the worker ends because of it.
+        message: What happened, in a sentence.
+        hint: What to do about it.
+    """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.INTERNAL
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UserError(WorkerError):
+    """The spec asks for something that cannot work."""
+
+    exit_code = ExitCode.USER_ERROR
+
+
+class DataError(WorkerError):
+    """The data is missing, damaged or not what the spec says it is."""
+
+    exit_code = ExitCode.DATA
+
+
+class NonFiniteError(WorkerError):
+    """The loss or a weight is no longer a number."""
+
+    exit_code = ExitCode.NON_FINITE
+
+
+class OutOfMemoryError(WorkerError):
+    """The device or the host has no memory left."""
+
+    exit_code = ExitCode.OUT_OF_MEMORY
+
+
+class InfrastructureError(WorkerError):
+    """The node, the network or the storage failed; the same job may succeed elsewhere or later."""
+
+    exit_code = ExitCode.INFRASTRUCTURE
+
+
+class PeersLostError(InfrastructureError):
+    """Another process of the job is gone. A consequence, never the first cause of a failure."""
+
+
+class PreemptedError(WorkerError):
+    """The job was told to stop and has saved its state."""
+
+    exit_code = ExitCode.PREEMPTED
+
+
+NON_FINITE_HINT = (
+    "lower spec.optimizer.learningRate, set spec.training.gradientClipping, or check the data for extreme values"
+)
+MEMORY_HINT = (
+    "lower spec.training.globalBatchSize, use a smaller model, or raise the memory in spec.workers.resources.limits"
+)
+_PEER_WORDS = ("gloo", "connection closed by peer", "connection reset by peer", "broken pipe", "nccl", "store")
+
+
+def explain(error: BaseException) -> WorkerError:
+    """Return `error` as a WorkerError, with a class for what torch and the system raise.
+
+    Args:
+        error: Any exception that ended a rank.
+    """
+    if isinstance(error, WorkerError):
+        return error
+    text = str(error)
+    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
+        return OutOfMemoryError(f"out of memory: {_first_line(text) or type(error).__name__}", MEMORY_HINT)
+    if _comes_from_a_peer(error, text):
+        return PeersLostError(f"lost contact with another process of the job: {_first_line(text)}")
+    if "does not have a deterministic implementation" in text:
+        return UserError(f"spec.training.deterministic: true, but {_first_line(text)}", "set it to false")
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}:
+        return InfrastructureError(f"storage failed: {error}", "check the volume that holds the checkpoints")
+    return WorkerError(f"{type(error).__name__}: {_first_line(text)}")
+
+
+def _first_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[0][:400] if lines else ""
+
+
+def _comes_from_a_peer(error: BaseException, text: str) -> bool:
+    # torch raises a plain RuntimeError from gloo and its own types (DistBackendError, DistNetworkError, …) otherwise;
+    # comparing names keeps this module free of torch, which the tests of everything else appreciate.
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & {"DistError", "DistBackendError", "DistNetworkError", "DistStoreError"}:
+        return True
+    return type(error) is RuntimeError and any(word in text.lower() for word in _PEER_WORDS[:4])

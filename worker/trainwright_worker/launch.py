@@ -1,0 +1,264 @@
+"""The worker's main process: torch's own elastic agent, kept alive across failures.
+
+The agent (`SimpleElasticAgent`) owns the states of a worker: join the rendezvous, start the processes, watch them, start
+them again when they fail or when the others open a new round. What is added here is judgement:
+
+- A failure that would repeat itself (user error, data, non-finite, out of memory) ends the worker at once with that exit
+  code. One that may pass is retried in place, `spec.restart.limit` times.
+- Losing a peer is not this worker's failure: it waits for the replacement and that counts against no limit. The same
+  holds when the job agreed to stop because another worker was told to.
+- SIGTERM is passed on. The processes save and end; the worker then exits as Preempted inside its grace period, whatever
+  has become of its peers.
+"""
+
+import os
+import signal
+import tempfile
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from torch.distributed.elastic.agent.server.api import (
+    RunResult,
+    SimpleElasticAgent,
+    WorkerGroup,
+    WorkerSpec,
+    WorkerState,
+)
+
+from trainwright.api.exit_codes import RETRYABLE, SIGNAL_BASE, ExitCode, classify
+from trainwright.api.worker import Termination, WorkerConfig
+from trainwright_worker.console import say
+from trainwright_worker.errors import MEMORY_HINT, InfrastructureError, WorkerError
+from trainwright_worker.place import Place
+from trainwright_worker.processes import Processes
+from trainwright_worker.rendezvous import FixedRendezvous, RendezvousLostError, StoppedError
+from trainwright_worker.termination import PostMortem, describe, post_mortem_path, read_last_report, read_post_mortem
+from trainwright_worker.train import run_rank
+
+MONITOR_SECONDS: Final = 0.05
+STOP_SECONDS: Final = 5.0
+"""How long processes may take to end before a restart; they have nothing to save that a checkpoint does not hold."""
+CAUSE_SECONDS: Final = 2.0
+"""How long to wait for the first cause when the failure seen first is only a consequence, or the store is gone."""
+LEAVE_SECONDS: Final = 30.0
+GRACE_SHARE: Final = 0.8
+"""Share of the pod's grace period that the processes get to save; the rest is for our own exit."""
+_OOM_EVENTS: Final = Path("/sys/fs/cgroup/memory.events")
+
+
+class WorkerAgent(SimpleElasticAgent):
+    """torch's elastic agent for the processes of one worker.
+
+    Attributes:
+        failure: Why the last launch of the processes failed; None while nothing has.
+    """
+
+    def __init__(self, config: WorkerConfig, index: int, attempt: int, scratch: Path) -> None:
+        """Prepare; nothing starts before `run`.
+
+        Args:
+            config: The worker's config.
+            index: Index of this worker.
+            attempt: Attempt of the job that created this worker's pod.
+            scratch: Folder in which failed processes leave their post-mortems.
+        """
+        # All workers have the same number of processes: ranks follow from the index without another exchange.
+        os.environ["TORCH_ELASTIC_WORKER_IDENTICAL"] = "1"
+        self._rendezvous_handler = FixedRendezvous(config, index, attempt, lambda: self.stopping)
+        super().__init__(
+            WorkerSpec(
+                role="worker",
+                local_world_size=config.spec.workers.processes_per_worker,
+                rdzv_handler=self._rendezvous_handler,
+                entrypoint=run_rank,
+                max_restarts=config.spec.restart.limit,
+                monitor_interval=MONITOR_SECONDS,
+            )
+        )
+        self.failure: PostMortem | None = None
+        self._config = config
+        self._index = index
+        self._attempt = attempt
+        self._scratch = scratch
+        self._processes: Processes | None = None
+        self._stop_by: float | None = None
+        self._oom_kills = _count_oom_kills()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether this worker was told to stop."""
+        return self._stop_by is not None
+
+    def request_stop(self, _signal: int, _frame: FrameType | None) -> None:
+        """Handle SIGTERM: have the processes save and end."""
+        if self._stop_by is None:
+            self._stop_by = time.monotonic() + GRACE_SHARE * self._config.spec.workers.termination_grace_period_seconds
+            if self._processes is not None:
+                self._processes.signal(signal.SIGTERM)
+
+    # -- what torch's agent calls ------------------------------------------------------------------------------------
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        size = self._config.spec.workers.processes_per_worker
+        for leftover in self._scratch.iterdir():
+            leftover.unlink()
+        arguments = [
+            (self._config, self._place(worker.local_rank, size), self._rendezvous_handler.host, self._scratch)
+            for worker in worker_group.workers
+        ]
+        self._processes = Processes(run_rank, arguments)
+        if self.stopping:
+            self._processes.signal(signal.SIGTERM)
+        return dict(self._processes.pids)
+
+    def _stop_workers(self, worker_group: WorkerGroup) -> None:  # noqa: ARG002 - torch's signature
+        if self._processes is not None:
+            self._processes.stop(STOP_SECONDS)
+
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:  # noqa: ARG002
+        if self._processes is not None:
+            self._processes.stop(0.0 if self.stopping else STOP_SECONDS)
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        if self._processes is None:
+            return RunResult(state=WorkerState.UNKNOWN)
+        ended = self._processes.ended()
+        if any(ended.values()):
+            self.failure = self._find_cause()
+            self._decide(self.failure)
+            return RunResult(state=WorkerState.FAILED)
+        if self._processes.running():
+            if self._stop_by is not None and time.monotonic() > self._stop_by:
+                self._processes.signal(signal.SIGKILL)
+            return RunResult(state=WorkerState.HEALTHY)
+        return RunResult(state=WorkerState.SUCCEEDED, return_values={w.global_rank: 0 for w in worker_group.workers})
+
+    def _exit_barrier(self) -> None:
+        self._rendezvous_handler.leave(LEAVE_SECONDS)
+
+    # -- judgement ---------------------------------------------------------------------------------------------------
+
+    def _decide(self, failure: PostMortem) -> None:
+        """Set the number of restarts torch's agent believes it has left, which decides what it does next."""
+        code = failure.termination.exit_code
+        if self.stopping or classify(code) not in RETRYABLE:
+            self._remaining_restarts = 0
+        elif code == ExitCode.PREEMPTED or (failure.consequence and failure.formed):
+            self._remaining_restarts += 1
+        verb = "restarting" if self._remaining_restarts and not self.stopping else "giving up"
+        say(f"worker {self._index}", f"{failure.termination.message}; {verb}")
+
+    def _find_cause(self) -> PostMortem:
+        """Return the earliest failure that is no mere consequence, waiting a moment for one to show."""
+        deadline = time.monotonic() + CAUSE_SECONDS
+        while True:
+            failures = self._failures()
+            causes = [failure for failure in failures if not failure.consequence]
+            over = self._processes is None or not self._processes.running() or time.monotonic() > deadline
+            if causes or over:
+                return min(causes or failures, key=lambda failure: failure.seconds)
+            time.sleep(MONITOR_SECONDS)
+
+    def _failures(self) -> list[PostMortem]:
+        ended = self._processes.ended() if self._processes is not None else {}
+        return [
+            read_post_mortem(post_mortem_path(self._scratch, number)) or self._killed(number, code)
+            for number, code in ended.items()
+            if code
+        ]
+
+    def _killed(self, number: int, code: int) -> PostMortem:
+        """Return the post-mortem of a process that could not write its own."""
+        place = self._place(number, self._config.spec.workers.processes_per_worker)
+        message = f"rank {place.rank} ended with exit code {code}"
+        hint = None
+        if code > SIGNAL_BASE:
+            message = f"rank {place.rank} was ended by {signal.Signals(code - SIGNAL_BASE).name}"
+        if code == SIGNAL_BASE + signal.SIGKILL and _count_oom_kills() > self._oom_kills:
+            code, hint = ExitCode.OUT_OF_MEMORY, MEMORY_HINT
+            message = f"rank {place.rank} was killed because the worker ran out of memory"
+        ending = Termination(exit_code=code, category=classify(code), message=message, hint=hint, rank=place.rank)
+        return PostMortem(ending, consequence=False, formed=False, seconds=time.time())
+
+    # -- names -------------------------------------------------------------------------------------------------------
+
+    def _place(self, local_rank: int, local_size: int) -> Place:
+        return Place(
+            worker=self._index,
+            attempt=self._attempt,
+            round=self._rendezvous_handler.round,
+            local_rank=local_rank,
+            local_size=local_size,
+            rank=self._index * local_size + local_rank,
+            size=self._config.spec.world_size,
+        )
+
+    def cause_after_loss(self) -> PostMortem | None:
+        """Return the processes' own failure after the store was lost, if they say one soon.
+
+        Worker 0 takes the store with it wherever it goes. If it failed for a reason that all ranks share (a user error),
+        or the whole job is being stopped, our own processes or our own SIGTERM will say so within moments.
+        """
+        deadline = time.monotonic() + CAUSE_SECONDS
+        while time.monotonic() < deadline and not self.stopping:
+            causes = [failure for failure in self._failures() if not failure.consequence]
+            if causes:
+                return min(causes, key=lambda failure: failure.seconds)
+            time.sleep(MONITOR_SECONDS)
+        return None
+
+
+def launch(config: WorkerConfig, index: int, attempt: int) -> Termination:
+    """Run the worker to its end and return how it ended.
+
+    Args:
+        config: The worker's config.
+        index: Index of this worker.
+        attempt: Attempt of the job that created this worker's pod.
+    """
+    with tempfile.TemporaryDirectory(prefix="trainwright-") as scratch:
+        agent = WorkerAgent(config, index, attempt, Path(scratch))
+        signal.signal(signal.SIGTERM, agent.request_stop)
+        say(f"worker {index}", f"attempt {attempt}: joining {config.spec.workers.count} worker(s)")
+        try:
+            result = agent.run()
+        except StoppedError:
+            return _preempted("stopped while waiting for the other workers")
+        except RendezvousLostError as error:
+            found = agent.cause_after_loss()
+            if agent.stopping:
+                return _preempted("stopped")
+            return describe(error) if found is None else found.termination
+        except InfrastructureError as error:
+            return describe(error)
+        if not result.is_failed():
+            return Termination(exit_code=ExitCode.SUCCESS, report=read_last_report(Path(scratch)))
+        return _failed(agent)
+
+
+def _failed(agent: WorkerAgent) -> Termination:
+    """Return the termination of a worker whose processes failed for the last time."""
+    if agent.failure is None:
+        return describe(WorkerError("the processes failed without a trace"))
+    ending = agent.failure.termination
+    if agent.stopping and classify(ending.exit_code) in RETRYABLE:
+        return _preempted(ending.message if ending.exit_code == ExitCode.PREEMPTED else "stopped")
+    if ending.exit_code > SIGNAL_BASE:
+        return ending.model_copy(update={"exit_code": ExitCode.INFRASTRUCTURE})
+    return ending
+
+
+def _preempted(message: str) -> Termination:
+    code = ExitCode.PREEMPTED
+    return Termination(exit_code=code, category=classify(code), message=message)
+
+
+def _count_oom_kills() -> int:
+    """Return how many processes of this container the kernel has killed for memory; 0 where it does not say."""
+    try:
+        lines = _OOM_EVENTS.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

@@ -1,0 +1,60 @@
+"""Prometheus metrics of one rank, served on a port of its own; a port in use costs the metrics, not the training."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from trainwright_worker.console import say
+from trainwright_worker.place import Place
+
+_STEP_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+
+
+class Metrics:
+    """The collectors of a rank."""
+
+    def __init__(self, port: int, place: Place) -> None:
+        """Serve on `port` + the local rank."""
+        registry = CollectorRegistry()
+        prefix = "trainwright_worker"
+        self._step = Gauge(f"{prefix}_step", "Optimizer steps done.", registry=registry)
+        self._epoch = Gauge(f"{prefix}_epoch", "Epochs done.", registry=registry)
+        self._loss = Gauge(f"{prefix}_loss", "Mean training loss since the value before.", registry=registry)
+        self._rate = Gauge(f"{prefix}_learning_rate", "Learning rate of the newest step.", registry=registry)
+        self._norm = Gauge(f"{prefix}_gradient_norm", "L2 norm of the newest gradient measured.", registry=registry)
+        self._throughput = Gauge(f"{prefix}_samples_per_second", "Samples per second, all ranks.", registry=registry)
+        self._samples = Counter(f"{prefix}_samples", "Samples that this launch has seen, all ranks.", registry=registry)
+        self._seconds = Histogram(
+            f"{prefix}_step_seconds", "Seconds per optimizer step.", registry=registry, buckets=_STEP_BUCKETS
+        )
+        self._saved_step = Gauge(f"{prefix}_checkpoint_step", "Step of the newest checkpoint.", registry=registry)
+        self._saved_at = Gauge(
+            f"{prefix}_checkpoint_timestamp_seconds", "When the newest checkpoint was complete.", registry=registry
+        )
+        try:
+            start_http_server(port + place.local_rank, registry=registry)
+        except OSError as error:
+            say(f"rank {place.rank}", f"no metrics: port {port + place.local_rank}: {error.strerror}")
+
+    def observe(
+        self, *, step: int, epoch: int, loss: float | None, rate: float, norm: float | None, throughput: float | None
+    ) -> None:
+        """Set the newest values; None leaves the value before."""
+        self._step.set(step)
+        self._epoch.set(epoch)
+        self._rate.set(rate)
+        for gauge, value in ((self._loss, loss), (self._norm, norm), (self._throughput, throughput)):
+            if value is not None:
+                gauge.set(value)
+
+    def observe_steps(self, seconds: Iterable[float], samples: int) -> None:
+        """Count steps by how long they took, and the samples in them."""
+        for value in seconds:
+            self._seconds.observe(value)
+        self._samples.inc(samples)
+
+    def observe_checkpoint(self, step: int, timestamp: float) -> None:
+        """Set the newest checkpoint."""
+        self._saved_step.set(step)
+        self._saved_at.set(timestamp)

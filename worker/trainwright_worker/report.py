@@ -1,0 +1,232 @@
+"""Saying how training goes: rank 0 posts a WorkerReport every few seconds, from a thread of its own.
+
+Only the newest report counts, so nothing queues up: an endpoint that is slow or gone delays reports, never training. The
+other ranks leave a sign of life in the rendezvous store, which rank 0's thread reads; ages are measured on rank 0's clock
+alone, so clocks need not agree.
+"""
+
+import http.client
+import json
+import ssl
+import threading
+import time
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from torch.distributed import Store  # type: ignore[attr-defined]
+
+from trainwright.api.worker import RankHeartbeat, ReportsEndpoint, WorkerPhase, WorkerReport
+from trainwright_worker.console import say
+
+SEND_SECONDS: Final = 5.0
+FAREWELL_SECONDS: Final = 5.0
+MAX_BACKOFF_SECONDS: Final = 10.0
+_REFUSED: Final = frozenset({403, 410})
+
+
+class Pulse:
+    """The sign of life of one rank: written by its loop, read by its reporting thread.
+
+    Attributes:
+        step: Newest optimizer step.
+        moves: Rises with every step and every batch that is evaluated.
+    """
+
+    __slots__ = ("moves", "step")
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.moves = 0
+
+
+class Reporter:
+    """What rank 0 knows of the job, and the thread that sends it."""
+
+    def __init__(self, endpoint: ReportsEndpoint | None, first: WorkerReport, pulse: Pulse) -> None:
+        """Begin to report at once.
+
+        Args:
+            endpoint: Where to; None to keep reports to oneself.
+            first: The first report.
+            pulse: Sign of life of rank 0 itself.
+        """
+        self._endpoint = endpoint
+        self._report = first
+        self._pulse = pulse
+        self._beats: dict[int, tuple[int, int, float]] = {}
+        self._store: Store | None = None
+        self._size = 1
+        self._condition = threading.Condition()
+        self._urgent = True
+        self._closing = False
+        self._client = None if endpoint is None else _Client(endpoint)
+        self._thread = threading.Thread(target=self._run, name="reports", daemon=True)
+        self._thread.start()
+
+    @property
+    def report(self) -> WorkerReport:
+        """The newest report."""
+        return self._report
+
+    def watch(self, store: Store, size: int) -> None:
+        """Read the signs of life of `size` ranks from `store` from now on; each rank has written one already."""
+        self._size = size
+        self._store = store
+
+    def update(self, **changes: Any) -> None:
+        """Change fields of the report; a new phase is sent at once, anything else when the next report is due."""
+        with self._condition:
+            urgent = changes.get("phase", self._report.phase) != self._report.phase
+            self._report = self._report.model_copy(update=changes)
+            if urgent:
+                self._urgent = True
+                self._condition.notify()
+
+    def close(self) -> WorkerReport:
+        """Try for a few seconds to deliver the last report, and return it."""
+        with self._condition:
+            self._closing = self._urgent = True
+            self._condition.notify()
+        self._thread.join(FAREWELL_SECONDS)
+        return self._report
+
+    def _run(self) -> None:
+        failures = 0
+        while True:
+            with self._condition:
+                self._condition.wait_for(
+                    self._is_due_early if failures == 0 else self._is_closing, self._pause(failures)
+                )
+                closing, self._urgent = self._closing, False
+            sent = self._send()
+            failures = 0 if sent else failures + 1
+            if closing and (sent or failures > 1):
+                return
+
+    def _is_due_early(self) -> bool:
+        return self._closing or self._urgent
+
+    def _is_closing(self) -> bool:
+        return self._closing
+
+    def _pause(self, failures: int) -> float:
+        interval = 1.0 if self._endpoint is None else self._endpoint.interval_seconds
+        return min(MAX_BACKOFF_SECONDS, interval * 2 ** (failures - 1)) if failures else interval
+
+    def _send(self) -> bool:
+        # Read before the lock is taken: the store may be slow, and the loop must never wait for it.
+        heartbeats = self._heartbeats()
+        with self._condition:
+            sequence = max(int(time.time() * 1000), self._report.sequence + 1)
+            self._report = self._report.model_copy(update={"sequence": sequence, "heartbeats": heartbeats})
+            report = self._report
+        return True if self._client is None else self._client.post(report)
+
+    def _heartbeats(self) -> list[RankHeartbeat]:
+        now = time.monotonic()
+        signs = {0: (self._pulse.step, self._pulse.moves)}
+        if self._store is not None:
+            try:
+                keys = [f"pulse/{rank}" for rank in range(1, self._size)]
+                for rank, value in enumerate(self._store.multi_get(keys), start=1):
+                    numbers = bytes(value).decode().split()
+                    signs[rank] = (int(numbers[0]), int(numbers[1]))
+            except RuntimeError:
+                self._store = None  # The store is gone, and so will we be soon.
+        for rank, (step, moves) in signs.items():
+            known = self._beats.get(rank)
+            if known is None or known[1] != moves:
+                self._beats[rank] = (step, moves, now)
+        return [
+            RankHeartbeat(rank=rank, step=step, seconds_ago=round(now - since, 3))
+            for rank, (step, _, since) in sorted(self._beats.items())
+        ]
+
+
+class _Client:
+    """A connection to the operator, kept open between reports."""
+
+    def __init__(self, endpoint: ReportsEndpoint) -> None:
+        self._endpoint = endpoint
+        self._url = urlsplit(endpoint.url)
+        self._connection: http.client.HTTPConnection | None = None
+        self._complained: str | None = None
+
+    def post(self, report: WorkerReport) -> bool:
+        """Send a report; return whether it was accepted. Says why not once per reason."""
+        try:
+            status = self._post(json.dumps(report.to_wire()).encode())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self._drop()
+            return self._complain(f"{type(error).__name__}: {error}")
+        if status < http.HTTPStatus.MULTIPLE_CHOICES:
+            self._complained = None
+            return True
+        meaning = "the job is gone or has moved on" if status in _REFUSED else "refused"
+        return self._complain(f"HTTP {status}, {meaning}")
+
+    def _post(self, body: bytes) -> int:
+        if self._connection is None:
+            self._connection = self._connect()
+        # The token rotates: whoever keeps one is locked out within the hour.
+        token = Path(self._endpoint.token_file).read_text(encoding="utf-8").strip()
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        path = self._url.path + (f"?{self._url.query}" if self._url.query else "")
+        self._connection.request("POST", path, body, headers)
+        response = self._connection.getresponse()
+        response.read()
+        return response.status
+
+    def _connect(self) -> http.client.HTTPConnection:
+        host = self._url.hostname or ""
+        if self._url.scheme == "http":
+            return http.client.HTTPConnection(host, self._url.port, timeout=SEND_SECONDS)
+        context = ssl.create_default_context(cafile=self._endpoint.ca_file)
+        return http.client.HTTPSConnection(host, self._url.port, timeout=SEND_SECONDS, context=context)
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _complain(self, reason: str) -> bool:
+        if reason != self._complained:
+            say("rank 0", f"report not delivered ({reason}); training goes on, trying again")
+            self._complained = reason
+        return False
+
+
+class PulseSender:
+    """Leaves this rank's sign of life in the store about once per interval, from a thread of its own."""
+
+    def __init__(self, store: Store, rank: int, pulse: Pulse, seconds: float) -> None:
+        """Write the first sign before returning, so that rank 0 finds every key."""
+        self._store = store
+        self._key = f"pulse/{rank}"
+        self._pulse = pulse
+        self._seconds = seconds
+        self._stop = threading.Event()
+        self._write()
+        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop writing."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._seconds):
+            try:
+                self._write()
+            except RuntimeError:
+                return  # Worker 0 is gone; the agent notices by itself.
+
+    def _write(self) -> None:
+        self._store.set(self._key, f"{self._pulse.step} {self._pulse.moves}")
+
+
+def first_report(uid: str, attempt: int, launch: str) -> WorkerReport:
+    """Return the report with which a launch begins, before any data was read."""
+    sequence = int(time.time() * 1000)
+    return WorkerReport(uid=uid, attempt=attempt, launch=launch, sequence=sequence, phase=WorkerPhase.PREPARING)

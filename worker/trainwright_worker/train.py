@@ -1,0 +1,164 @@
+"""One training process, from its fork to its exit code."""
+
+import signal
+import sys
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+# torch.optim imports this on first use, for seconds. Imported here, the agent does it once, and every process that it
+# forks later, restarts included, inherits it.
+import torch._dynamo  # noqa: F401
+
+from trainwright.api.exit_codes import ExitCode
+from trainwright.api.worker import WorkerConfig, WorkerPhase
+from trainwright_worker.console import say
+from trainwright_worker.data.dataset import Dataset
+from trainwright_worker.distributed import Group, choose_device, set_determinism, set_threads
+from trainwright_worker.errors import InfrastructureError
+from trainwright_worker.loop import fit
+from trainwright_worker.meeting import measure_split
+from trainwright_worker.metrics import Metrics
+from trainwright_worker.place import Place
+from trainwright_worker.rendezvous import connect_store, round_store
+from trainwright_worker.report import Pulse, PulseSender, Reporter, first_report
+from trainwright_worker.results import evaluation_facts, predict, write_results
+from trainwright_worker.run import Run, prepare
+from trainwright_worker.termination import post_mortem_path, write_last_report, write_post_mortem
+
+LAST_WRITE_SECONDS: Final = 4.0
+"""How long a failing rank lets a checkpoint that is being written come to its end; the agent waits a little longer."""
+
+
+class Rank:
+    """A training process: what it has built so far, and how it ends."""
+
+    def __init__(self, config: WorkerConfig, place: Place, host: str, scratch: Path) -> None:
+        """Remember what to do.
+
+        Args:
+            config: The worker's config.
+            place: Where this rank stands.
+            host: Host under which the rendezvous store is reached from here.
+            scratch: Folder for the post-mortem or the last report.
+        """
+        self.config = config
+        self.place = place
+        self.host = host
+        self.scratch = scratch
+        self.group: Group | None = None
+        self.run: Run | None = None
+
+    def train(self) -> None:
+        """Train, measure, predict, and write the results."""
+        config, place = self.config, self.place
+        pulse = Pulse()
+        reporter = None
+        if place.leads:
+            launch = f"{place.attempt}-{uuid.uuid4().hex[:12]}"
+            reporter = Reporter(config.reports, first_report(config.uid, place.attempt, launch), pulse)
+        metrics = None if config.metrics_port is None else Metrics(config.metrics_port, place)
+        set_threads(config, place)
+        device = choose_device(place)
+        set_determinism(config.spec.training, device)
+        self.group = Group(config, place, self.host, device)
+        sender = self._exchange_pulses(pulse, reporter)
+        self.run = prepare(config, place, self.group, pulse, reporter, metrics)
+        self._fit(self.run)
+        _finish(self.run)
+        if sender is not None:
+            sender.close()
+        self.group.close()
+        if reporter is not None:
+            write_last_report(self.scratch, reporter.close())
+
+    def _fit(self, run: Run) -> None:
+        def request_stop(_signal: int, _frame: FrameType | None) -> None:
+            run.stop_requested = True
+
+        # Before and after the loop there is nothing to save: there SIGTERM ends the process at once.
+        signal.signal(signal.SIGTERM, request_stop)
+        run.clock.met = run.clock.saved = run.clock.logged = time.monotonic()
+        run.clock.met_step = run.progress.step
+        fit(run)
+        run.writer.wait()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def _exchange_pulses(self, pulse: Pulse, reporter: Reporter | None) -> PulseSender | None:
+        """Let rank 0 see the other ranks' signs of life, over connections that only these threads use."""
+        if self.group is None or self.group.size == 1:
+            return None
+        store = connect_store(self.host, self.config.rendezvous_port)
+        mine = round_store(store, self.config.uid, self.place.round)
+        interval = 2.0 if self.config.reports is None else self.config.reports.interval_seconds
+        sender = None if reporter is not None else PulseSender(mine, self.place.rank, pulse, interval)
+        self.group.barrier()
+        if reporter is not None:
+            reporter.watch(mine, self.group.size)
+        return sender
+
+    def fail(self, error: BaseException) -> int:
+        """Leave a post-mortem and return the exit code."""
+        formed = self.group is not None
+        path = post_mortem_path(self.scratch, self.place.local_rank)
+        termination = write_post_mortem(path, error, self.place.rank, formed=formed)
+        if termination.exit_code != ExitCode.PREEMPTED:
+            say(f"rank {self.place.rank}", f"failed: {termination.message}")
+            if termination.traceback:
+                sys.stderr.write(termination.traceback + "\n")
+        if self.run is not None:
+            # The state in it is sound, whatever happened since; finishing it saves the work since the one before.
+            with suppress(InfrastructureError):
+                self.run.writer.wait(LAST_WRITE_SECONDS)
+        return termination.exit_code
+
+
+def run_rank(config: WorkerConfig, place: Place, host: str, scratch: Path) -> None:
+    """Run one training process and end it with its exit code; the entry that the agent forks into."""
+    rank = Rank(config, place, host, scratch)
+    try:
+        rank.train()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a post-mortem and an exit code
+        sys.exit(rank.fail(error))
+
+
+def _finish(run: Run) -> None:
+    """Measure the test split, then have rank 0 write the results while the others wait."""
+    run.tell(phase=WorkerPhase.EVALUATING)
+    test = measure_split(run, "test")
+    if test is not None:
+        run.progress.evaluation = test
+    run.tell(phase=WorkerPhase.PREDICTING, evaluation=run.progress.evaluation)
+    if run.place.leads:
+        text = None
+        if run.spec.prediction is not None:
+            text = predict(run.spec.prediction, run.model, run.forward, run.dataset, run.group.device)
+        results = write_results(run.config.job_folder, run.model, run.spec, _facts(run), text)
+        run.tell(phase=WorkerPhase.FINISHED, results=results)
+        run.log(f"finished: {results.folder}")
+    run.group.barrier()
+
+
+def _facts(run: Run) -> dict[str, object]:
+    progress, dataset = run.progress, run.dataset
+    return {
+        "step": progress.step,
+        "samples": run.sampler.samples_before(progress.step),
+        "test": evaluation_facts(progress.evaluation if _is_test(run) else None),
+        "best": evaluation_facts(progress.best),
+        "history": progress.history,
+        "classes": _classes(dataset),
+        "normalization": dataset.normalization.to_json(),
+        "processes": run.group.size,
+    }
+
+
+def _is_test(run: Run) -> bool:
+    return run.progress.evaluation is not None and run.progress.evaluation.split == "test"
+
+
+def _classes(dataset: Dataset) -> list[str] | None:
+    return None if dataset.classes is None else list(dataset.classes)
