@@ -25,6 +25,7 @@ from trainwright.cli.local.summary import show_summary
 from trainwright.cli.manifest import STDIN, Manifest, read_job
 from trainwright.cli.mistakes import show_mistakes
 from trainwright.cluster.local import Folders
+from trainwright.cluster.local.gpus import count_gpus
 from trainwright.cluster.local.mounts import mistakes as path_mistakes
 from trainwright.manifests import dump
 
@@ -216,11 +217,12 @@ def _print_log(console: Console, pod: str, line: str) -> None:
 def _honest_lines(spec: TrainingJobSpec) -> list[str]:
     """Return what this machine cannot give the job."""
     limits = spec.workers.resources.limits if spec.workers.resources and spec.workers.resources.limits else {}
-    accelerators = [key for key in limits if key.rpartition("/")[2] == "gpu"]
-    present = any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/kfd"))
-    if accelerators and not present:
-        asked = ", ".join(f"{limits[key]} {key}" for key in accelerators)
-        return [f"each worker asks for {asked}; this machine has none, so training runs on the CPU"]
+    asked = ", ".join(f"{limits[key]} {key}" for key in limits if key.rpartition("/")[2] == "gpu")
+    gpus = count_gpus()
+    if asked and not gpus:
+        return [f"each worker asks for {asked}; this machine has no GPU, so training runs on the CPU"]
+    if 0 < gpus < spec.world_size:
+        return [f"this machine has {gpus} GPU(s) for {spec.world_size} processes, so training runs on the CPU"]
     return []
 
 

@@ -7,10 +7,19 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from trainwright.api.job import FieldError
-from trainwright.api.names import CA_FILE, CONFIG_FILE, DATA_MOUNT, ENV_CONFIG, ENV_TERMINATION_LOG, TOKEN_FILE
+from trainwright.api.names import (
+    CA_FILE,
+    CONFIG_FILE,
+    DATA_MOUNT,
+    ENV_CONFIG,
+    ENV_TERMINATION_LOG,
+    LABEL_WORKER,
+    TOKEN_FILE,
+)
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.workers import VolumeSpec
 from trainwright.api.worker import WorkerConfig
+from trainwright.cluster.local.gpus import assign
 from trainwright.cluster.port import Manifest
 
 TERMINATION_FILE = "termination.json"
@@ -24,7 +33,7 @@ _DATASET_PATHS = (
     ("cifar10", "path"),
 )
 
-_INHERITED = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
+_INHERITED = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
 """What a worker sees of the caller's environment. Little on purpose: a run must not depend on whose shell started it."""
 
 
@@ -105,6 +114,7 @@ def environment(pod: Manifest, config: WorkerConfig, folder: Path) -> dict[str, 
     own = {key: os.environ[key] for key in _INHERITED if key in os.environ}
     share = (os.cpu_count() or 1) // config.spec.world_size
     own |= {"OMP_NUM_THREADS": str(max(1, share)), "PYTHONUNBUFFERED": "1"}
+    own |= assign(config.spec, int(pod["metadata"]["labels"][LABEL_WORKER]))
     entries = pod["spec"]["containers"][0].get("env") or ()
     # A pod's home is scratch space. Here it stays the user's, where Python may have packages of theirs.
     own |= {entry["name"]: _value(entry, pod) for entry in entries if entry["name"] != "HOME"}

@@ -1,0 +1,36 @@
+"""Hands out this machine's GPUs to workers, as a cluster's device plugin does: no two processes share one."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from trainwright.api.spec import TrainingJobSpec
+
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def count_gpus(environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> int:
+    """Return how many GPUs jobs may use here."""
+    return len(_gpus(environment, devices))
+
+
+def assign(
+    spec: TrainingJobSpec, worker: int, environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev")
+) -> dict[str, str]:
+    """Return the environment that shows a worker its own GPUs, or none when there are too few for all processes.
+
+    Collectives refuse two processes on one GPU, and half a job on GPUs would only wait for the half on CPUs.
+    """
+    gpus = _gpus(environment, devices)
+    if spec.world_size > len(gpus):
+        return {_VISIBLE: ""} if gpus or _VISIBLE in environment else {}
+    first, share = worker * spec.workers.processes_per_worker, spec.workers.processes_per_worker
+    return {_VISIBLE: ",".join(gpus[first : first + share])}
+
+
+def _gpus(environment: Mapping[str, str], devices: Path) -> list[str]:
+    visible = environment.get(_VISIBLE)
+    if visible is not None:
+        return [gpu for gpu in visible.split(",") if gpu]
+    numbers = (path.name.removeprefix("nvidia") for path in devices.glob("nvidia[0-9]*"))
+    return sorted((number for number in numbers if number.isdigit()), key=int)
