@@ -1,7 +1,7 @@
 """YAML, read as kubectl reads it and written as people like to read it. Knows nothing of what a document means.
 
-PyYAML and kubectl disagree on what plain text stands for: to PyYAML `1e-3` is text, `2026-01-01` a date and `1:30` ninety,
-and of two equal keys the last one wins. A manifest must mean the same on a laptop and in a cluster, so kubectl is right.
+PyYAML and kubectl disagree on what plain text stands for: to PyYAML `1e-3` and `y` are text, `2026-01-01` is a date and
+`1:30` ninety, and of two equal keys the last one wins. A manifest must mean the same on a laptop and in a cluster, so kubectl is right.
 """
 
 import re
@@ -35,9 +35,11 @@ class _Loader(yaml.SafeLoader):
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_bool(self, node: yaml.ScalarNode) -> bool:
+        return bool(self.bool_values[{"y": "yes", "n": "no"}.get(node.value.lower(), node.value.lower())])
 
-for _tag, _pattern in _NUMBERS.items():
-    _Loader.add_implicit_resolver(_tag, _pattern, list("-+.0123456789"))
+
+_Loader.add_constructor("tag:yaml.org,2002:bool", _Loader.construct_yaml_bool)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -56,6 +58,13 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 
 _FOLD: Final = 70
 _Dumper.add_representer(str, _text)
+
+_YES_OR_NO: Final = re.compile(r"^[yYnN]$")
+for _class in (_Loader, _Dumper):
+    # The dumper knows them so that it quotes text which would be read as something else.
+    for _tag, _pattern in _NUMBERS.items():
+        _class.add_implicit_resolver(_tag, _pattern, list("-+.0123456789"))
+    _class.add_implicit_resolver("tag:yaml.org,2002:bool", _YES_OR_NO, list("yYnN"))
 
 
 def load(text: str) -> list[Any]:

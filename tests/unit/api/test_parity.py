@@ -1,0 +1,52 @@
+"""Pydantic's half of the parity between the types and the CRD; tests/kind/test_parity.py asks a real API server."""
+
+import pytest
+import yaml
+
+import parity
+from trainwright.api.job import InvalidJobError, read_manifest
+from trainwright.manifests import load
+
+CASES = parity.cases()
+
+
+def mistakes(case):
+    """Return what is wrong with a case, as a list of field and message."""
+    try:
+        manifest = case.manifest if case.text is None else load(case.text)[0]
+        read_manifest(manifest)
+    except InvalidJobError as error:
+        return [(mistake.field, mistake.message) for mistake in error.errors]
+    except yaml.YAMLError as error:
+        return [("", str(error))]
+    return []
+
+
+def blames(wrong, field, message):
+    return field == wrong or field.startswith((f"{wrong}.", f"{wrong}[")) or (not field and wrong in message)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.wrong is None], ids=lambda case: case.name)
+def test_a_good_manifest_is_accepted(case):
+    assert mistakes(case) == []
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.wrong is not None], ids=lambda case: case.name)
+def test_a_bad_manifest_is_refused_and_the_field_named(case):
+    found = mistakes(case)
+    assert any(blames(case.wrong, field, message) for field, message in found), found
+    assert all(message for _, message in found)
+
+
+def test_the_corpus_is_large_and_its_names_are_unlike():
+    names = [case.name for case in CASES]
+    assert len(names) == len(set(names))
+    assert sum(case.wrong is None for case in CASES) >= 40
+    assert sum(case.wrong is not None for case in CASES) >= 120
+
+
+def test_a_read_spec_is_read_back_as_it_was_written():
+    for case in CASES:
+        if case.wrong is None and case.text is None:
+            spec = read_manifest(case.manifest)
+            assert read_manifest(case.manifest | {"spec": spec.to_wire()}) == spec
