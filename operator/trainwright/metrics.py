@@ -4,7 +4,7 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
@@ -27,6 +27,8 @@ _PER_JOB: dict[str, tuple[str, tuple[str, ...]]] = {
     "trainwright_job_workers_ready": ("Workers that run.", ("workers", "ready")),
     "trainwright_job_attempt": ("Starts of the workers so far.", ("attempt",)),
 }
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # twice the series, and nobody reads them
 
 
 class Metrics:

@@ -4,16 +4,11 @@ import asyncio
 import sys
 
 
-def operator_command() -> None:
-    """Run the operator in a cluster, or against the cluster of the kubeconfig.
+def run_operator() -> None:
+    """Run the operator until it is told to stop; exits with 2 on wrong settings and with 1 on any other failure.
 
     Settings come from environment variables, for example TRAINWRIGHT_NAMESPACES=team-a,team-b.
     """
-    sys.exit(run_operator())
-
-
-def run_operator() -> int:
-    """Run the operator until it is told to stop, and return its exit code."""
     # Imported here: the other commands need neither kopf nor the Kubernetes client, and should start quickly.
     import structlog  # noqa: PLC0415
     import uvloop  # noqa: PLC0415
@@ -29,7 +24,7 @@ def run_operator() -> int:
         for detail in error.errors(include_url=False):
             field = "_".join(str(part) for part in detail["loc"]).upper()
             sys.stderr.write(f"TRAINWRIGHT_{field}: {detail['msg']}\n")
-        return 2
+        sys.exit(2)
     configure_logging(settings.log_level, settings.log_format)
 
     async def main() -> None:
@@ -40,5 +35,4 @@ def run_operator() -> int:
             runner.run(main())
     except Exception as error:  # noqa: BLE001 - the last place to say why the process ends
         structlog.get_logger(__name__).critical("operator failed", error=str(error), exc_info=error)
-        return 1
-    return 0
+        sys.exit(1)

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
+import structlog
+
 from trainwright.cluster.port import Cluster, ConflictError, JobKey, Manifest, RejectedError
 from trainwright.controller.apply import Applier
 from trainwright.controller.queue import RetryError
@@ -13,6 +15,8 @@ from trainwright.metrics import Metrics
 from trainwright.plan import plan
 from trainwright.plan.observe import read_job, read_pod
 from trainwright.plan.types import Observed, Plan, Pod, Settings
+
+log = structlog.get_logger(__name__)
 
 
 class Reconciler:
@@ -110,6 +114,7 @@ class Reconciler:
 
     async def _say_rejected(self, key: JobKey, reason: str) -> None:
         """Have the status tell why children cannot be created. Only that: creating is retried after the backoff."""
+        log.info("the cluster refuses a child", job=str(key), reason=reason)
         self._store.reject(key, reason)
         snapshot, observed = self._observe(key)
         if snapshot is None or observed is None:
@@ -159,8 +164,7 @@ def needs_proof(observed: Observed, chosen: Plan) -> bool:
     if new is None:
         return False
     return (
-        (new.attempt != old.attempt and old.attempt > 0)
-        or new.oldest_attempt != old.oldest_attempt
+        ((new.attempt, new.oldest_attempt) != (old.attempt, old.oldest_attempt) and old.attempt > 0)
         or new.restarts != old.restarts
         or new.finished_at != old.finished_at
     )

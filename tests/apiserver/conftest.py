@@ -1,0 +1,235 @@
+"""A real API server, started as plain processes on loopback, when etcd and kube-apiserver are on this machine."""
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from kubernetes.aio.client.configuration import Configuration
+
+from trainwright.cluster.rest import ApiServer
+
+ROOT = Path(__file__).resolve().parents[2]
+TOKEN = "test-admin"  # noqa: S105 - of a server that lives for one test run
+
+
+def _binary(name: str) -> str | None:
+    cached = Path.home() / ".cache" / "trainwright" / "kind" / "bin" / name
+    return str(cached) if cached.exists() else shutil.which(name)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RunningServer:
+    """Where the server is, and how to get in."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url = url
+        self.kubeconfig = folder / "kubeconfig"
+        self.kubeconfig.write_text(
+            yaml.safe_dump(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "current-context": "test",
+                    "clusters": [{"name": "test", "cluster": {"server": url, "insecure-skip-tls-verify": True}}],
+                    "users": [{"name": "test", "user": {"token": TOKEN}}],
+                    "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+                }
+            )
+        )
+
+    def connect(self, count=None) -> ApiServer:
+        configuration = Configuration()
+        configuration.host = self.url
+        configuration.verify_ssl = False
+        configuration.api_key["BearerToken"] = f"Bearer {TOKEN}"
+        return ApiServer(configuration, count)
+
+    def ready(self) -> bool:
+        request = urllib.request.Request(f"{self.url}/readyz", headers={"Authorization": f"Bearer {TOKEN}"})  # noqa: S310
+        try:
+            with urllib.request.urlopen(request, timeout=2, context=ssl._create_unverified_context()) as answer:  # noqa: S310, S323
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+
+def _etcd(binary: str, folder: Path) -> tuple[subprocess.Popen[bytes], str]:
+    client, peer = (f"http://127.0.0.1:{_free_port()}" for _ in range(2))
+    command = [
+        binary,
+        f"--data-dir={folder / 'etcd'}",
+        f"--listen-client-urls={client}",
+        f"--advertise-client-urls={client}",
+        f"--listen-peer-urls={peer}",
+        f"--initial-advertise-peer-urls={peer}",
+        f"--initial-cluster=default={peer}",
+        "--unsafe-no-fsync",
+        "--log-level=error",
+    ]
+    return subprocess.Popen(command, stderr=(folder / "etcd.log").open("wb")), client
+
+
+def _apiserver(binary: str, folder: Path, etcd: str) -> tuple[subprocess.Popen[bytes], str]:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "sa.key").write_bytes(pem)
+    (folder / "tokens.csv").write_text(f"{TOKEN},admin,admin,system:masters\n")
+    port = _free_port()
+    command = [
+        binary,
+        f"--etcd-servers={etcd}",
+        "--bind-address=127.0.0.1",
+        f"--secure-port={port}",
+        f"--cert-dir={folder / 'certs'}",
+        f"--token-auth-file={folder / 'tokens.csv'}",
+        "--authorization-mode=RBAC",
+        "--service-account-issuer=https://kubernetes.default.svc",
+        f"--service-account-key-file={folder / 'sa.key'}",
+        f"--service-account-signing-key-file={folder / 'sa.key'}",
+        "--service-cluster-ip-range=10.0.0.0/24",
+        "--watch-cache=true",
+    ]
+    return subprocess.Popen(command, stderr=(folder / "apiserver.log").open("wb")), f"https://127.0.0.1:{port}"
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    etcd_binary, server_binary = _binary("etcd"), _binary("kube-apiserver")
+    if etcd_binary is None or server_binary is None:
+        pytest.skip("needs the programs etcd and kube-apiserver; tests/kind/cluster/up fetches them")
+    folder = tmp_path_factory.mktemp("apiserver")
+    etcd, etcd_url = _etcd(etcd_binary, folder)
+    process, url = _apiserver(server_binary, folder, etcd_url)
+    try:
+        running = RunningServer(url, folder)
+        deadline = time.monotonic() + 120
+        while not running.ready():
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"kube-apiserver does not start:\n{(folder / 'apiserver.log').read_text()[-3000:]}")
+            time.sleep(0.2)
+        _install_crd(running)
+        yield running
+    finally:
+        _stop(process)
+        _stop(etcd)
+
+
+def _install_crd(running: RunningServer) -> None:
+    crd = yaml.safe_load((ROOT / "manifests" / "crd.yaml").read_text())
+
+    async def install() -> None:
+        server = running.connect()
+        path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+        try:
+            await server.request("POST", path, "crds", crd)
+            async with asyncio.timeout(60):
+                while True:
+                    status = (await server.request("GET", f"{path}/{crd['metadata']['name']}", "crds"))["status"]
+                    if any(
+                        c["type"] == "Established" and c["status"] == "True" for c in status.get("conditions") or ()
+                    ):
+                        return
+                    await asyncio.sleep(0.1)
+        finally:
+            await server.close()
+
+    asyncio.run(install())
+
+
+@pytest.fixture
+async def server(api_server: RunningServer):
+    connection = api_server.connect()
+    yield connection
+    await connection.close()
+
+
+_COUNT = iter(range(1_000_000))
+
+
+@pytest.fixture
+async def namespace(server: ApiServer) -> str:
+    name = f"test-{os.getpid()}-{next(_COUNT)}"
+    manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    await server.request("POST", "/api/v1/namespaces", "namespaces", manifest)
+    # The controller that makes this one in a whole cluster does not run here.
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}
+    await server.request("POST", f"/api/v1/namespaces/{name}/serviceaccounts", "serviceaccounts", account)
+    return name
+
+
+class OperatorProcess:
+    """`trainwright operator` as its own process, against the test's API server."""
+
+    def __init__(self, running: RunningServer, folder: Path, namespace: str, **settings: object) -> None:
+        self.health = f"http://127.0.0.1:{settings.setdefault('health_port', _free_port())}"
+        settings.setdefault("reports_port", _free_port())
+        self.log = folder / f"operator-{settings['health_port']}.log"
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("TRAINWRIGHT_")},
+            "KUBECONFIG": str(running.kubeconfig),
+            "TRAINWRIGHT_OPERATOR_NAMESPACE": namespace,
+            "TRAINWRIGHT_NAMESPACES": namespace,
+            **{f"TRAINWRIGHT_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+        self.process = subprocess.Popen(
+            [Path(sys.executable).with_name("trainwright"), "operator"], env=environment, stderr=self.log.open("wb")
+        )
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(self.health + path, timeout=5) as answer:  # noqa: S310 - loopback
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError as error:
+            return 0, str(error)
+
+    def metric(self, line: str) -> float:
+        for found in self.get("/metrics")[1].splitlines():
+            if found.startswith(line + " "):
+                return float(found.rsplit(" ", 1)[1])
+        return float("nan")
+
+    def lines(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+
+@pytest.fixture
+def start_operator(api_server: RunningServer, tmp_path: Path, namespace: str):
+    started: list[OperatorProcess] = []
+
+    def start(**settings: object) -> OperatorProcess:
+        started.append(OperatorProcess(api_server, tmp_path, namespace, **settings))
+        return started[-1]
+
+    yield start
+    for operator in started:
+        _stop(operator.process)
+        sys.stdout.write(operator.log.read_text())  # pytest shows it when the test failed

@@ -1,0 +1,91 @@
+"""The Cluster port on a real API server."""
+
+import pytest
+from manifests import job, pod
+
+from trainwright.cluster.kubernetes import KubernetesCluster, collection
+from trainwright.cluster.port import (
+    AlreadyExistsError,
+    ConflictError,
+    JobKey,
+    NotFoundError,
+    PodIdentity,
+    RejectedError,
+)
+
+
+@pytest.fixture
+def cluster(server, namespace):
+    return KubernetesCluster(server, [namespace])
+
+
+async def test_creates_lists_and_deletes(cluster, namespace):
+    stored = await cluster.create(pod(namespace))
+    key = JobKey(namespace, "digits")
+    with pytest.raises(AlreadyExistsError):
+        await cluster.create(pod(namespace))
+    assert [p["metadata"]["name"] for p in await cluster.list_pods()] == ["digits-0-1"]
+    assert [p["metadata"]["uid"] for p in await cluster.list_pods(key)] == [stored["metadata"]["uid"]]
+    assert await cluster.list_pods(JobKey(namespace, "other")) == []
+    with pytest.raises(NotFoundError):
+        await cluster.delete_pod(key, "digits-0-1", "another-uid")
+    await cluster.delete_pod(key, "digits-0-1", stored["metadata"]["uid"], grace_seconds=0)
+    with pytest.raises(NotFoundError):
+        await cluster.delete_pod(key, "digits-0-1", stored["metadata"]["uid"])
+
+
+async def test_says_why_an_object_is_refused(cluster, namespace):
+    broken = pod(namespace)
+    broken["spec"]["containers"][0]["name"] = "Not A Name"
+    with pytest.raises(RejectedError, match="Not A Name"):
+        await cluster.create(broken)
+
+
+async def test_lists_page_by_page(cluster, namespace, monkeypatch):
+    monkeypatch.setattr("trainwright.cluster.kubernetes._PAGE", 2)
+    for index in range(5):
+        await cluster.create(pod(namespace, f"digits-{index}-1"))
+    assert len(await cluster.list_pods()) == 5
+
+
+async def test_writes_a_status_once_per_version(cluster, namespace):
+    stored = await cluster.create(job(namespace))
+    written = await cluster.write_status(stored, {"phase": "Pending", "message": "one"})
+    assert written["status"]["message"] == "one"
+    assert written["spec"] == stored["spec"]
+    with pytest.raises(ConflictError):
+        await cluster.write_status(stored, {"phase": "Pending", "message": "two"})
+    # What the new status lacks is gone.
+    again = await cluster.write_status(written, {"phase": "Running"})
+    assert "message" not in again["status"] or again["status"]["message"] == ""
+    await cluster.delete_job(JobKey(namespace, "digits"), stored["metadata"]["uid"])
+    with pytest.raises(NotFoundError):
+        await cluster.write_status(again, {"phase": "Failed"})
+
+
+async def test_deletes_only_the_job_it_means(cluster, namespace):
+    stored = await cluster.create(job(namespace))
+    key = JobKey(namespace, "digits")
+    with pytest.raises(NotFoundError):
+        await cluster.delete_job(key, "another-uid")
+    assert len(await cluster.list_jobs()) == 1
+    await cluster.delete_job(key, stored["metadata"]["uid"])
+    assert await cluster.list_jobs() == []
+
+
+async def test_tells_the_pod_of_a_token(cluster, server, namespace):
+    accounts = collection("v1", "serviceaccounts", namespace)
+    stored = await cluster.create(pod(namespace))
+    uid = stored["metadata"]["uid"]
+    request = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": {
+            "audiences": ["ours"],
+            "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "digits-0-1", "uid": uid},
+        },
+    }
+    token = (await server.request("POST", f"{accounts}/default/token", "tokens", request))["status"]["token"]
+    assert await cluster.review_token(token, "ours") == PodIdentity(namespace, "digits-0-1", uid)
+    assert await cluster.review_token(token, "theirs") is None
+    assert await cluster.review_token("nonsense", "ours") is None
