@@ -25,8 +25,9 @@ FROM ${OPERATOR_BASE} AS operator
 LABEL org.opencontainers.image.title="Trainwright operator" \
       org.opencontainers.image.description="Trains PyTorch models on Kubernetes: one TrainingJob, and the resource itself tells the truth." \
       org.opencontainers.image.licenses="Apache-2.0"
-# Bytecode is compiled at build time: the root file system is read-only when this runs.
-ENV PATH=/opt/trainwright/bin:$PATH HOME=/tmp TMPDIR=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# Bytecode is compiled at build time: the root file system is read-only when this runs. LOGNAME: the user has a number only,
+# and libraries that ask for a name would fail.
+ENV PATH=/opt/trainwright/bin:$PATH HOME=/tmp TMPDIR=/tmp LOGNAME=trainwright PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 RUN python3 -m venv --without-pip /opt/trainwright
 COPY constraints/operator.txt /opt/trainwright/
 RUN pip --python /opt/trainwright install --no-cache-dir --no-deps --require-hashes --compile -r /opt/trainwright/operator.txt
@@ -45,7 +46,7 @@ LABEL org.opencontainers.image.title="Trainwright worker" \
 # Root while building, whatever user the base ends with.
 USER root
 # torch writes caches below HOME and TMPDIR: both are the one place that every pod can write to.
-ENV PATH=/opt/trainwright/bin:$PATH HOME=/tmp TMPDIR=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/opt/trainwright/bin:$PATH HOME=/tmp TMPDIR=/tmp LOGNAME=trainwright PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 # The base brings torch for its CUDA; the environment sees it and adds the rest at pinned versions.
 RUN python3 -m venv --without-pip --system-site-packages /opt/trainwright
 COPY constraints/worker.txt /opt/trainwright/
