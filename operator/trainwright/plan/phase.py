@@ -12,8 +12,11 @@ from trainwright.plan.progress import stepping
 def begin(status: TrainingJobStatus, now: datetime) -> TrainingJobStatus:
     """Return the status of a job whose workers are to start: for the first time, or after a suspension."""
     attempt = status.attempt + 1
+    # Up to here a suspended launch may still have said what it saved on its way out.
+    progress = status.progress.model_copy(update={"ended_launch": status.progress.launch})
     return status.model_copy(
         update={
+            "progress": progress,
             "phase": Phase.PENDING,
             "attempt": attempt,
             "oldest_attempt": attempt,
@@ -25,9 +28,7 @@ def begin(status: TrainingJobStatus, now: datetime) -> TrainingJobStatus:
 
 def suspend(status: TrainingJobStatus) -> TrainingJobStatus:
     """Return the status of a job whose workers are to save and go. Time spent suspended counts against no deadline."""
-    progress = status.progress.model_copy(
-        update={"ended_launch": status.progress.launch, "eta": None, "remaining_seconds": None, "stale": False}
-    )
+    progress = status.progress.model_copy(update={"eta": None, "remaining_seconds": None, "stale": False})
     return status.model_copy(
         update={"phase": Phase.SUSPENDED, "started_at": None, "next_start": None, "progress": progress}
     )

@@ -92,7 +92,7 @@ def _settle(observed: Observed, spec: TrainingJobSpec, crew: Crew) -> TrainingJo
     if status.phase == Phase.FAILED:
         return status
     if spec.suspend:
-        return status if status.phase == Phase.SUSPENDED else phase.suspend(status)
+        return phase.suspend(status)
     if status.phase in (None, Phase.SUSPENDED) or status.attempt == 0:
         return phase.begin(status, observed.now)
     decided = restart.decide(observed, spec, status, crew)
