@@ -113,6 +113,8 @@ class Rank:
             # The state in it is sound, whatever happened since; finishing it saves the work since the one before.
             with suppress(InfrastructureError):
                 self.run.writer.wait(LAST_WRITE_SECONDS)
+            if self.run.reporter is not None:
+                self.run.reporter.close()
         return termination.exit_code
 
 
