@@ -29,6 +29,8 @@ from trainwright.cluster.local.gpus import count_gpus
 from trainwright.cluster.local.mounts import mistakes as path_mistakes
 from trainwright.manifests import dump
 
+_WIDE = 400
+
 INTERRUPTED = 130
 """What a shell expects of a program that ended by Ctrl-C."""
 
@@ -247,7 +249,8 @@ def _print(request: Request, job: Job, folder: RunFolder, *, finished: bool = Fa
         case "name":
             sys.stdout.write(f"{SINGULAR}.{GROUP}/{job['metadata']['name']}\n")
         case _ if finished and not request.quiet:
-            show_summary(Console(highlight=False), job, folder)
+            # Paths are copied from here, also out of a file: only a terminal may fold them.
+            show_summary(Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE), job, folder)
 
 
 def _phase(job: Job) -> Phase | None:

@@ -26,7 +26,8 @@ def show_summary(console: Console, job: dict[str, Any], folder: RunFolder) -> No
         (f"{mark} ", f"bold {colour}"), (job["metadata"]["name"], "bold"), " ", (str(status.phase).lower(), colour)
     )
     console.print(Text.assemble(head, f" {took}".rstrip()))
-    console.print(Padding(_failure(status.failure, folder) if failed and status.failure else _facts(status, folder), 1))
+    body = _failure(status.failure, folder) if failed and status.failure else _facts(status, folder)
+    console.print(Padding(body, 1, expand=False))
 
 
 def _facts(status: TrainingJobStatus, folder: RunFolder) -> RenderableType:
