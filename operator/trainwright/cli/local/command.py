@@ -217,15 +217,18 @@ def _print_log(console: Console, pod: str, line: str) -> None:
 
 
 def _honest_lines(spec: TrainingJobSpec) -> list[str]:
-    """Return what this machine cannot give the job."""
+    """Return what is different here from what the manifest asks for."""
     limits = spec.workers.resources.limits if spec.workers.resources and spec.workers.resources.limits else {}
     asked = ", ".join(f"{limits[key]} {key}" for key in limits if key.rpartition("/")[2] == "gpu")
     gpus = count_gpus()
+    lines = []
     if asked and not gpus:
-        return [f"each worker asks for {asked}; this machine has no GPU, so training runs on the CPU"]
-    if 0 < gpus < spec.world_size:
-        return [f"this machine has {gpus} GPU(s) for {spec.world_size} processes, so training runs on the CPU"]
-    return []
+        lines.append(f"each worker asks for {asked}; this machine has no GPU, so training runs on the CPU")
+    elif 0 < gpus < spec.world_size:
+        lines.append(f"this machine has {gpus} GPU(s) for {spec.world_size} processes, so training runs on the CPU")
+    if spec.suspend:
+        lines.append("spec.suspend is true, which a run here does not wait for")
+    return lines
 
 
 def _say_how_to_resume(request: Request, errors: Console, job: Job, folder: RunFolder, end: End) -> None:

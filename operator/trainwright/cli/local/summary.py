@@ -69,7 +69,10 @@ def _failure(failure: Failure, folder: RunFolder) -> RenderableType:
     where += [f"exit code {failure.exit_code}" if failure.exit_code is not None else ""]
     rows = [("cause", str(failure.category)), ("message", failure.message)]
     rows += [("where", ", ".join(part for part in where if part))]
-    rows += [("exception", failure.exception or ""), ("hint", failure.hint or "")]
+    exception = failure.exception or ""
+    # Our own errors say the same in both; others' say it in the exception alone.
+    said = failure.message.endswith(exception.partition(": ")[2])
+    rows += [("exception", "" if said else exception), ("hint", failure.hint or "")]
     rows += [("log", shorten(folder.log(failure.pod)) if failure.pod else shorten(folder.path / "logs"))]
     parts: list[RenderableType] = [_table([(name, text) for name, text in rows if text])]
     last_words = failure.traceback or _log_tail(failure, folder)
