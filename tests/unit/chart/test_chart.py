@@ -56,15 +56,6 @@ def rules(objects):
     return [rule for role in of_kind(objects, "ClusterRole", "Role") for rule in role["rules"]]
 
 
-def operator_rules(objects):
-    return [
-        rule
-        for role in of_kind(objects, "ClusterRole", "Role")
-        if not role["metadata"]["name"].endswith(("-view", "-edit"))
-        for rule in role["rules"]
-    ]
-
-
 def pod_specs(objects):
     return [obj["spec"]["template"]["spec"] for obj in of_kind(objects, "Deployment")] + [
         obj["spec"] for obj in of_kind(objects, "Pod")
@@ -120,9 +111,9 @@ def test_what_the_operator_may_do(render):
     }
     assert rights == {
         ("authentication.k8s.io", "tokenreviews"): ("create",),
-        ("trainwright.dev", "trainingjobs"): ("get", "list", "watch", "delete"),
-        ("trainwright.dev", "trainingjobs/status"): ("get", "update", "patch"),
-        ("", "pods"): ("get", "list", "watch", "create", "delete"),
+        ("trainwright.dev", "trainingjobs"): ("list", "watch", "delete"),
+        ("trainwright.dev", "trainingjobs/status"): ("update",),
+        ("", "pods"): ("list", "watch", "create", "delete"),
         ("", "configmaps"): ("create",),
         ("", "services"): ("create",),
         ("networking.k8s.io", "networkpolicies"): ("create",),
