@@ -14,7 +14,6 @@ import kube
 import pytest
 
 import parity
-from trainwright.api.crd import crd
 from trainwright.manifests import dump, load
 
 EXAMPLES = sorted((kube.ROOT / "manifests" / "examples").glob("*.yaml"))
@@ -46,12 +45,8 @@ def api(cluster):
 
 
 @pytest.fixture(scope="module")
-def namespace(cluster):
-    """A namespace in which nothing is created but the jobs of the update tests; the CRD is this checkout's."""
-    kube.kubectl("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=dump(crd()))
-    kube.kubectl("wait", "--for=condition=Established", "crd/trainingjobs.trainwright.dev", "--timeout=30s")
-    # An API server takes a moment to serve a schema that has changed.
-    kube.wait_until(lambda: kube.kubectl("explain", "tj.spec"), timeout=30, describe=lambda: "kubectl explain")
+def namespace(operator):
+    """A namespace in which nothing is created but the jobs of the update tests. The CRD is the chart's."""
     name = f"parity-{secrets.token_hex(2)}"
     kube.apply(f"{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}")
     yield name
@@ -89,7 +84,7 @@ def test_the_api_server_accepts_the_examples(path, refusal):
 def test_changes_to_a_started_job(update, namespace, api):
     path = API.format(namespace=namespace)
     manifest = parity.job()
-    # An operator that may be running must not touch it: it is suspended, and was started by us alone.
+    # The operator that runs leaves a suspended job alone; it is we who say that it was started.
     manifest["spec"] |= {"suspend": True} | update.was
     manifest["metadata"] = {"generateName": "update-"}
     created = api("POST", path, dump(manifest), fieldValidation="Strict")
