@@ -13,6 +13,9 @@ from typing import Generic, TypeVar
 import structlog
 
 Key = TypeVar("Key", bound=Hashable)
+_CLOSE = 0.001
+"""A key that is due within this many seconds is due: a timer may fire a moment early, and must not be set again then."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -121,7 +124,7 @@ class KeyedQueue(Generic[Key]):
             due, _, key = self._heap[0]
             if self._due.get(key) != due or key in self._running:
                 heapq.heappop(self._heap)  # superseded by an earlier one, forgotten, or waiting for its pass to end
-            elif due > now:
+            elif due > now + _CLOSE:
                 return due - now
             elif len(self._running) >= self._limit:
                 return None

@@ -1,0 +1,204 @@
+"""The loop on a cluster in memory: what it does when the cluster lags, refuses or fails."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import virtual_time
+from manifests import job
+from memory_cluster import MemoryCluster
+from world import World
+
+from trainwright.api.names import KIND
+from trainwright.api.worker import WorkerPhase, WorkerReport
+from trainwright.cluster.port import ClusterError, JobKey, RejectedError
+from trainwright.controller.tuning import Tuning
+
+KEY = JobKey("team", "digits")
+
+
+def scenario(function):
+    """Run a test in virtual time."""
+
+    def test():
+        virtual_time.run(function())
+
+    test.__name__ = function.__name__
+    return test
+
+
+def succeed(_index, _attempt):
+    return 0
+
+
+@scenario
+async def test_brings_a_job_to_its_end():
+    cluster = MemoryCluster()
+    async with World(cluster) as world:
+        cluster.submit(job("team", workers=2))
+        await world.until(lambda: len(cluster.pods()) == 2)
+        cluster.step(succeed)
+        await world.until(lambda: world.status()["workers"]["ready"] == 2)
+        cluster.step(succeed)
+        await world.until_phase("Succeeded")
+        await asyncio.sleep(60)
+        settled = len(cluster.writes)
+        await asyncio.sleep(3600)
+        # Resyncs over an hour find nothing to do.
+        assert len(cluster.writes) == settled
+        assert settled <= 2 + 8, cluster.writes
+
+
+@scenario
+async def test_an_echo_that_never_comes_does_not_stop_the_loop():
+    cluster = MemoryCluster()
+    cluster.submit(job("team", workers=2))
+    cluster.lagging = True
+    async with World(cluster) as world:
+        await world.until(lambda: len(cluster.pods()) == 2)
+        await asyncio.sleep(30)
+        assert world.count("create", "Pod") == 2
+        cluster.step(succeed)
+        cluster.deliver()
+        cluster.step(succeed)
+        cluster.deliver()
+        await world.until_phase("Succeeded")
+
+
+@scenario
+async def test_a_missed_deletion_is_found_before_anything_is_counted():
+    cluster = MemoryCluster()
+    async with World(cluster) as world:
+        cluster.submit(job("team", workers=1))
+        await world.until(lambda: len(cluster.pods()) == 1)
+        cluster.step(succeed)
+        await world.until(lambda: world.status()["workers"]["ready"] == 1)
+        # The watch says the pod failed; by then it is another one. Acting on the old picture would count a restart twice.
+        cluster.lagging = True
+        cluster.remove(cluster.pods()[0])
+        await asyncio.sleep(400)  # the resync finds that it is gone
+        await world.until(lambda: len(cluster.pods()) == 1 and cluster.pods()[0]["status"]["phase"] == "Pending")
+        assert world.status()["attempt"] == 2
+        cluster.deliver()
+        await asyncio.sleep(30)
+        assert world.status()["attempt"] == 2
+
+
+@scenario
+async def test_a_refusal_is_said_and_retried():
+    cluster = MemoryCluster()
+
+    def refuse(manifest):
+        if manifest["kind"] == "Pod":
+            raise RejectedError("exceeded quota: gpus, requested 8, used 8, limited 8")
+
+    cluster.refuse = refuse
+    async with World(cluster) as world:
+        cluster.submit(job("team"))
+        await world.until(lambda: "exceeded quota" in (cluster.job().get("status") or {}).get("message", ""))
+        await asyncio.sleep(600)
+        writes = world.count("status")
+        await asyncio.sleep(600)
+        assert world.count("status") == writes, "the same refusal is said once"
+        cluster.refuse = lambda _: None
+        await world.until(lambda: len(cluster.pods()) == 1)
+        await world.until(lambda: "quota" not in world.status()["message"])
+
+
+@scenario
+async def test_a_pod_of_a_former_job_is_waited_for():
+    cluster = MemoryCluster()
+    foreign = {"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "team", "name": "digits-0-1"}}
+    foreign = cluster.objects.add({**foreign, "status": {"phase": "Running"}})
+    async with World(cluster) as world:
+        cluster.submit(job("team"))
+        await world.until(
+            lambda: "does not belong to this job" in (cluster.job().get("status") or {}).get("message", "")
+        )
+        cluster.objects.remove(foreign)
+        await world.until(lambda: [p["metadata"]["name"] for p in cluster.pods()] == ["digits-0-1"])
+
+
+@scenario
+async def test_a_conflict_is_retried_with_what_came_between():
+    cluster = MemoryCluster()
+    cluster.submit(job("team"))
+    cluster.lagging = True
+    async with World(cluster) as world:
+        await world.controller.synced.wait()
+        edited = cluster.job()
+        edited["metadata"]["labels"] = {"edited": "meanwhile"}
+        cluster.edit(edited)
+        await asyncio.sleep(1)
+        assert world.count("status") == 0
+        cluster.lagging = False
+        cluster.deliver()
+        await world.until(lambda: len(cluster.pods()) == 1)
+        assert cluster.job()["metadata"]["labels"] == {"edited": "meanwhile"}
+
+
+@scenario
+async def test_waits_for_a_cluster_that_does_not_answer_yet():
+    cluster = MemoryCluster()
+    cluster.fail_next = ClusterError("connection refused")
+    cluster.submit(job("team"))
+    async with World(cluster) as world:
+        assert not world.controller.synced.is_set()
+        await world.until(lambda: len(cluster.pods()) == 1)
+
+
+@scenario
+async def test_reports_make_few_status_writes_and_the_newest_data_wins():
+    cluster = MemoryCluster()
+    async with World(cluster, Tuning(status_interval=10)) as world:
+        cluster.submit(job("team"))
+        await world.until(lambda: len(cluster.pods()) == 1)
+        cluster.step(succeed)
+        await world.until(lambda: world.status()["workers"]["ready"] == 1)
+        uid = cluster.job()["metadata"]["uid"]
+        before = world.count("status")
+        for second in range(100):
+            await asyncio.sleep(1)
+            report = WorkerReport(
+                uid=uid,
+                attempt=1,
+                launch="a",
+                sequence=second,
+                phase=WorkerPhase.TRAINING,
+                step=second,
+                total_steps=1000,
+            )
+            world.controller.store.report(KEY, report, datetime.now(UTC) + timedelta(seconds=second))
+        await asyncio.sleep(11)
+        assert world.status()["progress"]["step"] == 99
+        assert world.count("status") - before <= 13
+
+
+@scenario
+async def test_a_deleted_job_is_forgotten():
+    cluster = MemoryCluster()
+    async with World(cluster) as world:
+        cluster.submit(job("team"))
+        await world.until(lambda: len(cluster.pods()) == 1)
+        await cluster.delete_job(KEY, cluster.job()["metadata"]["uid"])
+        await asyncio.sleep(700)
+        assert world.controller.store.job_keys() == []
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_events_and_children_name_their_job(workers):
+    async def main():
+        cluster = MemoryCluster()
+        async with World(cluster) as world:
+            cluster.submit(job("team", workers=workers))
+            for _ in range(2):
+                await world.until(lambda: len(cluster.pods()) == workers)
+                await asyncio.sleep(2)
+                cluster.step(succeed)
+            await world.until_phase("Succeeded")
+            events = cluster.objects.select("Event", {})
+            uid = cluster.job()["metadata"]["uid"]
+            assert {event["involvedObject"]["uid"] for event in events} == {uid}
+            assert {event["involvedObject"]["kind"] for event in events} == {KIND}
+
+    virtual_time.run(main())

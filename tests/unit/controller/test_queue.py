@@ -1,0 +1,202 @@
+"""The queue: no pass of a key twice at once, nothing lost, failures back off."""
+
+import asyncio
+import itertools
+from collections import Counter, defaultdict
+
+import virtual_time
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainwright.controller.queue import KeyedQueue, RetryError
+
+
+def _now():
+    return asyncio.get_running_loop().time()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    adds=st.lists(st.tuples(st.integers(0, 4), st.floats(0, 3), st.floats(0, 2)), max_size=40),
+    durations=st.lists(st.floats(0, 1), min_size=1, max_size=10),
+    failing=st.sets(st.integers(0, 30)),
+    limit=st.integers(1, 3),
+)
+def test_no_key_twice_at_once_and_none_lost(adds, durations, failing, limit):
+    async def main():
+        running, begun, count = Counter(), defaultdict(list), 0
+
+        async def process(key):
+            nonlocal count
+            number, count = count, count + 1
+            running[key] += 1
+            begun[key].append(_now())
+            assert running[key] == 1
+            assert sum(running.values()) <= limit
+            await asyncio.sleep(durations[number % len(durations)])
+            running[key] -= 1
+            if number in failing:
+                raise ValueError
+
+        queue = KeyedQueue(process, limit=limit)
+        stop = asyncio.Event()
+        task = asyncio.create_task(queue.run(stop))
+        wanted = {}
+        for key, pause, after in adds:
+            await asyncio.sleep(pause)
+            queue.add(key, after)
+            wanted[key] = max(wanted.get(key, 0.0), _now())
+        await asyncio.sleep(1000)
+        stop.set()
+        await task
+        # Whatever happened to a key, a pass has begun since.
+        assert all(begun[key][-1] >= moment for key, moment in wanted.items())
+        assert queue.depth == 0
+
+    virtual_time.run(main())
+
+
+def _run(process, script, **options):
+    async def main():
+        queue = KeyedQueue(process, limit=2, **options)
+        stop = asyncio.Event()
+        task = asyncio.create_task(queue.run(stop))
+        await script(queue)
+        stop.set()
+        await task
+
+    virtual_time.run(main())
+
+
+def test_failures_back_off_up_to_a_limit_and_success_resets():
+    begun = []
+
+    async def process(_):
+        begun.append(_now())
+        if len(begun) not in (9, 11):
+            raise RetryError
+
+    async def script(queue):
+        queue.add("a")
+        await asyncio.sleep(200)
+        queue.add("a")
+        await asyncio.sleep(100)
+
+    _run(process, script, backoff_base=1.0, backoff_limit=60.0, jitter=lambda: 1.0)
+    pauses = [round(b - a, 6) for a, b in itertools.pairwise(begun)]
+    assert pauses[:8] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert pauses[9] == 1
+
+
+def test_jitter_spreads_retries():
+    begun = []
+
+    async def process(_):
+        begun.append(_now())
+        raise RetryError
+
+    async def script(queue):
+        queue.add("a")
+        await asyncio.sleep(0.9)
+
+    _run(process, script, backoff_base=1.0, jitter=lambda: 0.0)
+    assert begun == [0.0, 0.5]
+
+
+def test_an_event_during_a_pass_leads_to_another_pass():
+    begun = []
+
+    async def process(_):
+        begun.append(_now())
+        await asyncio.sleep(1)
+
+    async def script(queue):
+        queue.add("a")
+        await asyncio.sleep(0.5)
+        for _ in range(10):
+            queue.add("a")
+        await asyncio.sleep(10)
+
+    _run(process, script)
+    assert begun == [0.0, 1.0]
+
+
+def test_an_earlier_wish_wins_and_a_later_one_is_dropped():
+    begun = []
+
+    async def process(_):
+        begun.append(_now())
+
+    async def script(queue):
+        queue.add("a", 10)
+        queue.add("a", 2)
+        queue.add("a", 5)
+        await asyncio.sleep(60)
+
+    _run(process, script)
+    assert begun == [2.0]
+
+
+def test_asks_again_when_the_pass_says_so():
+    begun = []
+
+    async def process(_):
+        begun.append(_now())
+        return 3.0 if len(begun) < 3 else None
+
+    async def script(queue):
+        queue.add("a")
+        await asyncio.sleep(60)
+
+    _run(process, script)
+    assert begun == [0.0, 3.0, 6.0]
+
+
+def test_tells_depth_and_age_and_whether_it_is_stuck():
+    async def main():
+        release = asyncio.Event()
+
+        async def process(_):
+            await release.wait()
+
+        queue = KeyedQueue(process, limit=1)
+        stop = asyncio.Event()
+        task = asyncio.create_task(queue.run(stop))
+        queue.add("a")
+        await asyncio.sleep(1)
+        queue.add("b")
+        queue.add("c", 100)
+        await asyncio.sleep(5)
+        assert (queue.depth, queue.oldest, queue.stuck) == (1, 5.0, 5.0)
+        release.set()
+        await asyncio.sleep(1)
+        assert (queue.depth, queue.oldest, queue.stuck) == (0, 0.0, 0.0)
+        stop.set()
+        await task
+
+    virtual_time.run(main())
+
+
+def test_stopping_lets_passes_end_but_not_for_ever():
+    async def main():
+        ended = []
+
+        async def process(key):
+            await asyncio.sleep(key)
+            ended.append(key)
+
+        queue = KeyedQueue(process, limit=10)
+        stop = asyncio.Event()
+        task = asyncio.create_task(queue.run(stop, drain_timeout=10))
+        queue.add(5)
+        queue.add(500)
+        await asyncio.sleep(1)
+        queue.add(1)
+        stop.set()
+        queue.add(2)
+        await task
+        assert 5 in ended
+        assert 500 not in ended
+        assert _now() == 11.0
+
+    virtual_time.run(main())

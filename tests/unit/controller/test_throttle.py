@@ -1,0 +1,54 @@
+"""How often a status is written."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainwright.api.status import Phase, TrainingJobStatus
+from trainwright.controller.throttle import StatusThrottle, is_decision
+from trainwright.controller.tuning import Tuning
+
+TUNING = Tuning(status_interval=10, urgent_interval=0.5, status_rate=2)
+
+
+def test_a_decision_never_waits():
+    throttle = StatusThrottle(TUNING)
+    for now in (0.0, 0.0, 0.1):
+        assert throttle.wait("a", now, decision=True, urgent=True) == 0
+        throttle.written("a", now)
+
+
+def test_news_wait_for_their_interval():
+    throttle = StatusThrottle(TUNING)
+    throttle.written("a", 100.0)
+    assert throttle.wait("a", 100.1, decision=False, urgent=True) == 0.4000000000000057
+    assert throttle.wait("a", 104.0, decision=False, urgent=False) == 6.0
+    assert throttle.wait("a", 110.0, decision=False, urgent=False) == 0
+    throttle.forget("a")
+    assert throttle.wait("a", 100.1, decision=False, urgent=False) == 0
+
+
+@given(st.lists(st.floats(0, 0.2), min_size=10, max_size=300))
+def test_periodic_writes_of_all_jobs_stay_within_the_rate(pauses):
+    throttle = StatusThrottle(TUNING)
+    now, written = 100.0, 0
+    for job, pause in enumerate(pauses):
+        now += pause
+        if throttle.wait(job, now, decision=False, urgent=False) == 0:
+            throttle.written(job, now)
+            written += 1
+    assert written <= 2 + 2 * (now - 100.0) + 1
+
+
+def test_urgent_writes_make_periodic_ones_wait():
+    throttle = StatusThrottle(TUNING)
+    for job in range(4):
+        throttle.written(job, 100.0)
+    assert throttle.wait("new", 100.0, decision=False, urgent=False) > 1
+    assert throttle.wait("new", 100.0, decision=False, urgent=True) == 0
+
+
+def test_counters_and_phases_are_decisions_and_progress_is_none():
+    old = TrainingJobStatus(phase=Phase.RUNNING, attempt=1)
+    assert is_decision(old, old.model_copy(update={"attempt": 2}))
+    assert is_decision(old, old.model_copy(update={"phase": Phase.SUCCEEDED}))
+    assert not is_decision(old, old.model_copy(update={"message": "step 5"}))
