@@ -65,3 +65,65 @@ async def test_brings_a_job_to_its_end_with_few_writes(server, namespace, kubele
     operator.process.send_signal(signal.SIGTERM)
     assert operator.process.wait(10) == 0
     assert [line for line in operator.lines() if line["level"] in ("warning", "error", "critical")] == []
+
+
+async def test_a_pod_that_fails_is_replaced_quickly(server, namespace, kubelet, start_operator):
+    operator = start_operator()
+    await _leading(operator)
+    await KubernetesCluster(server).create(job(namespace, restart={"backoffSeconds": 0}))
+    (first,) = await kubelet.until_pods("digits", lambda pods: len(pods) == 1)
+    await kubelet.set(first, "Running")
+    await kubelet.until_status("digits", lambda s: s.get("workers", {}).get("ready") == 1)
+    await kubelet.set(first, "Failed", exit_code=69)
+    begun = time.monotonic()
+    await kubelet.until_pods("digits", lambda pods: any(p["metadata"]["name"] == "digits-0-2" for p in pods))
+    assert time.monotonic() - begun < 5
+    status = await kubelet.until_status("digits", lambda s: s.get("restarts") == 1)
+    assert status["failure"]["exitCode"] == 69
+
+
+async def test_a_second_replica_takes_over_when_the_first_stops(server, namespace, kubelet, start_operator):
+    first = start_operator(pod_name="a")
+    await _leading(first)
+    second = start_operator(pod_name="b")
+    await _until(lambda: second.get("/readyz")[0] == 200)
+    assert second.metric("trainwright_leading") == 0
+    await KubernetesCluster(server).create(job(namespace))
+    await kubelet.until_pods("digits", lambda pods: len(pods) == 1)
+    first.process.send_signal(signal.SIGTERM)
+    assert first.process.wait(10) == 0
+    await _leading(second)
+    (pod,) = await kubelet.pods("digits")
+    await kubelet.set(pod, "Running")
+    await kubelet.set(pod, "Succeeded", exit_code=0)
+    assert (await kubelet.until_status("digits", lambda s: s.get("phase") == "Succeeded"))["attempt"] == 1
+
+
+async def test_killed_in_the_middle_it_goes_on_where_it_was(server, namespace, kubelet, start_operator):
+    first = start_operator(pod_name="same")
+    await _leading(first)
+    await KubernetesCluster(server).create(job(namespace, workers=4))
+    first.process.kill()
+    first.process.wait()
+    second = start_operator(pod_name="same")
+    begun = time.monotonic()
+    await _leading(second)
+    pods = await kubelet.until_pods("digits", lambda pods: len(pods) == 4)
+    assert time.monotonic() - begun < 10
+    assert sorted(pod["metadata"]["name"] for pod in pods) == [f"digits-{n}-1" for n in range(4)]
+
+
+async def test_an_edit_while_it_runs_is_seen(server, namespace, kubelet, start_operator):
+    operator = start_operator()
+    await _leading(operator)
+    cluster = KubernetesCluster(server)
+    await cluster.create(job(namespace))
+    (pod,) = await kubelet.until_pods("digits", lambda pods: len(pods) == 1)
+    await kubelet.set(pod, "Running")
+    await kubelet.until_status("digits", lambda s: s.get("workers", {}).get("ready") == 1)
+    current = await kubelet.job("digits")
+    current["spec"]["suspend"] = True
+    path = f"/apis/trainwright.dev/v1alpha1/namespaces/{namespace}/trainingjobs/digits"
+    await server.request("PUT", path, "trainingjobs", current)
+    await kubelet.until_status("digits", lambda s: s.get("phase") == "Suspended")
+    await kubelet.until_pods("digits", lambda pods: not pods or pods[0]["metadata"].get("deletionTimestamp"))

@@ -36,6 +36,8 @@ def configure_logging(level: str, style: Literal["json", "console"]) -> None:
     root.setLevel(level.upper())
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    # Logs a traceback for every malformed request, which anyone who reaches the port can send.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 BODY_LIMIT = 256 * 1024
 """A report of 4096 ranks, the most there may be, has about 200 KiB."""
-_TOKEN_LIMIT = 8 * 1024
+_TOKEN_LIMIT = 4 * 1024
 _READ_SECONDS = 10.0
 _RATE, _BURST = 5.0, 10.0
 

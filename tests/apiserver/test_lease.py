@@ -1,0 +1,113 @@
+"""Leader election on a real API server."""
+
+import asyncio
+import itertools
+
+import pytest
+
+from trainwright.cluster.port import ClusterError
+from trainwright.controller.lease import Lease, LeaseLostError
+from trainwright.reports.authority import ensure_authority
+
+NAMES = (f"lease-{n}" for n in itertools.count())
+
+
+@pytest.fixture
+async def candidate(api_server, namespace):
+    connections = []
+    name = next(NAMES)
+
+    def make(identity, duration=1.5, renew=0.1):
+        connections.append(api_server.connect())
+        return Lease(connections[-1], namespace, name, identity, duration=duration, renew=renew)
+
+    yield make
+    for connection in connections:
+        await connection.close()
+
+
+async def _holds(lease):
+    return await asyncio.wait_for(lease.acquire(asyncio.Event()), 10)
+
+
+async def test_only_one_of_many_gets_it(candidate):
+    stop = asyncio.Event()
+    tasks = {asyncio.create_task(candidate(f"c{n}", duration=30).acquire(stop)) for n in range(5)}
+    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED, timeout=10)
+    stop.set()
+    late = await asyncio.gather(*pending)
+    assert [task.result() for task in done] == [True]
+    assert late == [False] * 4
+
+
+async def test_a_release_hands_over_at_once(candidate):
+    first, second = candidate("first", duration=30), candidate("second", duration=30)
+    assert await _holds(first)
+    waiting = asyncio.create_task(_holds(second))
+    await first.release()
+    assert await asyncio.wait_for(waiting, 2)
+    with pytest.raises(LeaseLostError, match="second"):
+        await asyncio.wait_for(first.hold(), 10)
+
+
+async def test_a_silent_holder_is_replaced_but_not_before_its_time(candidate):
+    loop = asyncio.get_running_loop()
+    first, second = candidate("first"), candidate("second")
+    assert await _holds(first)
+    begun = loop.time()
+    assert await _holds(second)
+    assert loop.time() - begun >= 1.5
+
+
+async def test_a_holder_that_renews_is_left_alone(candidate):
+    first, second = candidate("first", duration=1.0), candidate("second", duration=1.0)
+    assert await _holds(first)
+    holding = asyncio.create_task(first.hold())
+    stop = asyncio.Event()
+    waiting = asyncio.create_task(second.acquire(stop))
+    _, pending = await asyncio.wait({holding, waiting}, timeout=2.5)
+    assert pending == {holding, waiting}
+    stop.set()
+    assert await waiting is False
+    holding.cancel()
+
+
+async def test_a_container_started_again_in_its_pod_goes_on_at_once(candidate):
+    assert await _holds(candidate("pod", duration=60))
+    assert await asyncio.wait_for(_holds(candidate("pod", duration=60)), 2)
+
+
+async def test_a_holder_cut_off_gives_up_before_others_may_begin(candidate, monkeypatch):
+    loop = asyncio.get_running_loop()
+    first = candidate("first", duration=1.5)
+    assert await _holds(first)
+
+    async def unreachable(*_args, **_kwargs):
+        raise ClusterError("connection refused")
+
+    monkeypatch.setattr(first._server, "request", unreachable)
+    begun = loop.time()
+    with pytest.raises(LeaseLostError, match="renewed"):
+        await first.hold()
+    assert loop.time() - begun < 1.4
+
+
+async def test_a_frozen_request_does_not_keep_the_lease(candidate, monkeypatch):
+    first = candidate("first", duration=1.0)
+    assert await _holds(first)
+
+    async def hangs(*_args, **_kwargs):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(first._server, "request", hangs)
+    with pytest.raises(LeaseLostError):
+        await asyncio.wait_for(first.hold(), 1.5)
+
+
+async def test_replicas_that_race_for_the_ca_end_up_with_one(api_server, namespace):
+    servers = [api_server.connect() for _ in range(5)]
+    authorities = await asyncio.gather(*(ensure_authority(server, namespace, "ca") for server in servers))
+    assert len({authority.certificate for authority in authorities}) == 1
+    assert await ensure_authority(servers[0], namespace, "ca") == authorities[0]
+    for server in servers:
+        await server.close()

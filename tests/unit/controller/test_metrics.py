@@ -1,0 +1,62 @@
+"""What Prometheus reads."""
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from trainwright.metrics import Metrics
+
+
+def _read(metrics):
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(metrics.text().decode())
+        for sample in family.samples
+    }
+
+
+def _job(name, **status):
+    return {"metadata": {"namespace": "team", "name": name}, "status": status}
+
+
+def test_reads_jobs_at_every_scrape():
+    jobs = [
+        _job(
+            "a",
+            phase="Running",
+            restarts=2,
+            progress={"percent": 25, "step": 10},
+            metrics={
+                "loss": 0.5,
+                "samplesPerSecond": 12.5,
+                "evaluation": {"split": "validation", "metrics": {"accuracy": 0.9}},
+            },
+            workers={"desired": 2, "ready": 1},
+        ),
+        _job("b"),
+    ]
+    metrics = Metrics()
+    metrics.observe(lambda: jobs, lambda: 3, lambda: 1.5)
+    read = _read(metrics)
+    of_a = (("job", "a"), ("namespace", "team"))
+    assert read["trainwright_jobs", (("phase", "Running"),)] == 1
+    assert read["trainwright_jobs", (("phase", "New"),)] == 1
+    assert read["trainwright_job_progress_ratio", of_a] == 0.25
+    assert read["trainwright_job_step", of_a] == 10
+    assert read["trainwright_job_loss", of_a] == 0.5
+    assert read["trainwright_job_samples_per_second", of_a] == 12.5
+    assert read["trainwright_job_workers_ready", of_a] == 1
+    assert read["trainwright_job_restarts_total", of_a] == 2
+    labels = (("job", "a"), ("metric", "accuracy"), ("namespace", "team"), ("split", "validation"))
+    assert read["trainwright_job_evaluation", labels] == 0.9
+    assert read["trainwright_queue_depth", ()] == 3
+    jobs.clear()
+    assert ("trainwright_job_step", of_a) not in _read(metrics)
+
+
+def test_counts_requests_and_reports():
+    metrics = Metrics()
+    metrics.api_requests.labels("POST", "pods", "201").inc()
+    metrics.reports.labels("204").inc()
+    read = _read(metrics)
+    assert read["trainwright_api_requests_total", (("code", "201"), ("resource", "pods"), ("verb", "POST"))] == 1
+    assert read["trainwright_reports_total", (("result", "204"),)] == 1
+    assert read["process_resident_memory_bytes", ()] > 0

@@ -1,0 +1,203 @@
+"""Who may report, how much and how often, over real TLS."""
+
+import asyncio
+import json
+import socket
+import ssl
+import time
+
+import aiohttp
+import pytest
+
+from trainwright.api.names import report_audience
+from trainwright.api.worker import WorkerPhase, WorkerReport
+from trainwright.cluster.port import ClusterError, JobKey, PodIdentity
+from trainwright.reports.certificates import create_authority
+from trainwright.reports.server import BODY_LIMIT, ReportsServer
+
+UID = "job-uid"
+AUDIENCE = report_audience("team", "digits", UID)
+
+
+class Known:
+    """One job with one pod."""
+
+    def __init__(self):
+        self.reports = []
+
+    def job_uid(self, key):
+        return UID if key == JobKey("team", "digits") else None
+
+    def pod_belongs(self, key, job_uid, pod_uid):
+        return (key, job_uid, pod_uid) == (JobKey("team", "digits"), UID, "pod-uid")
+
+    def report(self, key, report, at):
+        del at
+        self.reports.append((key, report))
+        return True
+
+
+class Authority:
+    """Reviews tokens written as namespace/pod-uid/audience."""
+
+    def __init__(self):
+        self.asked = 0
+        self.broken = False
+
+    async def review(self, token, audience):
+        self.asked += 1
+        if self.broken:
+            raise ClusterError("no answer")
+        if token.count("|") != 2:
+            return None
+        namespace, uid, issued_for = token.split("|")
+        return PodIdentity(namespace, "pod", uid) if issued_for == audience else None
+
+
+class Endpoint:
+    """A running endpoint and a client that trusts its CA."""
+
+    def __init__(self):
+        self.now = 1000.0
+        self.leading = True
+        self.jobs, self.authority, self.results = Known(), Authority(), []
+        self.ca = create_authority()
+        self.server = ReportsServer(
+            self.jobs,
+            self.authority.review,
+            self.ca,
+            ("localhost", "127.0.0.1"),
+            leading=lambda: self.leading,
+            count=self.results.append,
+            clock=lambda: self.now,
+        )
+
+    async def post(self, body=None, token=f"team|pod-uid|{AUDIENCE}", job="digits", **headers):
+        context = ssl.create_default_context(cadata=self.ca.certificate.decode())
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        url = f"https://127.0.0.1:{self.port}/v1/namespaces/team/jobs/{job}/reports"
+        data = body if isinstance(body, bytes) else json.dumps(body or report()).encode()
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(url, data=data, headers=headers, ssl=context) as answer,
+        ):
+            return answer.status, await answer.text()
+
+
+def report(**fields):
+    base = WorkerReport(uid=UID, attempt=1, launch="a", sequence=1, phase=WorkerPhase.TRAINING)
+    return {**base.to_wire(), **fields}
+
+
+@pytest.fixture
+async def endpoint():
+    running = Endpoint()
+    running.port = await running.server.start("127.0.0.1", 0)
+    yield running
+    await running.server.close()
+
+
+async def test_takes_a_report_of_the_jobs_own_pod(endpoint):
+    assert (await endpoint.post())[0] == 204
+    (key, taken) = endpoint.jobs.reports[0]
+    assert (key, taken.uid) == (JobKey("team", "digits"), UID)
+    assert endpoint.results == ["204"]
+
+
+@pytest.mark.parametrize(
+    ("token", "status"),
+    [
+        (None, 401),
+        ("nonsense", 401),
+        ("expired" * 700, 401),
+        (f"team|pod-uid|{report_audience('team', 'other', 'other-uid')}", 401),
+        (f"team|pod-uid|{report_audience('team', 'digits', 'former-uid')}", 401),
+        (f"team|another-pod|{AUDIENCE}", 403),
+        (f"other|pod-uid|{AUDIENCE}", 403),
+    ],
+    ids=["none", "expired or forged", "too long", "of another job", "of a former job", "wrong pod", "other namespace"],
+)
+async def test_refuses_everyone_else(endpoint, token, status):
+    assert (await endpoint.post(token=token))[0] == status
+    assert endpoint.jobs.reports == []
+
+
+async def test_refuses_what_is_not_for_this_job(endpoint):
+    assert (await endpoint.post(job="unknown"))[0] == 404
+    assert (await endpoint.post(report(uid="former")))[0] == 409
+    status, text = await endpoint.post(report(step=-1))
+    assert (status, "step" in text) == (400, True)
+    assert (await endpoint.post(b"{"))[0] == 400
+    assert endpoint.jobs.reports == []
+
+
+async def test_refuses_what_is_too_large(endpoint):
+    async def endless():
+        for _ in range(3 * BODY_LIMIT // 1024):
+            yield b" " * 1024
+
+    assert (await endpoint.post(b" " * (BODY_LIMIT + 1)))[0] == 413
+    context = ssl.create_default_context(cadata=endpoint.ca.certificate.decode())
+    url = f"https://127.0.0.1:{endpoint.port}/v1/namespaces/team/jobs/digits/reports"
+    headers = {"Authorization": f"Bearer team|pod-uid|{AUDIENCE}"}
+    async with aiohttp.ClientSession() as session:
+        try:
+            async with session.post(url, data=endless(), headers=headers, ssl=context) as answer:
+                assert answer.status == 413
+        except aiohttp.ClientError:
+            pass  # the connection may be closed while the rest is still being sent
+    assert endpoint.jobs.reports == []
+
+
+async def test_a_large_job_fits(endpoint):
+    beats = [{"rank": rank, "step": 123_456_789, "secondsAgo": 12.345} for rank in range(4096)]
+    assert (await endpoint.post(report(heartbeats=beats)))[0] == 204
+
+
+async def test_limits_the_rate_per_job(endpoint):
+    answers = [(await endpoint.post())[0] for _ in range(12)]
+    assert answers == [204] * 10 + [429] * 2
+    endpoint.now += 1
+    assert (await endpoint.post())[0] == 204
+
+
+async def test_reviews_a_token_once_a_minute(endpoint):
+    for _ in range(5):
+        await endpoint.post()
+    assert endpoint.authority.asked == 1
+    endpoint.now += 61
+    await endpoint.post()
+    assert endpoint.authority.asked == 2
+
+
+async def test_bounds_the_reviews_that_one_sender_can_cause(endpoint):
+    answers = [(await endpoint.post(token=f"forged-{n}"))[0] for n in range(15)]
+    assert answers == [401] * 10 + [429] * 5
+    assert endpoint.authority.asked == 10
+
+
+async def test_says_when_it_cannot_decide(endpoint):
+    endpoint.authority.broken = True
+    assert (await endpoint.post())[0] == 503
+    endpoint.authority.broken = False
+    endpoint.leading = False
+    assert (await endpoint.post())[0] == 503
+    endpoint.leading = True
+    assert (await endpoint.post())[0] == 204
+
+
+async def test_a_renewed_certificate_is_presented_without_a_restart(endpoint):
+    def peer():
+        context = ssl.create_default_context(cadata=endpoint.ca.certificate.decode())
+        with (
+            socket.create_connection(("127.0.0.1", endpoint.port)) as raw,
+            context.wrap_socket(raw, server_hostname="127.0.0.1") as wrapped,
+        ):
+            return wrapped.getpeercert()
+
+    first = await asyncio.to_thread(peer)
+    endpoint.server.renew()
+    second = await asyncio.to_thread(peer)
+    assert first["serialNumber"] != second["serialNumber"]
+    assert ssl.cert_time_to_seconds(second["notAfter"]) > time.time() + 300 * 86400
