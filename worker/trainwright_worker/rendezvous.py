@@ -23,6 +23,7 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
 from trainwright.api.worker import WorkerConfig
+from trainwright_worker.console import say
 from trainwright_worker.errors import InfrastructureError
 
 STORE_TIMEOUT: Final = timedelta(seconds=15)
@@ -30,6 +31,7 @@ STORE_TIMEOUT: Final = timedelta(seconds=15)
 BEAT_SECONDS: Final = 1.0
 LOST_AFTER_BEATS: Final = 10
 """A worker whose counter stands still for so many beats of worker 0's own clock is lost."""
+WORD_SECONDS: Final = 10.0
 _CONNECT_POLL_SECONDS: Final = 0.1
 _LOCAL_HOST: Final = "localhost"
 
@@ -68,6 +70,7 @@ class FixedRendezvous(RendezvousHandler):
         self._last_beat = 0.0
         self._beats = 0
         self._seen: dict[int, tuple[int, float]] = {}
+        self._last_word = 0.0
 
     # -- what torch's agent calls ------------------------------------------------------------------------------------
 
@@ -172,6 +175,7 @@ class FixedRendezvous(RendezvousHandler):
                 return connect_store(self.host, port, serve=self._index == 0)
             except (OSError, RuntimeError, ValueError) as error:
                 failure = str(error).splitlines()[0]
+                self._say_waiting(f"for worker 0 at {self.host}:{port}: {failure}")
                 time.sleep(_CONNECT_POLL_SECONDS)
         raise RendezvousLostError(
             f"could not {'host' if self._index == 0 else 'reach'} the rendezvous at {self.host}:{port} within "
@@ -205,6 +209,7 @@ class FixedRendezvous(RendezvousHandler):
                 raise self._missing(target)
             if time.monotonic() - self._last_beat >= BEAT_SECONDS:
                 self._beat()
+                self._say_waiting(f"for worker {self._missing_from(target)} to join round {target}")
             time.sleep(pause)
         return True
 
@@ -242,11 +247,23 @@ class FixedRendezvous(RendezvousHandler):
         return self._keys.add(f"joined/{self.round}", 0) >= self._count and self._current() == self.round
 
     def _missing(self, target: int) -> RendezvousLostError:
-        missing = [str(i) for i in range(self._count) if not self._keys.check([f"member/{target}/{i}"])]
         return RendezvousLostError(
-            f"rendezvous {self._count - len(missing)}/{self._count}: worker {', '.join(missing[:10])} did not come "
-            f"within {self._config.rendezvous_timeout_seconds} s"
+            f"rendezvous of {self._count} workers: worker {self._missing_from(target)} did not come within "
+            f"{self._config.rendezvous_timeout_seconds} s"
         )
+
+    def _missing_from(self, target: int) -> str:
+        missing = [str(i) for i in range(self._count) if not self._keys.check([f"member/{target}/{i}"])]
+        return ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")  # noqa: PLR2004
+
+    def _say_waiting(self, what: str) -> None:
+        """Say what is waited for, but not before it takes long, and not too often."""
+        now = time.monotonic()
+        if self._last_word == 0.0:
+            self._last_word = now
+        elif now - self._last_word > WORD_SECONDS:
+            self._last_word = now
+            say(f"worker {self._index}", f"waiting {what}")
 
     def _lost(self, error: RuntimeError) -> RendezvousLostError:
         if isinstance(error, InfrastructureError):
