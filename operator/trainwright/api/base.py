@@ -75,9 +75,10 @@ class Model(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_is_absent(cls, value: Any) -> Any:
-        """Read an explicit null as an absent field, as the API server does."""
+        """Read an explicit null as an absent field, as the API server does; an unknown field stays one."""
         if isinstance(value, dict) and None in value.values():
-            return {key: item for key, item in value.items() if item is not None}
+            known = {name for field, info in cls.model_fields.items() for name in (field, info.alias)}
+            return {key: item for key, item in value.items() if item is not None or key not in known}
         return value
 
     @model_validator(mode="after")
