@@ -79,6 +79,8 @@ class Worker:
             "TRAINWRIGHT_ATTEMPT": str(attempt),
             "TRAINWRIGHT_POD_NAME": f"job-{index}",
             "TRAINWRIGHT_TERMINATION_LOG": str(self._ending),
+            # Threads that spin at barriers crawl when tests share their cores with other work.
+            "OMP_NUM_THREADS": "1",
         }
         self.pid = nursery.start(env, self.log_file)
 
@@ -131,7 +133,7 @@ class Job:
             "url": f"http://127.0.0.1:{self.server.server_port}/report",
             "caFile": "",
             "tokenFile": str(folder / "token"),
-            "intervalSeconds": 0.02,
+            "intervalSeconds": 0.05,
         }
         self.config = WorkerConfig.model_validate_json(
             json.dumps(

@@ -1,0 +1,158 @@
+import pytest
+import torch
+from trainwright.api.job import read_spec
+from trainwright.api.spec import OptimizerSpec, RegularizationSpec, ScheduleSpec
+from trainwright.api.spec.training import LossName
+
+from trainwright_worker.agenda import make_agenda
+from trainwright_worker.errors import UserError
+from trainwright_worker.losses import make_loss, make_penalty
+from trainwright_worker.models.build import build
+from trainwright_worker.optim import learning_rate, make_optimizer
+
+RELU = {"activation": "relu"}
+
+
+def spec_of(model, **changes):
+    raw = {"model": model, "dataset": {"builtin": {"name": "digits"}}, "training": {"epochs": 1}, **changes}
+    return read_spec(raw)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "weights"),
+    [
+        ({"name": "linear"}, (4,), 4 * 10 + 10),
+        ({"name": "mlp", "args": {"hidden": [5]}}, (4,), 4 * 5 + 5 + 5 * 10 + 10),
+        ({"name": "lenet"}, (3, 32, 32), 62_006),
+        ({"name": "cnn"}, (1, 28, 28), 320 + 18_496 + 3136 * 64 + 64 + 650),
+        (
+            {"layers": [{"conv2d": {"channels": 2, "kernelSize": 3, "stride": 2}}, {"flatten": {}}, {"dense": {"units": 10}}]},
+            (1, 9, 9),
+            2 * 9 + 2 + 32 * 10 + 10,
+        ),
+    ],
+)
+def test_models_have_the_expected_weights_and_run(model, shape, weights):
+    built = build(spec_of(model), shape, 10)
+    assert sum(parameter.numel() for parameter in built.parameters()) == weights
+    assert built(torch.rand(2, *shape)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape", "words"),
+    [
+        (
+            [{"conv2d": {"channels": 64, "kernelSize": 3}}, {"dense": {"units": 10, "inputs": 3136}}],
+            (1, 7, 7),
+            r"spec.model.layers\[1\].dense.inputs: 3136 given, but the layers before it produce 1600",
+        ),
+        (
+            [{"maxPool2d": {}}, {"conv2d": {"channels": 4, "kernelSize": 5}}, {"dense": {"units": 10}}],
+            (1, 8, 8),
+            r"spec.model.layers\[1\].conv2d: a 5x5 kernel with padding 0 does not fit an image of 1x4x4",
+        ),
+        (
+            [{"maxPool2d": {"kernelSize": 9}}, {"dense": {"units": 10}}],
+            (1, 8, 8),
+            r"spec.model.layers\[0\].maxPool2d: a 9x9 window does not fit an image of 1x8x8",
+        ),
+        (
+            [{"dense": {"units": 4, **RELU}}, {"conv2d": {"channels": 4, "kernelSize": 1}}, {"dense": {"units": 10}}],
+            (1, 8, 8),
+            r"spec.model.layers\[1\].conv2d: needs images of channels x height x width, but gets 4 numbers",
+        ),
+        ([{"dense": {"units": 2}}], (4,), r"spec.model.layers\[0\]: the last layer has 2 outputs, but the data has 10"),
+    ],
+)
+def test_layers_that_do_not_fit_are_named(layers, shape, words):
+    with pytest.raises(UserError, match=words):
+        build(spec_of({"layers": layers}), shape, 10)
+
+
+def test_added_dropout_does_not_shift_the_indices_of_the_manifest():
+    layers = [{"dense": {"units": 4, **RELU}}, {"dense": {"units": 4, **RELU}}, {"dense": {"units": 10, "inputs": 5}}]
+    with pytest.raises(UserError, match=r"spec.model.layers\[2\].dense.inputs: 5 given, .* produce 4"):
+        build(spec_of({"layers": layers}, regularization={"dropout": 0.5}), (3,), 10)
+
+
+def test_a_named_model_on_too_small_an_image_is_a_user_error():
+    with pytest.raises(UserError, match="spec.model.name: lenet: a 5x5 kernel .* does not fit an image of 6x2x2"):
+        build(spec_of({"name": "lenet"}), (1, 8, 8), 10)
+
+
+def rates(schedule, total=10, base=1.0):
+    spec = ScheduleSpec.model_validate_json(schedule)
+    return [round(learning_rate(base, spec, step, total), 4) for step in range(total)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("{}", [1] * 10),
+        ('{"warmupSteps": 4}', [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1, 1]),
+        ('{"name": "linear", "finalFraction": 0.1}', [1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]),
+        ('{"name": "linear", "warmupSteps": 5}', [0.2, 0.4, 0.6, 0.8, 1, 1, 0.75, 0.5, 0.25, 0]),
+        ('{"name": "cosine", "warmupSteps": 5}', [0.2, 0.4, 0.6, 0.8, 1, 1, 0.8536, 0.5, 0.1464, 0]),
+        ('{"name": "step", "stepEverySteps": 4, "gamma": 0.5}', [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25]),
+    ],
+)
+def test_schedules(schedule, expected):
+    assert rates(schedule) == expected
+
+
+def test_optimizers_match_torchs_own():
+    for raw, theirs in [
+        ('{"name": "sgd", "learningRate": 0.1, "momentum": 0.9, "nesterov": true}', {"momentum": 0.9, "nesterov": True}),
+        ('{"name": "adam", "betas": [0.8, 0.9], "epsilon": 0.001}', {"betas": (0.8, 0.9), "eps": 0.001}),
+        ('{"name": "adamw", "weightDecay": 0.1}', {"weight_decay": 0.1, "betas": (0.9, 0.999)}),
+    ]:
+        made = make_optimizer(OptimizerSpec.model_validate_json(raw), [torch.nn.Parameter(torch.ones(2))])
+        assert {key: made.param_groups[0][key] for key in theirs} == theirs
+
+
+def test_penalties_spare_biases():
+    layer = torch.nn.Linear(2, 1)
+    torch.nn.init.constant_(layer.weight, -3)
+    penalty = make_penalty(RegularizationSpec(l1=0.5, l2=0.1), layer.parameters())
+    assert penalty().item() == pytest.approx(0.5 * 6 + 0.05 * 18)
+    assert make_penalty(RegularizationSpec(), layer.parameters()) is None
+
+
+def test_losses_are_means():
+    assert float(make_loss(LossName.MSE)(torch.tensor([[1.0], [3.0]]), torch.zeros(2, 1))) == 5
+    assert float(make_loss(LossName.CROSS_ENTROPY)(torch.zeros(2, 4), torch.tensor([0, 3]))) == pytest.approx(1.38629, 1e-4)
+
+
+def agenda_of(steps_per_epoch=10, **changes):
+    training = changes.pop("training", {"epochs": 3})
+    return make_agenda(spec_of({"name": "mlp"}, training=training, **changes), steps_per_epoch)
+
+
+def pauses(agenda):
+    agenda.interval = 1000
+    step, found = 0, []
+    while step < agenda.total_steps:
+        agenda.plan_next(step)
+        step = agenda.next
+        found.append(step)
+    return found
+
+
+def test_agenda_pauses_at_epochs_evaluations_checkpoints_and_the_end():
+    assert pauses(agenda_of()) == [10, 20, 30]
+    agenda = agenda_of(training={"steps": 25}, evaluation={"everySteps": 12}, checkpoint={"everySteps": 7})
+    assert pauses(agenda) == [7, 10, 12, 14, 20, 21, 24, 25]
+    assert [step for step in range(1, 26) if agenda.evaluates(step)] == [12, 24, 25]
+    assert [step for step in range(1, 26) if agenda.saves(step)] == [7, 14, 21, 25]
+    assert agenda.save_seconds == 0
+    assert agenda_of().save_seconds == 60
+
+
+def test_meetings_approach_one_per_second_by_doubling():
+    agenda = agenda_of(training={"steps": 10_000})
+    intervals = []
+    for _ in range(9):
+        agenda.interval = agenda.suggest_interval(0.01)
+        intervals.append(agenda.interval)
+    assert intervals == [2, 4, 8, 16, 32, 64, 100, 100, 100]
+    assert agenda.suggest_interval(30) == 1

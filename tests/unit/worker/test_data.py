@@ -1,0 +1,107 @@
+import pytest
+import torch
+from trainwright.api.spec.dataset import Normalize, SplitSpec
+
+from trainwright_worker.data.normalization import Normalization, measure
+from trainwright_worker.data.sampler import Sampler
+from trainwright_worker.data.splits import split
+from trainwright_worker.data.table import Samples, Table
+from trainwright_worker.errors import DataError, UserError
+
+CPU = torch.device("cpu")
+
+
+def table_of(count, test=None):
+    inputs = torch.arange(count, dtype=torch.float32).unsqueeze(1)
+    return Table(Samples(inputs, torch.zeros(count, dtype=torch.int64)), ("a",), test)
+
+
+def test_splits_share_all_samples_without_overlap_and_repeat_with_the_seed():
+    first, again, other = (split(table_of(100), SplitSpec(validation=0.2, test=0.1), seed) for seed in (1, 1, 2))
+    parts = [first.train.inputs, first.validation.inputs, first.test.inputs]
+    assert [len(part) for part in parts] == [70, 20, 10]
+    assert sorted(torch.cat(parts).flatten().tolist()) == list(range(100))
+    assert torch.equal(first.train.inputs, again.train.inputs)
+    assert not torch.equal(first.train.inputs, other.train.inputs)
+
+
+def test_a_small_fraction_still_gets_a_sample_and_none_gets_none():
+    splits = split(table_of(5), SplitSpec(validation=0.01, test=0), 0)
+    assert len(splits.validation) == 1
+    assert splits.test is None
+
+
+def test_a_test_file_is_the_test_split():
+    own = table_of(3).samples
+    splits = split(table_of(10, test=own), SplitSpec(validation=0, test=0.5), 0)
+    assert splits.test is own
+    assert len(splits.train) == 10
+
+
+def test_splits_that_leave_nothing_to_train_on_are_refused():
+    with pytest.raises(DataError, match="of 2 samples 1 go to validation and 1 to test"):
+        split(table_of(2), SplitSpec(validation=0.1, test=0.1), 0)
+
+
+def test_normalization_is_measured_per_feature_and_survives_json():
+    inputs = torch.tensor([[1.0, 5.0], [3.0, 5.0]])
+    samples = Samples(inputs, torch.tensor([[10.0], [30.0]]))
+    found = Normalization.from_json(measure(samples, Normalize.STANDARD).to_json())
+    scaled = found.apply(samples)
+    assert scaled.inputs.tolist() == [[-1, 0], [1, 0]], "a constant column becomes 0"
+    assert scaled.targets.tolist() == [[-1], [1]]
+    assert (found.target_mean, found.target_deviation) == (20, 10)
+
+
+def test_normalization_of_images_is_per_channel_and_leaves_classes_alone():
+    images = torch.rand(6, 3, 4, 4) * torch.tensor([1.0, 10.0, 100.0]).reshape(1, 3, 1, 1)
+    samples = Samples(images, torch.arange(6))
+    found = measure(samples, Normalize.STANDARD)
+    scaled = found.apply(samples)
+    assert len(found.mean) == 3
+    assert torch.allclose(scaled.inputs.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)
+    assert torch.allclose(scaled.inputs.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-5)
+    assert scaled.targets is samples.targets
+
+
+def test_no_normalization_keeps_values():
+    samples = table_of(3).samples
+    assert measure(samples, Normalize.NONE).apply(samples).inputs is samples.inputs
+
+
+def epoch(sampler, step=0):
+    return list(sampler.shares(step, CPU))
+
+
+@pytest.mark.parametrize(("samples", "batch", "size"), [(100, 10, 1), (103, 10, 1), (103, 10, 2), (101, 10, 2), (64, 64, 4)])
+def test_an_epoch_shows_every_sample_once_in_equal_shares(samples, batch, size):
+    ranks = [epoch(Sampler(samples, batch, rank, size, seed=3)) for rank in range(size)]
+    for shares in zip(*ranks, strict=True):
+        assert len({len(share) for share in shares}) == 1
+    seen = torch.cat([share for shares in ranks for share in shares]).tolist()
+    assert len(seen) == len(set(seen)) == samples - samples % batch % size
+    assert len(ranks[0]) == Sampler(samples, batch, 0, size, 3).steps_per_epoch
+
+
+def test_every_epoch_has_an_order_of_its_own():
+    sampler = Sampler(50, 10, 0, 1, seed=0)
+    assert not torch.equal(sampler.order(0), sampler.order(1))
+    assert torch.equal(sampler.order(1), Sampler(50, 10, 0, 1, seed=0).order(1))
+
+
+def test_a_resumed_epoch_goes_on_where_it_was():
+    sampler = Sampler(55, 10, 0, 1, seed=0)
+    whole = epoch(sampler, step=6)
+    rest = epoch(sampler, step=8)
+    assert all(torch.equal(a, b) for a, b in zip(whole[2:], rest, strict=True))
+
+
+def test_samples_are_counted_exactly():
+    sampler = Sampler(55, 10, 0, 2, seed=0)
+    assert sampler.steps_per_epoch == 6
+    assert [sampler.samples_before(step) for step in (0, 1, 5, 6, 7)] == [0, 10, 50, 54, 64]
+
+
+def test_fewer_samples_than_a_batch_are_refused():
+    with pytest.raises(UserError, match=r"spec.training.globalBatchSize: 64, but the training split has only 40"):
+        Sampler(40, 64, 0, 1, seed=0)

@@ -1,0 +1,209 @@
+import gzip
+
+import numpy as np
+import pytest
+import torch
+from trainwright.api.job import read_spec
+
+from trainwright_worker.data.dataset import read
+from trainwright_worker.errors import DataError, UserError
+
+CSV = {"csv": {"path": "points.csv", "target": "y"}}
+
+
+def spec_of(dataset, task="classification", **changes):
+    return read_spec(
+        {
+            "model": {"name": "linear"},
+            "dataset": {"split": {"validation": 0, "test": 0}, **dataset},
+            "task": task,
+            "training": {"epochs": 1, "globalBatchSize": 1},
+            **changes,
+        }
+    )
+
+
+def write_csv(folder, text):
+    (folder / "points.csv").write_text(text, encoding="utf-8")
+
+
+def write_idx(folder, images, labels, suffix="", compress=False):
+    header = np.array([2051, *images.shape], dtype=">u4").tobytes()
+    contents = {
+        f"images{suffix}": header + images.tobytes(),
+        f"labels{suffix}": np.array([2049, len(labels)], dtype=">u4").tobytes() + labels.tobytes(),
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(gzip.compress(content) if compress else content)
+
+
+IMAGES = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
+LABELS = np.array([2, 0, 1], dtype=np.uint8)
+IDX = {"idx": {"images": "images", "labels": "labels"}}
+
+
+def by_first_value(samples):
+    order = samples.inputs.flatten(1)[:, 0].argsort()
+    return samples.inputs[order], samples.targets[order]
+
+
+def test_csv_reads_numbers_and_class_names(tmp_path):
+    write_csv(tmp_path, "a,y,b\n1,yes,2\n\n3,no,4.5\n")
+    splits, classes = read(spec_of(CSV), str(tmp_path))
+    inputs, targets = by_first_value(splits.train)
+    assert classes == ("no", "yes")
+    assert inputs.tolist() == [[1, 2], [3, 4.5]]
+    assert targets.tolist() == [1, 0]
+
+
+def test_csv_orders_whole_number_classes_as_numbers(tmp_path):
+    write_csv(tmp_path, "a,y\n1,10\n2,9\n3,2\n")
+    assert read(spec_of(CSV), str(tmp_path))[1] == ("2", "9", "10")
+
+
+def test_csv_reads_a_regression_with_chosen_columns_and_delimiter(tmp_path):
+    write_csv(tmp_path, "\ufeffa;b;y\n1;2;0.5\n")
+    dataset = {"csv": {"path": "points.csv", "target": "y", "features": ["b"], "delimiter": ";"}}
+    splits, classes = read(spec_of(dataset, task="regression"), str(tmp_path))
+    assert classes is None
+    assert splits.train.inputs.tolist() == [[2]]
+    assert splits.train.targets.tolist() == [[0.5]]
+
+
+@pytest.mark.parametrize(
+    ("text", "dataset", "words"),
+    [
+        ("a,b\n1,2\n", CSV, "spec.dataset.csv.target: .* has no column 'y'; it has a, b"),
+        (
+            "a,y\n1,2\n",
+            {"csv": {"path": "points.csv", "target": "y", "features": ["z"]}},
+            "spec.dataset.csv.features: .* has no column 'z'",
+        ),
+        ("a,y\n1,0\n\nx,1\n", CSV, "line 4 of .*, column 'a': 'x' is not a finite number"),
+        ("a,y\n1,0\n,1\n", CSV, "line 3 of .*, column 'a': '' is not a finite number"),
+        ("a,y\ninf,0\n", CSV, "'inf' is not a finite number"),
+        ("a,y\n1,0\n1\n", CSV, "line 3 of .* has 1 values, its header 2"),
+        ("a,y\n", CSV, "has a header but no rows"),
+        ("y\n1\n", CSV, "no column besides the target"),
+        ("", CSV, "has no column 'y'"),
+    ],
+)
+def test_csv_mistakes_name_the_place(tmp_path, text, dataset, words):
+    write_csv(tmp_path, text)
+    with pytest.raises(DataError, match=words):
+        read(spec_of(dataset), str(tmp_path))
+
+
+def test_a_file_that_is_not_text_is_a_data_error(tmp_path):
+    (tmp_path / "points.csv").write_bytes(b"a,y\n\xff\xfe\x00,1\n")
+    with pytest.raises(DataError, match="UTF-8"):
+        read(spec_of(CSV), str(tmp_path))
+
+
+def test_a_missing_file_says_where_it_looked(tmp_path):
+    with pytest.raises(DataError, match=f"points.csv does not exist .looked at {tmp_path}/points.csv"):
+        read(spec_of(CSV), str(tmp_path))
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_idx_reads_plain_and_gzip(tmp_path, compress):
+    write_idx(tmp_path, IMAGES, LABELS, compress=compress)
+    splits, classes = read(spec_of(IDX), str(tmp_path))
+    inputs, targets = by_first_value(splits.train)
+    assert classes == ("0", "1", "2")
+    assert torch.equal(inputs[:, 0], torch.from_numpy(IMAGES).float())
+    assert targets.tolist() == [2, 0, 1]
+
+
+def test_idx_test_files_become_the_test_split(tmp_path):
+    write_idx(tmp_path, IMAGES, LABELS)
+    write_idx(tmp_path, IMAGES[:1], np.array([4], dtype=np.uint8), suffix="-test")
+    dataset = {"idx": {**IDX["idx"], "testImages": "images-test", "testLabels": "labels-test"}}
+    splits, classes = read(spec_of(dataset), str(tmp_path))
+    assert len(splits.test) == 1
+    assert len(splits.train) == 3
+    assert len(classes) == 5
+
+
+def test_idx_mistakes_are_data_errors(tmp_path):
+    write_idx(tmp_path, IMAGES, LABELS)
+    swapped = {"idx": {"images": "labels", "labels": "images"}}
+    with pytest.raises(DataError, match="begins with the number 2049, but an idx file of this kind begins with 2051"):
+        read(spec_of(swapped), str(tmp_path))
+    whole = (tmp_path / "images").read_bytes()
+    (tmp_path / "images").write_bytes(whole[:-1])
+    with pytest.raises(DataError, match="has 75 bytes, but its header promises 76"):
+        read(spec_of(IDX), str(tmp_path))
+    (tmp_path / "images").write_bytes(b"")
+    with pytest.raises(DataError, match="begins with the number 0"):
+        read(spec_of(IDX), str(tmp_path))
+    (tmp_path / "images").write_bytes(gzip.compress(whole)[:-9])
+    with pytest.raises(DataError, match="cannot read"):
+        read(spec_of(IDX), str(tmp_path))
+    write_idx(tmp_path, IMAGES, LABELS[:2])
+    with pytest.raises(DataError, match="2 labels in labels for 3 images"):
+        read(spec_of(IDX), str(tmp_path))
+
+
+def write_cifar(folder, label=3):
+    record = np.zeros(3073, dtype=np.uint8)
+    record[0], record[1], record[1025] = label, 10, 20
+    for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
+        (folder / f"{name}.bin").write_bytes(record.tobytes() * 2)
+
+
+def test_cifar10_reads_six_files(tmp_path):
+    write_cifar(tmp_path)
+    splits, classes = read(spec_of({"cifar10": {"path": str(tmp_path)}}), "/nowhere")
+    assert splits.train.inputs.shape == (10, 3, 32, 32)
+    assert splits.train.inputs[0, :, 0, 0].tolist() == [10, 20, 0]
+    assert len(splits.test) == 2
+    assert classes[int(splits.test.targets[0])] == "cat"
+
+
+def test_cifar10_mistakes_are_data_errors(tmp_path):
+    dataset = {"cifar10": {"path": str(tmp_path)}}
+    write_cifar(tmp_path, label=10)
+    with pytest.raises(DataError, match="holds the label 10"):
+        read(spec_of(dataset), "")
+    write_cifar(tmp_path)
+    (tmp_path / "data_batch_2.bin").write_bytes(b"short")
+    with pytest.raises(DataError, match="not a multiple of 3073"):
+        read(spec_of(dataset), "")
+    (tmp_path / "data_batch_1.bin").unlink()
+    with pytest.raises(DataError, match=r"data_batch_1.bin does not exist"):
+        read(spec_of(dataset), "")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes"),
+    [("digits", (1797, 1, 8, 8), 10), ("iris", (150, 4), 3), ("wine", (178, 13), 3), ("breast-cancer", (569, 30), 2)],
+)
+def test_builtin_classes(name, shape, classes):
+    splits, names = read(spec_of({"builtin": {"name": name}}), "")
+    assert splits.train.inputs.shape == shape
+    assert len(names) == classes
+
+
+def test_builtin_regression_keeps_its_units():
+    splits, names = read(spec_of({"builtin": {"name": "diabetes"}}, task="regression"), "")
+    assert names is None
+    assert splits.train.targets.shape == (442, 1)
+    assert splits.train.targets.max() > 300
+
+
+def test_synthetic_data_is_a_function_of_the_seed():
+    line = {"synthetic": {"kind": "line", "samples": 500, "noise": 0.1}}
+    first, again = (read(spec_of(line, task="regression"), "")[0].train for _ in range(2))
+    assert torch.equal(first.inputs, again.inputs)
+    rest = first.targets - (2 * first.inputs + 1)
+    assert 0.08 < rest.std() < 0.12
+    clusters = {"synthetic": {"kind": "clusters", "samples": 90, "features": 4, "classes": 3}}
+    splits, classes = read(spec_of(clusters), "")
+    assert splits.train.inputs.shape == (90, 4)
+    assert classes == ("0", "1", "2")
+
+
+def test_predicting_a_split_that_is_empty_is_a_user_error():
+    with pytest.raises(UserError, match=r"spec.prediction.split: test, but spec.dataset.split.test holds out no"):
+        read(spec_of({"builtin": {"name": "iris"}}, prediction={"split": "test"}), "")
