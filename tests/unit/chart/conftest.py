@@ -1,26 +1,17 @@
 """Rendering the chart. Without helm these tests are skipped, and say so."""
 
-import shutil
 import subprocess
-from pathlib import Path
 
+import generated
 import pytest
 
 from trainwright.manifests import load
-
-ROOT = Path(__file__).parents[3]
-CHART = ROOT / "charts" / "trainwright"
-
-
-def find_helm():
-    built = Path.home() / ".cache" / "trainwright" / "kind" / "bin" / "helm"
-    return shutil.which("helm") or (str(built) if built.exists() else None)
 
 
 @pytest.fixture(scope="session")
 def helm():
     """Run helm and return the finished process."""
-    binary = find_helm()
+    binary = generated.find_helm()
     if binary is None:
         pytest.skip("helm is not installed")
 
@@ -38,7 +29,7 @@ def render(helm):
         done = helm(
             "template",
             release,
-            str(CHART),
+            str(generated.CHART),
             "--namespace=trainwright-system",
             *(f"--set-json={value}" for value in values),
             *flags,

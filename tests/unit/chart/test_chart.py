@@ -2,18 +2,15 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 import yaml
+from generated import CHART
 
 from trainwright.api.crd import crd
 from trainwright.controller.settings import OperatorSettings
-from trainwright.manifests import load
 from trainwright.metrics import Metrics
 
-ROOT = Path(__file__).parents[3]
-CHART = ROOT / "charts" / "trainwright"
 EVERYTHING = (
     "replicas=2",
     *(f"metrics.{name}.enabled=true" for name in ("serviceMonitor", "podMonitor", "rules", "dashboard")),
@@ -280,15 +277,3 @@ def test_dashboard_and_alerts_ask_for_metrics_that_exist(render):
     used = {name for expression in asked for name in re.findall(r"\btrainwright_\w+", expression)}
     assert len(used) > 15
     assert used <= known
-
-
-def test_the_kustomize_base_is_what_the_chart_renders(render):
-    flags = ("--set=crds.enabled=false", "--skip-tests")
-    command = f"helm template trainwright charts/trainwright --namespace=trainwright-system {' '.join(flags)}"
-    base = load((ROOT / "manifests/base/operator.yaml").read_text())
-
-    # Helm 3 and 4 order objects differently.
-    def ordered(objects):
-        return sorted(objects, key=lambda obj: (obj["kind"], obj["metadata"]["name"]))
-
-    assert ordered(base) == ordered(render(flags=flags)), f"run: {command} > manifests/base/operator.yaml"

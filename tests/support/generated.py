@@ -1,0 +1,44 @@
+"""Every generated file and what it is generated from. `make generate` writes them, a test compares them."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from trainwright.api.crd import crd
+from trainwright.manifests import dump
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "charts" / "trainwright"
+RENDERED_FLAGS = ("--namespace=trainwright-system", "--set=crds.enabled=false", "--skip-tests")
+
+
+def find_helm() -> str | None:
+    """Return helm from PATH, or the one that the kind tests built."""
+    built = Path.home() / ".cache" / "trainwright" / "kind" / "bin" / "helm"
+    return shutil.which("helm") or (str(built) if built.exists() else None)
+
+
+def custom_resource_definition() -> str:
+    return dump(crd())
+
+
+def kustomize_base() -> str:
+    """What the chart renders with its default values.
+
+    Raises:
+        FileNotFoundError: helm is not installed.
+    """
+    helm = find_helm()
+    if helm is None:
+        raise FileNotFoundError("helm is not installed: manifests/base/operator.yaml stays as it is")
+    command = [helm, "template", "trainwright", str(CHART), *RENDERED_FLAGS]
+    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+
+
+FILES: dict[str, Callable[[], str]] = {
+    "manifests/crd.yaml": custom_resource_definition,
+    "charts/trainwright/files/crd.yaml": custom_resource_definition,
+    # After the chart's own copy of the CRD.
+    "manifests/base/operator.yaml": kustomize_base,
+}
