@@ -1,6 +1,7 @@
 """`trainwright operator`: runs the operator. All settings come from environment variables called TRAINWRIGHT_*."""
 
 import asyncio
+import gc
 import sys
 
 
@@ -26,6 +27,10 @@ def run_operator() -> None:
             sys.stderr.write(f"TRAINWRIGHT_{field}: {detail['msg']}\n")
         sys.exit(2)
     configure_logging(settings.log_level, settings.log_format)
+
+    # What was imported lives as long as the process: the garbage collector need not look through it again and again.
+    gc.collect()
+    gc.freeze()
 
     async def main() -> None:
         await Operator(settings).run()

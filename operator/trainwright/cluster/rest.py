@@ -60,6 +60,8 @@ class ApiServer:
             except ConfigException as error:
                 raise ClusterError(f"no cluster to connect to: {error}") from error
         configuration.connection_pool_maxsize = connections
+        # Or aiohttp looks for a .netrc, in a thread, before every request. A kubeconfig's own proxy is honoured anyway.
+        configuration.client_session_kwargs = {"trust_env": False}
         return cls(configuration, count)
 
     async def close(self) -> None:

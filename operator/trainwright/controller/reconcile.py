@@ -76,41 +76,37 @@ class Reconciler:
         except RejectedError as error:
             await self._say_rejected(key, str(error))
             raise RetryError from error
-        if chosen.create and observed.rejection is not None:
-            self._store.reject(key, None)
-        written, wait = await self._write_status(key, snapshot, observed, chosen)
-        if written:
-            await self._applier.emit(snapshot.job, chosen.events)
+        wait = await self._say(key, snapshot, observed, chosen)
         if chosen.delete_job:
             await self._applier.delete_job(key, observed.job.uid)
-            return chosen.requeue_after
-        if chosen.delete or chosen.create or (written and chosen.status is not None):
-            return 0.0  # whatever follows from what was done is the next pass's business
+        if chosen.create and observed.rejection is not None:
+            self._store.reject(key, None)
+            return 0.0
+        if chosen.status is not None and is_decision(observed.job.status, chosen.status):
+            return 0.0  # what follows from it is the next pass's business
         return _earlier(wait, chosen.requeue_after)
 
-    async def _write_status(
-        self, key: JobKey, snapshot: Snapshot, observed: Observed, chosen: Plan
-    ) -> tuple[bool, float | None]:
-        """Write the status if there is a new one and it may be written now.
+    async def _say(self, key: JobKey, snapshot: Snapshot, observed: Observed, chosen: Plan) -> float | None:
+        """Write the status if there is a new one and it may be written now, and then emit the events.
 
         Returns:
-            Whether the cluster now holds the status that was planned, and else the seconds until it may be written.
+            The seconds until it may be written, or None if there is nothing left to say.
         """
-        if chosen.status is None:
-            return True, None
-        clock = asyncio.get_running_loop().time
-        decision = is_decision(observed.job.status, chosen.status)
-        wait = self._throttle.wait(key, clock(), decision=decision, urgent=chosen.urgent)
-        if wait > 0:
-            return False, wait
-        # Taken first: two passes of different jobs must not both believe that the last token is theirs.
-        self._throttle.written(key, clock())
-        try:
-            await self._applier.write_status(snapshot.job, chosen.status.to_wire())
-        except ConflictError as error:
-            self._metrics.conflicts.inc()
-            raise RetryError from error
-        return True, None
+        if chosen.status is not None:
+            clock = asyncio.get_running_loop().time
+            decision = is_decision(observed.job.status, chosen.status)
+            wait = self._throttle.wait(key, clock(), decision=decision, urgent=chosen.urgent)
+            if wait > 0:
+                return wait
+            # Taken before the write: two jobs must not both believe that the last token is theirs.
+            self._throttle.written(key, clock())
+            try:
+                await self._applier.write_status(snapshot.job, chosen.status.to_wire())
+            except ConflictError as error:
+                self._metrics.conflicts.inc()
+                raise RetryError from error
+        await self._applier.emit(snapshot.job, chosen.events)
+        return None
 
     async def _say_rejected(self, key: JobKey, reason: str) -> None:
         """Have the status tell why children cannot be created. Only that: creating is retried after the backoff."""
@@ -120,11 +116,8 @@ class Reconciler:
         if snapshot is None or observed is None:
             return
         chosen = plan(observed)
-        if needs_proof(observed, chosen):
-            return
-        written, _ = await self._write_status(key, snapshot, observed, chosen)
-        if written:
-            await self._applier.emit(snapshot.job, chosen.events)
+        if not needs_proof(observed, chosen):
+            await self._say(key, snapshot, observed, chosen)
 
     def _observe(self, key: JobKey) -> tuple[Snapshot | None, Observed | None]:
         snapshot = self._store.snapshot(key)

@@ -221,7 +221,7 @@ class Store:
         """Take over a complete listing of one job's pods; `before` is `uids(key)` from before it began."""
         pods = list(pods)
         for pod in pods:
-            self.put_pod(pod)
+            self.pod_changed(pod)
         self._drop_pods(key, before - {_uid(pod) for pod in pods})
 
     def _drop_pods(self, key: JobKey, gone: frozenset[str]) -> None:
