@@ -42,17 +42,18 @@ check: $(INSTALLED) ## The fast inner loop: format, lint, types, import arrows, 
 	$(BIN)/pytest --quiet tests/unit tests/properties
 
 .PHONY: test
-test: check verify ## All tests: unit, real worker processes, and a real kind cluster (made if there is none)
+test: check ## All tests: also real worker processes, and a real kind cluster (made if there is none)
 	$(BIN)/pytest --quiet tests/local
-	$(BIN)/pytest --quiet tests/kind
+	$(CLUSTER)/up
+	$(BIN)/pytest --quiet tests/apiserver tests/kind
 
 .PHONY: verify
-verify: $(INSTALLED) ## Check that every generated file is what its source generates
+verify: $(INSTALLED) ## Check that every generated file is what its source generates (part of check)
 	$(BIN)/pytest --quiet -m generated tests/unit
 
 .PHONY: generate
 generate: $(INSTALLED) ## Write the generated files anew: CRD, kustomize base, API reference
-	$(BIN)/python -m tests.generate
+	$(BIN)/python tests/generate.py
 
 .PHONY: kind-up
 kind-up: $(INSTALLED) ## Bring up a kind cluster with both images loaded

@@ -5,6 +5,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from reference import reference
+
 from trainwright.api.crd import crd
 from trainwright.manifests import dump
 
@@ -41,4 +43,5 @@ FILES: dict[str, Callable[[], str]] = {
     "charts/trainwright/files/crd.yaml": custom_resource_definition,
     # After the chart's own copy of the CRD.
     "manifests/base/operator.yaml": kustomize_base,
+    "docs/api.md": reference,
 }
