@@ -1,3 +1,4 @@
+# ruff: noqa: T201 - a bench prints its table
 """How much of a bare PyTorch loop's speed the worker keeps.
 
 Trains the digit CNN of the lessons on MNIST-shaped images two ways in one process, in short blocks that take turns, so
@@ -17,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+
 from trainwright.api.job import read_spec
 from trainwright.api.worker import WorkerConfig
-
 from trainwright_worker.distributed import Group
 from trainwright_worker.loop import fit
 from trainwright_worker.place import Place

@@ -5,6 +5,7 @@ the field of the spec and the value that is wrong, since it becomes the post-mor
 """
 
 import errno
+import re
 from typing import ClassVar
 
 from trainwright.api.exit_codes import ExitCode
@@ -73,7 +74,7 @@ NON_FINITE_HINT = (
 MEMORY_HINT = (
     "lower spec.training.globalBatchSize, use a smaller model, or raise the memory in spec.workers.resources.limits"
 )
-_PEER_WORDS = ("gloo", "connection closed by peer", "connection reset by peer", "broken pipe", "nccl", "store")
+_PEER_WORDS = ("gloo", "connection closed by peer", "connection reset by peer", "broken pipe")
 
 
 def explain(error: BaseException) -> WorkerError:
@@ -88,7 +89,7 @@ def explain(error: BaseException) -> WorkerError:
     if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
         return OutOfMemoryError(f"out of memory: {_first_line(text) or type(error).__name__}", MEMORY_HINT)
     if _comes_from_a_peer(error, text):
-        return PeersLostError(f"lost contact with another process of the job: {_first_line(text)}")
+        return PeersLostError(f"lost contact with another process of the job: {_without_ornaments(text)}")
     if "does not have a deterministic implementation" in text:
         return UserError(f"spec.training.deterministic: true, but {_first_line(text)}", "set it to false")
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}:
@@ -101,10 +102,15 @@ def _first_line(text: str) -> str:
     return lines[0][:400] if lines else ""
 
 
+def _without_ornaments(text: str) -> str:
+    """Return what gloo says, without the place in its source and without its advice."""
+    return re.sub(r"^\[[^]]*/[^]]*\]\s*", "", _first_line(text)).split(". ")[0]
+
+
 def _comes_from_a_peer(error: BaseException, text: str) -> bool:
     # torch raises a plain RuntimeError from gloo and its own types (DistBackendError, DistNetworkError, …) otherwise;
     # comparing names keeps this module free of torch, which the tests of everything else appreciate.
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & {"DistError", "DistBackendError", "DistNetworkError", "DistStoreError"}:
         return True
-    return type(error) is RuntimeError and any(word in text.lower() for word in _PEER_WORDS[:4])
+    return type(error) is RuntimeError and any(word in text.lower() for word in _PEER_WORDS)

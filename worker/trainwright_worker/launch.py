@@ -30,6 +30,7 @@ from torch.distributed.elastic.agent.server.api import (
 from trainwright.api.exit_codes import RETRYABLE, SIGNAL_BASE, ExitCode, classify
 from trainwright.api.worker import Termination, WorkerConfig
 from trainwright_worker.console import say
+from trainwright_worker.data.builtin import preload
 from trainwright_worker.errors import MEMORY_HINT, InfrastructureError, WorkerError
 from trainwright_worker.place import Place
 from trainwright_worker.processes import Processes
@@ -219,6 +220,7 @@ def launch(config: WorkerConfig, index: int, attempt: int) -> Termination:
         attempt: Attempt of the job that created this worker's pod.
     """
     with tempfile.TemporaryDirectory(prefix="trainwright-") as scratch:
+        preload(config.spec.dataset)
         agent = WorkerAgent(config, index, attempt, Path(scratch))
         signal.signal(signal.SIGTERM, agent.request_stop)
         say(f"worker {index}", f"attempt {attempt}: joining {config.spec.workers.count} worker(s)")

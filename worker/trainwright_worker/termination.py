@@ -37,8 +37,9 @@ class PostMortem:
 
 
 def describe(error: BaseException, rank: int | None = None) -> Termination:
-    """Return how a rank ended by an exception, with the last lines of its traceback unless it is our own error."""
+    """Return how a rank ended by an exception, with the last lines of its traceback unless the message says it all."""
     known = explain(error)
+    explained = isinstance(error, WorkerError) or isinstance(known, PeersLostError)
     lines = "".join(traceback.format_exception(error))[-TRACEBACK:]
     return Termination(
         exit_code=known.exit_code,
@@ -47,7 +48,7 @@ def describe(error: BaseException, rank: int | None = None) -> Termination:
         hint=known.hint[:HINT] if known.hint else None,
         rank=rank,
         exception=f"{type(error).__name__}: {error}"[:EXCEPTION],
-        traceback=None if isinstance(error, WorkerError) else lines,
+        traceback=None if explained else lines,
     )
 
 

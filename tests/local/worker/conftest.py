@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from trainwright.api.job import read_spec
 from trainwright.api.worker import Termination, WorkerConfig, WorkerReport
 

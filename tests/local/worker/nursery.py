@@ -12,6 +12,8 @@ import signal
 import sys
 from typing import Any
 
+import sklearn.datasets
+
 import trainwright_worker.launch
 from trainwright_worker.__main__ import main
 
@@ -34,6 +36,7 @@ def answer(message: dict[str, Any]) -> None:
 
 
 def serve() -> None:
+    assert sklearn.datasets
     assert trainwright_worker.launch
     waiting = b""
     while True:

@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+
 from trainwright.api.exit_codes import ExitCode, FailureClass
 
 from .conftest import wait_for
@@ -57,7 +58,7 @@ def test_a_crashed_process_is_restarted_in_place_until_the_limit(make_job):
         os.kill(worker.ranks[0], signal.SIGKILL)
         if launches == 1:
             wait_for(lambda: len({r.launch for r in job.reports if r.step > 0}) == 2, "the restart")
-            print(f"from SIGKILL to a report of the next launch: {time.monotonic() - before:.2f} s")
+            print(f"from SIGKILL to a report of the next launch: {time.monotonic() - before:.2f} s")  # noqa: T201
     assert worker.wait() == ExitCode.INFRASTRUCTURE
     assert "SIGKILL" in worker.termination.message
     assert worker.termination.rank == 0

@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+
 from trainwright.api.exit_codes import ExitCode, FailureClass
 
 from .conftest import wait_for

@@ -1,9 +1,9 @@
 import pytest
 import torch
+
 from trainwright.api.job import read_spec
 from trainwright.api.spec import OptimizerSpec, RegularizationSpec, ScheduleSpec
 from trainwright.api.spec.training import LossName
-
 from trainwright_worker.agenda import make_agenda
 from trainwright_worker.errors import UserError
 from trainwright_worker.losses import make_loss, make_penalty
@@ -26,7 +26,13 @@ def spec_of(model, **changes):
         ({"name": "lenet"}, (3, 32, 32), 62_006),
         ({"name": "cnn"}, (1, 28, 28), 320 + 18_496 + 3136 * 64 + 64 + 650),
         (
-            {"layers": [{"conv2d": {"channels": 2, "kernelSize": 3, "stride": 2}}, {"flatten": {}}, {"dense": {"units": 10}}]},
+            {
+                "layers": [
+                    {"conv2d": {"channels": 2, "kernelSize": 3, "stride": 2}},
+                    {"flatten": {}},
+                    {"dense": {"units": 10}},
+                ]
+            },
             (1, 9, 9),
             2 * 9 + 2 + 32 * 10 + 10,
         ),
@@ -76,7 +82,7 @@ def test_added_dropout_does_not_shift_the_indices_of_the_manifest():
 
 
 def test_a_named_model_on_too_small_an_image_is_a_user_error():
-    with pytest.raises(UserError, match="spec.model.name: lenet: a 5x5 kernel .* does not fit an image of 6x2x2"):
+    with pytest.raises(UserError, match=r"spec.model.name: lenet: a 5x5 kernel .* does not fit an image of 6x2x2"):
         build(spec_of({"name": "lenet"}), (1, 8, 8), 10)
 
 
@@ -102,7 +108,10 @@ def test_schedules(schedule, expected):
 
 def test_optimizers_match_torchs_own():
     for raw, theirs in [
-        ('{"name": "sgd", "learningRate": 0.1, "momentum": 0.9, "nesterov": true}', {"momentum": 0.9, "nesterov": True}),
+        (
+            '{"name": "sgd", "learningRate": 0.1, "momentum": 0.9, "nesterov": true}',
+            {"momentum": 0.9, "nesterov": True},
+        ),
         ('{"name": "adam", "betas": [0.8, 0.9], "epsilon": 0.001}', {"betas": (0.8, 0.9), "eps": 0.001}),
         ('{"name": "adamw", "weightDecay": 0.1}', {"weight_decay": 0.1, "betas": (0.9, 0.999)}),
     ]:
@@ -120,7 +129,9 @@ def test_penalties_spare_biases():
 
 def test_losses_are_means():
     assert float(make_loss(LossName.MSE)(torch.tensor([[1.0], [3.0]]), torch.zeros(2, 1))) == 5
-    assert float(make_loss(LossName.CROSS_ENTROPY)(torch.zeros(2, 4), torch.tensor([0, 3]))) == pytest.approx(1.38629, 1e-4)
+    assert float(make_loss(LossName.CROSS_ENTROPY)(torch.zeros(2, 4), torch.tensor([0, 3]))) == pytest.approx(
+        1.38629, 1e-4
+    )
 
 
 def agenda_of(steps_per_epoch=10, **changes):

@@ -6,8 +6,8 @@ import signal
 
 import pytest
 import torch
-from trainwright.api.status import Evaluation
 
+from trainwright.api.status import Evaluation
 from trainwright_worker import checkpoint
 from trainwright_worker.checkpoint import CheckpointFolder, Writer, decode, encode
 from trainwright_worker.errors import InfrastructureError, NonFiniteError, UserError

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from trainwright.api.spec.dataset import Normalize, SplitSpec
 
+from trainwright.api.spec.dataset import Normalize, SplitSpec
 from trainwright_worker.data.normalization import Normalization, measure
 from trainwright_worker.data.sampler import Sampler
 from trainwright_worker.data.splits import split
@@ -73,7 +73,9 @@ def epoch(sampler, step=0):
     return list(sampler.shares(step, CPU))
 
 
-@pytest.mark.parametrize(("samples", "batch", "size"), [(100, 10, 1), (103, 10, 1), (103, 10, 2), (101, 10, 2), (64, 64, 4)])
+@pytest.mark.parametrize(
+    ("samples", "batch", "size"), [(100, 10, 1), (103, 10, 1), (103, 10, 2), (101, 10, 2), (64, 64, 4)]
+)
 def test_an_epoch_shows_every_sample_once_in_equal_shares(samples, batch, size):
     ranks = [epoch(Sampler(samples, batch, rank, size, seed=3)) for rank in range(size)]
     for shares in zip(*ranks, strict=True):

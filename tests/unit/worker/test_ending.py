@@ -3,10 +3,10 @@ import json
 
 import pytest
 import torch
+
 from trainwright.api.exit_codes import ExitCode
 from trainwright.api.status import Checkpoint, Evaluation
 from trainwright.api.worker import RankHeartbeat, Termination, WorkerPhase, WorkerReport
-
 from trainwright_worker.errors import DataError, OutOfMemoryError, PeersLostError, UserError, explain
 from trainwright_worker.report import first_report
 from trainwright_worker.termination import describe, fit, read_post_mortem, write_post_mortem, write_termination
@@ -19,7 +19,10 @@ from trainwright_worker.termination import describe, fit, read_post_mortem, writ
         (DataError("spec.x: wrong"), ExitCode.DATA),
         (MemoryError(), ExitCode.OUT_OF_MEMORY),
         (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"), ExitCode.OUT_OF_MEMORY),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"), ExitCode.OUT_OF_MEMORY),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+            ExitCode.OUT_OF_MEMORY,
+        ),
         (torch.OutOfMemoryError("CUDA out of memory"), ExitCode.OUT_OF_MEMORY),
         (RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [::1]:1"), ExitCode.INFRASTRUCTURE),
         (torch.distributed.DistNetworkError("failed to recv"), ExitCode.INFRASTRUCTURE),
@@ -33,19 +36,24 @@ def test_exceptions_have_a_class(error, code):
 
 
 def test_losing_a_peer_is_told_apart_from_a_cause():
-    assert isinstance(explain(RuntimeError("Connection closed by peer")), PeersLostError)
+    gloo = (
+        "[/x/gloo/tcp/pair.cc:545] Read error [127.0.0.1]:26015: Connection reset by peer. This is typically caused by"
+    )
+    found = explain(RuntimeError(gloo))
+    assert isinstance(found, PeersLostError)
+    assert found.message.endswith("process of the job: Read error [127.0.0.1]:26015: Connection reset by peer")
     assert not isinstance(explain(OSError("Connection closed by peer")), PeersLostError)
     assert isinstance(explain(MemoryError("gloo")), OutOfMemoryError)
 
 
 def test_an_unknown_exception_keeps_the_end_of_its_traceback():
-    try:
-        raise ValueError("x" * 5000)
-    except ValueError as error:
-        ending = describe(error, 3)
+    with pytest.raises(ValueError, match="x") as caught:
+        int("x" * 5000)
+    ending = describe(caught.value, 3)
     assert ending.rank == 3
-    assert ending.exception.startswith("ValueError: xxx")
-    assert len(ending.traceback) == 2048
+    assert ending.exception.startswith("ValueError: ")
+    assert ending.traceback.rstrip().endswith("x")
+    assert len(ending.traceback) <= 2048
     assert describe(UserError("spec.x: wrong", "do y"), 0).traceback is None
 
 

@@ -3,8 +3,8 @@ import gzip
 import numpy as np
 import pytest
 import torch
-from trainwright.api.job import read_spec
 
+from trainwright.api.job import read_spec
 from trainwright_worker.data.dataset import read
 from trainwright_worker.errors import DataError, UserError
 
@@ -27,7 +27,7 @@ def write_csv(folder, text):
     (folder / "points.csv").write_text(text, encoding="utf-8")
 
 
-def write_idx(folder, images, labels, suffix="", compress=False):
+def write_idx(folder, images, labels, suffix="", *, compress=False):
     header = np.array([2051, *images.shape], dtype=">u4").tobytes()
     contents = {
         f"images{suffix}": header + images.tobytes(),

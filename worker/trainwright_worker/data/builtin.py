@@ -1,9 +1,11 @@
 """Small real datasets that ship with scikit-learn. Importing it takes seconds, so only jobs that ask for one do."""
 
+import importlib
 from typing import Any
 
 import torch
 
+from trainwright.api.spec import DatasetSpec
 from trainwright.api.spec.dataset import BuiltinData, BuiltinName
 from trainwright_worker.data.table import Samples, Table
 
@@ -22,9 +24,14 @@ def read_builtin(data: BuiltinData) -> Table:
     return Table(Samples(inputs, torch.from_numpy(loaded.target).to(torch.int64)), classes)
 
 
-def _load(name: BuiltinName) -> Any:
-    from sklearn import datasets  # noqa: PLC0415 - imports scipy, which costs seconds
+def preload(data: DatasetSpec) -> None:
+    """Import what reading will need, in the agent, so that its processes inherit it and restarts cost no import."""
+    if data.builtin is not None:
+        importlib.import_module("sklearn.datasets")
 
+
+def _load(name: BuiltinName) -> Any:
+    datasets = importlib.import_module("sklearn.datasets")
     match name:
         case BuiltinName.DIGITS:
             return datasets.load_digits()
