@@ -12,7 +12,9 @@ from trainwright.manifests import dump
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "trainwright"
-RENDERED_FLAGS = ("--namespace=trainwright-system", "--set=crds.enabled=false", "--skip-tests")
+KUBE_VERSION = "--kube-version=1.34.0"
+"""A helm without a cluster takes some version for granted, and not each takes one that the chart supports."""
+RENDERED_FLAGS = ("--namespace=trainwright-system", "--set=crds.enabled=false", "--skip-tests", KUBE_VERSION)
 
 
 def find_helm() -> str | None:

@@ -31,6 +31,7 @@ def render(helm):
             release,
             str(generated.CHART),
             "--namespace=trainwright-system",
+            generated.KUBE_VERSION,
             *(f"--set-json={value}" for value in values),
             *flags,
         )

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import yaml
-from generated import CHART
+from generated import CHART, KUBE_VERSION
 
 from trainwright.api.crd import crd
 from trainwright.controller.settings import OperatorSettings
@@ -229,7 +229,7 @@ def test_another_release_name_gives_other_object_names(render):
     ],
 )
 def test_wrong_values_are_refused(helm, value, words):
-    done = helm("template", "trainwright", str(CHART), f"--set-json={value}")
+    done = helm("template", "trainwright", str(CHART), KUBE_VERSION, f"--set-json={value}")
     assert done.returncode != 0
     assert words in done.stderr
 
@@ -251,7 +251,7 @@ _GROUPED = {"cpu: 50m", "memory: 128Mi", "memory: 512Mi", 'grafana_dashboard: "1
 
 
 def test_lint(helm):
-    done = helm("lint", "--strict", str(CHART))
+    done = helm("lint", "--strict", KUBE_VERSION, str(CHART))
     assert done.returncode == 0, done.stdout
 
 
