@@ -181,7 +181,7 @@ def _train(request: Request, prepared: _Prepared, folder: RunFolder, errors: Con
         errors.print(f"[dim]{name} in {folder.shown}[/dim]", soft_wrap=True)
         for line in _honest_lines(prepared.spec):
             errors.print(line, soft_wrap=True, markup=False)
-    with logging_to(folder), display:
+    with display, logging_to(folder, display.note):
         job, end = asyncio.run(_session(request, prepared, folder, display, errors))
     if end is not End.FINISHED:
         _say_how_to_resume(request, errors, job, folder, end)

@@ -14,7 +14,7 @@ import structlog
 
 from trainwright.api.status import ConditionType, Phase, TrainingJobStatus, read_status
 from trainwright.build import Settings
-from trainwright.cli.local.folder import RunFolder
+from trainwright.cli.local.folder import RunFolder, shorten
 from trainwright.cluster.local import Folders, LocalCluster
 from trainwright.cluster.port import JobKey
 from trainwright.controller.controller import Controller
@@ -165,12 +165,27 @@ class Session:
 
 
 @contextlib.contextmanager
-def logging_to(folder: RunFolder) -> Iterator[None]:
-    """Send what the loop and its libraries log to the run's folder: the screen belongs to the job."""
+def logging_to(folder: RunFolder, note: Callable[[str], None]) -> Iterator[None]:
+    """Send what the loop and its libraries log to the run's folder: the screen belongs to the job.
+
+    Args:
+        folder: The run's folder.
+        note: Told once if the loop itself is in trouble, or a person would wait without knowing for what.
+    """
+    troubled = False
+
+    def tell_trouble(_logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        nonlocal troubled
+        if method in {"error", "critical"} and not troubled:
+            troubled = True
+            note(f"Trainwright itself is in trouble: {event['event']}; see {shorten(folder.controller_log)}")
+        return event
+
     with folder.controller_log.open("a", encoding="utf-8") as log:
         logging.basicConfig(stream=log, level=logging.INFO, force=True)
         structlog.configure(
             processors=[
+                tell_trouble,
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso"),
                 structlog.processors.format_exc_info,
