@@ -60,7 +60,7 @@ class Operator:
         self._catch_signals()
         async with AsyncExitStack() as stack:
             await self._serve_health(stack)
-            server = await ApiServer.connect(self._connections, count=self._count_request)
+            server = await ApiServer.connect(self._settings.connections, count=self._count_request)
             stack.push_async_callback(server.close)
             cluster = KubernetesCluster(server, self._settings.namespaces)
             authority = await self._authority(server)
@@ -164,10 +164,6 @@ class Operator:
             duration=self._settings.lease_duration,
             renew=self._settings.lease_renew,
         )
-
-    @property
-    def _connections(self) -> int:
-        return self._settings.passes + self._settings.creates + 8
 
     def _healthy(self) -> str | None:
         stuck = self._controller.queue.stuck if self._controller is not None else 0.0

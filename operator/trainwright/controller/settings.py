@@ -54,8 +54,9 @@ class OperatorSettings(BaseSettings):
     lease_duration: float = Field(15.0, gt=0, description="After how long another replica may take over.")
     lease_renew: float = Field(2.0, gt=0, description="Seconds between renewals.")
 
-    passes: int = Field(24, ge=1, description="Jobs looked at at once.")
-    creates: int = Field(32, ge=1, description="Objects created or deleted at once.")
+    passes: int = Field(16, ge=1, description="Jobs looked at at once.")
+    creates: int = Field(16, ge=1, description="Objects created or deleted at once.")
+    connections: int = Field(24, ge=4, description="Connections to the API server; each costs a quarter of a MiB.")
     status_interval: float = Field(10.0, ge=0, description="Seconds between two periodic status writes of a job.")
     status_rate: float = Field(20.0, gt=0, description="Periodic status writes per second, over all jobs.")
     resync_interval: float = Field(300.0, gt=0, description="Seconds between two complete listings.")

@@ -19,8 +19,8 @@ class Tuning:
         backoff_limit: The longest such wait, in seconds.
     """
 
-    passes: int = 24
-    creates: int = 32
+    passes: int = 16
+    creates: int = 16
     status_interval: float = 10.0
     urgent_interval: float = 0.5
     status_rate: float = 20.0
