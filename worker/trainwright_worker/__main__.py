@@ -1,8 +1,10 @@
 """The program of a worker pod: read the config, run the worker, say how it ended."""
 
 import os
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
 from pydantic import ValidationError
 
@@ -25,11 +27,25 @@ DEFAULT_TERMINATION_LOG = "/dev/termination-log"
 def main() -> int:
     """Run the worker and return its exit code."""
     index = int(os.environ.get(ENV_WORKER_INDEX, "0"))
-    ending = _run(index)
+    # The first process of a container ignores signals that it has no handler for, and importing torch takes seconds.
+    signal.signal(signal.SIGTERM, _stop_early)
+    try:
+        ending = _run(index)
+    except _StoppedEarly:
+        code = ExitCode.PREEMPTED
+        ending = Termination(exit_code=code, category=classify(code), message="stopped before training began")
     write_termination(os.environ.get(ENV_TERMINATION_LOG, DEFAULT_TERMINATION_LOG), ending)
     if ending.exit_code != ExitCode.SUCCESS:
         say(f"worker {index}", f"exit code {ending.exit_code} ({ending.category}): {ending.message}")
     return ending.exit_code
+
+
+class _StoppedEarly(BaseException):
+    """SIGTERM before the agent could take over. No Exception, so that no import on the way swallows it."""
+
+
+def _stop_early(_signal: int, _frame: FrameType | None) -> None:
+    raise _StoppedEarly
 
 
 def _run(index: int) -> Termination:

@@ -26,6 +26,7 @@ from torch.distributed.elastic.agent.server.api import (
     WorkerSpec,
     WorkerState,
 )
+from torch.distributed.elastic.events.api import Event, EventSource
 
 from trainwright.api.exit_codes import RETRYABLE, SIGNAL_BASE, ExitCode, classify
 from trainwright.api.worker import Termination, WorkerConfig
@@ -93,7 +94,7 @@ class WorkerAgent(SimpleElasticAgent):
         return self._stop_by is not None
 
     def request_stop(self, _signal: int, _frame: FrameType | None) -> None:
-        """Handle SIGTERM: have the processes save and end."""
+        """Handle SIGTERM (or Ctrl-C): have the processes save and end."""
         if self._stop_by is None:
             self._stop_by = time.monotonic() + GRACE_SHARE * self._config.spec.workers.termination_grace_period_seconds
             if self._processes is not None:
@@ -114,11 +115,12 @@ class WorkerAgent(SimpleElasticAgent):
             self._processes.signal(signal.SIGTERM)
         return dict(self._processes.pids)
 
-    def _stop_workers(self, worker_group: WorkerGroup) -> None:  # noqa: ARG002 - torch's signature
+    # Releases of torch differ in the further arguments of these two; none of them matters here.
+    def _stop_workers(self, worker_group: WorkerGroup, *_: object, **__: object) -> None:  # noqa: ARG002
         if self._processes is not None:
             self._processes.stop(STOP_SECONDS)
 
-    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:  # noqa: ARG002
+    def _shutdown(self, *_: object, **__: object) -> None:
         if self._processes is not None:
             self._processes.stop(0.0 if self.stopping else STOP_SECONDS)
 
@@ -135,6 +137,10 @@ class WorkerAgent(SimpleElasticAgent):
                 self._processes.signal(signal.SIGKILL)
             return RunResult(state=WorkerState.HEALTHY)
         return RunResult(state=WorkerState.SUCCEEDED, return_values={w.global_rank: 0 for w in worker_group.workers})
+
+    def _construct_event(self, state: str, source: EventSource, *_: object, **__: object) -> Event:
+        # torch's own asks DNS for this host's full name each time, which can stall a start; nobody reads its events.
+        return Event(name=state, source=source)
 
     def _exit_barrier(self) -> None:
         self._rendezvous_handler.leave(LEAVE_SECONDS)
@@ -223,6 +229,7 @@ def launch(config: WorkerConfig, index: int, attempt: int) -> Termination:
         preload(config.spec.dataset)
         agent = WorkerAgent(config, index, attempt, Path(scratch))
         signal.signal(signal.SIGTERM, agent.request_stop)
+        signal.signal(signal.SIGINT, agent.request_stop)
         say(f"worker {index}", f"attempt {attempt}: joining {config.spec.workers.count} worker(s)")
         try:
             result = agent.run()

@@ -3,7 +3,7 @@
 import time
 
 import torch
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from trainwright.api.spec.training import ScheduleName
 from trainwright_worker.meeting import hold
@@ -37,8 +37,10 @@ def fit(run: Run) -> None:
             loss = run.objective(batch.inputs, batch.targets)
             loss.backward()  # type: ignore[no-untyped-call]
             pausing = progress.step + 1 == agenda.next
-            if clip is not None or pausing:
-                norm = clip_grad_norm_(parameters, clip or float("inf"))
+            if clip is not None:
+                norm = clip_grad_norm_(parameters, clip)
+            elif pausing:
+                norm = get_total_norm([weight.grad for weight in parameters if weight.grad is not None])
             optimizer.step()
             optimizer.zero_grad()
             progress.loss_sum += loss.detach()

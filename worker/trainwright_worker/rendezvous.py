@@ -29,7 +29,7 @@ from trainwright_worker.errors import InfrastructureError
 STORE_TIMEOUT: Final = timedelta(seconds=15)
 """After so long without an answer the store's node is taken for lost. A closed connection is noticed at once."""
 BEAT_SECONDS: Final = 1.0
-LOST_AFTER_BEATS: Final = 10
+LOST_AFTER_BEATS: Final = 15
 """A worker whose counter stands still for so many beats of worker 0's own clock is lost."""
 WORD_SECONDS: Final = 10.0
 _CONNECT_POLL_SECONDS: Final = 0.1

@@ -231,7 +231,7 @@ def _make_passes(spec: TrainingJobSpec, model: nn.Module, group: Group) -> tuple
 
 
 def _place_on_device(samples: Samples, device: torch.device) -> Samples:
-    """Return the training split where batches are cut fastest: on the GPU if it is small enough, else pinned."""
+    """Return the training split where batches are cut fastest: on the GPU if it is small enough, else where it is."""
     if device.type != "cuda":
         return samples
     size = samples.inputs.numel() * samples.inputs.element_size()

@@ -63,8 +63,8 @@ class Nursery:
         return self._codes.get(pid)
 
     def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait(10)
+        self._process.kill()
+        self._process.wait()
 
 
 class Worker:

@@ -2,11 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from subprocess import PIPE
 
 import pytest
 
 from trainwright.api.exit_codes import ExitCode, FailureClass
+from trainwright.api.worker import Termination
 
 from .conftest import wait_for
 
@@ -91,3 +95,38 @@ def test_a_worker_told_to_stop_exits_in_time_although_its_peer_hangs(make_job):
     assert time.monotonic() - began < 10
     for pid in hung:
         os.kill(pid, signal.SIGKILL)
+
+
+def test_a_program_stopped_while_it_still_imports_says_so(make_job):
+    job = make_job(spec_of())
+    ending = job.folder / "termination"
+    environment = {
+        **os.environ,
+        "TRAINWRIGHT_CONFIG": str(job.folder / "worker.json"),
+        "TRAINWRIGHT_TERMINATION_LOG": str(ending),
+    }
+    program = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "trainwright_worker"], env=environment, stderr=PIPE
+    )
+    for line in program.stderr:
+        if b"torch.version" in line:
+            break
+    program.send_signal(signal.SIGTERM)
+    program.communicate(timeout=60)
+    assert program.returncode == ExitCode.PREEMPTED
+    assert Termination.model_validate_json(ending.read_text()).category == FailureClass.PREEMPTED
+
+
+def test_checkpoints_by_the_clock_and_a_damaged_one_is_passed_over_and_told(make_job):
+    job = make_job(spec_of(epochs=4000, checkpoint={"everySeconds": 1}))
+    first = job.start()
+    wait_for(lambda: len(job.checkpoints) >= 2, "two checkpoints")
+    first.kill(signal.SIGTERM)
+    assert first.wait() == ExitCode.PREEMPTED
+    *_, older, newest = job.checkpoints
+    (newest / "model.safetensors").write_bytes(b"damaged")
+    second = job.start(attempt=2)
+    wait_for(lambda: job.reports[-1].resumed_from_step, "the second attempt")
+    assert job.reports[-1].resumed_from_step == int(older.name.removeprefix("step-"))
+    assert f"checkpoint {newest.name} skipped: model.safetensors has 7 bytes" in job.reports[-1].message
+    assert f"checkpoint {newest.name} skipped" in second.log
