@@ -189,7 +189,7 @@ class OperatorProcess:
 
     def __init__(self, running: RunningServer, folder: Path, namespace: str, **settings: object) -> None:
         self.health = f"http://127.0.0.1:{settings.setdefault('health_port', _free_port())}"
-        settings.setdefault("reports_port", _free_port())
+        self.reports_port = settings.setdefault("reports_port", _free_port())
         self.log = folder / f"operator-{settings['health_port']}.log"
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("TRAINWRIGHT_")},

@@ -1,14 +1,19 @@
 """The whole operator process on a real API server: kopf, queue, plan, writes, probes."""
 
 import asyncio
+import base64
 import re
 import signal
+import ssl
 import time
 
+import aiohttp
 import pytest
 from kubelet import FakeKubelet
 from manifests import job
 
+from trainwright.api.names import report_audience
+from trainwright.api.worker import WorkerPhase, WorkerReport
 from trainwright.cluster.kubernetes import KubernetesCluster
 
 
@@ -127,3 +132,57 @@ async def test_an_edit_while_it_runs_is_seen(server, namespace, kubelet, start_o
     await server.request("PUT", path, "trainingjobs", current)
     await kubelet.until_status("digits", lambda s: s.get("phase") == "Suspended")
     await kubelet.until_pods("digits", lambda pods: not pods or pods[0]["metadata"].get("deletionTimestamp"))
+
+
+async def _token(server, namespace, pod, audience):
+    bound = {"kind": "Pod", "apiVersion": "v1", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
+    request = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": {"audiences": [audience], "boundObjectRef": bound},
+    }
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/default/token"
+    return (await server.request("POST", path, "tokens", request))["status"]["token"]
+
+
+async def test_a_worker_reports_with_its_pods_token(server, namespace, kubelet, start_operator):
+    operator = start_operator(status_interval=1)
+    await _leading(operator)
+    uid = (await KubernetesCluster(server).create(job(namespace)))["metadata"]["uid"]
+    (pod,) = await kubelet.until_pods("digits", lambda pods: len(pods) == 1)
+    await kubelet.set(pod, "Running")
+    # Just what the worker has: the CA from its config, a token of its own, and the Service's name.
+    secret = await server.request("GET", f"/api/v1/namespaces/{namespace}/secrets/trainwright-reports-ca", "secrets")
+    context = ssl.create_default_context(cadata=base64.b64decode(secret["data"]["tls.crt"]).decode())
+    token = await _token(server, namespace, pod, report_audience(namespace, "digits", uid))
+    url = f"https://127.0.0.1:{operator.reports_port}/v1/namespaces/{namespace}/jobs/digits/reports"
+    report = WorkerReport(
+        uid=uid, attempt=1, launch="a", sequence=1, phase=WorkerPhase.TRAINING, step=7, total_steps=10, loss=0.25
+    )
+
+    async def post(token):
+        async with aiohttp.ClientSession() as session:
+            answer = await session.post(
+                url,
+                json=report.to_wire(),
+                headers={"Authorization": f"Bearer {token}"},
+                ssl=context,
+                server_hostname=f"trainwright-reports.{namespace}.svc",
+            )
+            return answer.status
+
+    assert await post(await _token(server, namespace, pod, "another-audience")) == 401
+    assert await post(token) == 204
+    status = await kubelet.until_status("digits", lambda s: s.get("progress", {}).get("step") == 7)
+    assert status["metrics"]["loss"] == 0.25
+    assert operator.metric('trainwright_reports_total{result="204"}') == 1
+    assert operator.metric(f'trainwright_job_step{{job="digits",namespace="{namespace}"}}') == 7
+
+
+async def test_without_namespaces_it_watches_all(server, namespace, kubelet, start_operator):
+    operator = start_operator(namespaces="")
+    await _leading(operator)
+    await KubernetesCluster(server).create(job(namespace))
+    await kubelet.until_pods("digits", lambda pods: len(pods) == 1)
+    operator.process.send_signal(signal.SIGTERM)
+    assert operator.process.wait(10) == 0

@@ -83,7 +83,7 @@ def settings() -> kopf.OperatorSettings:
     chosen.watching.chunk_size = 100
     chosen.networking.request_timeout = 60
     chosen.networking.connect_timeout = 10
-    chosen.queueing.idle_timeout = 0.5
+    chosen.queueing.idle_timeout = 0.1
     chosen.queueing.exit_timeout = 0.5
     chosen.persistence.finalizer = f"{GROUP}/unused"
     chosen.persistence.diffbase_storage = _NoDiffs()

@@ -27,7 +27,7 @@ def _own_namespace() -> str:
 class OperatorSettings(BaseSettings):
     """What an administrator decides. Durations are in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="TRAINWRIGHT_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="TRAINWRIGHT_", frozen=True, extra="ignore", env_ignore_empty=True)
 
     namespaces: Names = Field((), description="Namespaces to watch; empty watches all.")
     operator_namespace: str = Field(
