@@ -69,11 +69,6 @@ class KeyedQueue(Generic[Key]):
         if key not in self._running:
             self._push(key, due)
 
-    def forget(self, key: Key) -> None:
-        """Drop the key's timers and its memory of failures."""
-        self._due.pop(key, None)
-        self._failures.pop(key, None)
-
     @property
     def depth(self) -> int:
         """How many keys are due but not processed yet."""
@@ -97,12 +92,12 @@ class KeyedQueue(Generic[Key]):
         Being cancelled cancels the running passes too.
         """
         self._last_end = asyncio.get_running_loop().time()
-        stopping = asyncio.ensure_future(stop.wait())
+        stopping = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
                 self._wake.clear()
                 pause = self._start_due()
-                waking = asyncio.ensure_future(self._wake.wait())
+                waking = asyncio.create_task(self._wake.wait())
                 await asyncio.wait({waking, stopping}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
                 waking.cancel()
         except asyncio.CancelledError:
@@ -123,7 +118,7 @@ class KeyedQueue(Generic[Key]):
         while self._heap:
             due, _, key = self._heap[0]
             if self._due.get(key) != due or key in self._running:
-                heapq.heappop(self._heap)  # superseded by an earlier one, forgotten, or waiting for its pass to end
+                heapq.heappop(self._heap)  # superseded by an earlier one, or waiting for its pass to end
             elif due > now + _CLOSE:
                 return due - now
             elif len(self._running) >= self._limit:

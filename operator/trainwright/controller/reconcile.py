@@ -79,9 +79,9 @@ class Reconciler:
         wait = await self._say(key, snapshot, observed, chosen)
         if chosen.delete_job:
             await self._applier.delete_job(key, observed.job.uid)
-        if chosen.create and observed.rejection is not None:
+        if observed.rejection is not None:
             self._store.reject(key, None)
-            return 0.0
+            return 0.0  # nothing was refused this time; the status still says otherwise
         if chosen.status is not None and is_decision(observed.job.status, chosen.status):
             return 0.0  # what follows from it is the next pass's business
         return _earlier(wait, chosen.requeue_after)
