@@ -33,6 +33,8 @@ _DATASET_PATHS = (
     ("cifar10", "path"),
 )
 
+_CIFAR10_FILES = "data_batch_*.bin"
+
 _INHERITED = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
 """What a worker sees of the caller's environment. Little on purpose: a run must not depend on whose shell started it."""
 
@@ -74,22 +76,21 @@ def mistakes(spec: TrainingJobSpec, data: Path, volumes: Mapping[str, Path]) -> 
         if not folder.is_dir()
     ]
     folders = Folders(Path(), data, volumes)
+    absent: set[str] = set()
     for field, path in _dataset_paths(spec.to_wire()):
         # Joining an absolute path to a folder leaves the path alone.
         place = _data_root(spec, folders) / _local_path(spec, path, folders)
-        if not place.exists():
-            found.append(FieldError(f"spec.dataset.{field}", _missing(spec, path, place, volumes)))
+        if any(place.glob(_CIFAR10_FILES)) if field == "cifar10.path" else place.exists():
+            continue
+        volume = _volume_of(spec, str(PurePosixPath(DATA_MOUNT) / path))
+        if volume is None or volume.name in volumes:
+            found.append(FieldError(f"spec.dataset.{field}", f"{place} does not exist or does not hold the data"))
+        elif volume.name not in absent:
+            absent.add(volume.name)
+            advice = f"pass --volume {volume.name}=FOLDER with the folder that holds its files"
+            text = f"{path} lies in the volume {volume.name!r}, which this machine does not have: {advice}"
+            found.append(FieldError(f"spec.dataset.{field}", text))
     return found
-
-
-def _missing(spec: TrainingJobSpec, path: str, place: Path, volumes: Mapping[str, Path]) -> str:
-    volume = _volume_of(spec, str(PurePosixPath(DATA_MOUNT) / path))
-    if volume is None or volume.name in volumes:
-        return f"{place} does not exist"
-    return (
-        f"{path} lies in the volume {volume.name!r}, which this machine does not have: pass --volume "
-        f"{volume.name}=FOLDER with the folder that holds its files"
-    )
 
 
 def localize(config: WorkerConfig, folders: Folders, pod: str) -> WorkerConfig:
@@ -112,7 +113,9 @@ def localize(config: WorkerConfig, folders: Folders, pod: str) -> WorkerConfig:
 def environment(pod: Manifest, config: WorkerConfig, folder: Path) -> dict[str, str]:
     """Return the environment of a pod's process: little of the caller's, what the container says, and local paths."""
     own = {key: os.environ[key] for key in _INHERITED if key in os.environ}
-    share = (os.cpu_count() or 1) // config.spec.world_size
+    # One core is left to whatever else runs here: threads that wait for each other at every layer come to a crawl as
+    # soon as one of them has to wait for a core.
+    share = ((os.cpu_count() or 1) - 1) // config.spec.world_size
     own |= {"OMP_NUM_THREADS": str(max(1, share)), "PYTHONUNBUFFERED": "1"}
     own |= assign(config.spec, int(pod["metadata"]["labels"][LABEL_WORKER]))
     entries = pod["spec"]["containers"][0].get("env") or ()
