@@ -206,11 +206,14 @@ class WorkerAgent(SimpleElasticAgent):
         """Return the processes' own failure after the store was lost, if they say one soon.
 
         Worker 0 takes the store with it wherever it goes. If it failed for a reason that all ranks share (a user error),
-        or the whole job is being stopped, our own processes or our own SIGTERM will say so within moments.
+        or the whole job is being stopped, our own processes or our own SIGTERM will say so within moments. Anything else
+        that our processes say now is a consequence of the loss, or of our stopping them.
         """
         deadline = time.monotonic() + CAUSE_SECONDS
         while time.monotonic() < deadline and not self.stopping:
-            causes = [failure for failure in self._failures() if not failure.consequence]
+            causes = [
+                failure for failure in self._failures() if classify(failure.termination.exit_code) not in RETRYABLE
+            ]
             if causes:
                 return min(causes, key=lambda failure: failure.seconds)
             time.sleep(MONITOR_SECONDS)

@@ -32,6 +32,7 @@ BEAT_SECONDS: Final = 1.0
 LOST_AFTER_BEATS: Final = 15
 """A worker whose counter stands still for so many beats of worker 0's own clock is lost."""
 WORD_SECONDS: Final = 10.0
+LOOK_SECONDS_PER_WORKER: Final = 0.0005
 _CONNECT_POLL_SECONDS: Final = 0.1
 _LOCAL_HOST: Final = "localhost"
 
@@ -68,6 +69,7 @@ class FixedRendezvous(RendezvousHandler):
         self._count = config.spec.workers.count
         self._store: Store | None = None
         self._last_beat = 0.0
+        self._next_look = 0.0
         self._beats = 0
         self._seen: dict[int, tuple[int, float]] = {}
         self._last_word = 0.0
@@ -106,10 +108,13 @@ class FixedRendezvous(RendezvousHandler):
 
     def num_nodes_waiting(self) -> int:
         """Return 1 when a newer round was opened, which this worker must join; beats once a second on the way."""
-        if self._stopping() or self._store is None:
+        now = time.monotonic()
+        if self._stopping() or self._store is None or self._count == 1 or now < self._next_look:
             return 0
+        # A thousand workers that looked twenty times a second would keep worker 0's store busy with nothing else.
+        self._next_look = now + self._count * LOOK_SECONDS_PER_WORKER
         try:
-            if time.monotonic() - self._last_beat >= BEAT_SECONDS:
+            if now - self._last_beat >= BEAT_SECONDS:
                 self._beat()
             return int(self._current() > self.round)
         except RuntimeError as error:

@@ -31,23 +31,52 @@ def spec_of(optimizer, workers=1, processes=1):
     }
 
 
-@pytest.mark.parametrize(("optimizer", "workers", "processes"), [("momentum", 1, 1), ("adam", 1, 2), ("adamw", 2, 1)])
-def test_killed_at_a_random_step_ends_with_the_same_bits(make_job, optimizer, workers, processes):
-    spec = spec_of(optimizer, workers, processes)
+def assert_same_outcome(interrupted, straight):
+    assert interrupted.reports[-1].resumed_from_step
+    assert interrupted.weights == straight.weights
+    assert interrupted.summary["history"] == straight.summary["history"]
+    assert interrupted.summary["test"] == straight.summary["test"]
+    assert interrupted.summary["best"] == straight.summary["best"]
+
+
+@pytest.mark.parametrize(("optimizer", "processes"), [("momentum", 1), ("adam", 2)])
+def test_killed_at_a_random_step_ends_with_the_same_bits(make_job, optimizer, processes):
+    spec = spec_of(optimizer, 1, processes)
     straight = make_job(spec, "straight")
     straight.run()
     killed = make_job(spec, "killed")
-    running = [killed.start(index) for index in range(workers)]
+    worker = killed.start()
     for victim in (0, -1):
         step = killed.step + random.randint(60, 200)  # noqa: S311 - any step will do
         killed.wait_for_step(step)
         launch = killed.reports[-1].launch
-        os.kill(running[victim].ranks[victim], signal.SIGKILL)
+        os.kill(worker.ranks[victim], signal.SIGKILL)
         wait_for(lambda before=launch: killed.reports[-1].launch != before, "a new launch")
-    for worker in running:
-        assert worker.wait() == 0, worker.log
-    assert killed.reports[-1].resumed_from_step
-    assert killed.weights == straight.weights
-    assert killed.summary["history"] == straight.summary["history"]
-    assert killed.summary["test"] == straight.summary["test"]
-    assert killed.summary["best"] == straight.summary["best"]
+    assert worker.wait() == 0, worker.log
+    assert_same_outcome(killed, straight)
+
+
+def test_through_every_kind_of_loss_two_workers_end_with_the_same_bits(make_job):
+    spec = spec_of("adamw", workers=2)
+    straight = make_job(spec, "straight")
+    straight.run()
+    job = make_job(spec, "interrupted")
+    host, other = job.start(0), job.start(1)
+
+    def wait_for_progress():
+        job.wait_for_step(job.step + random.randint(20, 80))  # noqa: S311 - any step will do
+
+    wait_for_progress()
+    other.kill(signal.SIGKILL)
+    other.wait()
+    other = job.start(1, attempt=2)
+    wait_for_progress()
+    os.kill(other.ranks[0], signal.SIGKILL)
+    wait_for_progress()
+    leaving, other = other, job.start(1, attempt=3)  # The replacement comes before the old one is told to go.
+    leaving.kill(signal.SIGTERM)
+    wait_for_progress()
+    os.kill(host.ranks[0], signal.SIGKILL)
+    assert (host.wait(), other.wait()) == (0, 0), host.log + other.log
+    assert leaving.wait() != 0
+    assert_same_outcome(job, straight)

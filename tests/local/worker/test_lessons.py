@@ -1,0 +1,205 @@
+"""The lessons of the curriculum at small size, each from its spec to its results."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trainwright.api.worker import Termination
+
+pytestmark = pytest.mark.local
+
+RELU = {"activation": "relu"}
+
+
+def write_idx(folder: Path, side: int = 12, samples: int = 160) -> None:
+    """Write images whose class is the row of their bright line, in MNIST's format."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    labels = np.arange(samples, dtype=np.uint8) % 10
+    images = random.integers(0, 60, (samples, side, side), dtype=np.uint8)
+    images[np.arange(samples), labels] = 250
+    (folder / "images").write_bytes(np.array([2051, samples, side, side], dtype=">u4").tobytes() + images.tobytes())
+    (folder / "labels").write_bytes(np.array([2049, samples], dtype=">u4").tobytes() + labels.tobytes())
+
+
+def write_cifar(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
+        records = random.integers(0, 256, (20, 3073), dtype=np.uint8)
+        records[:, 0] = np.arange(20) % 10
+        records[:, 1:] //= 4
+        records[:, 1:] += 19 * records[:, :1]  # The brighter, the higher the class.
+        (folder / f"{name}.bin").write_bytes(records.tobytes())
+
+
+def rows(job):
+    with (job.results / "predictions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_linear_regression_finds_the_line_and_predicts_in_its_units(make_job):
+    job = make_job(
+        {
+            "model": {"layers": [{"dense": {"units": 1}}]},
+            "dataset": {"synthetic": {"kind": "line", "samples": 200, "noise": 0.05}},
+            "task": "regression",
+            "optimizer": {"name": "sgd", "learningRate": 0.1},
+            "training": {"epochs": 200, "globalBatchSize": 160},
+            "evaluation": {"everyEpochs": 100},
+            "prediction": {"inputs": [[0.0], [1.0], [-0.5]]},
+        }
+    )
+    job.run()
+    assert [float(row["prediction"]) for row in rows(job)] == pytest.approx([1, 3, 0], abs=0.05)
+    test = job.summary["test"]["metrics"]
+    assert test["r2"] > 0.99
+    assert 0.02 < test["mae"] < 0.1, "the noise cannot be removed"
+    assert len(job.summary["history"]) == 200
+
+
+def test_linear_regression_from_a_csv_predicts_a_split_beside_the_truth(make_job):
+    job = make_job(
+        {
+            "model": {"name": "linear"},
+            "dataset": {"csv": {"path": "line.csv", "target": "price"}},
+            "task": "regression",
+            "optimizer": {"name": "sgd", "learningRate": 0.1},
+            "training": {"steps": 300, "globalBatchSize": 64},
+            "prediction": {"split": "test"},
+        }
+    )
+    (job.folder / "data").mkdir()
+    lines = [f"{x / 10},{1000 * x + 500}" for x in range(100)]
+    (job.folder / "data" / "line.csv").write_text("size,price\n" + "\n".join(lines))
+    job.run()
+    for row in rows(job):
+        assert float(row["prediction"]) == pytest.approx(float(row["target"]), rel=0.02, abs=200)
+        assert float(row["target"]) % 1000 == pytest.approx(500, abs=0.1)
+
+
+def test_first_classifier_and_perceptron(make_job):
+    for name, features, hidden, batch in (("first", 32, [64], 64), ("mlp", 100, [64, 64], 32)):
+        job = make_job(
+            {
+                "model": {"name": "mlp", "args": {"hidden": hidden}},
+                "dataset": {"synthetic": {"kind": "clusters", "samples": 1000, "features": features, "noise": 0.5}},
+                "training": {"epochs": 5, "globalBatchSize": batch},
+                "prediction": {"inputs": [[0.0] * features]},
+            },
+            name,
+        )
+        job.run()
+        assert job.summary["test"]["metrics"]["accuracy"] > 0.95
+        shares = [float(value) for key, value in rows(job)[0].items() if key.startswith("probability_")]
+        assert sum(shares) == pytest.approx(1, abs=1e-6)
+        assert job.summary["best"]["split"] == "validation"
+
+
+def test_cnn_for_digits_and_two_convolutions(make_job):
+    conv = {"conv2d": {"channels": 8, "kernelSize": 3, **RELU}}
+    dense = [{"dense": {"units": 32, **RELU}}, {"dense": {"units": 10}}]
+    lessons = {
+        "three": ([conv, {"maxPool2d": {}}, conv, *dense], {"name": "adam", "learningRate": 0.005}),
+        "two": ([conv, conv, {"maxPool2d": {}}, *dense], {"name": "sgd", "learningRate": 0.01, "momentum": 0.9}),
+    }
+    for name, (layers, optimizer) in lessons.items():
+        job = make_job(
+            {
+                "model": {"layers": layers},
+                "dataset": {"idx": {"images": "images", "labels": "labels"}},
+                "optimizer": optimizer,
+                "training": {"epochs": 12, "globalBatchSize": 16, "precision": "bf16" if name == "three" else "fp32"},
+            },
+            name,
+        )
+        write_idx(job.folder / "data")
+        job.run()
+        assert job.summary["test"]["metrics"]["accuracy"] > 0.8
+        assert load_file(job.results / "weights.safetensors")["0.weight"].shape == (8, 1, 3, 3)
+
+
+def test_lenet_on_cifar10_over_two_processes_uses_its_test_file(make_job):
+    job = make_job(
+        {
+            "model": {"name": "lenet"},
+            "dataset": {"cifar10": {"path": "cifar"}},
+            "optimizer": {"name": "sgd", "learningRate": 0.02, "momentum": 0.9},
+            "training": {"epochs": 3, "globalBatchSize": 14},
+            "workers": {"processesPerWorker": 2},
+            "prediction": {"split": "test"},
+        }
+    )
+    write_cifar(job.folder / "data" / "cifar")
+    job.run()
+    assert len(rows(job)) == 20
+    # 90 samples make six batches of 14 and one of 6.
+    assert (job.summary["step"], job.summary["samples"], job.summary["processes"]) == (21, 270, 2)
+    assert {beat.rank for beat in job.reports[-1].heartbeats} == {0, 1}
+
+
+def test_evaluation_over_uneven_shards_equals_that_of_one_process(make_job):
+    job = make_job(
+        {
+            "model": {"name": "mlp", "args": {"hidden": [8]}},
+            "dataset": {"builtin": {"name": "wine"}, "split": {"validation": 0.2, "test": 0.11}},
+            "training": {"epochs": 2, "globalBatchSize": 9},
+            "workers": {"processesPerWorker": 3},
+        }
+    )
+    job.run()
+    from trainwright_worker.data.dataset import read, scale  # noqa: PLC0415
+    from trainwright_worker.data.normalization import measure  # noqa: PLC0415
+    from trainwright_worker.models.build import build  # noqa: PLC0415
+
+    spec = job.config.spec
+    splits, classes = read(spec, "")
+    data = scale(splits, classes, measure(splits.train, spec.dataset.normalize))
+    model = build(spec, data.shape, data.outputs)
+    model.load_state_dict(load_file(job.results / "weights.safetensors"))
+    test = data.splits.test
+    assert len(test) % 3
+    with torch.inference_mode():
+        outputs = model(test.inputs)
+    hits = int((outputs.argmax(1) == test.targets).sum())
+    assert job.summary["test"]["metrics"]["accuracy"] == hits / len(test)
+    loss = float(torch.nn.functional.cross_entropy(outputs, test.targets))
+    assert job.summary["test"]["metrics"]["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_the_program_itself_without_reports_or_libuv(make_job):
+    job = make_job(
+        {
+            "model": {"name": "linear"},
+            "dataset": {"builtin": {"name": "iris"}},
+            "training": {"epochs": 2, "globalBatchSize": 8},
+        },
+        reports=None,
+    )
+    ending = job.folder / "termination"
+    program = subprocess.run(
+        [sys.executable, "-m", "trainwright_worker"],
+        env={
+            **os.environ,
+            "TRAINWRIGHT_CONFIG": str(job.folder / "worker.json"),
+            "TRAINWRIGHT_TERMINATION_LOG": str(ending),
+            "OMP_NUM_THREADS": "1",
+            "USE_LIBUV": "0",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert program.returncode == 0, program.stdout + program.stderr
+    assert program.stderr == ""
+    report = Termination.model_validate_json(ending.read_text()).report
+    assert report.phase == "Finished"
+    assert report.checkpoints[-1].step == report.step == report.total_steps == 30
+    assert report.results.folder == str(job.results)
