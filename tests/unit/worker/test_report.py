@@ -1,0 +1,54 @@
+import socket
+import time
+
+import pytest
+
+from trainwright.api.worker import ReportsEndpoint, WorkerPhase
+from trainwright_worker import report
+from trainwright_worker.report import Pulse, Reporter, first_report
+
+
+@pytest.fixture
+def silent_endpoint(tmp_path):
+    """An endpoint that takes connections and never answers."""
+    (tmp_path / "token").write_text("t")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        yield ReportsEndpoint(url=url, ca_file="", token_file=str(tmp_path / "token"), interval_seconds=0.01)
+
+
+def test_a_silent_endpoint_holds_up_nothing(silent_endpoint, monkeypatch):
+    monkeypatch.setattr(report, "FAREWELL_SECONDS", 0.2)
+    reporter = Reporter(silent_endpoint, first_report("u", 1, "l"), Pulse())
+    began = time.monotonic()
+    for step in range(1000):
+        reporter.update(step=step, phase=WorkerPhase.TRAINING if step % 2 else WorkerPhase.EVALUATING)
+    assert time.monotonic() - began < 1
+    last = reporter.close()
+    assert last.step == 999
+    assert time.monotonic() - began < 3
+
+
+def test_heartbeats_age_when_a_rank_stands_still():
+    pulse = Pulse()
+    reporter = Reporter(None, first_report("u", 1, "l"), pulse)
+    pulse.step = pulse.moves = 1
+    first = reporter._heartbeats()[0]
+    again = reporter._heartbeats()[0]
+    assert (first.step, first.rank) == (1, 0)
+    assert again.seconds_ago >= first.seconds_ago
+    pulse.moves += 1
+    assert reporter._heartbeats()[0].seconds_ago == 0
+    reporter.close()
+
+
+def test_sequences_rise_even_if_the_clock_stands_still(monkeypatch):
+    reporter = Reporter(None, first_report("u", 1, "l"), Pulse())
+    reporter.close()
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    before = reporter.report.sequence
+    reporter._send()
+    reporter._send()
+    assert reporter.report.sequence == before + 2
