@@ -35,7 +35,7 @@ def evaluate(
     """
     classify = not samples.targets.is_floating_point()
     measure = _sum_classes if classify else _sum_values
-    sums = torch.zeros(5, dtype=torch.float64, device=samples.inputs.device)
+    sums = torch.zeros(5, dtype=torch.float64, device=group.device)
     model.eval()
     with torch.inference_mode():
         for inputs, targets in _batches(samples, group, batch):

@@ -83,12 +83,12 @@ class Reporter:
                 self._urgent = True
                 self._condition.notify()
 
-    def close(self) -> WorkerReport:
-        """Try for a few seconds to deliver the last report, and return it."""
+    def close(self, seconds: float = FAREWELL_SECONDS) -> WorkerReport:
+        """Try for so many seconds to deliver the last report, and return it."""
         with self._condition:
             self._closing = self._urgent = True
             self._condition.notify()
-        self._thread.join(FAREWELL_SECONDS)
+        self._thread.join(seconds)
         return self._report
 
     def _run(self) -> None:

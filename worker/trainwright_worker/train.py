@@ -33,6 +33,10 @@ LAST_WRITE_SECONDS: Final = 4.0
 """How long a failing rank lets a checkpoint that is being written come to its end; the agent waits a little longer."""
 
 
+FAILED_FAREWELL_SECONDS: Final = 1.0
+"""How long a failing rank tries to deliver its last report; a restart must not wait for a silent endpoint."""
+
+
 class Rank:
     """A training process: what it has built so far, and how it ends."""
 
@@ -114,7 +118,7 @@ class Rank:
             with suppress(InfrastructureError):
                 self.run.writer.wait(LAST_WRITE_SECONDS)
             if self.run.reporter is not None:
-                self.run.reporter.close()
+                self.run.reporter.close(FAILED_FAREWELL_SECONDS)
         return termination.exit_code
 
 

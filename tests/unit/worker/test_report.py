@@ -4,7 +4,6 @@ import time
 import pytest
 
 from trainwright.api.worker import ReportsEndpoint, WorkerPhase
-from trainwright_worker import report
 from trainwright_worker.report import Pulse, Reporter, first_report
 
 
@@ -19,14 +18,13 @@ def silent_endpoint(tmp_path):
         yield ReportsEndpoint(url=url, ca_file="", token_file=str(tmp_path / "token"), interval_seconds=0.01)
 
 
-def test_a_silent_endpoint_holds_up_nothing(silent_endpoint, monkeypatch):
-    monkeypatch.setattr(report, "FAREWELL_SECONDS", 0.2)
+def test_a_silent_endpoint_holds_up_nothing(silent_endpoint):
     reporter = Reporter(silent_endpoint, first_report("u", 1, "l"), Pulse())
     began = time.monotonic()
     for step in range(1000):
         reporter.update(step=step, phase=WorkerPhase.TRAINING if step % 2 else WorkerPhase.EVALUATING)
     assert time.monotonic() - began < 1
-    last = reporter.close()
+    last = reporter.close(0.2)
     assert last.step == 999
     assert time.monotonic() - began < 3
 
