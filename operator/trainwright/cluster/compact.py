@@ -18,8 +18,9 @@ _POD_METADATA = (
     "ownerReferences",
 )
 _POD_SPEC = ("nodeName", "terminationGracePeriodSeconds")
-_POD_STATUS = ("phase", "reason", "message", "conditions", "startTime")
-_CONTAINER_STATUS = ("name", "state", "ready", "restartCount")
+_POD_STATUS = ("phase", "reason", "message")
+_POD_CONDITIONS = ("PodScheduled", "DisruptionTarget")
+_CONTAINER_STATUS = ("name", "state")
 _WORD = 24
 """Strings up to this length are words like "Running", label values and short names: worth keeping only once."""
 
@@ -41,9 +42,11 @@ def compact_pod(pod: Manifest) -> Manifest:
         "spec": _pick(pod.get("spec") or {}, _POD_SPEC),
         "status": _pick(status, _POD_STATUS),
     }
-    for name in ("initContainerStatuses", "containerStatuses"):
-        if status.get(name):
-            kept["status"][name] = [_pick(item, _CONTAINER_STATUS) for item in status[name]]
+    if status.get("containerStatuses"):
+        kept["status"]["containerStatuses"] = [_pick(item, _CONTAINER_STATUS) for item in status["containerStatuses"]]
+    conditions = [item for item in status.get("conditions") or () if item.get("type") in _POD_CONDITIONS]
+    if conditions:
+        kept["status"]["conditions"] = conditions
     shared: Manifest = _share(kept)
     return shared
 

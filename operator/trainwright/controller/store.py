@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from trainwright.api.names import LABEL_JOB
 from trainwright.api.worker import WorkerReport
@@ -99,7 +100,8 @@ class Store:
         elif current is not None and _version(current) >= _version(job):
             return False
         known.job = compact(job)
-        return True
+        # The status is ours alone. Its echo often comes before the answer to the write, and would cost a pass each time.
+        return current is None or _uid(current) != uid or _asked(current) != _asked(job)
 
     def put_pod(self, pod: Manifest, *, deleted: bool = False) -> bool:
         """Keep the pod if it is news, and return whether it was; the listener is not told."""
@@ -118,8 +120,8 @@ class Store:
         current = known.pods.get(uid)
         if current is not None and _version(current) >= _version(pod):
             return False
-        known.pods[uid] = compact_pod(pod)
-        return True
+        known.pods[uid] = kept = compact_pod(pod)
+        return current is None or _said(current) != _said(kept)
 
     def pod_gone(self, key: JobKey, uid: str) -> None:
         """Forget a pod that a deletion did not find any more."""
@@ -262,6 +264,17 @@ def _job_of(pod: Manifest) -> JobKey | None:
     meta = pod["metadata"]
     name = (meta.get("labels") or {}).get(LABEL_JOB)
     return JobKey(meta.get("namespace", ""), name) if name else None
+
+
+def _asked(job: Manifest) -> tuple[Any, Any]:
+    """Return what changes when a person edits or deletes the job."""
+    return job["metadata"].get("generation"), job["metadata"].get("deletionTimestamp")
+
+
+def _said(pod: Manifest) -> tuple[Any, ...]:
+    """Return what a decision may depend on: kubelets write pods often without changing any of it."""
+    meta = pod["metadata"]
+    return meta.get("deletionTimestamp"), meta.get("labels"), pod["spec"], pod["status"]
 
 
 def _uid(manifest: Manifest) -> str:

@@ -82,6 +82,25 @@ def test_what_is_gone_never_comes_back(order):
     assert store.job_keys() == []
 
 
+def test_only_what_a_decision_may_depend_on_is_news(store, told):
+    store.job_changed(job(1))
+    store.pod_changed(pod(2))
+    told.clear()
+    store.job_changed(job(3, phase="Running"))  # the echo of our own write, before its answer
+    unread = pod(4)
+    unread["status"]["conditions"] = [{"type": "Initialized", "status": "True"}]
+    store.pod_changed(unread)
+    assert told == []
+    assert store.snapshot(KEY).job["status"] == {"phase": "Running"}
+    unscheduled = pod(5)
+    unscheduled["status"]["conditions"] = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]
+    store.pod_changed(unscheduled)
+    edited = job(6)
+    edited["metadata"]["generation"] = 2
+    store.job_changed(edited)
+    assert told == [KEY, KEY]
+
+
 def test_own_writes_are_no_news(store, told):
     store.job_changed(job(1))
     store.put_job(job(2, phase="Pending"))
