@@ -46,10 +46,6 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-class BlockEndError(Exception):
-    """Raised in place of a pause, to leave the worker's loop when its block is over."""
-
-
 def write_images(folder: Path) -> None:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (SAMPLES, 28, 28), dtype=np.uint8)
@@ -81,7 +77,6 @@ class WorkerLoop:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._evaluate_every = run.agenda.evaluate_every
 
     def block(self, steps: int) -> None:
         # Ends the run after the block; evaluation has nothing to do and no checkpoint is written then.

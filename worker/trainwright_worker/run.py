@@ -34,6 +34,8 @@ from trainwright_worker.state import Progress, Snapshot, normalization_of, resto
 Objective = Callable[[Tensor, Tensor], Tensor]
 """Maps a batch's inputs and targets to the loss to minimise, a scalar with a gradient."""
 
+COMMUTING_RANKS = 2
+
 _DEVICE_SHARE = 0.25
 """Largest share of a GPU's free memory that the training split may take."""
 
@@ -206,10 +208,9 @@ def _make_passes(spec: TrainingJobSpec, model: nn.Module, group: Group) -> tuple
     trained: nn.Module = model
     if group.size > 1:
         # Looking for unused parameters keeps DDP from regrouping gradients after the first step of a launch, which
-        # would make the order of their summation depend on when the job was interrupted.
-        trained = DistributedDataParallel(
-            model, gradient_as_bucket_view=True, find_unused_parameters=spec.training.deterministic
-        )
+        # would make the order of their summation depend on when the job was interrupted. Two ranks sum in any order.
+        fixed_order = spec.training.deterministic and group.size > COMMUTING_RANKS
+        trained = DistributedDataParallel(model, gradient_as_bucket_view=True, find_unused_parameters=fixed_order)
     if spec.training.precision == Precision.FP32:
         if penalty is None:
             return model, lambda inputs, targets: loss(trained(inputs), targets)

@@ -42,7 +42,8 @@ class Nursery:
         )
         self._started: list[int] = []
         self._codes: dict[int, int] = {}
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         for line in self._process.stdout:
@@ -65,6 +66,9 @@ class Nursery:
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
+        self._reader.join()
+        self._process.stdin.close()
+        self._process.stdout.close()
 
 
 class Worker:
