@@ -53,6 +53,7 @@ class Reporter:
         """
         self._endpoint = endpoint
         self._report = first
+        self._phases = {first.phase}
         self._pulse = pulse
         self._beats: dict[int, tuple[int, int, float]] = {}
         self._store: Store | None = None
@@ -75,11 +76,14 @@ class Reporter:
         self._store = store
 
     def update(self, **changes: Any) -> None:
-        """Change fields of the report; a new phase is sent at once, anything else when the next report is due."""
+        """Change fields of the report; what is news is sent at once, anything else when the next report is due.
+
+        News is the first sight of a phase. Training and evaluating may take turns many times a second.
+        """
         with self._condition:
-            urgent = changes.get("phase", self._report.phase) != self._report.phase
             self._report = self._report.model_copy(update=changes)
-            if urgent:
+            if self._report.phase not in self._phases:
+                self._phases.add(self._report.phase)
                 self._urgent = True
                 self._condition.notify()
 

@@ -124,7 +124,8 @@ class DatasetSpec(Model):
     normalize: Normalize = Field(
         Normalize.STANDARD,
         description="standard: zero mean and unit variance, measured on the training split (per feature; per channel "
-        "for images). none: values as they are.",
+        "for images). Regression targets are scaled too: the loss is in their standard deviations, mae and predictions in "
+        "their own units. none: values as they are.",
     )
 
     rules = (one_of("builtin", "csv", "idx", "cifar10", "synthetic", what="dataset"),)
