@@ -148,7 +148,25 @@ def test_the_chart_is_upgraded_under_a_running_job(operator, namespace):
     assert {pod["metadata"]["uid"] for pod in jobs.pods(namespace, "upgraded")} == pods
 
 
-def test_the_operator_was_never_forbidden_anything(operator):
-    """Last in this file: whatever the tests before made it do, its rights were enough."""
-    logs = kube.kubectl("logs", f"--namespace={operator}", "-l=app.kubernetes.io/component=operator", "--tail=-1")
-    assert "is forbidden: User" not in logs
+def test_of_two_operators_one_works_and_the_other_takes_over(operator, namespace):
+    def scale(replicas: int) -> None:
+        chart = str(kube.ROOT / "charts" / "trainwright")
+        values = ["--reuse-values", f"--set=replicas={replicas}"]
+        kube.helm("upgrade", "trainwright", chart, f"--namespace={operator}", *values)
+        kube.kubectl("rollout", "status", "deployment", f"--namespace={operator}", "--timeout=120s", timeout=150)
+
+    def holder() -> str:
+        lease = kube.kubectl_json("get", "lease", "trainwright", f"--namespace={operator}")
+        return lease["spec"].get("holderIdentity") or ""
+
+    scale(2)
+    try:
+        kube.apply(jobs.endless("handed-over"), namespace)
+        before = jobs.wait_for(namespace, "handed-over", jobs.running_at(20))
+        leader = kube.wait_until(holder, timeout=60, describe=holder)
+        kube.kubectl("delete", "pod", leader, f"--namespace={operator}", "--grace-period=0", "--force")
+        kube.wait_until(lambda: holder() not in ("", leader), timeout=60, describe=holder)
+        after = jobs.wait_for(namespace, "handed-over", jobs.running_at(before["progress"]["step"] + 1))
+        assert (after["restarts"], after["attempt"]) == (0, 1)
+    finally:
+        scale(1)

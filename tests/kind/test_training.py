@@ -128,3 +128,10 @@ def test_an_undisturbed_job_costs_few_writes(operator, namespace):
     kube.apply(jobs.manifest("cheap"), namespace)
     jobs.wait_for(namespace, "cheap", jobs.succeeded)
     assert writes() - before <= 2 + 8
+
+
+def test_the_operator_was_never_forbidden_anything(operator):
+    """Last in the last file: whatever the tests before made it do, its rights were enough."""
+    log = kube.kubectl("logs", "deployment/trainwright", f"--namespace={operator}", "--tail=-1")
+    # "unable to create new content in namespace ... being terminated" is another matter.
+    assert [line for line in log.splitlines() if "forbidden: User" in line.replace("\\", "")] == []

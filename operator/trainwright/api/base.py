@@ -37,23 +37,21 @@ class Rule:
 
 def one_of(*fields: str, what: str) -> Rule:
     """Return the rule that exactly one of `fields` (snake_case) is set."""
-    names = [camel(field) for field in fields]
-    return Rule(
-        field="",
-        message=f"{what}: set exactly one of {', '.join(names)}",
-        cel=f"[{', '.join(f'has(self.{name})' for name in names)}].filter(set, set).size() == 1",
-        holds=lambda self: sum(getattr(self, field) is not None for field in fields) == 1,
-    )
+    return _choice(fields, what, "exactly", "==", lambda count: count == 1)
 
 
 def at_most_one_of(*fields: str, what: str) -> Rule:
     """Return the rule that no two of `fields` (snake_case) are set together."""
+    return _choice(fields, what, "at most", "<=", lambda count: count <= 1)
+
+
+def _choice(fields: tuple[str, ...], what: str, quantity: str, operator: str, holds: Callable[[int], bool]) -> Rule:
     names = [camel(field) for field in fields]
     return Rule(
         field="",
-        message=f"{what}: set at most one of {', '.join(names)}",
-        cel=f"[{', '.join(f'has(self.{name})' for name in names)}].filter(set, set).size() <= 1",
-        holds=lambda self: sum(getattr(self, field) is not None for field in fields) <= 1,
+        message=f"{what}: set {quantity} one of {', '.join(names)}",
+        cel=f"[{', '.join(f'has(self.{name})' for name in names)}].filter(set, set).size() {operator} 1",
+        holds=lambda self: holds(sum(getattr(self, field) is not None for field in fields)),
     )
 
 

@@ -27,7 +27,7 @@ def describe(
     """Return (reason, message): in one word and in one honest line, what the job does or why it does not run."""
     match status.phase:
         case Phase.SUSPENDED:
-            return _suspended(crew)
+            return _suspended(status, crew)
         case Phase.SUCCEEDED:
             return "Succeeded", _succeeded(status)
         case Phase.FAILED if status.failure is not None:
@@ -44,11 +44,12 @@ def describe(
             return _waiting(observed, spec, status, crew)
 
 
-def _suspended(crew: Crew) -> tuple[str, str]:
+def _suspended(status: TrainingJobStatus, crew: Crew) -> tuple[str, str]:
     left = sum(not pod.ended for pod in crew.all_pods)
     if left:
         return "Suspending", f"suspending: {left} worker{_s(left)} still saving and stopping"
-    return "Suspended", "suspended (spec.suspend); no worker holds resources"
+    saved = f" at step {status.checkpoints[-1].step}, which is saved" if status.checkpoints else ""
+    return "Suspended", f"suspended (spec.suspend){saved}; no worker holds resources"
 
 
 def _succeeded(status: TrainingJobStatus) -> str:
