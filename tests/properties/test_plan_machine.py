@@ -77,7 +77,6 @@ class JobLife(RuleBasedStateMachine):
                 index=index,
                 attempt=attempt,
                 phase="Pending",
-                created_at=self.now,
             )
 
     def delete_pod(self, name):

@@ -32,7 +32,6 @@ def job(status: TrainingJobStatus | None = None, workers: int = 2, **fields) -> 
         name="digits",
         uid=UID,
         generation=1,
-        created_at=NOW - timedelta(minutes=10),
         deleting=False,
         spec=spec(workers={"count": workers}, **fields),
         status=status or TrainingJobStatus(),
@@ -51,7 +50,6 @@ def pod(index: int = 0, attempt: int = 1, phase: str = "Running", **fields) -> P
         index=index,
         attempt=attempt,
         phase=phase,
-        created_at=NOW - timedelta(minutes=5),
         node=f"node-{index}",
         **fields,
     )

@@ -28,7 +28,6 @@ MetricValues = Annotated[dict[str, float], Field(max_length=64)]
 class Phase(StrEnum):
     """Where a job is in its life."""
 
-    QUEUED = "Queued"
     PENDING = "Pending"
     STARTING = "Starting"
     RUNNING = "Running"

@@ -28,7 +28,6 @@ class Job:
     name: str
     uid: str
     generation: int
-    created_at: datetime
     deleting: bool
     spec: TrainingJobSpec | InvalidJobError
     status: TrainingJobStatus
@@ -53,7 +52,6 @@ class Pod:
     index: int
     attempt: int
     phase: str
-    created_at: datetime
     deletes_at: datetime | None = None
     node: str | None = None
     waiting: tuple[str, str] | None = None
