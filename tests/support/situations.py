@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from trainwright.api.exit_codes import ExitCode, classify
 from trainwright.api.spec import TrainingJobSpec
