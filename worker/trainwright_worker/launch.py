@@ -202,6 +202,10 @@ class WorkerAgent(SimpleElasticAgent):
             size=self._config.spec.world_size,
         )
 
+    def close(self) -> None:
+        """Release what outlives the processes: worker 0's store."""
+        self._rendezvous_handler.close()
+
     def cause_after_loss(self) -> PostMortem | None:
         """Return the processes' own failure after the store was lost, if they say one soon.
 
@@ -245,6 +249,8 @@ def launch(config: WorkerConfig, index: int, attempt: int) -> Termination:
             return describe(error) if found is None else found.termination
         except InfrastructureError as error:
             return describe(error)
+        finally:
+            agent.close()
         if not result.is_failed():
             return Termination(exit_code=ExitCode.SUCCESS, report=read_last_report(Path(scratch)))
         return _failed(agent)

@@ -17,20 +17,21 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Final
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_NAME: Final = 15
 
 
 class Processes:
     """The processes of one launch, in the order of their local ranks."""
 
-    def __init__(self, entry: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> None:
-        """Start one process per tuple of arguments."""
+    def __init__(self, entry: Callable[..., None], arguments: Sequence[tuple[Any, ...]], name: str = "rank") -> None:
+        """Start one process per tuple of arguments, called by `name` and its number."""
         context = _context()
         self._processes: list[BaseProcess] = []
         # Held back until the child has put its own handlers in place: the agent's would swallow it there.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             for number, values in enumerate(arguments):
-                process = context.Process(target=_begin, args=(entry, values), name=f"rank-{number}")
+                process = context.Process(target=_begin, args=(entry, values), name=f"{name}-{number}")
                 process.start()
                 self._processes.append(process)
         finally:
@@ -79,20 +80,22 @@ def _context() -> ForkContext | SpawnContext:
 
 def _begin(entry: Callable[..., None], values: tuple[Any, ...]) -> None:
     """Turn a fork of the agent into a process of its own: it dies with the agent and forgets its signal handlers."""
-    _die_with_parent()
+    _settle_with_kernel()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the agent too, and it decides.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     entry(*values)
 
 
-def _die_with_parent() -> None:
-    """Have the kernel end this process when the agent dies, so that a killed agent leaves no rank behind."""
+def _settle_with_kernel() -> None:
+    """Have the kernel know this process by its name, and end it when the agent dies, so that none is left behind."""
     if sys.platform != "linux":
         return
     import ctypes  # noqa: PLC0415 - needed on Linux alone
 
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_NAME, multiprocessing.current_process().name.encode())
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     agent = multiprocessing.parent_process()
     if agent is not None and agent.pid != os.getppid():
         os.kill(os.getpid(), signal.SIGKILL)

@@ -16,25 +16,22 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Final
 
-from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
 from trainwright.api.worker import WorkerConfig
 from trainwright_worker.console import say
 from trainwright_worker.errors import InfrastructureError
+from trainwright_worker.store import LOCAL_HOST, StoreServer, connect_store, round_store
 
-STORE_TIMEOUT: Final = timedelta(seconds=15)
-"""After so long without an answer the store's node is taken for lost. A closed connection is noticed at once."""
 BEAT_SECONDS: Final = 1.0
 LOST_AFTER_BEATS: Final = 15
 """A worker whose counter stands still for so many beats of worker 0's own clock is lost."""
 WORD_SECONDS: Final = 10.0
 LOOK_SECONDS_PER_WORKER: Final = 0.0005
 _CONNECT_POLL_SECONDS: Final = 0.1
-_LOCAL_HOST: Final = "localhost"
 
 
 class RendezvousLostError(InfrastructureError):
@@ -68,6 +65,7 @@ class FixedRendezvous(RendezvousHandler):
         self._stopping = stopping
         self._count = config.spec.workers.count
         self._store: Store | None = None
+        self._server: StoreServer | None = None
         self._last_beat = 0.0
         self._next_look = 0.0
         self._beats = 0
@@ -135,6 +133,11 @@ class FixedRendezvous(RendezvousHandler):
         """Return True: there is nothing to release that the end of the process does not."""
         return True
 
+    def close(self) -> None:
+        """Stop serving the store, if this is worker 0; the last thing to do."""
+        if self._server is not None:
+            self._server.close()
+
     # -- the end of a round ------------------------------------------------------------------------------------------
 
     def leave(self, patience: float) -> None:
@@ -157,7 +160,7 @@ class FixedRendezvous(RendezvousHandler):
     @property
     def host(self) -> str:
         """The host under which this worker reaches the store; worker 0 does not depend on its own DNS record."""
-        return _LOCAL_HOST if self._index == 0 else self._config.rendezvous_host
+        return LOCAL_HOST if self._index == 0 else self._config.rendezvous_host
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
@@ -174,10 +177,12 @@ class FixedRendezvous(RendezvousHandler):
             if self._stopping():
                 raise StoppedError
             try:
-                if self._index != 0:
+                if self._index == 0:
+                    self._server = StoreServer(port)
+                else:
                     # A plain probe first: names and endpoints lag behind pods, and torch's own retries are noisy.
                     socket.create_connection((self.host, port), timeout=2).close()
-                return connect_store(self.host, port, serve=self._index == 0)
+                return connect_store(self.host, port)
             except (OSError, RuntimeError, ValueError) as error:
                 failure = str(error).splitlines()[0]
                 self._say_waiting(f"for worker 0 at {self.host}:{port}: {failure}")
@@ -274,17 +279,3 @@ class FixedRendezvous(RendezvousHandler):
         if isinstance(error, InfrastructureError):
             raise error
         return RendezvousLostError(f"lost the rendezvous at {self.host}: worker 0 is gone or unreachable")
-
-
-def connect_store(host: str, port: int, *, serve: bool = False, timeout: timedelta = STORE_TIMEOUT) -> Store:
-    """Return a connection to the store, hosting it first if `serve`.
-
-    Some distributions build torch without libuv; their users set torch's own USE_LIBUV=0, which is honoured here.
-    """
-    libuv = os.environ.get("USE_LIBUV", "1") == "1"
-    return TCPStore(host, port, is_master=serve, timeout=timeout, wait_for_workers=False, use_libuv=libuv)
-
-
-def round_store(store: Store, uid: str, number: int) -> Store:
-    """Return the part of the store that belongs to one round, so that nothing of an earlier launch is ever read."""
-    return PrefixStore(f"trainwright/{uid}/launch/{number}", store)

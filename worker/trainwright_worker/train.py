@@ -23,10 +23,10 @@ from trainwright_worker.loop import fit
 from trainwright_worker.meeting import measure_split
 from trainwright_worker.metrics import Metrics
 from trainwright_worker.place import Place
-from trainwright_worker.rendezvous import connect_store, round_store
 from trainwright_worker.report import Pulse, PulseSender, Reporter, first_report
 from trainwright_worker.results import evaluation_facts, predict, write_results
 from trainwright_worker.run import Run, prepare
+from trainwright_worker.store import connect_store, round_store
 from trainwright_worker.termination import post_mortem_path, write_last_report, write_post_mortem
 
 LAST_WRITE_SECONDS: Final = 4.0

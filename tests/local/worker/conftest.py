@@ -97,7 +97,8 @@ class Worker:
     def ranks(self) -> list[int]:
         """Process ids of the training processes."""
         try:
-            return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+            return [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().startswith("rank-")]
         except OSError:
             return []
 

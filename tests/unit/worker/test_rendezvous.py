@@ -9,9 +9,15 @@ import pytest
 
 from trainwright.api.job import read_spec
 from trainwright.api.worker import WorkerConfig
-from trainwright_worker import rendezvous
+from trainwright_worker import rendezvous, store
 from trainwright_worker.errors import InfrastructureError
 from trainwright_worker.rendezvous import FixedRendezvous, RendezvousLostError, StoppedError
+
+
+@pytest.fixture(autouse=True)
+def in_process_server(monkeypatch):
+    """Serve from this process: the agent may fork since it has no threads, these tests have many."""
+    monkeypatch.setattr(rendezvous, "StoreServer", lambda port: store._open("localhost", port, serve=True))
 
 
 def config_of(workers, timeout=30):
