@@ -42,10 +42,9 @@ check: $(INSTALLED) ## The fast inner loop: format, lint, types, import arrows, 
 	$(BIN)/pytest --quiet tests/unit tests/properties
 
 .PHONY: test
-test: check ## All tests: also real worker processes, and a real kind cluster (made if there is none)
+test: check ## All tests: also real worker processes, and a real kind cluster (made and deleted again if there is none)
 	$(BIN)/pytest --quiet tests/local
-	$(CLUSTER)/up
-	$(BIN)/pytest --quiet tests/apiserver tests/kind
+	$(BIN)/pytest --quiet tests/kind tests/apiserver
 
 .PHONY: verify
 verify: $(INSTALLED) ## Check that every generated file is what its source generates (part of check)
@@ -69,7 +68,7 @@ kind-down: ## Delete the kind cluster
 	$(CLUSTER)/down
 
 .PHONY: bench
-bench: $(INSTALLED) ## Measure: training throughput against a bare loop, API writes per job
+bench: $(INSTALLED) ## Measure training throughput against a bare PyTorch loop
 	$(BIN)/python tests/bench/throughput.py
 
 .PHONY: clean
