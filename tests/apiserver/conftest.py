@@ -123,7 +123,9 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     etcd_binary, server_binary = _binary("etcd"), _binary("kube-apiserver")
     if etcd_binary is None or server_binary is None:
-        pytest.skip("needs the programs etcd and kube-apiserver, which are there once a kind cluster was made from packages")
+        pytest.skip(
+            "needs the programs etcd and kube-apiserver, which are there once a kind cluster was made from packages"
+        )
     folder = tmp_path_factory.mktemp("apiserver")
     etcd, etcd_url = _etcd(etcd_binary, folder)
     process, url = _apiserver(server_binary, folder, etcd_url)
