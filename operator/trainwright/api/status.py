@@ -6,7 +6,7 @@ leniently (unknown fields are dropped, so an older operator can read a newer one
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -16,12 +16,13 @@ from trainwright.api.base import Model
 from trainwright.api.exit_codes import FailureClass
 
 
-def _rfc3339(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+def rfc3339(moment: datetime) -> str:
+    """Return a time as Kubernetes writes it: in UTC, with whole seconds."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 # Not strict: on the wire a time is a string, also where a validator has already turned the JSON into Python.
-Time = Annotated[AwareDatetime, Field(strict=False), PlainSerializer(_rfc3339, return_type=str, when_used="json")]
+Time = Annotated[AwareDatetime, Field(strict=False), PlainSerializer(rfc3339, return_type=str, when_used="json")]
 MetricValues = Annotated[dict[str, float], Field(max_length=64)]
 
 

@@ -7,12 +7,13 @@ names are deterministic, and deletions name the UID they mean.
 import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import structlog
 
 from trainwright.api.names import API_VERSION, KIND, LABEL_JOB, MANAGED_BY
+from trainwright.api.status import rfc3339
 from trainwright.cluster.port import (
     AlreadyExistsError,
     Cluster,
@@ -145,7 +146,7 @@ class Applier:
 def event_manifest(job: Manifest, event: Event, now: datetime) -> Manifest:
     """Return the Kubernetes Event that says this of the job."""
     meta = job["metadata"]
-    moment = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    moment = rfc3339(now)
     return {
         "apiVersion": "v1",
         "kind": "Event",

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from trainwright.api.names import LABEL_JOB
+from trainwright.api.status import rfc3339
 from trainwright.api.worker import WorkerReport
 from trainwright.cluster.compact import compact, compact_pod
 from trainwright.cluster.port import JobKey, Manifest
@@ -137,7 +138,7 @@ class Store:
         pod = known.pods.get(uid) if known is not None else None
         if pod is not None:
             gone_at = now + timedelta(seconds=pod["spec"].get("terminationGracePeriodSeconds", 30))
-            pod["metadata"].setdefault("deletionTimestamp", gone_at.strftime("%Y-%m-%dT%H:%M:%SZ"))
+            pod["metadata"].setdefault("deletionTimestamp", rfc3339(gone_at))
 
     def pod_names(self, key: JobKey, job_uid: str) -> frozenset[str]:
         """Return the names of the pods that the job owns."""

@@ -65,11 +65,6 @@ def read_time(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def owned_by(manifest: Manifest, uid: str) -> bool:
-    """Return whether the object's owner references name this job."""
-    return any(owner.get("uid") == uid for owner in manifest["metadata"].get("ownerReferences", ()))
-
-
 def _worker_container(status: Manifest) -> Manifest:
     containers: list[Manifest] = status.get("containerStatuses") or []
     return next((c for c in containers if c.get("name") == WORKER_CONTAINER), {})

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
+from trainwright.api.status import rfc3339
 from trainwright.cluster.port import AlreadyExistsError, ConflictError, Manifest, NotFoundError
 
 Identity = tuple[str, str, str]
@@ -13,7 +14,7 @@ Identity = tuple[str, str, str]
 
 def now_text() -> str:
     """Return the time as Kubernetes writes it: RFC 3339 in UTC with whole seconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return rfc3339(datetime.now(UTC))
 
 
 def identity(manifest: Manifest) -> Identity:
