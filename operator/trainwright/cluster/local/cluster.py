@@ -3,12 +3,14 @@
 import contextlib
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 from trainwright.api.names import KIND, LABEL_JOB
+from trainwright.api.status import rfc3339
 from trainwright.cluster.local import pod_status
 from trainwright.cluster.local.kubelet import Kubelet
 from trainwright.cluster.local.mounts import Folders
-from trainwright.cluster.local.objects import Objects, identity, now_text
+from trainwright.cluster.local.objects import Objects, identity
 from trainwright.cluster.port import JobKey, Manifest, NotFoundError, PodIdentity, RejectedError, Sink
 
 DEFAULT_GRACE_SECONDS = 30
@@ -155,7 +157,9 @@ class LocalCluster:
         grace = default if grace_seconds is None else grace_seconds
         metadata = pod["metadata"]
         if "deletionTimestamp" not in metadata or grace < metadata["deletionGracePeriodSeconds"]:
-            deletion = {"deletionTimestamp": now_text(), "deletionGracePeriodSeconds": grace}
+            # As in Kubernetes: not when the deletion was asked for, but when the grace period is over.
+            gone_at = rfc3339(datetime.now(UTC) + timedelta(seconds=grace))
+            deletion = {"deletionTimestamp": gone_at, "deletionGracePeriodSeconds": grace}
             self.update({**pod, "metadata": {**metadata, **deletion}})
             self._kubelet.stop(pod, grace)
 
