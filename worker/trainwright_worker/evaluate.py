@@ -9,16 +9,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
+from trainwright_worker.batch import Batch
+from trainwright_worker.data.dataset import Split
 from trainwright_worker.data.normalization import Normalization
-from trainwright_worker.data.table import Samples
 from trainwright_worker.distributed import Group
 
-Forward = Callable[[Tensor], Tensor]
-"""Maps a batch of inputs to the model's outputs, float32."""
+Forward = Callable[[Batch], Tensor]
+"""Maps a batch to the model's outputs, float32."""
 
 
 def evaluate(
-    model: nn.Module, forward: Forward, samples: Samples, group: Group, normalization: Normalization, batch: int
+    model: nn.Module,
+    forward: Forward,
+    samples: Split,
+    group: Group,
+    normalization: Normalization,
+    batch: int,
+    *,
+    classify: bool,
 ) -> dict[str, float]:
     """Return the metrics of the model on one split.
 
@@ -29,17 +37,17 @@ def evaluate(
         group: All ranks, which must all call this.
         normalization: Turns errors of a regression back into the units of its target.
         batch: Samples per forward pass.
+        classify: Whether the targets are classes.
 
     Returns:
         For classes: loss and accuracy. For a regression: loss (scaled), and mae and r2 in the units of the target.
     """
-    classify = not samples.targets.is_floating_point()
     measure = _sum_classes if classify else _sum_values
     sums = torch.zeros(5, dtype=torch.float64, device=group.device)
     model.eval()
     with torch.inference_mode():
-        for inputs, targets in _batches(samples, group, batch):
-            sums += measure(forward(inputs), targets)
+        for part in _batches(samples, group, batch):
+            sums += measure(forward(part), part.targets)
     model.train()
     count, loss, *rest = group.sum(sums.tolist())
     if classify:
@@ -54,11 +62,9 @@ def evaluate(
     }
 
 
-def _batches(samples: Samples, group: Group, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    mine = torch.arange(group.rank, len(samples), group.size, device=samples.inputs.device)
-    for indices in torch.split(mine, batch):
-        part = samples.take(indices)
-        yield part.inputs.to(group.device), part.targets.to(group.device)
+def _batches(samples: Split, group: Group, batch: int) -> Iterator[Batch]:
+    for indices in torch.split(torch.arange(group.rank, len(samples), group.size), batch):
+        yield samples.take(indices).to(group.device)
 
 
 def _sum_classes(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def fit(run: Run) -> None:
                 rate = learning_rate(spec.optimizer.learning_rate, spec.schedule, progress.step, agenda.total_steps)
                 set_learning_rate(optimizer, rate)
             batch = run.train.take(share).to(run.group.device)
-            loss = run.objective(batch.inputs, batch.targets)
+            loss = run.objective(batch)
             loss.backward()  # type: ignore[no-untyped-call]
             pausing = progress.step + 1 == agenda.next
             if clip is not None:

@@ -8,14 +8,16 @@ from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
 from trainwright.api.spec import RegularizationSpec
 from trainwright.api.spec.training import LossName
+from trainwright_worker.batch import Batch
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Maps outputs [batch, outputs] and targets to the mean loss of the batch, a scalar."""
+Loss = Callable[[Tensor, Batch], Tensor]
+"""Maps the model's outputs for a batch (float32) to their mean loss, a scalar."""
 
 
 def make_loss(name: LossName) -> Loss:
     """Return the loss of that name, averaged over the batch (and over the targets, for mse)."""
-    return F.cross_entropy if name == LossName.CROSS_ENTROPY else F.mse_loss
+    compare = F.cross_entropy if name == LossName.CROSS_ENTROPY else F.mse_loss
+    return lambda outputs, batch: compare(outputs, batch.targets)
 
 
 def make_penalty(spec: RegularizationSpec, parameters: Iterable[torch.nn.Parameter]) -> Callable[[], Tensor] | None:

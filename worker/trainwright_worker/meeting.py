@@ -76,7 +76,15 @@ def measure_split(run: Run, name: str) -> Evaluation | None:
     if samples is None:
         return None
     batch = max(run.sampler.batch // run.group.size, SMALLEST_EVALUATION_BATCH)
-    metrics = evaluate(run.model, run.forward, samples, run.group, run.dataset.normalization, batch)
+    metrics = evaluate(
+        run.model,
+        run.forward,
+        samples,
+        run.group,
+        run.dataset.normalization,
+        batch,
+        classify=run.dataset.classes is not None,
+    )
     run.pulse.moves += 1
     if not all(math.isfinite(value) for value in metrics.values()):
         raise NonFiniteError(f"the loss on the {name} split is not finite at step {run.progress.step}", NON_FINITE_HINT)

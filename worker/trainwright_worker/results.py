@@ -16,6 +16,7 @@ from trainwright.api.spec import PredictionSpec, TrainingJobSpec
 from trainwright.api.status import Evaluation, Results
 from trainwright_worker.checkpoint import write_durably
 from trainwright_worker.data.dataset import Dataset, pick
+from trainwright_worker.data.table import Samples
 from trainwright_worker.errors import UserError
 from trainwright_worker.evaluate import Forward
 
@@ -61,14 +62,15 @@ def predict(spec: PredictionSpec, model: nn.Module, forward: Forward, dataset: D
     Raises:
         UserError: A row has not as many numbers as the model has inputs.
     """
-    inputs, targets = _inputs(spec, dataset)
+    samples, targets = _inputs(spec, dataset)
     file = io.StringIO()
     writer = csv.writer(file)
     names = [f"probability_{name}" for name in dataset.classes or ()]
     writer.writerow(["index", *(["target"] if targets is not None else []), "prediction", *names])
     model.eval()
     with torch.inference_mode():
-        outputs = torch.cat([forward(part.to(device)).float().cpu() for part in torch.split(inputs, 1024)])
+        parts = torch.split(torch.arange(len(samples)), 1024)
+        outputs = torch.cat([forward(samples.take(part).to(device)).cpu() for part in parts])
     model.train()
     for index, values in enumerate(_readable(outputs, dataset)):
         truth = [] if targets is None else [_truth(targets[index], dataset)]
@@ -94,14 +96,14 @@ def check_rows(spec: PredictionSpec | None, shape: tuple[int, ...]) -> None:
             )
 
 
-def _inputs(spec: PredictionSpec, dataset: Dataset) -> tuple[Tensor, Tensor | None]:
+def _inputs(spec: PredictionSpec, dataset: Dataset) -> tuple[Samples, Tensor | None]:
     if spec.inputs is not None:
         rows = torch.tensor(spec.inputs, dtype=torch.float32)
-        return dataset.normalization.apply_to_inputs(rows), None
+        return Samples(dataset.normalization.apply_to_inputs(rows), torch.zeros(len(rows))), None
     samples = pick(dataset.splits, spec.split or "test")
     if samples is None:
         raise UserError(f"spec.prediction.split: {spec.split} holds no samples")
-    return samples.inputs, samples.targets
+    return samples, samples.targets
 
 
 def _readable(outputs: Tensor, dataset: Dataset) -> Iterator[list[str]]:

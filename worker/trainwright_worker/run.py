@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from trainwright.api.spec.training import Precision
 from trainwright.api.status import Checkpoint
 from trainwright.api.worker import WorkerConfig, WorkerPhase
 from trainwright_worker.agenda import Agenda, make_agenda
+from trainwright_worker.batch import Batch, run_model
 from trainwright_worker.checkpoint import CheckpointFolder, Files, Writer, decode
 from trainwright_worker.console import say
 from trainwright_worker.data.dataset import Dataset, read, scale
@@ -31,8 +33,8 @@ from trainwright_worker.report import Pulse, Reporter
 from trainwright_worker.results import check_rows
 from trainwright_worker.state import Progress, Snapshot, normalization_of, restore
 
-Objective = Callable[[Tensor, Tensor], Tensor]
-"""Maps a batch's inputs and targets to the loss to minimise, a scalar with a gradient."""
+Objective = Callable[[Batch], Tensor]
+"""Maps a batch to the loss to minimise, a scalar with a gradient."""
 
 COMMUTING_RANKS = 2
 
@@ -148,10 +150,10 @@ def prepare(
     snapshot, note = _load(folder, group)
     normalization = measure(splits.train, spec.dataset.normalize) if snapshot is None else normalization_of(snapshot)
     dataset = scale(splits, classes, normalization)
-    check_rows(spec.prediction, dataset.shape)
+    check_rows(spec.prediction, dataset.facts.shape)
 
     torch.manual_seed(spec.training.seed)  # The same first weights on every rank, before the ranks' seeds part.
-    model = build(spec, dataset.shape, dataset.outputs).to(group.device)
+    model = build(spec, dataset.facts).to(group.device)
     optimizer = make_optimizer(spec.optimizer, model.parameters())
     sampler = Sampler(
         len(dataset.splits.train), spec.training.global_batch_size, group.rank, group.size, spec.training.seed
@@ -213,19 +215,19 @@ def _make_passes(spec: TrainingJobSpec, model: nn.Module, group: Group) -> tuple
         trained = DistributedDataParallel(model, gradient_as_bucket_view=True, find_unused_parameters=fixed_order)
     if spec.training.precision == Precision.FP32:
         if penalty is None:
-            return model, lambda inputs, targets: loss(trained(inputs), targets)
-        return model, lambda inputs, targets: loss(trained(inputs), targets) + penalty()
+            return partial(run_model, model), lambda batch: loss(run_model(trained, batch), batch)
+        return partial(run_model, model), lambda batch: loss(run_model(trained, batch), batch) + penalty()
     autocast = torch.autocast(group.device.type, torch.bfloat16)
 
-    def forward(inputs: Tensor) -> Tensor:
+    def forward(batch: Batch) -> Tensor:
         with autocast:
-            outputs: Tensor = model(inputs)
+            outputs = run_model(model, batch)
         return outputs.float()
 
-    def objective(inputs: Tensor, targets: Tensor) -> Tensor:
+    def objective(batch: Batch) -> Tensor:
         with autocast:
-            outputs = trained(inputs)
-        value = loss(outputs.float(), targets)
+            outputs = run_model(trained, batch)
+        value = loss(outputs.float(), batch)
         return value if penalty is None else value + penalty()
 
     return forward, objective

@@ -162,7 +162,7 @@ def test_evaluation_over_uneven_shards_equals_that_of_one_process(make_job):
     spec = job.config.spec
     splits, classes = read(spec, "")
     data = scale(splits, classes, measure(splits.train, spec.dataset.normalize))
-    model = build(spec, data.shape, data.outputs)
+    model = build(spec, data.facts)
     model.load_state_dict(load_file(job.results / "weights.safetensors"))
     test = data.splits.test
     assert len(test) % 3

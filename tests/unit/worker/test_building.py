@@ -5,6 +5,7 @@ from trainwright.api.job import read_spec
 from trainwright.api.spec import OptimizerSpec, RegularizationSpec, ScheduleSpec
 from trainwright.api.spec.training import LossName
 from trainwright_worker.agenda import make_agenda
+from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
 from trainwright_worker.losses import make_loss, make_penalty
 from trainwright_worker.models.build import build
@@ -39,7 +40,7 @@ def spec_of(model, **changes):
     ],
 )
 def test_models_have_the_expected_weights_and_run(model, shape, weights):
-    built = build(spec_of(model), shape, 10)
+    built = build(spec_of(model), Facts(shape, 10))
     assert sum(parameter.numel() for parameter in built.parameters()) == weights
     assert built(torch.rand(2, *shape)).shape == (2, 10)
 
@@ -72,18 +73,18 @@ def test_models_have_the_expected_weights_and_run(model, shape, weights):
 )
 def test_layers_that_do_not_fit_are_named(layers, shape, words):
     with pytest.raises(UserError, match=words):
-        build(spec_of({"layers": layers}), shape, 10)
+        build(spec_of({"layers": layers}), Facts(shape, 10))
 
 
 def test_added_dropout_does_not_shift_the_indices_of_the_manifest():
     layers = [{"dense": {"units": 4, **RELU}}, {"dense": {"units": 4, **RELU}}, {"dense": {"units": 10, "inputs": 5}}]
     with pytest.raises(UserError, match=r"spec.model.layers\[2\].dense.inputs: 5 given, .* produce 4"):
-        build(spec_of({"layers": layers}, regularization={"dropout": 0.5}), (3,), 10)
+        build(spec_of({"layers": layers}, regularization={"dropout": 0.5}), Facts((3,), 10))
 
 
 def test_a_named_model_on_too_small_an_image_is_a_user_error():
     with pytest.raises(UserError, match=r"spec.model.name: lenet: a 5x5 kernel .* does not fit an image of 6x2x2"):
-        build(spec_of({"name": "lenet"}), (1, 8, 8), 10)
+        build(spec_of({"name": "lenet"}), Facts((1, 8, 8), 10))
 
 
 def rates(schedule, total=10, base=1.0):

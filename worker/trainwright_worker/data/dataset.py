@@ -1,9 +1,13 @@
 """From the spec's dataset to what training consumes: read, split, scale."""
 
 from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
 
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.job import Task
+from trainwright_worker.batch import Batch
 from trainwright_worker.data.builtin import read_builtin
 from trainwright_worker.data.images import read_cifar10, read_idx
 from trainwright_worker.data.normalization import Normalization
@@ -12,6 +16,40 @@ from trainwright_worker.data.synthetic import generate
 from trainwright_worker.data.table import Samples, Table
 from trainwright_worker.data.tabular import read_csv
 from trainwright_worker.errors import DataError, UserError
+
+
+class Split(Protocol):
+    """A part of the data with random access. It may lie in memory, or be read from a disk or S3 as it is asked for."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def take(self, indices: Tensor, epoch: int | None = None) -> Batch:
+        """Return the samples at `indices` ([k] int64) as a batch.
+
+        Args:
+            indices: Which samples.
+            epoch: The epoch they are trained in; None if they are not trained on. Augmentation is a function of seed, epoch
+                and index, so that any rank, thread or restart gets the same.
+        """
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a model must know of the data.
+
+    Attributes:
+        shape: Shape of one input, without the batch: (features,), (channels, height, width), (length,) for tokens,
+            (frames, features).
+        outputs: Number of outputs that a model needs: classes, targets, or words of the vocabulary.
+        vocabulary: Size of the vocabulary if the inputs are token ids.
+        padding: Id of the padding token.
+    """
+
+    shape: tuple[int, ...]
+    outputs: int
+    vocabulary: int | None = None
+    padding: int | None = None
 
 
 @dataclass(frozen=True)
@@ -29,14 +67,9 @@ class Dataset:
     normalization: Normalization
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one input, without the batch: (features,) or (channels, height, width)."""
-        return tuple(self.splits.train.inputs.shape[1:])
-
-    @property
-    def outputs(self) -> int:
-        """Number of outputs that a model needs for this data."""
-        return 1 if self.classes is None else len(self.classes)
+    def facts(self) -> Facts:
+        """What a model must know of the data."""
+        return Facts(tuple(self.splits.train.inputs.shape[1:]), 1 if self.classes is None else len(self.classes))
 
 
 def read(spec: TrainingJobSpec, root: str) -> tuple[Splits, tuple[str, ...] | None]:

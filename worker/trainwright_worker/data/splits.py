@@ -35,9 +35,9 @@ def split(table: Table, spec: SplitSpec, seed: int) -> Splits:
         )
     test = table.test
     if tested:
-        test = table.samples.take(order[:tested])
-    validation = table.samples.take(order[tested : tested + validated]) if validated else None
-    return Splits(table.samples.take(order[tested + validated :]), validation, test)
+        test = table.samples.select(order[:tested])
+    validation = table.samples.select(order[tested : tested + validated]) if validated else None
+    return Splits(table.samples.select(order[tested + validated :]), validation, test)
 
 
 def _count(fraction: float, total: int) -> int:

@@ -1,4 +1,4 @@
-"""What a reader returns: all samples of a dataset, in memory, unscaled."""
+"""What a reader of small data returns: all samples of a dataset, in memory, unscaled."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from trainwright_worker.batch import Batch
 from trainwright_worker.errors import DataError
 
 
@@ -25,9 +26,13 @@ class Samples:
         """Return the number of samples."""
         return len(self.inputs)
 
-    def take(self, indices: Tensor) -> "Samples":
+    def select(self, indices: Tensor) -> "Samples":
         """Return the samples at `indices` ([k] int64), copied."""
         return Samples(self.inputs.index_select(0, indices), self.targets.index_select(0, indices))
+
+    def take(self, indices: Tensor, epoch: int | None = None) -> Batch:  # noqa: ARG002 - nothing is augmented here
+        """Return the samples at `indices` ([k] int64) as a batch."""
+        return Batch(self.inputs.index_select(0, indices), self.targets.index_select(0, indices))
 
     def to(self, device: torch.device) -> "Samples":
         """Return the samples on `device`."""

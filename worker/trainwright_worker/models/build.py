@@ -12,6 +12,7 @@ from trainwright.api.layers import expand
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.job import Task
 from trainwright.api.spec.model import Activation, Conv2d, Dense, Layer, MaxPool2d
+from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
 
 Shape = tuple[int, ...]
@@ -28,17 +29,17 @@ _ACTIVATIONS: dict[Activation, type[nn.Module] | None] = {
 }
 
 
-def build(spec: TrainingJobSpec, shape: Shape, outputs: int) -> nn.Sequential:
+def build(spec: TrainingJobSpec, facts: Facts) -> nn.Module:
     """Return the model with freshly drawn weights (from torch's global generator).
 
     Args:
         spec: The job.
-        shape: Shape of one input: (features,) or (channels, height, width).
-        outputs: Number of outputs that the data asks for.
+        facts: What the data asks of a model.
 
     Raises:
         UserError: A layer does not fit what comes before it; names the layer.
     """
+    shape, outputs = facts.shape, facts.outputs
     layers = expand(spec.model, outputs, spec.regularization.dropout)
     modules: list[nn.Module] = []
     written = 0
