@@ -25,6 +25,8 @@ class Task(StrEnum):
 
     CLASSIFICATION = "classification"
     REGRESSION = "regression"
+    LANGUAGE_MODELING = "language-modeling"
+    TRANSCRIPTION = "transcription"
 
 
 def _known_task(dataset: DatasetSpec) -> Task | None:
@@ -41,7 +43,11 @@ class TrainingJobSpec(Model):
 
     model: ModelSpec = Field(description="The model to train.")
     dataset: DatasetSpec = Field(description="The data to train on.")
-    task: Task = Field(Task.CLASSIFICATION, description="classification or regression.")
+    task: Task = Field(
+        Task.CLASSIFICATION,
+        description="classification; regression; language-modeling (predict the next token of a text); transcription "
+        "(read a text from a sequence of frames).",
+    )
     optimizer: OptimizerSpec = Field(OptimizerSpec(), description="The optimizer; Adam at 0.001 by default.")
     schedule: ScheduleSpec = Field(ScheduleSpec(), description="The learning-rate schedule; constant by default.")
     loss: LossSpec | None = Field(
