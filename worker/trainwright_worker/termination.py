@@ -121,6 +121,8 @@ def _trimmed(report: WorkerReport) -> list[WorkerReport]:
     plain = report.model_copy(update={"heartbeats": []})
     shorter = [plain.model_copy(update={"checkpoints": plain.checkpoints[-keep:]}) for keep in (10, 3, 1)]
     last = shorter[-1].model_copy(update={"checkpoints": [], "message": ""})
+    if last.results is not None and last.results.samples:
+        last = last.model_copy(update={"results": last.results.model_copy(update={"samples": []})})
     return [plain, *shorter, last, last.model_copy(update={"evaluation": None})]
 
 

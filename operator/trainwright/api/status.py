@@ -163,12 +163,41 @@ class Failure(StatusModel):
     failed_at: Time = Field(description="When it was noticed.")
 
 
+class Export(StatusModel):
+    """The trained model in one format."""
+
+    format: str = Field(max_length=32, description="safetensors, huggingface, onnx or int8.")
+    path: str = Field(max_length=2048, description="File or folder.")
+    bytes: int = Field(ge=0, description="Its size.")
+    metrics: MetricValues = Field(
+        {},
+        description="What the exported model itself was measured at: samples, loss, accuracy or mae; and maxDifference, "
+        "the largest deviation of its outputs from the trained model's.",
+    )
+
+
+class Generated(StatusModel):
+    """A text that the trained model wrote."""
+
+    prompt: str = Field(max_length=256, description="The beginning it was given; cut short if long.")
+    text: str = Field(max_length=512, description="How it went on; cut short if long.")
+
+
 class Results(StatusModel):
     """What a finished job leaves behind, as paths that the workers saw."""
 
     folder: str = Field(max_length=2048, description="Folder of all results.")
     weights: str | None = Field(None, max_length=2048, description="Final weights (safetensors).")
-    predictions: str | None = Field(None, max_length=2048, description="Predictions (CSV).")
+    predictions: str | None = Field(None, max_length=2048, description="Predictions (CSV or JSON lines).")
+    generated: str | None = Field(None, max_length=2048, description="Generated texts (JSON lines).")
+    samples: list[Generated] = Field([], max_length=3, description="The first generated texts.")
+    exports: list[Export] = Field([], max_length=8, description="The model in other formats, measured.")
+    explanations: str | None = Field(
+        None, max_length=2048, description="Folder of explained predictions (JSON and pictures)."
+    )
+    problems: list[Annotated[str, Field(max_length=512)]] = Field(
+        [], max_length=8, description="What was asked for besides and could not be made; the trained model is sound."
+    )
 
 
 class Summary(StatusModel):

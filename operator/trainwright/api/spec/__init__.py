@@ -3,11 +3,11 @@
 from trainwright.api.spec.dataset import DatasetSpec
 from trainwright.api.spec.job import TrainingJobSpec
 from trainwright.api.spec.model import ModelSpec
+from trainwright.api.spec.outcome import ExplanationSpec, ExportSpec, GenerationSpec, PredictionSpec, TrackingSpec
 from trainwright.api.spec.training import (
     EvaluationSpec,
     LossSpec,
     OptimizerSpec,
-    PredictionSpec,
     RegularizationSpec,
     ScheduleSpec,
     TrainingSpec,
@@ -18,6 +18,9 @@ __all__ = [
     "CheckpointSpec",
     "DatasetSpec",
     "EvaluationSpec",
+    "ExplanationSpec",
+    "ExportSpec",
+    "GenerationSpec",
     "LossSpec",
     "ModelSpec",
     "OptimizerSpec",
@@ -25,6 +28,7 @@ __all__ = [
     "RegularizationSpec",
     "RestartSpec",
     "ScheduleSpec",
+    "TrackingSpec",
     "TrainingJobSpec",
     "TrainingSpec",
     "WorkersSpec",

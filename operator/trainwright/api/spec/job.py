@@ -7,12 +7,12 @@ from pydantic import Field
 from trainwright.api.base import Model, Rule
 from trainwright.api.spec.dataset import BuiltinName, DatasetSpec, SyntheticKind
 from trainwright.api.spec.model import ModelSpec
+from trainwright.api.spec.outcome import ExplanationSpec, ExportSpec, GenerationSpec, PredictionSpec, TrackingSpec
 from trainwright.api.spec.training import (
     EvaluationSpec,
     LossName,
     LossSpec,
     OptimizerSpec,
-    PredictionSpec,
     RegularizationSpec,
     ScheduleSpec,
     TrainingSpec,
@@ -57,6 +57,10 @@ class TrainingJobSpec(Model):
     training: TrainingSpec = Field(description="How long to train and in what batches.")
     evaluation: EvaluationSpec = Field(EvaluationSpec(), description="When to evaluate on the validation split.")
     prediction: PredictionSpec | None = Field(None, description="Predictions to write after training.")
+    generation: GenerationSpec | None = Field(None, description="Texts to generate after training.")
+    export: ExportSpec | None = Field(None, description="Formats to write the model in, besides safetensors.")
+    explanation: ExplanationSpec | None = Field(None, description="Predictions to explain after training.")
+    tracking: TrackingSpec = Field(TrackingSpec(), description="Where the course of training is recorded.")
     workers: WorkersSpec = Field(WorkersSpec(), description="The worker pods.")
     checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="Where and how often to save.")
     restart: RestartSpec = Field(RestartSpec(), description="How failures that may pass are retried.")
@@ -92,6 +96,24 @@ class TrainingJobSpec(Model):
             "((has(self.dataset.builtin) && self.dataset.builtin.name == 'diabetes') || "
             "(has(self.dataset.synthetic) && self.dataset.synthetic.kind == 'line'))",
             holds=lambda self: _known_task(self.dataset) in (None, self.task),
+        ),
+        Rule(
+            field="prediction",
+            message="a language model predicts the next token: ask for generation instead",
+            cel="!has(self.prediction) || self.task != 'language-modeling'",
+            holds=lambda self: self.prediction is None or self.task != Task.LANGUAGE_MODELING,
+        ),
+        Rule(
+            field="generation",
+            message="generation needs a language model: set task to language-modeling",
+            cel="!has(self.generation) || self.task == 'language-modeling'",
+            holds=lambda self: self.generation is None or self.task == Task.LANGUAGE_MODELING,
+        ),
+        Rule(
+            field="explanation",
+            message="only single predictions can be explained: use it with classification or regression",
+            cel="!has(self.explanation) || self.task == 'classification' || self.task == 'regression'",
+            holds=lambda self: self.explanation is None or self.task in (Task.CLASSIFICATION, Task.REGRESSION),
         ),
         Rule(
             field="prediction.inputs",

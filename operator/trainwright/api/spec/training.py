@@ -1,4 +1,4 @@
-"""How to train: optimizer, schedule, loss, regularization, length, evaluation, prediction."""
+"""How to train: optimizer, schedule, loss, regularization, length, evaluation."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -37,14 +37,6 @@ class Precision(StrEnum):
 
     FP32 = "fp32"
     BF16 = "bf16"
-
-
-class Split(StrEnum):
-    """A part of the data."""
-
-    TRAIN = "train"
-    VALIDATION = "validation"
-    TEST = "test"
 
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -159,17 +151,3 @@ class EvaluationSpec(Model):
     every_steps: int | None = Field(None, ge=1, le=1_000_000_000, description="Steps between evaluations.")
 
     rules = (at_most_one_of("every_epochs", "every_steps", what="evaluation"),)
-
-
-Row = Annotated[list[float], Field(min_length=1, max_length=65_536)]
-
-
-class PredictionSpec(Model):
-    """Predictions to write after training, as a CSV file beside the weights."""
-
-    split: Split | None = Field(None, description="Predict every sample of this split.")
-    inputs: list[Row] | None = Field(
-        None, min_length=1, max_length=1_000, description="Predict these rows of features (tabular data)."
-    )
-
-    rules = (one_of("split", "inputs", what="prediction"),)

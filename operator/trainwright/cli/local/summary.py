@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from trainwright.api.status import Failure, Phase, TrainingJobStatus, read_status
+from trainwright.api.status import Export, Failure, Phase, Results, TrainingJobStatus, read_status
 from trainwright.cli.local.display import clock, metric_texts
 from trainwright.cli.local.folder import RunFolder, shorten
 
@@ -43,18 +43,29 @@ def _facts(status: TrainingJobStatus, folder: RunFolder) -> RenderableType:
     replayed = f" ({progress.replayed_steps:,} steps trained again)" if progress.replayed_steps else ""
     rows.append(("restarts", f"{status.restarts}{replayed}"))
     if status.results is not None:
-        rows += [
-            (name, shorten(path))
-            for name, path in (
-                ("results", status.results.folder),
-                ("weights", status.results.weights),
-                ("predictions", status.results.predictions),
-            )
-            if path is not None
-        ]
+        rows += _results(status.results)
     else:
         rows.append(("run", folder.shown))
     return _table(rows)
+
+
+def _results(results: Results) -> list[tuple[str, str]]:
+    files = {
+        "results": results.folder,
+        "weights": results.weights,
+        "predictions": results.predictions,
+        "generated": results.generated,
+        "explanations": results.explanations,
+    }
+    rows = [(name, shorten(path)) for name, path in files.items() if path is not None]
+    rows += [(export.format, _export(export)) for export in results.exports if export.format != "safetensors"]
+    rows += [("sample", f"{sample.prompt}{sample.text}".replace("\n", " ")) for sample in results.samples]
+    return rows + [("problem", problem) for problem in results.problems]
+
+
+def _export(export: Export) -> str:
+    measured = [f"{name} {value:.4g}" for name, value in export.metrics.items() if name != "samples"]
+    return "  ".join([shorten(export.path), f"{export.bytes / 1e6:,.3g} MB", *measured])
 
 
 def _trained(status: TrainingJobStatus) -> str:
