@@ -32,6 +32,7 @@ from trainwright_worker.place import Place
 from trainwright_worker.report import Pulse, Reporter
 from trainwright_worker.results import check_rows
 from trainwright_worker.state import Progress, Snapshot, normalization_of, restore
+from trainwright_worker.tracking.tracking import Tracking
 
 Objective = Callable[[Batch], Tensor]
 """Maps a batch to the loss to minimise, a scalar with a gradient."""
@@ -95,6 +96,7 @@ class Run:
         saved_step: Step of the newest checkpoint begun or resumed from.
         stop_requested: Whether this worker was told to stop.
         step_ends: When each step since the last meeting ended; filled only if there are metrics.
+        tracking: What records the course of training; on rank 0 only.
     """
 
     config: WorkerConfig
@@ -118,6 +120,7 @@ class Run:
     saved_step: int = -1
     stop_requested: bool = False
     step_ends: list[float] = field(default_factory=list)
+    tracking: Tracking | None = None
 
     @property
     def spec(self) -> TrainingJobSpec:
@@ -125,9 +128,18 @@ class Run:
         return self.config.spec
 
     def tell(self, **changes: object) -> None:
-        """Change fields of the report; does nothing on ranks that do not report."""
+        """Change fields of the report, and record what they measure; does nothing on ranks that do not report."""
         if self.reporter is not None:
             self.reporter.update(**changes)
+        if self.tracking is not None:
+            self.tracking.hear(changes)
+
+    def warn(self, text: str) -> None:
+        """Say something that a person should know although training goes on: in the log and in the report."""
+        self.log(text)
+        if self.reporter is not None:
+            said = self.reporter.report.message
+            self.reporter.update(message=f"{said}; {text}"[:1024] if said else text[:1024])
 
     def log(self, text: str) -> None:
         """Print a line, on rank 0 only."""

@@ -28,9 +28,15 @@ from trainwright_worker.results import evaluation_facts, predict, write_results
 from trainwright_worker.run import Run, prepare
 from trainwright_worker.store import connect_store, round_store
 from trainwright_worker.termination import post_mortem_path, write_last_report, write_post_mortem
+from trainwright_worker.tracking.tracker import Ending
+from trainwright_worker.tracking.tracking import Tracking
 
 LAST_WRITE_SECONDS: Final = 4.0
 """How long a failing rank lets a checkpoint that is being written come to its end; the agent waits a little longer."""
+
+
+TRACKING_SECONDS: Final = 60.0
+"""How long trackers may take to end their runs when the job is done."""
 
 
 FAILED_FAREWELL_SECONDS: Final = 1.0
@@ -65,14 +71,17 @@ class Rank:
             launch = f"{place.attempt}-{uuid.uuid4().hex[:12]}"
             reporter = Reporter(config.reports, first_report(config.uid, place.attempt, launch), pulse)
         metrics = None if config.metrics_port is None else Metrics(config.metrics_port, place)
-        set_threads(config, place)
+        set_threads(place)
         device = choose_device(place)
         set_determinism(config.spec.training, device)
         self.group = Group(config, place, self.host, device)
         sender = self._exchange_pulses(pulse, reporter)
         self.run = prepare(config, place, self.group, pulse, reporter, metrics)
+        if place.leads:
+            self.run.tracking = Tracking(config, place.attempt, self.run.progress.step, self.run.warn)
         self._fit(self.run)
         _finish(self.run)
+        self._end_tracking(Ending.FINISHED, TRACKING_SECONDS)
         if sender is not None:
             sender.close()
         self.group.close()
@@ -117,9 +126,16 @@ class Rank:
             # The state in it is sound, whatever happened since; finishing it saves the work since the one before.
             with suppress(InfrastructureError):
                 self.run.writer.wait(LAST_WRITE_SECONDS)
+            preempted = termination.exit_code == ExitCode.PREEMPTED
+            self._end_tracking(Ending.PREEMPTED if preempted else Ending.FAILED, FAILED_FAREWELL_SECONDS)
             if self.run.reporter is not None:
                 self.run.reporter.close(FAILED_FAREWELL_SECONDS)
         return termination.exit_code
+
+    def _end_tracking(self, ending: Ending, seconds: float) -> None:
+        if self.run is not None and self.run.tracking is not None:
+            results = None if self.run.reporter is None else self.run.reporter.report.results
+            self.run.tracking.close(ending, {} if results is None else results.paths(), seconds)
 
 
 def run_rank(config: WorkerConfig, place: Place, host: str, scratch: Path) -> None:

@@ -199,6 +199,18 @@ class Results(StatusModel):
         [], max_length=8, description="What was asked for besides and could not be made; the trained model is sound."
     )
 
+    def paths(self) -> dict[str, str]:
+        """Return what there is, by name."""
+        named = {
+            "results": self.folder,
+            "weights": self.weights,
+            "predictions": self.predictions,
+            "generated": self.generated,
+            "explanations": self.explanations,
+            **{export.format: export.path for export in self.exports if export.format != "safetensors"},
+        }
+        return {name: path for name, path in named.items() if path is not None}
+
 
 class Summary(StatusModel):
     """The columns of `kubectl get tj`, ready to print."""

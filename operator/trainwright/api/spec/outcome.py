@@ -130,7 +130,7 @@ class MlflowSpec(Model):
         min_length=1,
         max_length=2_048,
         pattern=r"^[^\s]+$",
-        description="Tracking server, for example http://mlflow:5000, or sqlite:////data/mlflow.db.",
+        description="Tracking server, for example http://mlflow:5000, or a folder such as file:///data/mlruns.",
     )
     experiment: str = Field("trainwright", min_length=1, max_length=256, description="Experiment that holds the run.")
 

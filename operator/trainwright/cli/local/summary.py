@@ -50,15 +50,10 @@ def _facts(status: TrainingJobStatus, folder: RunFolder) -> RenderableType:
 
 
 def _results(results: Results) -> list[tuple[str, str]]:
-    files = {
-        "results": results.folder,
-        "weights": results.weights,
-        "predictions": results.predictions,
-        "generated": results.generated,
-        "explanations": results.explanations,
-    }
-    rows = [(name, shorten(path)) for name, path in files.items() if path is not None]
-    rows += [(export.format, _export(export)) for export in results.exports if export.format != "safetensors"]
+    measured = {export.format: export for export in results.exports if export.metrics}
+    rows = [
+        (name, _export(measured[name]) if name in measured else shorten(path)) for name, path in results.paths().items()
+    ]
     rows += [("sample", f"{sample.prompt}{sample.text}".replace("\n", " ")) for sample in results.samples]
     return rows + [("problem", problem) for problem in results.problems]
 

@@ -1,0 +1,1 @@
+"""The course of training, recorded for TensorBoard, MLflow and Weights & Biases."""

@@ -1,0 +1,79 @@
+"""What passes records from the training loop to a tracker, over a thread of its own.
+
+The loop only appends to a list. The thread makes the tracker when the first record arrives, so that what a tracker imports
+costs nothing before the first step, and a tracker that is slow, gone or broken costs nothing after it.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from trainwright_worker.tracking.tracker import Ending, Record, Tracker
+
+_LONGEST_QUEUE: Final = 100_000
+"""Records kept for a tracker that does not keep up; the oldest go first."""
+
+
+class Recorder:
+    """A tracker and the thread that serves it."""
+
+    def __init__(self, name: str, make: Callable[[], Tracker], pause: float, complain: Callable[[str], None]) -> None:
+        """Start to wait for records.
+
+        Args:
+            name: What the tracker is called in complaints.
+            make: Makes the tracker; called once, in the thread.
+            pause: Seconds for which records are collected before they are handed on together.
+            complain: Told once if the tracker fails.
+        """
+        self._name = name
+        self._make = make
+        self._pause = pause
+        self._complain = complain
+        self._pending: deque[Record] = deque(maxlen=_LONGEST_QUEUE)
+        self._condition = threading.Condition()
+        self._ending: tuple[Ending, Mapping[str, str]] | None = None
+        self._thread = threading.Thread(target=self._run, name=f"tracking-{name}", daemon=True)
+        self._thread.start()
+
+    def add(self, record: Record) -> None:
+        """Hand over a record; returns at once."""
+        with self._condition:
+            self._pending.append(record)
+            self._condition.notify()
+
+    def end(self, ending: Ending, artifacts: Mapping[str, str]) -> None:
+        """Ask the tracker to end the run once it has all records."""
+        with self._condition:
+            self._ending = (ending, artifacts)
+            self._condition.notify()
+
+    def join(self, seconds: float) -> None:
+        """Wait for the end that was asked for, but no longer than so many seconds."""
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            self._complain(f"{self._name} has not taken all records within {seconds:.0f} s")
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:  # noqa: BLE001 - whatever breaks in a tracker must not reach the training
+            first = (str(error).splitlines() or [""])[0]
+            self._complain(f"tracking with {self._name} stopped: {type(error).__name__}: {first[:300]}")
+
+    def _serve(self) -> None:
+        tracker: Tracker | None = None
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._pending or self._ending)
+                self._condition.wait_for(lambda: self._ending, self._pause)
+                records, ending = list(self._pending), self._ending
+                self._pending.clear()
+            if records:
+                tracker = tracker or self._make()
+                tracker.write(records)
+            if ending is not None:
+                if tracker is not None:
+                    tracker.close(*ending)
+                return

@@ -1,0 +1,126 @@
+"""What a job asked to be tracked: its trackers, and the records made of what rank 0 tells."""
+
+import importlib.util
+import math
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
+from urllib.parse import urlsplit
+
+from trainwright.api.base import Model
+from trainwright.api.spec.outcome import TrackingSpec, WandbMode
+from trainwright.api.status import Evaluation
+from trainwright.api.worker import WorkerConfig
+from trainwright_worker.errors import UserError
+from trainwright_worker.tracking.mlflow import MlflowTracker
+from trainwright_worker.tracking.recorder import Recorder
+from trainwright_worker.tracking.tensorboard import TensorboardTracker
+from trainwright_worker.tracking.tracker import Ending, Record, Story, flatten
+from trainwright_worker.tracking.wandb import WandbTracker
+
+NETWORK_PAUSE: Final = 5.0
+"""Seconds between two batches of records for trackers that may lie behind a network."""
+_NEVER_PLOTTED: Final = frozenset({"step", "total_steps", "total_epochs", "resumed_from_step"})
+_DATABASES: Final = frozenset({"sqlite", "postgresql", "mysql", "mssql"})
+
+
+class Tracking:
+    """The trackers of a job; rank 0 has one of these."""
+
+    def __init__(self, config: WorkerConfig, attempt: int, resumed: int, complain: Callable[[str], None]) -> None:
+        """Start the trackers that the spec asks for.
+
+        Args:
+            config: The worker's config.
+            attempt: Attempt that this launch belongs to.
+            resumed: Step that this launch goes on from.
+            complain: Told, from another thread, when a tracker fails.
+        """
+        spec = config.spec.tracking
+        folder = config.job_folder
+        kept = tempfile.gettempdir() if is_remote(folder) else folder
+        story = Story(config.name, config.uid, attempt, resumed, flatten(config.spec.to_wire()), kept)
+        self._recorders: list[Recorder] = []
+        self._evaluated: tuple[str, int] | None = None
+        if spec.tensorboard:
+            make = partial(TensorboardTracker, f"{folder}/tensorboard", story)
+            self._recorders.append(Recorder("tensorboard", make, 0.0, complain))
+        if spec.mlflow is not None:
+            self._recorders.append(
+                Recorder("mlflow", partial(MlflowTracker, spec.mlflow, story), NETWORK_PAUSE, complain)
+            )
+        if spec.wandb is not None:
+            self._recorders.append(Recorder("wandb", partial(WandbTracker, spec.wandb, story), NETWORK_PAUSE, complain))
+
+    def hear(self, changes: Mapping[str, object]) -> None:
+        """Record what rank 0 tells, where it holds measurements.
+
+        Args:
+            changes: Fields of a report: with a `loss`, the figures of that step; with an `evaluation`, its metrics.
+        """
+        step, evaluation = changes.get("step"), changes.get("evaluation")
+        if isinstance(step, int) and changes.get("loss") is not None:
+            self._record(step, {f"train/{name}": value for name, value in _numbers(changes).items()})
+        if isinstance(evaluation, Evaluation) and (evaluation.split, evaluation.step) != self._evaluated:
+            self._evaluated = (evaluation.split, evaluation.step)
+            metrics = {f"{evaluation.split}/{name}": value for name, value in evaluation.metrics.items()}
+            self._record(evaluation.step, metrics)
+
+    def close(self, ending: Ending, artifacts: Mapping[str, str], seconds: float) -> None:
+        """End the runs of all trackers, in at most so many seconds."""
+        deadline = time.monotonic() + seconds
+        for recorder in self._recorders:
+            recorder.end(ending, artifacts)
+        for recorder in self._recorders:
+            recorder.join(max(0.0, deadline - time.monotonic()))
+        self._recorders = []
+
+    def _record(self, step: int, values: Mapping[str, float]) -> None:
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        for recorder in self._recorders:
+            recorder.add(Record(step, time.time(), finite))
+
+
+def check_tracking(spec: TrackingSpec, job_folder: str) -> None:
+    """Check, before training, that the trackers of a job can be used here.
+
+    Raises:
+        UserError: A package is missing, or there is no place to keep what an offline tracker writes.
+    """
+    for name, package in (("mlflow", "mlflow-skinny"), ("wandb", "wandb")):
+        if getattr(spec, name) is not None and importlib.util.find_spec(name) is None:
+            raise UserError(
+                f"spec.tracking.{name}: the package {package} is not in the image",
+                f"add {package} to the image in spec.workers.image, or remove spec.tracking.{name}",
+            )
+    if spec.mlflow is not None:
+        scheme = urlsplit(spec.mlflow.uri).scheme.partition("+")[0]
+        if scheme in _DATABASES and importlib.util.find_spec("sqlalchemy") is None:
+            raise UserError(
+                f"spec.tracking.mlflow.uri: {scheme} needs the full mlflow package, which is not in the image",
+                "name a tracking server (http://...), or use an image with mlflow in spec.workers.image",
+            )
+    if spec.wandb is not None and spec.wandb.mode == WandbMode.OFFLINE and is_remote(job_folder):
+        raise UserError(
+            f"spec.tracking.wandb.mode: offline keeps files in the job's folder, but {job_folder} is no file system",
+            "use mode online, or keep checkpoints on a persistent volume",
+        )
+
+
+def is_remote(folder: str) -> bool:
+    """Return whether a folder is an object store's rather than a file system's."""
+    return "://" in folder
+
+
+def _numbers(changes: Mapping[str, object]) -> dict[str, float]:
+    """Return the numbers among the fields of a report, those inside parts of it under `part/name`."""
+    numbers: dict[str, float] = {}
+    for name, value in changes.items():
+        if isinstance(value, int | float) and not isinstance(value, bool) and name not in _NEVER_PLOTTED:
+            numbers[name] = float(value)
+        elif isinstance(value, Model) and not isinstance(value, Evaluation):
+            inner = flatten(value.to_wire(), name)
+            numbers |= {key.replace(".", "/"): float(n) for key, n in inner.items() if type(n) in (int, float)}
+    return numbers
