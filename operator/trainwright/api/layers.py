@@ -1,23 +1,14 @@
-"""What a model is made of: named models expand into the same layers that a user may write, so the worker builds one way."""
+"""What a model is made of: linear, mlp, cnn and lenet expand into the same layers that a user may write."""
 
 from collections.abc import Sequence
 
-from trainwright.api.spec.model import (
-    Activation,
-    CnnArgs,
-    Conv2d,
-    Dense,
-    Dropout,
-    Layer,
-    LenetArgs,
-    MaxPool2d,
-    MlpArgs,
-    ModelSpec,
-)
+from trainwright.api.spec.architecture import CnnArgs, LenetArgs, MlpArgs
+from trainwright.api.spec.layer import Activation, Conv2d, Dense, Dropout, Layer, Pool2d
+from trainwright.api.spec.model import ModelSpec
 
 
 def expand(model: ModelSpec, outputs: int, dropout: float = 0) -> list[Layer]:
-    """Return the layers of a model.
+    """Return the layers of a list of layers, or of linear, mlp, cnn or lenet.
 
     Args:
         model: The model as specified.
@@ -43,9 +34,9 @@ def _named(model: ModelSpec, outputs: int) -> list[Layer]:
             relu = Activation.RELU
             return [
                 Layer(conv2d=Conv2d(channels=6, kernel_size=5, activation=relu)),
-                Layer(max_pool2d=MaxPool2d()),
+                Layer(max_pool2d=Pool2d()),
                 Layer(conv2d=Conv2d(channels=16, kernel_size=5, activation=relu)),
-                Layer(max_pool2d=MaxPool2d()),
+                Layer(max_pool2d=Pool2d()),
                 *_hidden([120, 84], relu),
                 last,
             ]
@@ -61,7 +52,7 @@ def _block(channels: int, args: CnnArgs) -> list[Layer]:
     convolution = Conv2d(
         channels=channels, kernel_size=args.kernel_size, padding=args.padding, activation=args.activation
     )
-    return [Layer(conv2d=convolution), Layer(max_pool2d=MaxPool2d())]
+    return [Layer(conv2d=convolution), Layer(max_pool2d=Pool2d())]
 
 
 def _with_dropout(layers: list[Layer], rate: float) -> list[Layer]:

@@ -1,128 +1,99 @@
-"""From the layers of the API to a torch module, with every shape checked before a weight is allocated.
+"""From a spec and the facts of its data to a model: one of our own, of a list of layers, or of another library."""
 
-Shapes are followed by arithmetic, layer by layer, so a mistake is named with its index and the shape it met, without
-running anything and without touching a device.
-"""
-
-import math
+from typing import Final
 
 from torch import nn
 
-from trainwright.api.layers import expand
 from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.spec.architecture import GptArgs, ModelName, Positions, RecurrentArgs, TransformerArgs
 from trainwright.api.spec.job import Task
-from trainwright.api.spec.model import Activation, Conv2d, Dense, Layer, MaxPool2d
 from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
+from trainwright_worker.models.gpt import build_gpt, check_transformer
+from trainwright_worker.models.layers import IMAGE_DIMENSIONS, SEQUENCE_DIMENSIONS, build_layers
+from trainwright_worker.models.recurrent import RecurrentModel
+from trainwright_worker.models.transformer import Transformer, TransformerConfig
 
-Shape = tuple[int, ...]
-"""Shape of one sample, without the batch."""
-
-IMAGE_DIMENSIONS = 3
-
-_ACTIVATIONS: dict[Activation, type[nn.Module] | None] = {
-    Activation.NONE: None,
-    Activation.RELU: nn.ReLU,
-    Activation.GELU: nn.GELU,
-    Activation.TANH: nn.Tanh,
-    Activation.SIGMOID: nn.Sigmoid,
-}
+PER_POSITION: Final = (Task.LANGUAGE_MODELING, Task.TRANSCRIPTION)
+"""Tasks in which every position of a sequence has outputs of its own."""
 
 
 def build(spec: TrainingJobSpec, facts: Facts) -> nn.Module:
-    """Return the model with freshly drawn weights (from torch's global generator).
+    """Return the model with freshly drawn weights (from torch's global generator), on torch's default device.
+
+    Under `torch.device("meta")` nothing is allocated, whatever the size.
 
     Args:
         spec: The job.
         facts: What the data asks of a model.
 
     Raises:
-        UserError: A layer does not fit what comes before it; names the layer.
+        UserError: The model does not fit the data, the task or itself; names the field.
     """
-    shape, outputs = facts.shape, facts.outputs
-    layers = expand(spec.model, outputs, spec.regularization.dropout)
-    modules: list[nn.Module] = []
-    written = 0
-    for layer in layers:
-        added, shape = _add(layer, shape, _name(spec, written))
-        modules += added
-        # Dropout layers that regularization added are not in the manifest and must not shift its indices.
-        written += spec.model.layers is not None and any(layer is own for own in spec.model.layers)
-    if math.prod(shape) != outputs:
-        raise UserError(_wrong_outputs(spec, written - 1, shape, outputs))
-    if len(shape) > 1:
-        modules.append(nn.Flatten())
-    return nn.Sequential(*modules)
+    match spec.model.resolved_args():
+        case RecurrentArgs() as args:
+            return _build_recurrent(spec, args, facts)
+        case TransformerArgs() as args:
+            return _build_transformer(spec, args, facts)
+        case GptArgs() as args:
+            return _build_gpt(spec, args, facts)
+        case _:
+            return build_layers(spec, facts)
 
 
-def _name(spec: TrainingJobSpec, index: int) -> str:
-    # A named model's layers are not in the manifest; say whose layer it is.
-    return f"spec.model.layers[{index}]" if spec.model.layers is not None else f"spec.model.name: {spec.model.name}"
-
-
-def _wrong_outputs(spec: TrainingJobSpec, index: int, shape: Shape, outputs: int) -> str:
-    need = f"the data has {outputs} classes" if spec.task == Task.CLASSIFICATION else "a regression has one target"
-    return f"{_name(spec, index)}: the last layer has {math.prod(shape)} outputs, but {need}"
-
-
-def _add(layer: Layer, shape: Shape, name: str) -> tuple[list[nn.Module], Shape]:
-    if layer.dense is not None:
-        return _add_dense(layer.dense, shape, name)
-    if layer.conv2d is not None:
-        return _add_convolution(layer.conv2d, shape, name)
-    if layer.max_pool2d is not None:
-        return _add_pool(layer.max_pool2d, shape, name)
-    if layer.dropout is not None:
-        return [nn.Dropout(layer.dropout.rate)], shape
-    return [nn.Flatten()], (math.prod(shape),)
-
-
-def _add_dense(dense: Dense, shape: Shape, name: str) -> tuple[list[nn.Module], Shape]:
-    inputs = math.prod(shape)
-    if dense.inputs is not None and dense.inputs != inputs:
+def _build_recurrent(spec: TrainingJobSpec, args: RecurrentArgs, facts: Facts) -> nn.Module:
+    _need_sequences(spec, facts)
+    if args.bidirectional and spec.task == Task.LANGUAGE_MODELING:
         raise UserError(
-            f"{name}.dense.inputs: {dense.inputs} given, but the layers before it produce {inputs}",
-            "remove it: the number follows from the layers before",
+            "spec.model.args.bidirectional: true, but a language model that reads backwards sees what it is to predict",
+            "remove it",
         )
-    flatten = [nn.Flatten()] if len(shape) > 1 else []
-    return [*flatten, nn.Linear(inputs, dense.units), *_activation(dense.activation)], (dense.units,)
+    kind = ModelName(str(spec.model.name))
+    return RecurrentModel(kind, args, facts, _dropout(spec, args.dropout), pooled=spec.task not in PER_POSITION)
 
 
-def _add_convolution(conv: Conv2d, shape: Shape, name: str) -> tuple[list[nn.Module], Shape]:
-    channels, height, width = _image(shape, f"{name}.conv2d" if "[" in name else name)
-    size = tuple((side + 2 * conv.padding - conv.kernel_size) // conv.stride + 1 for side in (height, width))
-    if min(height, width) + 2 * conv.padding < conv.kernel_size:
+def _build_transformer(spec: TrainingJobSpec, args: TransformerArgs, facts: Facts) -> nn.Module:
+    _need_sequences(spec, facts)
+    decodes = spec.task == Task.LANGUAGE_MODELING
+    config = TransformerConfig(
+        dimension=args.dimension,
+        heads=args.heads,
+        layers=args.layers,
+        feed_forward=args.feed_forward or 4 * args.dimension,
+        dropout=_dropout(spec, args.dropout),
+        positions=Positions(args.positions),
+        context=facts.shape[0],
+        causal=decodes,
+        outputs=None if decodes else facts.outputs,
+        pooled=spec.task not in PER_POSITION,
+    )
+    check_transformer(config, facts)
+    if facts.vocabulary is not None:
+        return Transformer(config, vocabulary=facts.vocabulary)
+    return Transformer(config, features=facts.shape[1])
+
+
+def _build_gpt(spec: TrainingJobSpec, args: GptArgs, facts: Facts) -> nn.Module:
+    _need_sequences(spec, facts)
+    if spec.task != Task.LANGUAGE_MODELING:
         raise UserError(
-            f"{name}{'.conv2d' if '[' in name else ''}: a {conv.kernel_size}x{conv.kernel_size} kernel with padding "
-            f"{conv.padding} does not fit an image of {channels}x{height}x{width}",
-            "use fewer or smaller layers, or more padding",
+            f"spec.model.name: gpt is a language model, but spec.task is {spec.task}",
+            "set task: language-modeling, or use transformer or hf:gpt2, which classify too",
         )
-    module = nn.Conv2d(channels, conv.channels, conv.kernel_size, conv.stride, conv.padding)
-    return [module, *_activation(conv.activation)], (conv.channels, *size)
+    return build_gpt(args, facts, _dropout(spec, args.dropout))
 
 
-def _add_pool(pool: MaxPool2d, shape: Shape, name: str) -> tuple[list[nn.Module], Shape]:
-    channels, height, width = _image(shape, f"{name}.maxPool2d" if "[" in name else name)
-    stride = pool.stride or pool.kernel_size
-    if min(height, width) < pool.kernel_size:
+def _dropout(spec: TrainingJobSpec, own: float | None) -> float:
+    return spec.regularization.dropout if own is None else own
+
+
+def _need_sequences(spec: TrainingJobSpec, facts: Facts) -> None:
+    if facts.vocabulary is None and len(facts.shape) != SEQUENCE_DIMENSIONS:
+        has = "x".join(map(str, facts.shape))
+        what = f"images of {has}" if len(facts.shape) == IMAGE_DIMENSIONS else f"{has} features per sample"
         raise UserError(
-            f"{name}{'.maxPool2d' if '[' in name else ''}: a {pool.kernel_size}x{pool.kernel_size} window does not fit "
-            f"an image of {channels}x{height}x{width}",
-            "use fewer pooling layers or a smaller window",
+            f"spec.model.name: {spec.model.name} reads text or frames, but the data has {what}",
+            "use cnn, torchvision:NAME or timm:NAME for images, and mlp for features",
         )
-    size = tuple((side - pool.kernel_size) // stride + 1 for side in (height, width))
-    return [nn.MaxPool2d(pool.kernel_size, stride)], (channels, *size)
-
-
-def _image(shape: Shape, name: str) -> tuple[int, int, int]:
-    if len(shape) != IMAGE_DIMENSIONS:
-        raise UserError(
-            f"{name}: needs images of channels x height x width, but gets {shape[0]} numbers per sample",
-            "put it before the first dense or flatten layer, and use it with image data",
-        )
-    return shape[0], shape[1], shape[2]
-
-
-def _activation(activation: Activation) -> list[nn.Module]:
-    kind = _ACTIVATIONS[activation]
-    return [] if kind is None else [kind()]
+    if spec.task == Task.LANGUAGE_MODELING and facts.vocabulary is None:
+        raise UserError("spec.task: language-modeling needs text, but the data are frames", "use task: transcription")

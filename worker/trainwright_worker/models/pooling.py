@@ -1,0 +1,31 @@
+"""From the positions of a sequence to one vector. Padding stands at the end of a sequence and never counts."""
+
+import torch
+from torch import Tensor, nn
+
+
+def lengths(mask: Tensor) -> Tensor:
+    """Return how many positions of each sequence are real ([batch] int64), at least 1: an empty one has its first."""
+    return mask.sum(1).clamp(min=1)
+
+
+def last_real(outputs: Tensor, mask: Tensor | None) -> Tensor:
+    """Return what stands at the last real position: [batch, features] of [batch, length, features]."""
+    if mask is None:
+        return outputs[:, -1]
+    return outputs[torch.arange(len(outputs), device=outputs.device), lengths(mask) - 1]
+
+
+def mean_of_real(outputs: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the mean over the real positions: [batch, features] of [batch, length, features]."""
+    if mask is None:
+        return outputs.mean(1)
+    return (outputs * mask.unsqueeze(2)).sum(1) / lengths(mask).unsqueeze(1)
+
+
+class MeanOfReal(nn.Module):
+    """The mean over the real positions of a sequence, as a layer."""
+
+    def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Map [batch, length, features] to [batch, features]."""
+        return mean_of_real(inputs, mask)
