@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from trainwright.api.spec import DatasetSpec
-from trainwright.api.spec.dataset import BuiltinData, BuiltinName
+from trainwright.api.spec.sources import BuiltinData, BuiltinName
 from trainwright_worker.data.table import Samples, Table
 
 DIGITS_SHAPE = (1, 8, 8)

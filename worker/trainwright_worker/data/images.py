@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainwright.api.spec.dataset import Cifar10Data, IdxData
+from trainwright.api.spec.sources import Cifar10Data, IdxData
 from trainwright_worker.data.table import Samples, Table, open_path
 from trainwright_worker.errors import DataError
 

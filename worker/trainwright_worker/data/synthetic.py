@@ -2,7 +2,7 @@
 
 import torch
 
-from trainwright.api.spec.dataset import SyntheticData, SyntheticKind
+from trainwright.api.spec.sources import SyntheticData, SyntheticKind
 from trainwright_worker.data.table import Samples, Table
 
 LINE_SLOPE = 2.0

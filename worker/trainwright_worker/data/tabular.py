@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from trainwright.api.spec.dataset import CsvData
+from trainwright.api.spec.sources import CsvData
 from trainwright_worker.data.table import Samples, Table, open_path
 from trainwright_worker.errors import DataError
 

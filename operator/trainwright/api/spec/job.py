@@ -29,13 +29,24 @@ class Task(StrEnum):
     TRANSCRIPTION = "transcription"
 
 
-def _known_task(dataset: DatasetSpec) -> Task | None:
-    """Return the only task that the data allows, or None where it allows either."""
-    if dataset.builtin is not None:
-        return Task.REGRESSION if dataset.builtin.name == BuiltinName.DIABETES else Task.CLASSIFICATION
-    if dataset.synthetic is not None:
-        return Task.REGRESSION if dataset.synthetic.kind == SyntheticKind.LINE else Task.CLASSIFICATION
-    return None if dataset.csv is not None else Task.CLASSIFICATION
+_NUMBERS = frozenset({Task.CLASSIFICATION, Task.REGRESSION})
+
+
+def _possible_tasks(dataset: DatasetSpec) -> frozenset[Task]:
+    """Return the tasks that the data allows."""
+    if dataset.text is not None:
+        return frozenset({Task.LANGUAGE_MODELING})
+    if dataset.labeled_sequences is not None:
+        return frozenset({Task.TRANSCRIPTION})
+    if dataset.huggingface is not None and dataset.huggingface.text is not None:
+        return frozenset({Task.CLASSIFICATION, Task.LANGUAGE_MODELING})
+    if dataset.csv is not None or dataset.parquet is not None or dataset.huggingface is not None:
+        return _NUMBERS
+    if dataset.builtin is not None and dataset.builtin.name == BuiltinName.DIABETES:
+        return frozenset({Task.REGRESSION})
+    if dataset.synthetic is not None and dataset.synthetic.kind == SyntheticKind.LINE:
+        return frozenset({Task.REGRESSION})
+    return frozenset({Task.CLASSIFICATION})
 
 
 class TrainingJobSpec(Model):
@@ -90,12 +101,16 @@ class TrainingJobSpec(Model):
         ),
         Rule(
             field="task",
-            message="does not fit the dataset: diabetes and line are regression, csv may be either, all others are "
-            "classification",
-            cel="has(self.dataset.csv) || (self.task == 'regression') == "
+            message="does not fit the dataset: text is language-modeling, labeledSequences transcription, diabetes and "
+            "line regression; csv, parquet and huggingface may be classification or regression, huggingface's texts "
+            "classification or language-modeling; all others are classification",
+            cel="has(self.dataset.text) ? self.task == 'language-modeling' : has(self.dataset.labeledSequences) ? "
+            "self.task == 'transcription' : has(self.dataset.huggingface) && has(self.dataset.huggingface.text) ? "
+            "self.task in ['classification', 'language-modeling'] : has(self.dataset.csv) || has(self.dataset.parquet) "
+            "|| has(self.dataset.huggingface) ? self.task in ['classification', 'regression'] : self.task == "
             "((has(self.dataset.builtin) && self.dataset.builtin.name == 'diabetes') || "
-            "(has(self.dataset.synthetic) && self.dataset.synthetic.kind == 'line'))",
-            holds=lambda self: _known_task(self.dataset) in (None, self.task),
+            "(has(self.dataset.synthetic) && self.dataset.synthetic.kind == 'line') ? 'regression' : 'classification')",
+            holds=lambda self: self.task in _possible_tasks(self.dataset),
         ),
         Rule(
             field="prediction",
@@ -117,16 +132,20 @@ class TrainingJobSpec(Model):
         ),
         Rule(
             field="prediction.inputs",
-            message="rows of features need tabular data (csv, synthetic, or a builtin other than digits)",
+            message="rows of features need tabular data (csv, parquet, synthetic, features of huggingface, or a builtin "
+            "other than digits)",
             cel="!has(self.prediction) || !has(self.prediction.inputs) || has(self.dataset.csv) || "
-            "has(self.dataset.synthetic) || (has(self.dataset.builtin) && self.dataset.builtin.name != 'digits')",
-            holds=lambda self: (
-                self.prediction is None
-                or self.prediction.inputs is None
-                or self.dataset.csv is not None
-                or self.dataset.synthetic is not None
-                or (self.dataset.builtin is not None and self.dataset.builtin.name != BuiltinName.DIGITS)
-            ),
+            "has(self.dataset.parquet) || has(self.dataset.synthetic) || (has(self.dataset.huggingface) && "
+            "has(self.dataset.huggingface.features)) || (has(self.dataset.builtin) && "
+            "self.dataset.builtin.name != 'digits')",
+            holds=lambda self: self.prediction is None or self.prediction.inputs is None or self.dataset.has_rows,
+        ),
+        Rule(
+            field="prediction.texts",
+            message="texts need data of texts (labeledText, or a text column of huggingface)",
+            cel="!has(self.prediction) || !has(self.prediction.texts) || has(self.dataset.text) || "
+            "has(self.dataset.labeledText) || (has(self.dataset.huggingface) && has(self.dataset.huggingface.text))",
+            holds=lambda self: self.prediction is None or self.prediction.texts is None or self.dataset.has_texts,
         ),
     )
 

@@ -1,0 +1,110 @@
+"""Sources of images, texts and sequences: they are read as they are needed, so they may be larger than the memory."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from trainwright.api.base import Model, Rule, one_of
+from trainwright.api.spec.paths import Path
+from trainwright.api.spec.sources import Name, OwnSplits
+
+Shards = Annotated[
+    str, Field(min_length=1, max_length=1024, pattern=r"^([^.{}]|\.[^.{}]|\.?\{[0-9]{1,6}\.\.[0-9]{1,6}\})*\.?$")
+]
+"""A path that may hold ranges of numbers, as in train-{000..146}.tar; otherwise without `..`."""
+Extension = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$")]
+
+
+class Pictures(Model):
+    """The one size in which a model sees images of any."""
+
+    size: int = Field(224, ge=1, le=8_192, description="Height and width of the model's input, in pixels.")
+    resize: int | None = Field(
+        None,
+        ge=1,
+        le=8_192,
+        description="Where nothing crops at random, as in every evaluation: length in pixels to which the shorter side is "
+        "scaled before the centre is cut out. By default size; ImageNet's custom is 256 for a size of 224.",
+    )
+    grayscale: bool = Field(False, description="Read images in shades of gray: one channel instead of three.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            field="resize",
+            message="must be at least size, or the centre would be too small to cut out",
+            cel="!has(self.resize) || self.resize >= self.size",
+            holds=lambda self: self.resize is None or self.resize >= self.size,
+        ),
+    )
+
+
+class ImageFolderData(Pictures):
+    """Images in one folder per class, as ImageNet has them."""
+
+    path: Path = Field(
+        description="A folder with train/CLASS/*.jpg, and test and val (or validation) like it if they exist; or with "
+        "CLASS/*.jpg directly. Classes are the names of the folders, in their order as text."
+    )
+
+
+class LabeledTextData(OwnSplits):
+    """Texts with a label each."""
+
+    path: Path = Field(
+        description="A .jsonl, .csv or .parquet file (also a pattern with *), or a folder as of the IMDB reviews: "
+        "train/LABEL/*.txt, with test/LABEL/*.txt becoming the test split; LABEL is any name but unsup."
+    )
+    text_field: Name = Field("text", description="Field or column that holds the text.")
+    label_field: Name = Field("label", description="Field or column that holds the label.")
+    delimiter: str = Field(",", min_length=1, max_length=1, description="Character between two values (.csv only).")
+
+
+class TextData(OwnSplits):
+    """Text for a language model, cut into blocks of tokenizer.maxLength tokens."""
+
+    path: Path = Field(
+        description="A file of plain text, a .jsonl file with a text per line, a folder of such files (.txt, .text, .md, "
+        ".raw, .tokens, .jsonl), or a pattern with *. What is held out by split is the end of plain text, but random "
+        "lines of .jsonl."
+    )
+    text_field: Name = Field("text", description="Field that holds the text (.jsonl only).")
+
+
+class HuggingFaceData(Pictures):
+    """A dataset that Hugging Face's `datasets` has saved on disk; its own train, validation and test splits are kept."""
+
+    path: Path = Field(description="The folder that save_to_disk wrote, of a Dataset or a DatasetDict.")
+    text: Name | None = Field(None, description="Column of texts.")
+    image: Name | None = Field(None, description="Column of images.")
+    features: list[Name] | None = Field(
+        None, min_length=1, max_length=1024, description="Columns of numbers, or of lists of numbers."
+    )
+    label: Name = Field(
+        "label",
+        description="Column to predict: classes, or numbers in a regression. A language model needs none.",
+    )
+
+    rules = (*Pictures.rules, one_of("text", "image", "features", what="huggingface"))
+
+
+class WebDatasetData(Pictures):
+    """Images in tar files (shards), each beside a file with its class."""
+
+    path: Shards = Field(
+        description="The shards: one file, a pattern with *, or ranges as in train-{000..146}.tar. In them, files of the "
+        "same name up to the first dot make up a sample, as in n01.jpg and n01.cls."
+    )
+    validation_path: Shards | None = Field(None, description="Shards of their own for validation.")
+    test_path: Shards | None = Field(None, description="Shards of their own for the final test.")
+    image: list[Extension] = Field(
+        ["jpg", "jpeg", "png", "webp"], min_length=1, max_length=16, description="Extensions of the images."
+    )
+    label: Extension = Field("cls", description="Extension of the files that hold the name or number of the class.")
+
+
+class LabeledSequencesData(OwnSplits):
+    """Sequences of frames, such as the spectrum of speech, each with its transcript."""
+
+    path: Path = Field(description="A .jsonl file with a sequence per line, or a pattern with *.")
+    frames_field: Name = Field("frames", description="Field with the frames: a list of equally long lists of numbers.")
+    text_field: Name = Field("text", description="Field with the transcript. Its characters are the classes.")
