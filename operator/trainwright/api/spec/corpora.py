@@ -5,13 +5,9 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from trainwright.api.base import Model, Rule, one_of
-from trainwright.api.spec.paths import Path
+from trainwright.api.spec.paths import Path, Shards
 from trainwright.api.spec.sources import Name, OwnSplits
 
-Shards = Annotated[
-    str, Field(min_length=1, max_length=1024, pattern=r"^([^.{}]|\.[^.{}]|\.?\{[0-9]{1,6}\.\.[0-9]{1,6}\})*\.?$")
-]
-"""A path that may hold ranges of numbers, as in train-{000..146}.tar; otherwise without `..`."""
 Extension = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$")]
 
 

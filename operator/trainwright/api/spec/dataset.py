@@ -19,12 +19,11 @@ from trainwright.api.spec.sources import (
     CsvData,
     IdxData,
     ParquetData,
-    Path,
     SyntheticData,
     SyntheticKind,
 )
 
-__all__ = ["BuiltinName", "DatasetSpec", "Normalize", "Path", "SplitSpec", "SyntheticKind"]
+__all__ = ["BuiltinName", "DatasetSpec", "Normalize", "SplitSpec", "SyntheticKind"]
 
 
 class DatasetSpec(Model):

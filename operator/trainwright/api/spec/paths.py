@@ -11,6 +11,12 @@ _MARK: Final = "path"
 
 Path = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^([^.]|\.[^.])*\.?$"), _MARK]
 """A path or an URI (s3://bucket/key) without `..` anywhere in it: it cannot leave the folder it starts from."""
+Shards = Annotated[
+    str,
+    Field(min_length=1, max_length=1024, pattern=r"^([^.{}]|\.[^.{}]|\.?\{[0-9]{1,6}\.\.[0-9]{1,6}\})*\.?$"),
+    _MARK,
+]
+"""A path that may hold ranges of numbers, as in train-{000..146}.tar; otherwise without `..`, like `Path`."""
 
 _AnyModel = TypeVar("_AnyModel", bound=Model)
 
