@@ -23,6 +23,11 @@ _PER_JOB: dict[str, tuple[str, tuple[str, ...]]] = {
     "trainwright_job_loss": ("Training loss, as last written to the status.", ("metrics", "loss")),
     "trainwright_job_learning_rate": ("Learning rate.", ("metrics", "learningRate")),
     "trainwright_job_samples_per_second": ("Throughput over all processes.", ("metrics", "samplesPerSecond")),
+    "trainwright_job_tokens_per_second": ("Tokens per second over all processes.", ("metrics", "tokensPerSecond")),
+    "trainwright_job_mfu_ratio": ("Share of the GPUs' peak arithmetic made use of, 0 to 1.", ("metrics", "mfu")),
+    "trainwright_job_peak_memory_bytes": ("Most memory that rank 0 has held.", ("metrics", "peakMemoryBytes")),
+    "trainwright_job_gradient_norm": ("L2 norm of the newest gradient measured.", ("metrics", "gradNorm")),
+    "trainwright_job_flops_per_step": ("Floating-point operations per step.", ("preflight", "flopsPerStep")),
     "trainwright_job_workers_desired": ("Workers the job asks for.", ("workers", "desired")),
     "trainwright_job_workers_ready": ("Workers that run.", ("workers", "ready")),
     "trainwright_job_attempt": ("Starts of the workers so far.", ("attempt",)),
@@ -134,6 +139,30 @@ def _per_job(jobs: list[tuple[tuple[str, str], Manifest]]) -> Iterator[Metric]:
     yield restarts
     yield ratio
     yield evaluation
+    yield from _step_times(jobs)
+
+
+def _step_times(jobs: list[tuple[tuple[str, str], Manifest]]) -> Iterator[Metric]:
+    """Yield the parts of a step's time, and the ranks that lag behind."""
+    parts = GaugeMetricFamily(
+        "trainwright_job_step_part_seconds",
+        "Where the time of a step goes on rank 0: data, forward, backward, communication, optimizer.",
+        labels=("namespace", "job", "part"),
+    )
+    stragglers = GaugeMetricFamily(
+        "trainwright_job_straggler_factor",
+        "Time of a lagging rank's own work in multiples of the median.",
+        labels=("namespace", "job", "rank", "node"),
+    )
+    for labels, status in jobs:
+        metrics = status.get("metrics") or {}
+        for part, seconds in (metrics.get("stepSeconds") or {}).items():
+            if part != "total":
+                parts.add_metric((*labels, part), seconds)
+        for straggler in metrics.get("stragglers") or ():
+            stragglers.add_metric((*labels, str(straggler["rank"]), straggler.get("node", "")), straggler["factor"])
+    yield parts
+    yield stragglers
 
 
 def _at(status: Manifest, path: tuple[str, ...]) -> float | None:

@@ -89,3 +89,9 @@ class Model(BaseModel):
     def to_wire(self) -> dict[str, Any]:
         """Return the object as plain JSON types under its wire names, without unset optional fields."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class StatusModel(Model):
+    """A part of the status: tolerant of fields it does not know."""
+
+    model_config = ConfigDict(extra="ignore")

@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import AwareDatetime, Field, PlainSerializer, ValidationError
 
-from trainwright.api.base import Model
+from trainwright.api.base import StatusModel
 from trainwright.api.exit_codes import FailureClass
+from trainwright.api.figures import MOST_STRAGGLERS, Preflight, StepTime, Straggler
 
 
 def rfc3339(moment: datetime) -> str:
@@ -51,12 +52,6 @@ class ConditionType(StrEnum):
     SUSPENDED = "Suspended"
     COMPLETE = "Complete"
     FAILED = "Failed"
-
-
-class StatusModel(Model):
-    """A part of the status: tolerant of fields it does not know."""
-
-    model_config = ConfigDict(extra="ignore")
 
 
 class Condition(StatusModel):
@@ -112,6 +107,17 @@ class Metrics(StatusModel):
     grad_norm: float | None = Field(None, description="L2 norm of the gradient at the newest step.")
     samples_per_second: float | None = Field(None, ge=0, description="Throughput over all processes, this attempt.")
     steps_per_second: float | None = Field(None, ge=0, description="Optimizer steps per second, this attempt.")
+    tokens_per_second: float | None = Field(
+        None, ge=0, description="Tokens per second over all processes, this attempt (language models)."
+    )
+    mfu: float | None = Field(
+        None, ge=0, description="Share of the GPUs' peak arithmetic that the model makes use of, 0 to 1."
+    )
+    peak_memory_bytes: int | None = Field(None, ge=0, description="Most memory that rank 0 has held at once.")
+    step_seconds: StepTime | None = Field(None, description="Where the time of a step goes.")
+    stragglers: list[Straggler] = Field(
+        [], max_length=MOST_STRAGGLERS, description="Processes that lag behind the others, the slowest first."
+    )
     evaluation: Evaluation | None = Field(None, description="The newest evaluation.")
     best: Evaluation | None = Field(None, description="The best evaluation on the validation split so far.")
 
@@ -220,7 +226,7 @@ class Summary(StatusModel):
     loss: str = Field("", max_length=32, description="Training loss.")
     metric: str = Field("", max_length=64, description="Main metric of the newest evaluation.")
     workers: str = Field("", max_length=32, description="Ready and desired workers.")
-    throughput: str = Field("", max_length=64, description="Samples per second.")
+    throughput: str = Field("", max_length=64, description="Samples per second; tokens for language models.")
 
 
 class TrainingJobStatus(StatusModel):
@@ -246,6 +252,7 @@ class TrainingJobStatus(StatusModel):
         None, description="When the job first became active; the deadline counts from here."
     )
     finished_at: Time | None = Field(None, description="When it succeeded or failed.")
+    preflight: Preflight | None = Field(None, description="What was found out before the first step.")
     progress: Progress = Field(Progress(), description="How far training is.")
     metrics: Metrics = Field(Metrics(), description="How well and how fast it learns.")
     workers: Workers = Field(Workers(), description="The worker pods.")

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from trainwright.api.base import Model
 from trainwright.api.exit_codes import FailureClass
+from trainwright.api.figures import MOST_STRAGGLERS, Preflight, StepTime, Straggler
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Checkpoint, Evaluation, Results
 
@@ -81,6 +82,14 @@ class WorkerReport(Model):
     learning_rate: float | None = Field(None, description="Learning rate of the newest step.")
     grad_norm: float | None = Field(None, description="L2 norm of the newest gradient.")
     samples_per_second: float | None = Field(None, ge=0, description="Throughput of this launch, over all processes.")
+    tokens_per_second: float | None = Field(None, ge=0, description="Tokens per second of this launch.")
+    mfu: float | None = Field(None, ge=0, description="Share of the devices' peak arithmetic that is made use of.")
+    peak_memory_bytes: int | None = Field(None, ge=0, description="Most memory that rank 0 has held at once.")
+    step_seconds: StepTime | None = Field(None, description="Where the time of a step goes, on rank 0.")
+    stragglers: list[Straggler] = Field(
+        [], max_length=MOST_STRAGGLERS, description="Ranks that lag behind the others, the slowest first."
+    )
+    preflight: Preflight | None = Field(None, description="What was found out before the first step.")
     steps_per_second: float | None = Field(None, ge=0, description="Optimizer steps per second of this launch.")
     evaluation: Evaluation | None = Field(None, description="The newest evaluation.")
     best: Evaluation | None = Field(None, description="The best evaluation on the validation split.")

@@ -85,7 +85,7 @@ def _settle(observed: Observed, spec: TrainingJobSpec, crew: Crew) -> TrainingJo
     status = observed.job.status
     heard = progress.newest_report(observed, status, crew)
     if heard is not None:
-        status = progress.record(*heard, status)
+        status = progress.record(*heard, status, spec, crew)
     if phase.done(crew):
         return phase.succeed(status, observed.now)
     status = limits.enforce_deadline(observed, spec, status)

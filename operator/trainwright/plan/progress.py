@@ -1,9 +1,11 @@
 """What the workers reported, as progress and metrics; truthful across restarts."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
+from trainwright.api.figures import StepTime, Straggler
+from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Evaluation, Metrics, Phase, Progress, TrainingJobStatus
 from trainwright.api.worker import WorkerPhase, WorkerReport
 from trainwright.plan.membership import Crew
@@ -31,13 +33,15 @@ def _outdated(report: WorkerReport, observed: Observed, status: TrainingJobStatu
     )
 
 
-def record(report: WorkerReport, at: datetime, status: TrainingJobStatus) -> TrainingJobStatus:
+def record(
+    report: WorkerReport, at: datetime, status: TrainingJobStatus, spec: TrainingJobSpec, crew: Crew
+) -> TrainingJobStatus:
     """Return the status with what the report says. A new launch that no restart of ours explains counts as one."""
     before = status.progress
     if _preparing(report):
         # It has not read its checkpoint yet, and so knows nothing of the steps done: the steps before still stand.
         heard = before.model_copy(update={"reported_at": at.replace(microsecond=0), "stale": False})
-        return status.model_copy(update={"progress": heard})
+        return status.model_copy(update={"progress": heard, "preflight": report.preflight or status.preflight})
     relaunched = before.launch is not None and report.launch != before.launch
     in_place = relaunched and before.launch != before.ended_launch
     replayed = max(0, before.step - (report.resumed_from_step or 0)) if relaunched else 0
@@ -45,7 +49,8 @@ def record(report: WorkerReport, at: datetime, status: TrainingJobStatus) -> Tra
         update={
             "restarts": status.restarts + in_place,
             "progress": _progress(report, at, before, before.replayed_steps + replayed),
-            "metrics": _metrics(report, status.metrics),
+            "preflight": report.preflight or status.preflight,
+            "metrics": _metrics(report, status.metrics, _locate(report.stragglers, spec, crew)),
             "checkpoints": report.checkpoints or status.checkpoints,
             "results": report.results or status.results,
         }
@@ -82,13 +87,30 @@ def _remaining_seconds(report: WorkerReport) -> int | None:
     return math.ceil(max(0, report.total_steps - report.step) / report.steps_per_second)
 
 
-def _metrics(report: WorkerReport, before: Metrics) -> Metrics:
+def _locate(stragglers: Iterable[Straggler], spec: TrainingJobSpec, crew: Crew) -> list[Straggler]:
+    """Return stragglers with their worker and its node, which only the operator knows."""
+    located = []
+    for straggler in stragglers:
+        worker = straggler.rank // spec.workers.processes_per_worker
+        pod = crew.newest.get(worker)
+        node = None if pod is None else pod.node
+        factor = float(f"{straggler.factor:.3g}")
+        located.append(straggler.model_copy(update={"worker": worker, "node": node, "factor": factor}))
+    return located
+
+
+def _metrics(report: WorkerReport, before: Metrics, stragglers: list[Straggler]) -> Metrics:
     return Metrics(
         loss=_rounded(report.loss if report.loss is not None else before.loss),
         learning_rate=_rounded(report.learning_rate if report.learning_rate is not None else before.learning_rate),
         grad_norm=_rounded(report.grad_norm if report.grad_norm is not None else before.grad_norm),
         samples_per_second=_rounded(report.samples_per_second),
         steps_per_second=_rounded(report.steps_per_second),
+        tokens_per_second=_rounded(report.tokens_per_second),
+        mfu=_rounded(report.mfu),
+        peak_memory_bytes=report.peak_memory_bytes,
+        step_seconds=_rounded_parts(report.step_seconds),
+        stragglers=stragglers,
         evaluation=_rounded_evaluation(report.evaluation) or before.evaluation,
         best=_rounded_evaluation(report.best) or before.best,
     )
@@ -97,6 +119,12 @@ def _metrics(report: WorkerReport, before: Metrics) -> Metrics:
 def _rounded(value: float | None) -> float | None:
     """Return the value to six significant digits: a status is read by people and stored many times."""
     return None if value is None else float(f"{value:.6g}")
+
+
+def _rounded_parts(seconds: StepTime | None) -> StepTime | None:
+    if seconds is None:
+        return None
+    return seconds.model_copy(update={name: float(f"{getattr(seconds, name):.3g}") for name in StepTime.model_fields})
 
 
 def _rounded_evaluation(evaluation: Evaluation | None) -> Evaluation | None:

@@ -4,7 +4,7 @@ from collections import Counter
 from datetime import datetime
 
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.api.status import Condition, ConditionType, Phase, Progress, Summary, TrainingJobStatus
+from trainwright.api.status import Condition, ConditionType, Metrics, Phase, Progress, Summary, TrainingJobStatus
 from trainwright.api.worker import WorkerPhase, WorkerReport
 from trainwright.plan.membership import Crew
 from trainwright.plan.types import Observed
@@ -178,7 +178,7 @@ def summarize(status: TrainingJobStatus) -> Summary:
         loss="" if metrics.loss is None else f"{metrics.loss:.4g}",
         metric=_main_metric(status),
         workers=f"{workers.ready}/{workers.desired}",
-        throughput=f"{metrics.samples_per_second:,.0f}/s" if running and metrics.samples_per_second else "",
+        throughput=_throughput(metrics) if running else "",
     )
 
 
@@ -187,6 +187,12 @@ def _main_metric(status: TrainingJobStatus) -> str:
     if evaluation is None:
         return ""
     for name in ("accuracy", "r2", "loss"):
+def _throughput(metrics: Metrics) -> str:
+    if metrics.tokens_per_second:
+        return f"{metrics.tokens_per_second:,.0f} tokens/s"
+    return f"{metrics.samples_per_second:,.0f}/s" if metrics.samples_per_second else ""
+
+
         if name in evaluation.metrics:
             return f"{name} {evaluation.metrics[name]:.4g}"
     return ""

@@ -170,7 +170,9 @@ def facts_of(status: TrainingJobStatus) -> list[str]:
     if metrics.loss is not None:
         facts.append(f"loss {metrics.loss:.4f}")
     facts += metric_texts(metrics.evaluation)[:1]
-    if metrics.samples_per_second:
+    if metrics.tokens_per_second:
+        facts.append(f"{metrics.tokens_per_second:,.0f} tokens/s")
+    elif metrics.samples_per_second:
         facts.append(f"{metrics.samples_per_second:,.0f} samples/s")
     if status.workers.desired > 1:
         facts.append(f"{status.workers.ready}/{status.workers.desired} workers")

@@ -8,7 +8,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from trainwright.api.status import Export, Failure, Phase, Results, TrainingJobStatus, read_status
+from trainwright.api.figures import StepTime
+from trainwright.api.status import Export, Failure, Metrics, Phase, Results, TrainingJobStatus, read_status
 from trainwright.cli.local.display import clock, metric_texts
 from trainwright.cli.local.folder import RunFolder, shorten
 
@@ -38,8 +39,12 @@ def _facts(status: TrainingJobStatus, folder: RunFolder) -> RenderableType:
     if metrics.best is not None:
         rows.append(("best", "  ".join(metric_texts(metrics.best)) + f"  at step {metrics.best.step:,}"))
     rows.append(("trained", _trained(status)))
+    if status.preflight is not None:
+        rows.append(("preflight", status.preflight.message))
     if metrics.samples_per_second:
-        rows.append(("throughput", f"{metrics.samples_per_second:,.0f} samples/s"))
+        rows.append(("throughput", _throughput(metrics)))
+    if metrics.step_seconds is not None:
+        rows.append(("step", _parts(metrics.step_seconds)))
     replayed = f" ({progress.replayed_steps:,} steps trained again)" if progress.replayed_steps else ""
     rows.append(("restarts", f"{status.restarts}{replayed}"))
     if status.results is not None:
@@ -47,6 +52,20 @@ def _facts(status: TrainingJobStatus, folder: RunFolder) -> RenderableType:
     else:
         rows.append(("run", folder.shown))
     return _table(rows)
+
+
+def _throughput(metrics: Metrics) -> str:
+    tokens = f"  {metrics.tokens_per_second:,.0f} tokens/s" if metrics.tokens_per_second else ""
+    mfu = f"  {metrics.mfu:.1%} of peak" if metrics.mfu else ""
+    memory = f"  {metrics.peak_memory_bytes / 2**20:,.0f} MiB at the peak" if metrics.peak_memory_bytes else ""
+    return f"{metrics.samples_per_second:,.0f} samples/s{tokens}{mfu}{memory}"
+
+
+def _parts(step: StepTime) -> str:
+    """Return where a step's time goes: `12.3 ms: forward 40 %, backward 52 %`."""
+    parts = {name: getattr(step, name) for name in StepTime.model_fields if name != "total"}
+    shares = [f"{name} {100 * seconds / step.total:.0f} %" for name, seconds in parts.items() if seconds and step.total]
+    return f"{1000 * step.total:.3g} ms: {', '.join(shares)}"
 
 
 def _results(results: Results) -> list[tuple[str, str]]:
