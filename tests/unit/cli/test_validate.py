@@ -59,7 +59,7 @@ def test_every_mistake_is_told_with_its_line_and_what_was_meant(validate):
               kind  line 2
                 must be 'TrainingJob', found 'TrainJob'
               spec.model.name  line 7
-                Input should be 'linear', 'mlp', 'cnn' or 'lenet', found 'cn'; did you mean cnn?
+                must be linear, mlp, cnn, lenet, rnn, lstm, gru, transformer, gpt, torchvision:NAME, timm:NAME or hf:TYPE (did you mean cnn?), found 'cn'
               spec.optimizer.learning_rate  line 13
                 unknown field, found 0.001; did you mean learningRate?
               spec.training.epoch  line 15

@@ -1,10 +1,12 @@
 """The model: a list of layers, a model that Trainwright knows by name, or one of torchvision, timm or transformers."""
 
+import difflib
 import json
+import re
 from enum import StrEnum
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, JsonValue, ValidationError, model_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from trainwright.api.base import Model, Rule, one_of
@@ -84,6 +86,22 @@ class ModelSpec(Model):
             holds=lambda self: self.args is None or self.name is not None,
         ),
     )
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _name_is_known(cls, value: Any) -> Any:
+        """Say what the pattern means, and what was probably meant."""
+        if not isinstance(value, str) or re.fullmatch(NAME_PATTERN, value):
+            return value
+        near = difflib.get_close_matches(value, list(ModelName), n=1)
+        raise PydanticCustomError(
+            "model_name",
+            "{message}",
+            {
+                "message": f"must be {', '.join(ModelName)}, torchvision:NAME, timm:NAME or hf:TYPE"
+                + "".join(f" (did you mean {name}?)" for name in near)
+            },
+        )
 
     @model_validator(mode="after")
     def _args_fit_the_name(self) -> Self:
