@@ -61,7 +61,7 @@ def make_run(folder: Path, model: str) -> Run:
         "training": {"steps": ENDLESS, "globalBatchSize": BATCH},
     }
     config = WorkerConfig(
-        namespace="bench", name="job", uid="u", spec=read_spec(spec), rendezvous_host="localhost", rendezvous_port=1,
+        namespace="bench", name="job", uid="u", spec=read_spec(spec), rendezvous_port=1,
         checkpoint_root=str(folder), data_root=str(folder),
     )  # fmt: skip
     place = Place(worker=0, attempt=1, round=1, local_rank=0, local_size=1, rank=0, size=1)

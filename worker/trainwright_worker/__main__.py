@@ -14,6 +14,7 @@ from trainwright.api.names import (
     CONFIG_MOUNT,
     ENV_ATTEMPT,
     ENV_CONFIG,
+    ENV_RENDEZVOUS_HOST,
     ENV_TERMINATION_LOG,
     ENV_WORKER_INDEX,
 )
@@ -58,7 +59,8 @@ def _run(index: int) -> Termination:
     try:
         from trainwright_worker.launch import launch  # noqa: PLC0415 - torch takes seconds; a bad config needs none
 
-        return launch(config, index, int(os.environ.get(ENV_ATTEMPT, "1")))
+        attempt, host = int(os.environ.get(ENV_ATTEMPT, "1")), os.environ.get(ENV_RENDEZVOUS_HOST, "localhost")
+        return launch(config, index, attempt, host)
     except Exception as error:  # noqa: BLE001 - a defect of ours must end in a post-mortem too
         return describe(error)
 

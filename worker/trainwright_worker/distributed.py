@@ -23,7 +23,6 @@ from trainwright_worker.store import connect_store, round_store
 
 COLLECTIVE_TIMEOUT: Final = timedelta(minutes=30)
 """Longest silence of a peer inside a collective; prediction on rank 0 is the longest that is legitimate."""
-_LOCAL_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -108,14 +107,12 @@ def choose_device(place: Place) -> torch.device:
     return device
 
 
-def set_threads(config: WorkerConfig, place: Place) -> None:
-    """Share the machine's cores among the processes on it; OMP_NUM_THREADS, if the user sets it, decides instead."""
+def set_threads(place: Place) -> None:
+    """Share the machine's cores among the worker's processes; OMP_NUM_THREADS, if it is set, decides instead."""
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         return
-    # A job whose workers meet on the loopback device has all of them on this machine.
-    sharing = place.size if config.rendezvous_host in _LOCAL_HOSTS else place.local_size
-    torch.set_num_threads(max(1, count_cores() // sharing))
+    torch.set_num_threads(max(1, count_cores() // place.local_size))
 
 
 def count_cores() -> int:

@@ -57,18 +57,19 @@ class WorkerAgent(SimpleElasticAgent):
         failure: Why the last launch of the processes failed; None while nothing has.
     """
 
-    def __init__(self, config: WorkerConfig, index: int, attempt: int, scratch: Path) -> None:
+    def __init__(self, config: WorkerConfig, index: int, attempt: int, host: str, scratch: Path) -> None:
         """Prepare; nothing starts before `run`.
 
         Args:
             config: The worker's config.
             index: Index of this worker.
             attempt: Attempt of the job that created this worker's pod.
+            host: Host name of worker 0.
             scratch: Folder in which failed processes leave their post-mortems.
         """
         # All workers have the same number of processes: ranks follow from the index without another exchange.
         os.environ["TORCH_ELASTIC_WORKER_IDENTICAL"] = "1"
-        self._rendezvous_handler = FixedRendezvous(config, index, attempt, lambda: self.stopping)
+        self._rendezvous_handler = FixedRendezvous(config, index, attempt, host, lambda: self.stopping)
         super().__init__(
             WorkerSpec(
                 role="worker",
@@ -224,17 +225,18 @@ class WorkerAgent(SimpleElasticAgent):
         return None
 
 
-def launch(config: WorkerConfig, index: int, attempt: int) -> Termination:
+def launch(config: WorkerConfig, index: int, attempt: int, host: str) -> Termination:
     """Run the worker to its end and return how it ended.
 
     Args:
         config: The worker's config.
         index: Index of this worker.
         attempt: Attempt of the job that created this worker's pod.
+        host: Host name of worker 0.
     """
     with tempfile.TemporaryDirectory(prefix="trainwright-") as scratch:
         preload(config.spec.dataset)
-        agent = WorkerAgent(config, index, attempt, Path(scratch))
+        agent = WorkerAgent(config, index, attempt, host, Path(scratch))
         signal.signal(signal.SIGTERM, agent.request_stop)
         signal.signal(signal.SIGINT, agent.request_stop)
         say(f"worker {index}", f"attempt {attempt}: joining {config.spec.workers.count} worker(s)")

@@ -49,19 +49,21 @@ class FixedRendezvous(RendezvousHandler):
         round: The round joined last; 0 before the first.
     """
 
-    def __init__(self, config: WorkerConfig, index: int, attempt: int, stopping: Callable[[], bool]) -> None:
+    def __init__(self, config: WorkerConfig, index: int, attempt: int, host: str, stopping: Callable[[], bool]) -> None:
         """Prepare; nothing is contacted before the first join.
 
         Args:
             config: The worker's config.
             index: Index of this worker.
             attempt: Attempt that created this worker's pod.
+            host: Host name of worker 0.
             stopping: Tells whether the worker should stop waiting and leave.
         """
         self.round = 0
         self._config = config
         self._index = index
         self._attempt = attempt
+        self._leader = host
         self._stopping = stopping
         self._count = config.spec.workers.count
         self._store: Store | None = None
@@ -160,7 +162,7 @@ class FixedRendezvous(RendezvousHandler):
     @property
     def host(self) -> str:
         """The host under which this worker reaches the store; worker 0 does not depend on its own DNS record."""
-        return LOCAL_HOST if self._index == 0 else self._config.rendezvous_host
+        return LOCAL_HOST if self._index == 0 else self._leader
 
     # -- steps -------------------------------------------------------------------------------------------------------
 

@@ -21,13 +21,12 @@ class ReportsEndpoint(Model):
 
 
 class WorkerConfig(Model):
-    """What every worker of a job reads. The same for all of them; index and attempt come from the environment."""
+    """What every worker of a job reads, the same for all of them and all attempts; the environment says the rest."""
 
     namespace: str = Field(description="Namespace of the job.")
     name: str = Field(description="Name of the job.")
     uid: str = Field(description="UID of the job; prefix of its checkpoints.")
     spec: TrainingJobSpec = Field(description="The job, with defaults filled in.")
-    rendezvous_host: str = Field(description="Host name of worker 0.")
     rendezvous_port: int = Field(ge=1, le=65_535, description="Port of the rendezvous store on worker 0.")
     rendezvous_timeout_seconds: int = Field(600, ge=1, description="How long workers wait for each other, in seconds.")
     metrics_port: int | None = Field(

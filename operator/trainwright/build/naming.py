@@ -19,14 +19,19 @@ def companion_name(job: str, uid: str) -> str:
     return f"{job}-{uid[:8]}"
 
 
-def worker_hostname(index: int) -> str:
-    """Return the host name of a worker, the same in every attempt."""
-    return f"worker-{index}"
+def worker_hostname(index: int, oldest_attempt: int) -> str:
+    """Return the host name of a worker.
+
+    It names the oldest attempt whose pods live on, which only rises when all workers start again. So a pod that is stuck
+    on a dead node never shares its DNS name with its successor, while whoever replaces a single lost worker still finds
+    worker 0 under the name that the others know.
+    """
+    return f"worker-{index}-{oldest_attempt}"
 
 
-def rendezvous_host(namespace: str, job: str, uid: str) -> str:
+def rendezvous_host(namespace: str, job: str, uid: str, oldest_attempt: int) -> str:
     """Return the DNS name of worker 0, within the cluster's search domains."""
-    return f"{worker_hostname(0)}.{companion_name(job, uid)}.{namespace}.svc"
+    return f"{worker_hostname(0, oldest_attempt)}.{companion_name(job, uid)}.{namespace}.svc"
 
 
 def job_labels(job: str) -> Labels:

@@ -14,7 +14,7 @@ from trainwright.api.names import (
 )
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.worker import ReportsEndpoint, WorkerConfig
-from trainwright.build.naming import companion_name, job_labels, owner_reference, rendezvous_host
+from trainwright.build.naming import companion_name, job_labels, owner_reference
 from trainwright.build.settings import Settings
 
 Manifest = dict[str, Any]
@@ -45,7 +45,6 @@ def worker_config(namespace: str, name: str, uid: str, spec: TrainingJobSpec, se
         name=name,
         uid=uid,
         spec=spec,
-        rendezvous_host=rendezvous_host(namespace, name, uid) if spec.workers.count > 1 else "localhost",
         rendezvous_port=settings.rendezvous_port,
         metrics_port=settings.metrics_port,
         checkpoint_root=CHECKPOINT_MOUNT,

@@ -1,5 +1,6 @@
 """The pod of one worker. It satisfies Pod Security `restricted`, whatever the job says."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from trainwright.api.names import (
@@ -9,6 +10,7 @@ from trainwright.api.names import (
     ENV_ATTEMPT,
     ENV_CONFIG,
     ENV_POD_NAME,
+    ENV_RENDEZVOUS_HOST,
     ENV_TERMINATION_LOG,
     ENV_WORKER_INDEX,
     TOKEN_FILE,
@@ -18,7 +20,14 @@ from trainwright.api.names import (
 )
 from trainwright.api.spec import TrainingJobSpec, WorkersSpec
 from trainwright.api.spec.workers import VolumeSpec
-from trainwright.build.naming import companion_name, owner_reference, pod_name, worker_hostname, worker_labels
+from trainwright.build.naming import (
+    companion_name,
+    owner_reference,
+    pod_name,
+    rendezvous_host,
+    worker_hostname,
+    worker_labels,
+)
 from trainwright.build.settings import Settings
 
 Manifest = dict[str, Any]
@@ -27,34 +36,53 @@ USER = 65532
 """Numeric user and group of every worker; also the group of its volumes."""
 
 TOKEN_SECONDS = 3600
+LOCAL_HOST = "localhost"
+_NODE_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+NODE_LOSS_SECONDS = 30
+"""How long a pod stays on a node that went silent. Kubernetes' own 300 would have all workers wait for five minutes."""
 
 
-def worker_pod(
-    namespace: str, name: str, uid: str, spec: TrainingJobSpec, settings: Settings, index: int, attempt: int
-) -> Manifest:
-    """Return the pod of worker `index` of a job, as created by `attempt`."""
+@dataclass(frozen=True)
+class Seat:
+    """Which of a job's pods one is.
+
+    Attributes:
+        index: The worker, 0 up to workers.count - 1.
+        attempt: The attempt that creates the pod.
+        oldest_attempt: The oldest attempt whose pods live on: that of the last start of all workers together.
+    """
+
+    index: int
+    attempt: int
+    oldest_attempt: int
+
+
+def worker_pod(namespace: str, name: str, uid: str, spec: TrainingJobSpec, settings: Settings, seat: Seat) -> Manifest:
+    """Return the pod of one worker of a job."""
     workers = spec.workers
+    several = workers.count > 1
+    host = rendezvous_host(namespace, name, uid, seat.oldest_attempt) if several else LOCAL_HOST
     audience = None if settings.reports_url is None else report_audience(namespace, name, uid)
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
-            "name": pod_name(name, index, attempt),
+            "name": pod_name(name, seat.index, seat.attempt),
             "namespace": namespace,
-            "labels": worker_labels(name, index, attempt),
+            "labels": worker_labels(name, seat.index, seat.attempt),
             "annotations": {"kubectl.kubernetes.io/default-container": WORKER_CONTAINER},
             "ownerReferences": [owner_reference(name, uid)],
         },
         "spec": {
             **_placement(workers),
             "restartPolicy": "Never",
-            "hostname": worker_hostname(index),
-            **({"subdomain": companion_name(name, uid)} if workers.count > 1 else {}),
+            "hostname": worker_hostname(seat.index, seat.oldest_attempt),
+            **({"subdomain": companion_name(name, uid)} if several else {}),
             "terminationGracePeriodSeconds": workers.termination_grace_period_seconds,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "securityContext": _pod_security(),
-            "containers": [_container(workers, settings, index, attempt, reports=audience is not None)],
+            "containers": [_container(workers, settings, seat, host, reports=audience is not None)],
             "volumes": _own_volumes(spec, companion_name(name, uid), audience)
             + [_volume(volume) for volume in workers.volumes or ()],
         },
@@ -77,7 +105,17 @@ def _placement(workers: WorkersSpec) -> Manifest:
     placement = workers.model_dump(mode="json", by_alias=True, exclude_none=True, include=fields)
     if "imagePullSecrets" in placement:
         placement["imagePullSecrets"] = [{"name": secret} for secret in placement["imagePullSecrets"]]
+    placement["tolerations"] = placement.get("tolerations", []) + _patience(workers)
     return placement
+
+
+def _patience(workers: WorkersSpec) -> list[Manifest]:
+    """Return how long the pod may stay on a silent node, as far as the user has said nothing about it."""
+    said = {toleration.key for toleration in workers.tolerations or ()}
+    if None in said:
+        return []  # tolerates every taint, these two included
+    brief = {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": NODE_LOSS_SECONDS}
+    return [{"key": taint, **brief} for taint in _NODE_TAINTS if taint not in said]
 
 
 def _pod_security() -> Manifest:
@@ -92,12 +130,12 @@ def _pod_security() -> Manifest:
     }
 
 
-def _container(workers: WorkersSpec, settings: Settings, index: int, attempt: int, *, reports: bool) -> Manifest:
+def _container(workers: WorkersSpec, settings: Settings, seat: Seat, host: str, *, reports: bool) -> Manifest:
     pull_policy = workers.image_pull_policy or (settings.worker_pull_policy if workers.image is None else None)
     container: Manifest = {
         "name": WORKER_CONTAINER,
         "image": workers.image or settings.worker_image,
-        "env": _environment(workers, index, attempt),
+        "env": _environment(workers, seat, host),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -117,11 +155,12 @@ def _container(workers: WorkersSpec, settings: Settings, index: int, attempt: in
     return container
 
 
-def _environment(workers: WorkersSpec, index: int, attempt: int) -> list[Manifest]:
+def _environment(workers: WorkersSpec, seat: Seat, host: str) -> list[Manifest]:
     return [
         {"name": ENV_CONFIG, "value": f"{CONFIG_MOUNT}/{CONFIG_FILE}"},
-        {"name": ENV_WORKER_INDEX, "value": str(index)},
-        {"name": ENV_ATTEMPT, "value": str(attempt)},
+        {"name": ENV_WORKER_INDEX, "value": str(seat.index)},
+        {"name": ENV_ATTEMPT, "value": str(seat.attempt)},
+        {"name": ENV_RENDEZVOUS_HOST, "value": host},
         {"name": ENV_POD_NAME, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         {"name": ENV_TERMINATION_LOG, "value": "/dev/termination-log"},
         # The root file system is read-only; libraries that cache something find a place to.

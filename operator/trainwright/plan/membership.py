@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Phase, TrainingJobStatus, Workers, WorkerStatus
-from trainwright.build import config_map, network_policy, service, worker_pod
+from trainwright.build import Seat, config_map, network_policy, service, worker_pod
 from trainwright.plan.types import Manifest, Observed, Pod, PodDeletion
 
 LISTED_WORKERS = 100
@@ -99,7 +99,8 @@ def to_create(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStat
             companions.append(service(*identity, settings))
         if settings.network_policy:
             companions.append(network_policy(*identity, settings))
-    pods = (worker_pod(*identity, spec, settings, index, status.attempt) for index in missing)
+    seats = (Seat(index, status.attempt, status.oldest_attempt) for index in missing)
+    pods = (worker_pod(*identity, spec, settings, seat) for seat in seats)
     return (*companions, *pods)
 
 
@@ -108,12 +109,18 @@ def _needs_pod(pod: Pod | None, status: TrainingJobStatus) -> bool:
 
 
 def _may_be_saving(pod: Pod, observed: Observed) -> bool:
-    return (
-        pod.index == 0
-        and pod.deletes_at is not None
-        and not pod.ended
-        and observed.now < pod.deletes_at + TERMINATION_SLACK
-    )
+    return pod.index == 0 and pod.deleting and not is_over(pod, observed.now)
+
+
+def is_over(pod: Pod, now: datetime) -> bool:
+    """Return whether the pod's processes have ended, or must have: on a dead node it stays in Terminating for ever."""
+    return pod.ended or (pod.deletes_at is not None and now >= pod.deletes_at + TERMINATION_SLACK)
+
+
+def terminations(crew: Crew, now: datetime) -> list[datetime]:
+    """Return when the pods that are still terminating are not waited for any longer."""
+    leaving = (pod for pod in crew.all_pods if not is_over(pod, now))
+    return [pod.deletes_at + TERMINATION_SLACK for pod in leaving if pod.deletes_at is not None]
 
 
 def to_delete(observed: Observed, status: TrainingJobStatus, crew: Crew) -> tuple[PodDeletion, ...]:

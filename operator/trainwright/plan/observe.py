@@ -40,7 +40,8 @@ def read_pod(manifest: Manifest) -> Pod:
     """
     metadata, spec, status = manifest["metadata"], manifest.get("spec", {}), manifest.get("status", {})
     labels = metadata.get("labels", {})
-    state = _worker_container(status).get("state", {})
+    container = _worker_container(status)
+    state = container.get("state", {})
     ended = state.get("terminated", {})
     return Pod(
         name=metadata["name"],
@@ -55,6 +56,7 @@ def read_pod(manifest: Manifest) -> Pod:
         reason=status.get("reason") or ended.get("reason"),
         message=status.get("message", ""),
         disrupted=_disruption(status),
+        silent=_is_silent(status, container),
         termination=_termination(ended.get("message")),
         finished_at=read_time(ended["finishedAt"]) if ended.get("finishedAt") else None,
     )
@@ -86,6 +88,11 @@ def _waiting(status: Manifest, state: Manifest) -> tuple[str, str] | None:
 def _disruption(status: Manifest) -> str | None:
     target = _condition(status, "DisruptionTarget")
     return target.get("message") or target.get("reason") if target.get("status") == "True" else None
+
+
+def _is_silent(status: Manifest, container: Manifest) -> bool:
+    """Return whether the node is silent: the control plane calls the pod unready, against the kubelet's last word."""
+    return _condition(status, "Ready").get("status") == "False" and container.get("ready") is True
 
 
 def _condition(status: Manifest, kind: str) -> Manifest:

@@ -158,11 +158,7 @@ def _next_look(
         limits.deadline(spec, status),
         progress.stale_at(observed, status) if not status.progress.stale else None,
         status.next_start if status.next_start and observed.now < status.next_start else None,
-        *(
-            pod.deletes_at + membership.TERMINATION_SLACK
-            for pod in crew.superseded
-            if pod.deletes_at is not None and not pod.ended and pod.index == 0
-        ),
+        *membership.terminations(crew, observed.now),
         limits.expiry(spec, status),
     ]
     soonest = _until(observed.now, *waits)

@@ -64,6 +64,8 @@ def categorize(pod: Pod) -> FailureClass:
     """Return the class of a failed or vanishing pod. The kernel and the cluster are better witnesses than the worker."""
     if pod.reason == "OOMKilled":
         return FailureClass.OUT_OF_MEMORY
+    if pod.silent:
+        return FailureClass.INFRASTRUCTURE
     if pod.disrupted is not None or pod.reason in ("Preempting", "Evicted", "NodeShutdown", "Terminated"):
         return FailureClass.PREEMPTED
     if pod.termination is not None and pod.termination.category is not None:
@@ -77,8 +79,9 @@ def _message(pod: Pod) -> str:
     place = f"worker {pod.index}" + (f" on node {pod.node}" if pod.node else "")
     if pod.reason == "OOMKilled":
         return f"{place} was killed by the kernel: it used more memory than its limit"
-    if pod.disrupted is not None:
-        return f"{place} is taken away by the cluster: {pod.disrupted}"
+    if pod.silent or pod.disrupted is not None:
+        fate = "lost: its node does not answer any more"
+        return f"{place} is {fate if pod.silent else f'taken away by the cluster: {pod.disrupted}'}"
     if pod.termination is not None and pod.termination.message:
         return f"{place}: {pod.termination.message}"
     if pod.reason == "Evicted":

@@ -6,7 +6,7 @@ from datetime import datetime
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Condition, ConditionType, Metrics, Phase, Progress, Summary, TrainingJobStatus
 from trainwright.api.worker import WorkerPhase, WorkerReport
-from trainwright.plan.membership import Crew
+from trainwright.plan.membership import Crew, is_over
 from trainwright.plan.types import Observed
 
 _LONGEST_MESSAGE = 1024
@@ -27,14 +27,14 @@ def describe(
     """Return (reason, message): in one word and in one honest line, what the job does or why it does not run."""
     match status.phase:
         case Phase.SUSPENDED:
-            return _suspended(status, crew)
+            return _suspended(observed, status, crew)
         case Phase.SUCCEEDED:
             return "Succeeded", _succeeded(status)
         case Phase.FAILED if status.failure is not None:
             failure = status.failure
             return failure.reason if failure.reason in _TELLING_REASONS else failure.category, failure.message
         case Phase.RUNNING:
-            return _running(observed, status, report)
+            return _running(observed, status, crew, report)
         case Phase.STARTING:
             return _starting(spec, report)
         case Phase.RESTARTING:
@@ -44,8 +44,8 @@ def describe(
             return _waiting(observed, spec, status, crew)
 
 
-def _suspended(status: TrainingJobStatus, crew: Crew) -> tuple[str, str]:
-    left = sum(not pod.ended for pod in crew.all_pods)
+def _suspended(observed: Observed, status: TrainingJobStatus, crew: Crew) -> tuple[str, str]:
+    left = sum(not is_over(pod, observed.now) for pod in crew.all_pods)
     if left:
         return "Suspending", f"suspending: {left} worker{_s(left)} still saving and stopping"
     saved = f" at step {status.checkpoints[-1].step}, which is saved" if status.checkpoints else ""
@@ -59,8 +59,15 @@ def _succeeded(status: TrainingJobStatus) -> str:
     return f"{what}; {metric}" if metric else what
 
 
-def _running(observed: Observed, status: TrainingJobStatus, report: WorkerReport | None) -> tuple[str, str]:
+def _running(
+    observed: Observed, status: TrainingJobStatus, crew: Crew, report: WorkerReport | None
+) -> tuple[str, str]:
     progress = status.progress
+    unheard = [pod for _, pod in sorted(crew.newest.items()) if pod.silent]
+    if unheard:
+        where = f"node {unheard[0].node} of worker {unheard[0].index}"
+        more = f", and those of {len(unheard) - 1} more," if len(unheard) > 1 else ""
+        return "NodeSilent", f"{where}{more} does not answer; waiting for the cluster to give it up"
     if progress.stale and progress.reported_at is not None:
         silent = int((observed.now - progress.reported_at).total_seconds())
         return "ReportsOverdue", f"no report for {silent} s; all pods run. Last heard of at {_position(progress)}"
@@ -114,7 +121,7 @@ def _waiting(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatu
 def conditions(status: TrainingJobStatus, crew: Crew, generation: int, now: datetime) -> list[Condition]:
     """Return the conditions of a job whose spec was accepted."""
     phase, reason = status.phase, status.reason or "Unknown"
-    gone = all(pod.ended for pod in crew.all_pods)
+    gone = all(is_over(pod, now) for pod in crew.all_pods)
     verdicts = [
         (ConditionType.ACCEPTED, True, "Accepted", ""),
         (ConditionType.RUNNING, phase == Phase.RUNNING, str(phase), ""),

@@ -44,6 +44,7 @@ class Pod:
         exit_code: Exit code of the worker container, once it ended.
         reason: What Kubernetes calls its end: OOMKilled, Error, Evicted, ...
         disrupted: Why the cluster evicts or preempts the pod, if it does.
+        silent: Whether its node does not answer any more.
         termination: What the worker itself said at its end.
     """
 
@@ -59,6 +60,7 @@ class Pod:
     reason: str | None = None
     message: str = ""
     disrupted: str | None = None
+    silent: bool = False
     termination: Termination | None = None
     finished_at: datetime | None = None
 

@@ -82,6 +82,7 @@ class Worker:
             "TRAINWRIGHT_CONFIG": str(folder / "worker.json"),
             "TRAINWRIGHT_WORKER_INDEX": str(index),
             "TRAINWRIGHT_ATTEMPT": str(attempt),
+            "TRAINWRIGHT_RENDEZVOUS_HOST": "127.0.0.1",
             "TRAINWRIGHT_POD_NAME": f"job-{index}",
             "TRAINWRIGHT_TERMINATION_LOG": str(self._ending),
             # Threads that spin at barriers crawl when tests share their cores with other work.
@@ -148,7 +149,6 @@ class Job:
                     "name": "job",
                     "uid": "u1",
                     "spec": read_spec(spec).to_wire(),
-                    "rendezvousHost": "127.0.0.1",
                     "rendezvousPort": free_port(),
                     "checkpointRoot": str(folder / "checkpoints"),
                     "dataRoot": str(folder / "data"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from situations import SETTINGS, UID, spec
 
-from trainwright.build import config_map, network_policy, service, worker_pod
+from trainwright.build import Seat, config_map, network_policy, service, worker_pod
 from trainwright.manifests import dump
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -48,8 +48,8 @@ FULL = spec(
 @pytest.mark.parametrize(
     ("name", "manifest"),
     [
-        ("pod-plain", worker_pod(*JOB, PLAIN, SETTINGS, 0, 1)),
-        ("pod-full", worker_pod(*JOB, FULL, SETTINGS, 3, 2)),
+        ("pod-plain", worker_pod(*JOB, PLAIN, SETTINGS, Seat(0, 1, 1))),
+        ("pod-full", worker_pod(*JOB, FULL, SETTINGS, Seat(3, 2, 1))),
         ("config-map", config_map(*JOB, PLAIN, SETTINGS)),
         ("service", service(*JOB, SETTINGS)),
         ("network-policy", network_policy(*JOB, SETTINGS)),
@@ -62,7 +62,7 @@ def test_child_is_as_approved(name, manifest):
     assert dump(manifest) == path.read_text()
 
 
-@pytest.mark.parametrize("manifest", [worker_pod(*JOB, s, SETTINGS, 0, 1) for s in (PLAIN, FULL)])
+@pytest.mark.parametrize("manifest", [worker_pod(*JOB, s, SETTINGS, Seat(0, 1, 1)) for s in (PLAIN, FULL)])
 def test_pod_satisfies_pod_security_restricted(manifest):
     pod = manifest["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -79,7 +79,7 @@ def test_pod_satisfies_pod_security_restricted(manifest):
 
 def test_names_fit_into_dns_labels_at_their_longest():
     longest = "a" * 45
-    pod = worker_pod("team", longest, UID, PLAIN, SETTINGS, 9999, 9999)
+    pod = worker_pod("team", longest, UID, PLAIN, SETTINGS, Seat(9999, 9999, 9999))
     assert len(pod["metadata"]["name"]) <= 63
     assert len(pod["spec"]["hostname"]) <= 63
     assert len(config_map("team", longest, UID, PLAIN, SETTINGS)["metadata"]["name"]) <= 63

@@ -12,7 +12,7 @@ import pytest
 
 from trainwright.api.job import read_spec
 from trainwright.api.names import KIND, TOKEN_FILE, report_audience
-from trainwright.build import Settings, config_map, worker_pod
+from trainwright.build import Seat, Settings, config_map, worker_pod
 from trainwright.cluster.local import Folders, LocalCluster
 from trainwright.cluster.port import ConflictError, JobKey, NotFoundError, RejectedError
 
@@ -63,7 +63,9 @@ class Bench:
     async def start(self):
         """Create the job's ConfigMap and one worker pod; return the pod's name."""
         await self.cluster.create(config_map("default", "digits", self.uid, read_spec(SPEC), SETTINGS))
-        pod = await self.cluster.create(worker_pod("default", "digits", self.uid, read_spec(SPEC), SETTINGS, 0, 1))
+        pod = await self.cluster.create(
+            worker_pod("default", "digits", self.uid, read_spec(SPEC), SETTINGS, Seat(0, 1, 1))
+        )
         return pod["metadata"]["name"]
 
     def pod(self, name="digits-0-1"):
@@ -216,7 +218,7 @@ async def test_a_status_write_must_know_the_newest_version(bench):
 async def test_a_pod_without_its_config_is_refused(bench):
     b = bench("true")
     with pytest.raises(RejectedError, match="does not exist yet"):
-        await b.cluster.create(worker_pod("default", "digits", b.uid, read_spec(SPEC), SETTINGS, 0, 1))
+        await b.cluster.create(worker_pod("default", "digits", b.uid, read_spec(SPEC), SETTINGS, Seat(0, 1, 1)))
 
 
 async def test_a_token_is_good_for_its_own_pod_and_job_while_it_runs(bench):
@@ -241,7 +243,6 @@ async def test_a_worker_reads_a_config_whose_paths_exist_here(bench):
     config = json.loads((b.run / "logs" / "digits-0-1.log").read_text())
     assert config["checkpointRoot"] == str(b.run)
     assert config["dataRoot"] == "/manifests"
-    assert config["rendezvousHost"] == "127.0.0.1"
     assert "metricsPort" not in config
     assert config["reports"]["caFile"] == str(b.run / "pods" / "digits-0-1" / "reports-ca.crt")
     assert (b.run / "pods" / "digits-0-1" / "reports-ca.crt").read_text() == "the CA"
@@ -257,6 +258,7 @@ async def test_a_worker_sees_its_own_environment_and_little_of_ours(bench, monke
     environment = json.loads((b.run / "logs" / "digits-0-1.log").read_text())
     assert environment["TRAINWRIGHT_POD_NAME"] == "digits-0-1"
     assert environment["TRAINWRIGHT_WORKER_INDEX"] == "0"
+    assert environment["TRAINWRIGHT_RENDEZVOUS_HOST"] == "127.0.0.1"
     assert environment["OMP_NUM_THREADS"] == str(max(1, os.cpu_count() - 1))
     assert environment["HOME"] == "/home/ada"
     assert "SECRET_OF_THE_SHELL" not in environment

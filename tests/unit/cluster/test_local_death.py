@@ -10,7 +10,7 @@ PROGRAM = """
 import asyncio, sys
 from pathlib import Path
 from trainwright.api.job import read_spec
-from trainwright.build import Settings, config_map, worker_pod
+from trainwright.build import Seat, Settings, config_map, worker_pod
 from trainwright.cluster.local import Folders, LocalCluster
 
 SPEC = {"model": {"name": "linear"}, "dataset": {"builtin": {"name": "digits"}}, "training": {"epochs": 1}}
@@ -20,7 +20,7 @@ async def main():
     cluster = LocalCluster(Folders(Path(sys.argv[1]), Path(), {}), ["sh", "-c", WORKER])
     settings = Settings(worker_image="worker")
     for child in (config_map, worker_pod):
-        more = (0, 1) if child is worker_pod else ()
+        more = (Seat(0, 1, 1),) if child is worker_pod else ()
         await cluster.create(child("default", "digits", "some-uid", read_spec(SPEC), settings, *more))
     await asyncio.sleep(60)
 

@@ -35,7 +35,6 @@ def config_of(workers, timeout=30):
         "name": "job",
         "uid": "u",
         "spec": read_spec(spec).to_wire(),
-        "rendezvousHost": "127.0.0.1",
         "rendezvousPort": port,
         "rendezvousTimeoutSeconds": timeout,
         "checkpointRoot": "/tmp",  # noqa: S108 - never touched
@@ -49,7 +48,7 @@ class Member:
 
     def __init__(self, config, index, attempt=1):
         self.stop = threading.Event()
-        self.handler = FixedRendezvous(config, index, attempt, self.stop.is_set)
+        self.handler = FixedRendezvous(config, index, attempt, "127.0.0.1", self.stop.is_set)
         self.thread = None
 
     def join(self):

@@ -12,6 +12,9 @@ from trainwright.api.names import (
     CONFIG_FILE,
     DATA_MOUNT,
     ENV_CONFIG,
+    ENV_RENDEZVOUS_HOST,
+    ENV_RENDEZVOUS_HOST,
+    ENV_RENDEZVOUS_HOST,
     ENV_TERMINATION_LOG,
     LABEL_WORKER,
     TOKEN_FILE,
@@ -94,7 +97,7 @@ def mistakes(spec: TrainingJobSpec, data: Path, volumes: Mapping[str, Path]) -> 
 
 
 def localize(config: WorkerConfig, folders: Folders, pod: str) -> WorkerConfig:
-    """Return the config of a worker with every path and host replaced by this machine's own."""
+    """Return the config of a worker with every path replaced by this machine's own."""
     wire = config.to_wire()
     dataset = wire["spec"]["dataset"]
     for field, path in list(_dataset_paths(wire["spec"])):
@@ -102,7 +105,6 @@ def localize(config: WorkerConfig, folders: Folders, pod: str) -> WorkerConfig:
         dataset[source][key] = _local_path(config.spec, path, folders)
     wire["checkpointRoot"] = str(folders.run)
     wire["dataRoot"] = str(_data_root(config.spec, folders))
-    wire["rendezvousHost"] = "127.0.0.1"
     wire.pop("metricsPort", None)
     if "reports" in wire:
         wire["reports"]["caFile"] = str(folders.pod(pod) / CA_FILE)
@@ -121,7 +123,11 @@ def environment(pod: Manifest, config: WorkerConfig, folder: Path) -> dict[str, 
     entries = pod["spec"]["containers"][0].get("env") or ()
     # A pod's home is scratch space. Here it stays the user's, where Python may have packages of theirs.
     own |= {entry["name"]: _value(entry, pod) for entry in entries if entry["name"] != "HOME"}
-    return own | {ENV_CONFIG: str(folder / CONFIG_FILE), ENV_TERMINATION_LOG: str(folder / TERMINATION_FILE)}
+    return own | {
+        ENV_CONFIG: str(folder / CONFIG_FILE),
+        ENV_RENDEZVOUS_HOST: "127.0.0.1",
+        ENV_TERMINATION_LOG: str(folder / TERMINATION_FILE),
+    }
 
 
 def write_files(folder: Path, files: Mapping[str, str]) -> None:
