@@ -13,7 +13,8 @@ def last_real(outputs: Tensor, mask: Tensor | None) -> Tensor:
     """Return what stands at the last real position: [batch, features] of [batch, length, features]."""
     if mask is None:
         return outputs[:, -1]
-    return outputs[torch.arange(len(outputs), device=outputs.device), lengths(mask) - 1]
+    rows = torch.arange(outputs.shape[0], device=outputs.device)  # len() of it would fix the batch of an export
+    return outputs[rows, lengths(mask) - 1]
 
 
 def mean_of_real(outputs: Tensor, mask: Tensor | None) -> Tensor:

@@ -112,7 +112,7 @@ class Attention(nn.Module):
         if memory is not None:
             keys, values = memory.extend(keys, values)
         # A single new position may see everything that was read before it.
-        causal = self.causal and keys.shape[2] == length
+        causal = self.causal and (memory is None or keys.shape[2] == length)
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(queries, keys, values, mask, dropout, is_causal=causal)
         mixed = mixed.transpose(1, 2).reshape(batch, length, dimension)
