@@ -5,7 +5,7 @@ import time
 import torch
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from trainwright.api.spec.training import ScheduleName
+from trainwright.api.spec.optimization import ScheduleName
 from trainwright_worker.meeting import hold
 from trainwright_worker.optim import learning_rate, set_learning_rate
 from trainwright_worker.run import Run

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
 from trainwright.api.spec import RegularizationSpec
-from trainwright.api.spec.training import LossName
+from trainwright.api.spec.objective import LossName
 from trainwright_worker.batch import Batch
 
 Loss = Callable[[Tensor, Batch], Tensor]

@@ -10,7 +10,7 @@ import torch
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from trainwright.api.spec import OptimizerSpec, ScheduleSpec
-from trainwright.api.spec.training import OptimizerName, ScheduleName
+from trainwright.api.spec.optimization import OptimizerName, ScheduleName
 
 DEFAULT_BETAS = (0.9, 0.999)
 DEFAULT_EPSILON = 1e-8

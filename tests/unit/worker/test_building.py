@@ -3,7 +3,7 @@ import torch
 
 from trainwright.api.job import read_spec
 from trainwright.api.spec import OptimizerSpec, RegularizationSpec, ScheduleSpec
-from trainwright.api.spec.training import LossName
+from trainwright.api.spec.objective import LossName
 from trainwright_worker.agenda import make_agenda
 from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError

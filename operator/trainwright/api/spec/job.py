@@ -1,23 +1,22 @@
 """The specification of a TrainingJob as a whole, and the rules between its parts."""
 
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Final
 
 from pydantic import Field
 
 from trainwright.api.base import Model, Rule
 from trainwright.api.spec.dataset import BuiltinName, DatasetSpec, SyntheticKind
+from trainwright.api.spec.evaluation import EvaluationSpec, MetricName
+from trainwright.api.spec.health import HealthSpec
 from trainwright.api.spec.model import ModelSpec
+from trainwright.api.spec.objective import DistillationSpec, LossName, LossSpec, RegularizationSpec
+from trainwright.api.spec.optimization import OptimizerSpec, ScheduleSpec
 from trainwright.api.spec.outcome import ExplanationSpec, ExportSpec, GenerationSpec, PredictionSpec, TrackingSpec
-from trainwright.api.spec.training import (
-    EvaluationSpec,
-    LossName,
-    LossSpec,
-    OptimizerSpec,
-    RegularizationSpec,
-    ScheduleSpec,
-    TrainingSpec,
-)
-from trainwright.api.spec.workers import CheckpointSpec, RestartSpec, WorkersSpec
+from trainwright.api.spec.restart import RestartSpec
+from trainwright.api.spec.training import TrainingSpec
+from trainwright.api.spec.workers import CheckpointSpec, WorkersSpec
 
 
 class Task(StrEnum):
@@ -30,6 +29,35 @@ class Task(StrEnum):
 
 
 _NUMBERS = frozenset({Task.CLASSIFICATION, Task.REGRESSION})
+
+LOSSES: Final = {
+    Task.CLASSIFICATION: (LossName.CROSS_ENTROPY, LossName.BCE),
+    Task.REGRESSION: (LossName.MSE, LossName.L1, LossName.HUBER),
+    Task.LANGUAGE_MODELING: (LossName.CROSS_ENTROPY,),
+    Task.TRANSCRIPTION: (LossName.CTC,),
+}
+"""The losses that fit each task; the first is its default."""
+
+METRICS: Final = {
+    Task.CLASSIFICATION: (
+        MetricName.ACCURACY,
+        MetricName.TOP5_ACCURACY,
+        MetricName.F1,
+        MetricName.PRECISION,
+        MetricName.RECALL,
+        MetricName.AUROC,
+    ),
+    Task.REGRESSION: (MetricName.MAE, MetricName.RMSE, MetricName.R2),
+    Task.LANGUAGE_MODELING: (MetricName.PERPLEXITY, MetricName.TOKEN_ACCURACY),
+    Task.TRANSCRIPTION: (MetricName.CHARACTER_ERROR_RATE,),
+}
+"""The metrics that fit each task, besides the loss."""
+
+
+def _by_task(choices: Mapping[Task, tuple[StrEnum, ...]]) -> str:
+    """Return a CEL expression for the names that fit the task of `self`."""
+    *others, last = ((task, str([str(name) for name in names])) for task, names in choices.items())
+    return "".join(f"self.task == '{task}' ? {names} : " for task, names in others) + last[1]
 
 
 def _possible_tasks(dataset: DatasetSpec) -> frozenset[Task]:
@@ -49,6 +77,11 @@ def _possible_tasks(dataset: DatasetSpec) -> frozenset[Task]:
     return frozenset({Task.CLASSIFICATION})
 
 
+_METRICS_MESSAGE: Final = "does not fit the task: " + "; ".join(
+    f"{task} has loss, {', '.join(names)}" for task, names in METRICS.items()
+)
+
+
 class TrainingJobSpec(Model):
     """What to train, on what, how, and with which workers."""
 
@@ -62,10 +95,13 @@ class TrainingJobSpec(Model):
     optimizer: OptimizerSpec = Field(OptimizerSpec(), description="The optimizer; Adam at 0.001 by default.")
     schedule: ScheduleSpec = Field(ScheduleSpec(), description="The learning-rate schedule; constant by default.")
     loss: LossSpec | None = Field(
-        None, description="The loss; cross-entropy for classification, mse for regression by default."
+        None,
+        description="The loss; by default cross-entropy, mse for regression, ctc for transcription.",
     )
     regularization: RegularizationSpec = Field(RegularizationSpec(), description="L1, L2 and dropout.")
+    distillation: DistillationSpec | None = Field(None, description="A teacher to learn from.")
     training: TrainingSpec = Field(description="How long to train and in what batches.")
+    health: HealthSpec = Field(HealthSpec(), description="What to do when numbers go wrong.")
     evaluation: EvaluationSpec = Field(EvaluationSpec(), description="When to evaluate on the validation split.")
     prediction: PredictionSpec | None = Field(None, description="Predictions to write after training.")
     generation: GenerationSpec | None = Field(None, description="Texts to generate after training.")
@@ -74,7 +110,7 @@ class TrainingJobSpec(Model):
     tracking: TrackingSpec = Field(TrackingSpec(), description="Where the course of training is recorded.")
     workers: WorkersSpec = Field(WorkersSpec(), description="The worker pods.")
     checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="Where and how often to save.")
-    restart: RestartSpec = Field(RestartSpec(), description="How failures that may pass are retried.")
+    restart: RestartSpec = Field(RestartSpec(), description="Which failures are tried again, and how often.")
     suspend: bool = Field(
         False, description="True saves, deletes the pods and frees their GPUs; false goes on where it was."
     )
@@ -90,14 +126,40 @@ class TrainingJobSpec(Model):
             field="training.globalBatchSize",
             message="must be a multiple of workers.count x workers.processesPerWorker, so that every process gets "
             "the same share",
-            cel="self.training.globalBatchSize % (self.workers.count * self.workers.processesPerWorker) == 0",
-            holds=lambda self: self.training.global_batch_size % self.world_size == 0,
+            cel="self.training.fullBatch || "
+            "self.training.globalBatchSize % (self.workers.count * self.workers.processesPerWorker) == 0",
+            holds=lambda self: self.training.full_batch or self.training.global_batch_size % self.world_size == 0,
         ),
         Rule(
             field="loss.name",
-            message="does not fit the task: use cross-entropy for classification, mse for regression",
-            cel="!has(self.loss) || (self.loss.name == 'mse') == (self.task == 'regression')",
-            holds=lambda self: self.loss is None or (self.loss.name == LossName.MSE) == (self.task == Task.REGRESSION),
+            message="does not fit the task: use cross-entropy or bce for classification; mse, l1 or huber for regression; "
+            "cross-entropy for language-modeling; ctc for transcription",
+            cel=f"!has(self.loss) || self.loss.name in ({_by_task(LOSSES)})",
+            holds=lambda self: self.loss is None or self.loss.name in LOSSES[self.task],
+        ),
+        Rule(
+            field="evaluation.metrics",
+            message=_METRICS_MESSAGE,
+            cel=f"!has(self.evaluation.metrics) || self.evaluation.metrics.all(m, m == 'loss' || m in ({_by_task(METRICS)}))",
+            holds=lambda self: set(self.evaluation.metrics or ()) <= {MetricName.LOSS, *METRICS[self.task]},
+        ),
+        Rule(
+            field="training.earlyStopping.metric",
+            message=_METRICS_MESSAGE,
+            cel="!has(self.training.earlyStopping) || self.training.earlyStopping.metric == 'loss' || "
+            f"self.training.earlyStopping.metric in ({_by_task(METRICS)})",
+            holds=lambda self: (
+                self.training.early_stopping is None
+                or self.training.early_stopping.metric in {MetricName.LOSS, *METRICS[self.task]}
+            ),
+        ),
+        Rule(
+            field="distillation",
+            message="a teacher's outputs are compared as probabilities of classes or tokens: distillation needs the "
+            "cross-entropy loss",
+            cel="!has(self.distillation) || (self.task in ['classification', 'language-modeling'] && "
+            "(!has(self.loss) || self.loss.name == 'cross-entropy'))",
+            holds=lambda self: self.distillation is None or self.loss_name == LossName.CROSS_ENTROPY,
         ),
         Rule(
             field="task",
@@ -159,4 +221,4 @@ class TrainingJobSpec(Model):
         """The loss, by default the one that fits the task."""
         if self.loss is not None:
             return self.loss.name
-        return LossName.MSE if self.task == Task.REGRESSION else LossName.CROSS_ENTROPY
+        return LOSSES[self.task][0]

@@ -1,0 +1,102 @@
+"""What is minimised: the loss, the penalties, and what a teacher adds."""
+
+from enum import StrEnum
+
+from pydantic import Field, JsonValue
+
+from trainwright.api.base import Model, Rule
+from trainwright.api.spec.paths import Path
+
+
+class LossName(StrEnum):
+    """The losses."""
+
+    CROSS_ENTROPY = "cross-entropy"
+    BCE = "bce"
+    MSE = "mse"
+    L1 = "l1"
+    HUBER = "huber"
+    CTC = "ctc"
+
+
+class LossSpec(Model):
+    """What is minimised."""
+
+    name: LossName = Field(
+        description="cross-entropy (classification, language-modeling), bce (classification: yes or no for every class "
+        "by itself), mse, l1 or huber (regression), ctc (transcription; class 0 is the blank)."
+    )
+    label_smoothing: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Share of the target that is spread over all classes (cross-entropy). Evaluations leave it out.",
+    )
+    delta: float | None = Field(
+        None,
+        gt=0,
+        le=1_000_000,
+        description="Error at which huber turns from squares to absolute values, in standard deviations of the target "
+        "(or in its units, if it is not normalized); 1 by default.",
+    )
+
+    rules = (
+        Rule(
+            field="labelSmoothing",
+            message="labelSmoothing belongs to cross-entropy",
+            cel="!has(self.labelSmoothing) || self.name == 'cross-entropy'",
+            holds=lambda self: self.label_smoothing is None or self.name == LossName.CROSS_ENTROPY,
+        ),
+        Rule(
+            field="delta",
+            message="delta belongs to huber",
+            cel="!has(self.delta) || self.name == 'huber'",
+            holds=lambda self: self.delta is None or self.name == LossName.HUBER,
+        ),
+    )
+
+
+class RegularizationSpec(Model):
+    """Penalties against overfitting, added to the loss or to the network."""
+
+    l1: float = Field(0, ge=0, le=1_000, description="Weight of the sum of absolute weights, added to the loss.")
+    l2: float = Field(0, ge=0, le=1_000, description="Weight of half the sum of squared weights, added to the loss.")
+    dropout: float = Field(0, ge=0, lt=1, description="Dropout after every hidden dense layer that has an activation.")
+
+
+class DistillationSpec(Model):
+    """A trained model, the teacher, whose outputs the model learns to give besides the right answers."""
+
+    weights: Path = Field(
+        description="The teacher: the results folder of another job, or (with model) pretrained weights as for "
+        "model.pretrained; in a mounted volume or under an URI."
+    )
+    model: str | None = Field(
+        None,
+        min_length=1,
+        max_length=253,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/-]*$",
+        description="Name of the teacher's model, as model.name; a results folder knows it by itself.",
+    )
+    args: dict[str, JsonValue] | None = Field(
+        None, max_length=32, description="Arguments of the teacher's model, as model.args."
+    )
+    temperature: float = Field(
+        2, gt=0, le=1_000, description="Both models' outputs are divided by it, which shows more of what is unlikely."
+    )
+    alpha: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Weight of the teacher: the loss is alpha x temperature^2 x the Kullback-Leibler divergence from the "
+        "teacher's outputs, plus (1 - alpha) x the loss of the right answers.",
+    )
+
+    rules = (
+        Rule(
+            field="args",
+            message="args belong to a model with a name: set model, or remove args",
+            cel="!has(self.args) || has(self.model)",
+            holds=lambda self: self.args is None or self.model is not None,
+        ),
+    )
