@@ -1,5 +1,7 @@
 """From a spec and the facts of its data to a model: one of our own, of a list of layers, or of another library."""
 
+import importlib
+from contextlib import suppress
 from typing import Final
 
 from torch import nn
@@ -7,36 +9,72 @@ from torch import nn
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.architecture import GptArgs, ModelName, Positions, RecurrentArgs, TransformerArgs
 from trainwright.api.spec.job import Task
+from trainwright.api.spec.model import Library, ModelSpec
 from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
+from trainwright_worker.models.files import read_config
 from trainwright_worker.models.gpt import build_gpt, check_transformer
+from trainwright_worker.models.head import head_names
+from trainwright_worker.models.huggingface import build_huggingface, import_transformers
 from trainwright_worker.models.layers import IMAGE_DIMENSIONS, SEQUENCE_DIMENSIONS, build_layers
+from trainwright_worker.models.lora import add_lora
 from trainwright_worker.models.recurrent import RecurrentModel
 from trainwright_worker.models.transformer import Transformer, TransformerConfig
+from trainwright_worker.models.vision import build_timm, build_torchvision
 
 PER_POSITION: Final = (Task.LANGUAGE_MODELING, Task.TRANSCRIPTION)
 """Tasks in which every position of a sequence has outputs of its own."""
 
 
-def build(spec: TrainingJobSpec, facts: Facts) -> nn.Module:
+def build(spec: TrainingJobSpec, facts: Facts, root: str = "") -> nn.Module:
     """Return the model with freshly drawn weights (from torch's global generator), on torch's default device.
 
-    Under `torch.device("meta")` nothing is allocated, whatever the size.
+    Under `torch.device("meta")` nothing is allocated, whatever the size. Pretrained weights are another step, since a
+    resumed job has its own: `pretrained.load_pretrained`.
 
     Args:
         spec: The job.
         facts: What the data asks of a model.
+        root: Folder at which relative paths start, for the configuration beside pretrained weights.
 
     Raises:
         UserError: The model does not fit the data, the task or itself; names the field.
     """
+    model = _build(spec, facts, root)
+    if spec.model.lora is not None:
+        # A language model has no new head to train: its outputs are the tokens it always knew.
+        head = frozenset() if spec.task == Task.LANGUAGE_MODELING else head_names(model, facts.outputs)
+        add_lora(model, spec.model.lora, head)
+    return model
+
+
+def preload(spec: ModelSpec) -> None:
+    """Import what the model will need, in the agent, so that its processes inherit it and restarts cost no import."""
+    match spec.foreign:
+        case (Library.HF, kind):
+            transformers = import_transformers()
+            importlib.import_module("transformers.models.auto.modeling_auto")
+            with suppress(ImportError):  # A wrong name gets its error where there is someone to tell.
+                importlib.import_module(f"{transformers.__name__}.models.{kind.replace('-', '_')}")
+        case (library, _):
+            importlib.import_module(library)
+
+
+def _build(spec: TrainingJobSpec, facts: Facts, root: str) -> nn.Module:
+    match spec.model.foreign:
+        case (Library.TORCHVISION, name):
+            return build_torchvision(name, spec, facts)
+        case (Library.TIMM, name):
+            return build_timm(name, spec, facts)
+        case (Library.HF, name):
+            return build_huggingface(name, spec, facts, root)
     match spec.model.resolved_args():
         case RecurrentArgs() as args:
             return _build_recurrent(spec, args, facts)
         case TransformerArgs() as args:
             return _build_transformer(spec, args, facts)
         case GptArgs() as args:
-            return _build_gpt(spec, args, facts)
+            return _build_gpt(spec, args, facts, root)
         case _:
             return build_layers(spec, facts)
 
@@ -73,14 +111,16 @@ def _build_transformer(spec: TrainingJobSpec, args: TransformerArgs, facts: Fact
     return Transformer(config, features=facts.shape[1])
 
 
-def _build_gpt(spec: TrainingJobSpec, args: GptArgs, facts: Facts) -> nn.Module:
+def _build_gpt(spec: TrainingJobSpec, args: GptArgs, facts: Facts, root: str) -> nn.Module:
     _need_sequences(spec, facts)
     if spec.task != Task.LANGUAGE_MODELING:
         raise UserError(
             f"spec.model.name: gpt is a language model, but spec.task is {spec.task}",
             "set task: language-modeling, or use transformer or hf:gpt2, which classify too",
         )
-    return build_gpt(args, facts, _dropout(spec, args.dropout))
+    path = spec.model.pretrained
+    config = None if path is None else read_config(path, root, "spec.model.pretrained")
+    return build_gpt(args, facts, _dropout(spec, args.dropout), config)
 
 
 def _dropout(spec: TrainingJobSpec, own: float | None) -> float:

@@ -4,12 +4,17 @@ GPT-3 has the same blocks. Its locally banded attention, in every other block, i
 is dense, as in all who rebuilt it. Heads of 1.3B and the width of 13B are those that multiply out.
 """
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+from torch import Tensor
 
 from trainwright.api.spec.architecture import GptArgs, GptSize, Positions
 from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
+from trainwright_worker.models.files import CONFIG
 from trainwright_worker.models.transformer import Transformer, TransformerConfig
 
 
@@ -39,27 +44,35 @@ SIZES: Final[dict[GptSize | None, Size]] = {
     GptSize.GPT3_175B: Size(96, 96, 12288, 2048),
 }
 
+_GPT2_NAMES: Final = (
+    (r"^wte\.", "inputs."),
+    (r"^wpe\.", "positions."),
+    (r"^ln_f\.", "norm."),
+    (r"^h\.", "blocks."),
+    (r"\.ln_(\d)\.", r".norm\1."),
+    (r"\.attn\.c_attn\.", ".attention.qkv."),
+    (r"\.attn\.c_proj\.", ".attention.out."),
+    (r"\.mlp\.c_fc\.", ".feed_forward.up."),
+    (r"\.mlp\.c_proj\.", ".feed_forward.down."),
+)
 
-def build_gpt(args: GptArgs, facts: Facts, dropout: float) -> Transformer:
+
+def build_gpt(args: GptArgs, facts: Facts, dropout: float, pretrained: dict[str, Any] | None = None) -> Transformer:
     """Return a GPT with freshly drawn weights.
 
     Args:
         args: Its arguments.
         facts: What the data asks of a model; its inputs are token ids.
         dropout: Dropout.
+        pretrained: The config.json of the pretrained folder, if there is one: it sets what a size sets.
 
     Raises:
-        UserError: The arguments do not fit each other or the data.
+        UserError: The arguments do not fit each other, the data or the pretrained weights.
     """
-    size = SIZES[args.size]
+    size = SIZES[args.size] if pretrained is None else _size_of(pretrained)
     dimension = args.dimension or size.dimension
     context = args.context or size.context or facts.shape[0]
-    vocabulary = args.vocabulary or facts.vocabulary or facts.outputs
-    if vocabulary < facts.outputs:
-        raise UserError(
-            f"spec.model.args.vocabulary: {vocabulary}, but the tokenizer has {facts.outputs} tokens",
-            "remove it: the tokenizer's number is the default",
-        )
+    vocabulary = _vocabulary(args, facts, pretrained)
     config = TransformerConfig(
         dimension=dimension,
         heads=args.heads or size.heads,
@@ -75,6 +88,35 @@ def build_gpt(args: GptArgs, facts: Facts, dropout: float) -> Transformer:
     )
     check_transformer(config, facts)
     return Transformer(config, vocabulary=vocabulary, multiple=args.vocabulary_multiple)
+
+
+def _size_of(pretrained: dict[str, Any]) -> Size:
+    if pretrained.get("model_type") != "gpt2" or pretrained.get("activation_function", "gelu_new") != "gelu_new":
+        raise UserError(
+            f"spec.model.pretrained: {CONFIG} describes a model of type {pretrained.get('model_type')} with activation "
+            f"{pretrained.get('activation_function')}, not GPT-2",
+            "use hf:TYPE for other models of transformers",
+        )
+    try:
+        return Size(*(int(pretrained[name]) for name in ("n_layer", "n_head", "n_embd", "n_positions")))
+    except KeyError as error:
+        raise UserError(f"spec.model.pretrained: {CONFIG} has no {error.args[0]}") from error
+
+
+def _vocabulary(args: GptArgs, facts: Facts, pretrained: dict[str, Any] | None) -> int:
+    tokens = facts.vocabulary or facts.outputs
+    if args.vocabulary is not None and args.vocabulary < tokens:
+        raise UserError(
+            f"spec.model.args.vocabulary: {args.vocabulary}, but the tokenizer has {tokens} tokens",
+            "remove it: the tokenizer's number is the default",
+        )
+    stored = (pretrained or {}).get("vocab_size")
+    if stored is not None and stored < tokens:
+        raise UserError(
+            f"spec.model.pretrained: the model knows {stored} tokens, but the tokenizer has {tokens}",
+            "set spec.dataset.tokenizer.path to the folder of the pretrained model",
+        )
+    return args.vocabulary or stored or tokens
 
 
 def check_transformer(config: TransformerConfig, facts: Facts) -> None:
@@ -99,3 +141,22 @@ def check_transformer(config: TransformerConfig, facts: Facts) -> None:
             f"{facts.shape[0]}",
             "lower spec.dataset.tokenizer.maxLength, or raise spec.model.args.context",
         )
+
+
+def is_gpt2(state: Mapping[str, Tensor]) -> bool:
+    """Return whether weights have the names that Hugging Face gives them in GPT-2."""
+    return any(name.endswith("wte.weight") for name in state)
+
+
+def from_gpt2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a Hugging Face GPT-2 under our names, linear layers turned from (in, out) to (out, in)."""
+    result: dict[str, Tensor] = {}
+    for full, value in state.items():
+        name = full.removeprefix("transformer.")
+        if name == "lm_head.weight" or name.endswith((".attn.bias", ".attn.masked_bias")):
+            continue  # the embedding again, and masks that old folders store
+        for theirs, ours in _GPT2_NAMES:
+            name = re.sub(theirs, ours, name)
+        turned = name.startswith("blocks.") and name.endswith("weight") and ".norm" not in name
+        result[name] = value.T.contiguous() if turned else value
+    return result

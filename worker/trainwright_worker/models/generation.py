@@ -1,0 +1,76 @@
+"""Text from a causal language model, token by token: greedy or drawn, from all tokens or the likeliest ones."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.inference_mode()
+def generate(
+    model: nn.Module,
+    prompt_ids: Tensor,
+    max_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+    stop: int | None = None,
+) -> Tensor:
+    """Return prompts with what the model says next.
+
+    Args:
+        model: A causal language model, which returns logits for every position. What it says about itself is heeded:
+            `vocabulary` (further outputs stand for nothing), `context` (longest sequence) and `new_cache` (memory of what
+            it has read; a model without one reads the whole text again for every token).
+        prompt_ids: Token ids, int64 [batch, length], at least one each and without padding.
+        max_tokens: How many tokens to add at most.
+        temperature: 0 takes the likeliest token; below 1 is bolder than the model, above 1 more even.
+        top_k: Draw from so many of the likeliest tokens only.
+        top_p: Draw from the fewest tokens whose probabilities add up to this.
+        generator: Where chance comes from, on the device of the prompts; torch's global one by default.
+        stop: Token that ends a text; it is kept, and repeated until all texts have ended.
+
+    Returns:
+        Token ids, int64 [batch, length + at most max_tokens].
+    """
+    context, vocabulary = getattr(model, "context", None), getattr(model, "vocabulary", None)
+    training = model.training
+    model.eval()
+    ids, ended = prompt_ids, torch.zeros(len(prompt_ids), dtype=torch.bool, device=prompt_ids.device)
+    cache: Any = model.new_cache() if hasattr(model, "new_cache") else None
+    unread = prompt_ids
+    for _ in range(max_tokens):
+        if context is not None and ids.shape[1] > context:
+            # Positions start anew in a window that moves, so nothing that was read before can be kept.
+            cache = None
+        outputs = model(ids[:, -(context or 0) :]) if cache is None else model(unread, None, cache)
+        logits = outputs[:, -1, :vocabulary].float()
+        token = _choose(logits, temperature, top_k, top_p, generator)
+        if stop is not None:
+            token = token.masked_fill(ended, stop)
+            ended |= token == stop
+        unread = token.unsqueeze(1)
+        ids = torch.cat((ids, unread), 1)
+        if stop is not None and bool(ended.all()):
+            break
+    model.train(training)
+    return ids
+
+
+def _choose(
+    logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator | None
+) -> Tensor:
+    """Return one token per row of logits ([batch, vocabulary])."""
+    if temperature == 0:
+        return logits.argmax(1)
+    logits = logits / temperature
+    if top_k is not None and top_k < logits.shape[1]:
+        least = logits.topk(top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if top_p is not None:
+        ordered, order = logits.softmax(1).sort(1, descending=True)
+        # A token goes if those before it suffice; the likeliest has none before it.
+        beyond = ordered.cumsum(1) - ordered >= top_p
+        logits = logits.masked_fill(beyond.scatter(1, order, beyond), -torch.inf)
+    return torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)

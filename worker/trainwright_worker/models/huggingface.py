@@ -1,0 +1,256 @@
+"""Models of Hugging Face's transformers, from their configuration. Nothing is downloaded, and no code but theirs runs."""
+
+import difflib
+import importlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.spec.job import Task
+from trainwright_worker.data.dataset import Facts
+from trainwright_worker.errors import UserError
+from trainwright_worker.models.files import read_config
+from trainwright_worker.models.layers import IMAGE_DIMENSIONS
+from trainwright_worker.models.vision import check_images, unknown_name
+
+_FIELD: Final = "spec.model.pretrained"
+_OURS: Final = frozenset(
+    {
+        *("num_labels", "id2label", "label2id", "problem_type", "pad_token_id", "model_type", "architectures"),
+        *("auto_map", "dtype", "torch_dtype", "use_cache", "quantization_config", "attn_implementation"),
+    }
+)
+"""What follows from the rest of the spec, or would bring in code or arithmetic that is not ours."""
+
+
+class HuggingFaceModel(nn.Module):
+    """A model of transformers that takes and returns what all models here do.
+
+    Attributes:
+        vocabulary: Number of different tokens.
+        context: Longest sequence; None if its positions have no end.
+    """
+
+    def __init__(self, network: Any, input_name: str, *, causal: bool, context: int | None) -> None:
+        """Wrap.
+
+        Args:
+            network: The model of transformers.
+            input_name: What it calls its inputs: input_ids or pixel_values.
+            causal: Whether it is a language model.
+            context: Longest sequence.
+        """
+        super().__init__()
+        self.network, self.input_name, self.causal, self.context = network, input_name, causal, context
+        self.vocabulary = int(getattr(network.config, "vocab_size", 0))
+
+    @property
+    def head(self) -> frozenset[str]:
+        """Names of the weights that are not part of the pretrained body."""
+        body = f"network.{self.network.base_model_prefix}."
+        return frozenset(name for name in self.state_dict() if not name.startswith(body) or ".pooler." in name)
+
+    def forward(self, inputs: Tensor, mask: Tensor | None = None, cache: Any = None) -> Tensor:
+        """Return logits.
+
+        Args:
+            inputs: Token ids [batch, length], or images [batch, channels, height, width].
+            mask: bool [batch, length], true where the inputs are real; None if all are.
+            cache: What was read before the inputs, from `new_cache`; it then includes them.
+
+        Returns:
+            [batch, outputs]; [batch, length, vocabulary] for language modelling, only of the last position with a cache.
+        """
+        arguments: dict[str, Any] = {self.input_name: inputs}
+        if mask is not None:
+            arguments["attention_mask"] = mask.long()
+        if self.causal:
+            arguments |= {"use_cache": cache is not None, "past_key_values": cache}
+        logits: Tensor = self.network(**arguments).logits
+        return logits if cache is None else logits[:, -1:]
+
+    def new_cache(self) -> Any:
+        """Return the memory of a model that has read nothing."""
+        return importlib.import_module("transformers").DynamicCache()
+
+
+def import_transformers() -> Any:
+    """Return the library, told that it is offline before it can think otherwise."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    return importlib.import_module("transformers")
+
+
+def build_huggingface(kind: str, spec: TrainingJobSpec, facts: Facts, root: str) -> HuggingFaceModel:
+    """Return a model of transformers with freshly drawn weights.
+
+    Args:
+        kind: Its type, as config.json has it: bert, distilbert, roberta, gpt2.
+        spec: The job. The configuration is that of its pretrained folder, if it names one, changed by its args.
+        facts: What the data asks of a model.
+        root: Folder at which relative paths start.
+
+    Raises:
+        UserError: There is no such type, it cannot do the task, or it does not fit the data.
+    """
+    transformers = import_transformers()
+    images = len(facts.shape) == IMAGE_DIMENSIONS
+    automatic = _class_for(spec, facts, images=images)
+    config = _configuration(kind, spec, facts, root)
+    try:
+        # The weights are kept in fp32, whatever the folder stores; the precision of the job decides what computes.
+        network = getattr(transformers, automatic).from_config(config, dtype=torch.float32)
+    except (ValueError, ImportError) as error:
+        raise UserError(
+            f"spec.model.name: hf:{kind} cannot do task {spec.task}: {str(error).splitlines()[0]}"
+        ) from error
+    network.train()
+    causal = spec.task == Task.LANGUAGE_MODELING
+    model = HuggingFaceModel(
+        network, "pixel_values" if images else "input_ids", causal=causal, context=_context(network)
+    )
+    if images:
+        check_images(model, spec, facts)
+    elif model.context is not None and facts.shape[0] > model.context:
+        raise UserError(
+            f"spec.model.name: hf:{kind} sees {model.context} positions, but the data has sequences of {facts.shape[0]}",
+            "lower spec.dataset.tokenizer.maxLength"
+            + ("" if spec.model.pretrained else ", or raise max_position_embeddings in spec.model.args"),
+        )
+    return model
+
+
+def read_state(model: HuggingFaceModel, folder: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the weights of a pretrained folder under the names of `model`, and the names of those it has no use for.
+
+    Raises:
+        UserError: The folder holds no weights, or none that can be read.
+    """
+    transformers = import_transformers()
+    transformers.utils.logging.set_verbosity_error()  # What it would warn of, we say ourselves.
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        kind: Any = type(model.network)
+        network, info = kind.from_pretrained(
+            folder,
+            config=model.network.config,
+            dtype=torch.float32,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise UserError(f"{_FIELD}: {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+    for name, theirs, ours in sorted(info["mismatched_keys"]):
+        if f"network.{name}" not in model.head:
+            raise UserError(
+                f"{_FIELD}: {name} has shape {tuple(theirs)}, but the model needs {tuple(ours)}",
+                "remove the spec.model.args that change the pretrained model's form",
+            )
+    absent = info["missing_keys"] | {name for name, *_ in info["mismatched_keys"]}
+    state = {f"network.{name}": value for name, value in network.state_dict().items() if name not in absent}
+    return state, sorted(info["unexpected_keys"])
+
+
+def _class_for(spec: TrainingJobSpec, facts: Facts, *, images: bool) -> str:
+    if spec.regularization.dropout:
+        raise UserError(
+            f"spec.regularization.dropout: {spec.model.name} has dropouts of its own",
+            "set them in spec.model.args, for example hidden_dropout_prob",
+        )
+    if spec.task == Task.LANGUAGE_MODELING:
+        return "AutoModelForCausalLM"
+    if spec.task == Task.TRANSCRIPTION or (not images and facts.vocabulary is None):
+        raise UserError(
+            f"spec.model.name: {spec.model.name} reads text or images, but the data has inputs of "
+            f"{'x'.join(map(str, facts.shape))}",
+            "use rnn, lstm, gru or transformer for frames, and mlp for features",
+        )
+    return "AutoModelForImageClassification" if images else "AutoModelForSequenceClassification"
+
+
+def _configuration(kind: str, spec: TrainingJobSpec, facts: Facts, root: str) -> Any:
+    mapping = importlib.import_module("transformers.models.auto.configuration_auto").CONFIG_MAPPING
+    if kind not in mapping:
+        raise unknown_name(kind, mapping.keys(), "hf")
+    path, known = spec.model.pretrained, mapping[kind]().to_dict()
+    raw = None if path is None else read_config(path, root, _FIELD)
+    if raw is not None and raw.get("model_type") != kind:
+        raise UserError(f"spec.model.name: hf:{kind}, but {path} holds a model of type {raw.get('model_type')}")
+    args = dict(spec.model.args or {})
+    for name in args:
+        if name in _OURS or name.startswith("_"):
+            raise UserError(f"spec.model.args.{name}: follows from the rest of the spec", "remove it")
+        if name not in known and name not in mapping[kind].attribute_map:
+            raise _unknown_argument(name, kind, known)
+    stored = {name: value for name, value in (raw or {}).items() if not name.startswith("_") and name not in _OURS}
+    if facts.vocabulary is not None:
+        _check_tokens(facts, raw, args)
+    try:
+        changes = {**(_from_data(facts, known) if raw is None else {}), **args, **_from_task(facts, raw)}
+        return mapping[kind].from_dict({**stored, **changes})
+    except Exception as error:
+        # Each configuration has errors of its own; what they are about is always the arguments.
+        raise UserError(f"spec.model.args: hf:{kind} does not take them: {error}") from error
+
+
+def _unknown_argument(name: str, kind: str, known: Iterable[str]) -> UserError:
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return UserError(
+        f"spec.model.args.{name}: the configuration of hf:{kind} has no such field",
+        f"did you mean {', '.join(near)}?" if near else None,
+    )
+
+
+def _check_tokens(facts: Facts, raw: dict[str, Any] | None, args: dict[str, Any]) -> None:
+    """Check that the model knows every token, and that its tokens are the tokenizer's.
+
+    Raises:
+        UserError: They are not.
+    """
+    vocabulary = args.get("vocab_size", (raw or {}).get("vocab_size"))
+    if isinstance(vocabulary, int) and facts.vocabulary is not None and vocabulary < facts.vocabulary:
+        where = "spec.model.args.vocab_size" if "vocab_size" in args else _FIELD
+        raise UserError(
+            f"{where}: the model knows {vocabulary} tokens, but the tokenizer has {facts.vocabulary}",
+            "set spec.dataset.tokenizer.path to the folder of the pretrained model",
+        )
+    padding = (raw or {}).get("pad_token_id")
+    if padding is not None and facts.padding is not None and padding != facts.padding:
+        raise UserError(
+            f"{_FIELD}: the model was trained with the padding token {padding}, but the tokenizer's is {facts.padding}",
+            "set spec.dataset.tokenizer.path to the folder of the pretrained model",
+        )
+
+
+def _from_data(facts: Facts, known: Iterable[str]) -> dict[str, Any]:
+    """Return what the data says of a model that starts from nothing."""
+    if facts.vocabulary is not None:
+        return {"vocab_size": facts.vocabulary}
+    found = {"num_channels": facts.shape[0], "image_size": facts.shape[1]}
+    return {name: value for name, value in found.items() if name in known}
+
+
+def _from_task(facts: Facts, raw: dict[str, Any] | None) -> dict[str, Any]:
+    padding = (raw or {}).get("pad_token_id", facts.padding)
+    return {
+        "num_labels": facts.outputs if facts.vocabulary != facts.outputs else 2,
+        "use_cache": False,
+        **({} if padding is None else {"pad_token_id": padding}),
+    }
+
+
+def _context(network: nn.Module) -> int | None:
+    """Return how many positions a model can tell apart; of learned positions, some are kept for padding."""
+    limits = []
+    limit = getattr(network.config, "max_position_embeddings", None)
+    if isinstance(limit, int) and limit > 0:
+        limits.append(limit)
+    for name, part in network.named_modules():
+        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding) and part.padding_idx is not None:
+            limits.append(part.num_embeddings - part.padding_idx - 1)
+    return min(limits, default=None)

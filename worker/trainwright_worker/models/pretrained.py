@@ -1,0 +1,125 @@
+"""Weights to start from: read in the formats that people have, brought to our names, and checked tensor by tensor."""
+
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from torch import Tensor, nn
+
+from trainwright.api.spec import TrainingJobSpec
+from trainwright_worker.data.dataset import Facts
+from trainwright_worker.errors import UserError
+from trainwright_worker.models.files import CONFIG, local_path, read_weights
+from trainwright_worker.models.gpt import from_gpt2, is_gpt2
+from trainwright_worker.models.head import head_names
+from trainwright_worker.models.huggingface import HuggingFaceModel, read_state
+from trainwright_worker.models.lora import DOWN, UP
+from trainwright_worker.models.transformer import Transformer
+
+FIELD = "spec.model.pretrained"
+_SHOWN = 5
+"""How many tensors an error names."""
+_PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
+"""What wrappers put before the names of weights."""
+_CONVOLUTION_DIMENSIONS = 4
+_COUNTER = "num_batches_tracked"
+_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
+"""Heads of torchvision's Inception models that only help training."""
+
+
+def load_pretrained(model: nn.Module, spec: TrainingJobSpec, facts: Facts, root: str) -> list[str]:
+    """Put the job's pretrained weights into a model, in place, and return what is to be said about it.
+
+    Raises:
+        UserError: The weights are missing, damaged, or those of another model; names the tensors.
+    """
+    if spec.model.pretrained is None:
+        return []
+    state, notes = read_pretrained(model, spec.model.pretrained, facts, root)
+    model.load_state_dict(state, strict=False)
+    return notes
+
+
+def read_pretrained(
+    model: nn.Module, path: str, facts: Facts, root: str, field: str = FIELD
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Return weights on the CPU under the names and in the shapes of a model, and what is to be said about them.
+
+    A head for another number of outputs is left out, so the model keeps its fresh one.
+
+    Args:
+        model: The model; only names and shapes matter, so it may be on the meta device.
+        path: A folder, a file or an URI.
+        facts: What the data asks of a model.
+        root: Folder at which relative paths start.
+        field: Field of the spec to blame.
+
+    Raises:
+        UserError: The weights are missing, damaged, or those of another model; names the tensors.
+    """
+    location = local_path(path, root, field)
+    unused: list[str] = []
+    if isinstance(model, HuggingFaceModel) and (location / CONFIG).is_file():
+        state, unused = read_state(model, location)
+    else:
+        state = _renamed(read_weights(location, field), model)
+    own = {name: value for name, value in model.state_dict().items() if not name.endswith((DOWN, UP))}
+    head = head_names(model, facts.outputs)
+    state = {name: value for name, value in state.items() if not name.startswith(_AUXILIARY)}
+    state = {name: _adapted(value, own[name], model) if name in own else value for name, value in state.items()}
+    replaced = {name for name in head if name not in state or state[name].shape != own[name].shape}
+    _check(state, own, replaced, field)
+    kept = {name: value for name, value in state.items() if name not in replaced}
+    notes = [f"starting from {path}: {len(kept)} tensors"]
+    if replaced:
+        notes.append(f"new head for {facts.outputs} outputs: {_listed(sorted(replaced))}")
+    if unused:
+        notes.append(f"not used: {_listed(unused)}")
+    return kept, notes
+
+
+def _renamed(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights under the model's names."""
+    names = set(model.state_dict())
+    if isinstance(model, Transformer) and is_gpt2(state):
+        return from_gpt2(state)
+    while not names & set(state):
+        prefix = next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in state)), None)
+        if prefix is None:
+            return state
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def _adapted(value: Tensor, own: Tensor, model: nn.Module) -> Tensor:
+    """Return a weight in the model's shape where only the padding of a vocabulary or the colours of images differ."""
+    if value.shape == own.shape or value.dim() != own.dim():
+        return value
+    if isinstance(model, Transformer) and len(value) == model.vocabulary and value.shape[1:] == own.shape[1:]:
+        return F.pad(value, (0, 0, 0, len(own) - len(value)))
+    grey = own.dim() == _CONVOLUTION_DIMENSIONS and own.shape[1] == 1
+    if grey and value.shape[0] == own.shape[0] and value.shape[2:] == own.shape[2:]:
+        return value.sum(1, keepdim=True)  # what the model says of an image whose colours are all the same grey
+    return value
+
+
+def _check(state: dict[str, Tensor], own: dict[str, Tensor], replaced: set[str], field: str) -> None:
+    shapes = [
+        f"{name} has shape {tuple(value.shape)}, the model needs {tuple(own[name].shape)}"
+        for name, value in state.items()
+        if name in own and name not in replaced and value.shape != own[name].shape
+    ]
+    missing = [name for name in own if name not in state and name not in replaced and not name.endswith(_COUNTER)]
+    unknown = [name for name in state if name not in own]
+    problems = [
+        *([_listed(shapes, "; ")] if shapes else []),
+        *([f"missing: {_listed(missing)}"] if missing else []),
+        *([f"not in the model: {_listed(unknown)}"] if unknown else []),
+    ]
+    if problems:
+        raise UserError(
+            f"{field}: these are weights of another model: {'; '.join(problems)}",
+            "choose the spec.model.name and args that the weights were trained with",
+        )
+
+
+def _listed(names: list[str], separator: str = ", ") -> str:
+    more = len(names) - _SHOWN
+    return separator.join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,89 @@
+"""Gradient checkpointing: activations of a block are computed again for the backward pass instead of being kept."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from trainwright_worker.errors import UserError
+from trainwright_worker.models.huggingface import HuggingFaceModel
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """Return the blocks that a model repeats, outermost ones only, in order: what is worth sharding or recomputing.
+
+    A block has parts of its own and stands in a list or a sequence beside others.
+    """
+    found: list[nn.Module] = []
+    _collect(model, found)
+    return found
+
+
+def enable_gradient_checkpointing(model: nn.Module) -> None:
+    """Have a model keep only what comes into its blocks, and compute the rest again in the backward pass.
+
+    Call it before the model is wrapped for several processes.
+
+    Raises:
+        UserError: The model has no blocks.
+    """
+    if isinstance(model, HuggingFaceModel):
+        network: Any = model.network
+        if not network.supports_gradient_checkpointing:
+            raise UserError("spec.training.gradientCheckpointing: true, but this model of transformers cannot do it")
+        network.gradient_checkpointing_enable({"use_reentrant": False})
+        return
+    blocks = blocks_of(model)
+    if not blocks:
+        raise UserError(
+            "spec.training.gradientCheckpointing: true, but the model has no repeated blocks whose activations could be "
+            "computed again",
+            "remove it, or use transformer, gpt, or a model of torchvision, timm or hf",
+        )
+    for block in blocks:
+        block.forward = _recomputed(block)
+
+
+def _collect(module: nn.Module, found: list[nn.Module]) -> None:
+    for child in module.children():
+        if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) > 1 and any(child.children()):
+            found.append(child)
+        else:
+            _collect(child, found)
+
+
+def _recomputed(block: nn.Module) -> Any:
+    forward = block.forward
+    norms = [part for part in block.modules() if isinstance(part, _BatchNorm)]
+    contexts = partial(_contexts, norms)
+
+    def recomputed(*args: Any, **kwargs: Any) -> Any:
+        if not (block.training and torch.is_grad_enabled()):
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+
+    return recomputed
+
+
+def _contexts(norms: list[_BatchNorm]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return what surrounds the forward pass and what surrounds its repetition."""
+    return nullcontext(), _frozen_statistics(norms)
+
+
+@contextmanager
+def _frozen_statistics(norms: list[_BatchNorm]) -> Iterator[None]:
+    """Keep batch normalization from counting a batch again that it has seen."""
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm, (_, counter) in zip(norms, kept, strict=True):
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None if counter is None else counter.clone()
+    try:
+        yield
+    finally:
+        for norm, (momentum, counter) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, counter

@@ -1,0 +1,145 @@
+"""Image models of torchvision and timm, always without weights of their own: nothing is downloaded."""
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from typing import Any, Final
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from trainwright.api.spec import TrainingJobSpec
+from trainwright_worker.data.dataset import Facts
+from trainwright_worker.errors import UserError
+from trainwright_worker.models.layers import IMAGE_DIMENSIONS
+
+_OURS: Final = frozenset(
+    {
+        *("weights", "progress", "num_classes", "pretrained", "in_chans", "checkpoint_path", "cache_dir"),
+        *("pretrained_cfg", "pretrained_cfg_overlay", "aux_logits", "device", "dtype"),
+    }
+)
+"""Arguments of builders that follow from the rest of the spec, or would fetch something."""
+_AUXILIARY: Final = frozenset({"googlenet", "inception_v3"})
+"""Models that by default return the outputs of further heads too, and take minutes to draw their weights."""
+_COLOURS: Final = 3
+
+
+def build_torchvision(name: str, spec: TrainingJobSpec, facts: Facts) -> nn.Module:
+    """Return a classification model of torchvision.
+
+    Its first convolution takes as many channels as the images have.
+
+    Raises:
+        UserError: There is no such model, it does not take the arguments, or not images of this size.
+    """
+    models = importlib.import_module("torchvision.models")
+    _check(name, models.list_models(module=models), spec, facts)
+    single = {"aux_logits": False, "init_weights": False} if name in _AUXILIARY else {}
+    arguments = {"num_classes": facts.outputs, **single, **_args(spec)}
+    try:
+        model: nn.Module = models.get_model(name, weights=None, **arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"spec.model.args: torchvision:{name} does not take them: {error}") from error
+    if facts.shape[0] != _COLOURS:
+        _adapt_stem(model, facts.shape[0])
+    check_images(model, spec, facts)
+    return model
+
+
+def build_timm(name: str, spec: TrainingJobSpec, facts: Facts) -> nn.Module:
+    """Return a model of timm, for images of as many channels as the data has.
+
+    Raises:
+        UserError: There is no such model, it does not take the arguments, or not images of this size.
+    """
+    timm = importlib.import_module("timm")
+    plain = name.partition(".")[0]  # A tag names pretrained weights; the architecture is the same.
+    _check(name, timm.list_models() if not timm.is_model(plain) else [name], spec, facts)
+    arguments = {"num_classes": facts.outputs, "in_chans": facts.shape[0], **_args(spec)}
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise UserError(f"spec.model: timm:{name} does not take its args: {error}") from error
+    check_images(model, spec, facts)
+    return model
+
+
+def unknown_name(name: str, known: Iterable[str], library: str) -> UserError:
+    """Return the error for a name that a library does not know, with what was probably meant."""
+    near = difflib.get_close_matches(name, list(known), n=3)
+    hint = f"did you mean {', '.join(f'{library}:{found}' for found in near)}?" if near else None
+    return UserError(f"spec.model.name: {library} has no model {name}", hint)
+
+
+def _args(spec: TrainingJobSpec) -> dict[str, Any]:
+    return dict(spec.model.args or {})
+
+
+def _check(name: str, known: Iterable[str], spec: TrainingJobSpec, facts: Facts) -> None:
+    library = str(spec.model.name).partition(":")[0]
+    if name not in known:
+        raise unknown_name(name, known, library)
+    if len(facts.shape) != IMAGE_DIMENSIONS or facts.vocabulary is not None:
+        what = "text" if facts.vocabulary is not None else f"inputs of {'x'.join(map(str, facts.shape))}"
+        raise UserError(
+            f"spec.model.name: {spec.model.name} reads images, but the data has {what}",
+            "use rnn, lstm, gru, transformer or hf:TYPE for text, and mlp for features",
+        )
+    for given in _args(spec):
+        if given in _OURS:
+            raise UserError(
+                f"spec.model.args.{given}: follows from the data and from spec.model.pretrained", "remove it"
+            )
+    if spec.regularization.dropout:
+        raise UserError(
+            f"spec.regularization.dropout: {spec.model.name} has a dropout of its own",
+            "set it in spec.model.args: dropout (torchvision) or drop_rate (timm), where the model takes it",
+        )
+
+
+def _adapt_stem(model: nn.Module, channels: int) -> None:
+    """Replace the first convolution by one for images of `channels` channels."""
+    name, stem = next((name, part) for name, part in model.named_modules() if isinstance(part, nn.Conv2d))
+    parent, _, last = name.rpartition(".")
+    adapted = nn.Conv2d(
+        channels,
+        stem.out_channels,
+        stem.kernel_size,  # type: ignore[arg-type]
+        stem.stride,  # type: ignore[arg-type]
+        stem.padding,  # type: ignore[arg-type]
+        bias=stem.bias is not None,
+    )
+    setattr(model.get_submodule(parent), last, adapted)
+
+
+def check_images(model: nn.Module, spec: TrainingJobSpec, facts: Facts) -> None:
+    """Check that the model takes images of the data's size, by a pass that computes shapes only.
+
+    Raises:
+        UserError: It does not.
+    """
+    state = {
+        name: torch.empty_like(value, device="meta")
+        for name, value in (*model.named_parameters(), *model.named_buffers())
+    }
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            outputs = functional_call(model, state, (torch.empty(2, *facts.shape, device="meta"),))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        size = "x".join(map(str, facts.shape))
+        raise UserError(
+            f"spec.model.name: {spec.model.name} does not take images of {size}: {str(error).splitlines()[0]}",
+            "change the size of the images, or tell the model their size in spec.model.args (torchvision's vit: "
+            "image_size; timm: img_size)",
+        ) from error
+    finally:
+        model.train(training)
+    if outputs.shape != (2, facts.outputs):
+        raise UserError(
+            f"spec.model.name: {spec.model.name} returns outputs of {'x'.join(map(str, outputs.shape[1:]))}, but the data "
+            f"asks for {facts.outputs}"
+        )
