@@ -3,8 +3,8 @@
 The agent (`SimpleElasticAgent`) owns the states of a worker: join the rendezvous, start the processes, watch them, start
 them again when they fail or when the others open a new round. What is added here is judgement:
 
-- A failure that would repeat itself (user error, data, non-finite, out of memory) ends the worker at once with that exit
-  code. One that may pass is retried in place, `spec.restart.limit` times.
+- A failure that would repeat itself (user error, data, non-finite, out of memory, or as `spec.restart.onFailure` says)
+  ends the worker at once with that exit code. One that may pass is retried in place, `spec.restart.limit` times.
 - Losing a peer is not this worker's failure: it waits for the replacement and that counts against no limit. The same
   holds when the job agreed to stop because another worker was told to.
 - SIGTERM is passed on. The processes save and end; the worker then exits as Preempted inside its grace period, whatever
@@ -29,6 +29,7 @@ from torch.distributed.elastic.agent.server.api import (
 from torch.distributed.elastic.events.api import Event, EventSource
 
 from trainwright.api.exit_codes import RETRYABLE, SIGNAL_BASE, ExitCode, classify
+from trainwright.api.spec.restart import Reaction
 from trainwright.api.worker import Termination, WorkerConfig
 from trainwright_worker.console import say
 from trainwright_worker.data.builtin import preload
@@ -151,7 +152,7 @@ class WorkerAgent(SimpleElasticAgent):
     def _decide(self, failure: PostMortem) -> None:
         """Set the number of restarts torch's agent believes it has left, which decides what it does next."""
         code = failure.termination.exit_code
-        if self.stopping or classify(code) not in RETRYABLE:
+        if self.stopping or self._config.spec.restart.on_failure.to(classify(code)) == Reaction.FAIL:
             self._remaining_restarts = 0
         elif code == ExitCode.PREEMPTED or (failure.consequence and failure.formed):
             self._remaining_restarts += 1

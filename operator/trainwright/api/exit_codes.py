@@ -13,6 +13,7 @@ class FailureClass(StrEnum):
     NON_FINITE = "NonFinite"
     INFRASTRUCTURE = "Infrastructure"
     PREEMPTED = "Preempted"
+    HANG = "Hang"
     INTERNAL = "Internal"
 
 
@@ -26,6 +27,7 @@ class ExitCode(IntEnum):
     INFRASTRUCTURE = 69
     INTERNAL = 70
     OUT_OF_MEMORY = 71
+    HANG = 72
     PREEMPTED = 75
 
 
@@ -36,13 +38,16 @@ _CLASS_OF_CODE: Final = {
     ExitCode.INFRASTRUCTURE: FailureClass.INFRASTRUCTURE,
     ExitCode.INTERNAL: FailureClass.INTERNAL,
     ExitCode.OUT_OF_MEMORY: FailureClass.OUT_OF_MEMORY,
+    ExitCode.HANG: FailureClass.HANG,
     ExitCode.PREEMPTED: FailureClass.PREEMPTED,
 }
 
 SIGNAL_BASE: Final = 128
 """A process ended by signal n is said to exit with 128 + n."""
 
-RETRYABLE: Final = frozenset({FailureClass.INFRASTRUCTURE, FailureClass.PREEMPTED, FailureClass.INTERNAL})
+RETRYABLE: Final = frozenset(
+    {FailureClass.INFRASTRUCTURE, FailureClass.PREEMPTED, FailureClass.HANG, FailureClass.INTERNAL}
+)
 """Classes for which the same job may succeed when tried again; the others would fail the same way."""
 
 

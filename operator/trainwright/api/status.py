@@ -247,6 +247,12 @@ class TrainingJobStatus(StatusModel):
         0, ge=0, description="Pods of older attempts than this are to be deleted; younger ones may live on."
     )
     restarts: int = Field(0, ge=0, description="Restarts after failures so far.")
+    restarts_without_progress: int = Field(
+        0, ge=0, description="Restarts, preemptions apart, since a checkpoint last went beyond all former ones."
+    )
+    saved_step: int | None = Field(
+        None, ge=0, description="Highest step ever saved, as of the newest restart; more than this is progress."
+    )
     next_start: Time | None = Field(None, description="When the next attempt may start (backoff).")
     started_at: Time | None = Field(
         None, description="When the job first became active; the deadline counts from here."

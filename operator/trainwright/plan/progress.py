@@ -8,6 +8,7 @@ from trainwright.api.figures import StepTime, Straggler
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Evaluation, Metrics, Phase, Progress, TrainingJobStatus
 from trainwright.api.worker import WorkerPhase, WorkerReport
+from trainwright.plan import restart
 from trainwright.plan.membership import Crew
 from trainwright.plan.types import Observed
 
@@ -47,7 +48,7 @@ def record(
     replayed = max(0, before.step - (report.resumed_from_step or 0)) if relaunched else 0
     return status.model_copy(
         update={
-            "restarts": status.restarts + in_place,
+            **(restart.counted(status, None) if in_place else {}),
             "progress": _progress(report, at, before, before.replayed_steps + replayed),
             "preflight": report.preflight or status.preflight,
             "metrics": _metrics(report, status.metrics, _locate(report.stragglers, spec, crew)),

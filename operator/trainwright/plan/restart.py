@@ -4,15 +4,19 @@ A restart is a counter. Here only the counters are raised; once they are written
 """
 
 from datetime import datetime, timedelta
+from typing import Any
 
-from trainwright.api.exit_codes import RETRYABLE
+from trainwright.api.exit_codes import FailureClass
 from trainwright.api.spec import RestartSpec, TrainingJobSpec
+from trainwright.api.spec.restart import OnFailureSpec, Reaction
 from trainwright.api.status import Failure, Phase, TrainingJobStatus
 from trainwright.plan import postmortem
 from trainwright.plan.membership import Crew
 from trainwright.plan.types import Observed, Pod
 
 _LONGEST_BACKOFF = 300
+_BREATHER = timedelta(minutes=1)
+"""Preemptions wait for nothing, unless one follows another sooner than this."""
 _COMPLETE = (Phase.STARTING, Phase.RUNNING)
 """Phases in which every worker has had its pod: one without is lost."""
 
@@ -27,13 +31,43 @@ def decide(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus,
         failure = postmortem.explain(casualties, status.attempt, observed.now)
     else:
         failure = _explain_loss(lost[0], observed, status)
-    if failure.category not in RETRYABLE:
-        return fail(status, failure, observed.now)
-    if status.restarts >= spec.restart.limit:
-        spent = f"{failure.message}; gave up after {status.restarts} restarts (spec.restart.limit)"
-        return fail(status, failure.model_copy(update={"message": spent}), observed.now)
+    verdict = _refusal(spec.restart, status, failure)
+    if verdict is not None:
+        return fail(status, failure.model_copy(update={"message": f"{failure.message}{verdict}"}), observed.now)
     whole = 0 in lost or any(pod.index == 0 for pod in casualties)
     return _restart(observed, spec.restart, status, failure, whole=whole)
+
+
+def _refusal(policy: RestartSpec, status: TrainingJobStatus, failure: Failure) -> str | None:
+    """Return what to add to the failure's message when it is final; None when the job is to be tried again."""
+    category = failure.category
+    if policy.on_failure.to(category) == Reaction.FAIL:
+        return "" if OnFailureSpec().to(category) == Reaction.FAIL else f" (spec.restart.onFailure.{category}: fail)"
+    spent = without_progress(status)
+    if category == FailureClass.PREEMPTED or spent < policy.limit:
+        return None
+    return f"; gave up after {spent} restarts without progress (spec.restart.limit)"
+
+
+def without_progress(status: TrainingJobStatus) -> int:
+    """Return the restarts, preemptions apart, since a checkpoint last went beyond all former ones."""
+    saved = _best_saved(status)
+    progressed = saved is not None and (status.saved_step is None or saved > status.saved_step)
+    return 0 if progressed else status.restarts_without_progress
+
+
+def counted(status: TrainingJobStatus, category: FailureClass | None) -> dict[str, Any]:
+    """Return the counters after one more restart."""
+    return {
+        "restarts": status.restarts + 1,
+        "restarts_without_progress": without_progress(status) + (category != FailureClass.PREEMPTED),
+        "saved_step": _best_saved(status),
+    }
+
+
+def _best_saved(status: TrainingJobStatus) -> int | None:
+    saved = [checkpoint.step for checkpoint in status.checkpoints]
+    return max([*saved, *([] if status.saved_step is None else [status.saved_step])], default=None)
 
 
 def _is_casualty(pod: Pod, status: TrainingJobStatus) -> bool:
@@ -67,18 +101,25 @@ def _restart(
     wait for the replacement and go on with it.
     """
     attempt = status.attempt + 1
-    delay = backoff(policy, status.restarts)
+    delay = _delay(observed.now, policy, status, failure)
     return status.model_copy(
         update={
             "phase": Phase.RESTARTING,
             "attempt": attempt,
             "oldest_attempt": attempt if whole else status.oldest_attempt,
-            "restarts": status.restarts + 1,
+            **counted(status, failure.category),
             "next_start": observed.now + delay if delay else None,
             "failure": failure,
             "progress": status.progress.model_copy(update={"ended_launch": status.progress.launch}),
         }
     )
+
+
+def _delay(now: datetime, policy: RestartSpec, status: TrainingJobStatus, failure: Failure) -> timedelta:
+    if failure.category != FailureClass.PREEMPTED:
+        return backoff(policy, without_progress(status))
+    hasty = status.failure is not None and now - status.failure.failed_at < _BREATHER
+    return timedelta(seconds=policy.backoff_seconds) if hasty else timedelta()
 
 
 def backoff(policy: RestartSpec, restarts: int) -> timedelta:

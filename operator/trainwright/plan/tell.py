@@ -3,6 +3,7 @@
 from collections import Counter
 from datetime import datetime
 
+from trainwright.api.exit_codes import FailureClass
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Condition, ConditionType, Metrics, Phase, Progress, Summary, TrainingJobStatus
 from trainwright.api.worker import WorkerPhase, WorkerReport
@@ -99,7 +100,10 @@ def _restarting(spec: TrainingJobSpec, status: TrainingJobStatus) -> str:
     scope = "all workers start" if status.oldest_attempt == status.attempt else "it is replaced and the others wait"
     if spec.workers.count == 1:
         scope = "it starts again"
-    return f"{cause}; {scope}: restart {status.restarts} of at most {spec.restart.limit}"
+    if status.failure is not None and status.failure.category == FailureClass.PREEMPTED:
+        return f"{cause}; {scope}: restart {status.restarts}, which counts against no limit"
+    count = f"{status.restarts_without_progress} of at most {spec.restart.limit} without progress"
+    return f"{cause}; {scope}: restart {status.restarts}, {count}"
 
 
 def _waiting(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> tuple[str, str]:

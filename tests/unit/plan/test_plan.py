@@ -173,7 +173,7 @@ def test_restarts_end_at_the_limit():
 
 def test_second_restart_waits_and_says_until_when():
     running = running_job(restart={"backoffSeconds": 8})
-    once = replace(running, status=running.status.model_copy(update={"restarts": 2}))
+    once = replace(running, status=running.status.model_copy(update={"restarts": 2, "restarts_without_progress": 2}))
     decided = plan(observed(once, pod(0), failed(1))).status
     assert decided.next_start == NOW + timedelta(seconds=16)
     held = plan(observed(replace(once, status=decided), pod(0), failed(1)))

@@ -1,4 +1,4 @@
-"""Who trains and where: the worker pods, their allowed pod fields, checkpoints and restarts."""
+"""Who trains and where: the worker pods, their allowed pod fields, and checkpoints."""
 
 import re
 from enum import StrEnum
@@ -234,15 +234,3 @@ class CheckpointSpec(Model):
     keep: int = Field(3, ge=1, le=100, description="Number of checkpoints to keep; older ones are deleted.")
 
     rules = (at_most_one_of("every_steps", "every_seconds", what="checkpoint"),)
-
-
-class RestartSpec(Model):
-    """What happens when a worker fails for a reason that trying again can cure."""
-
-    limit: int = Field(3, ge=0, le=1_000, description="Restarts before the job fails.")
-    backoff_seconds: int = Field(
-        5,
-        ge=0,
-        le=3_600,
-        description="Wait before the second restart, doubled each time, at most 5 minutes. The first does not wait.",
-    )
