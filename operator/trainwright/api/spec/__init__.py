@@ -9,7 +9,6 @@ from trainwright.api.spec.objective import DistillationSpec, LossSpec, Regulariz
 from trainwright.api.spec.optimization import OptimizerSpec, ScheduleSpec
 from trainwright.api.spec.outcome import ExplanationSpec, ExportSpec, GenerationSpec, PredictionSpec, TrackingSpec
 from trainwright.api.spec.restart import RestartSpec
-from trainwright.api.spec.restart import RestartSpec
 from trainwright.api.spec.training import EarlyStoppingSpec, EmaSpec, TrainingSpec
 from trainwright.api.spec.workers import CheckpointSpec, WorkersSpec
 
