@@ -38,8 +38,9 @@ class WorkerConfig(Model):
 
     @property
     def job_folder(self) -> str:
-        """The folder that holds all a job writes: `checkpoints/` and `results/`. Nothing is read or written outside."""
-        return f"{self.checkpoint_root.rstrip('/')}/{self.name}-{self.uid}"
+        """The folder or URI that holds all a job writes: `checkpoints/` and `results/`. Nothing is written outside."""
+        root = self.spec.checkpoint.uri or self.checkpoint_root
+        return f"{root.rstrip('/')}/{self.name}-{self.uid}"
 
 
 class WorkerPhase(StrEnum):
@@ -81,6 +82,7 @@ class WorkerReport(Model):
     learning_rate: float | None = Field(None, description="Learning rate of the newest step.")
     grad_norm: float | None = Field(None, description="L2 norm of the newest gradient.")
     samples_per_second: float | None = Field(None, ge=0, description="Throughput of this launch, over all processes.")
+    steps_per_second: float | None = Field(None, ge=0, description="Optimizer steps per second of this launch.")
     tokens_per_second: float | None = Field(None, ge=0, description="Tokens per second of this launch.")
     mfu: float | None = Field(None, ge=0, description="Share of the devices' peak arithmetic that is made use of.")
     peak_memory_bytes: int | None = Field(None, ge=0, description="Most memory that rank 0 has held at once.")
@@ -89,7 +91,6 @@ class WorkerReport(Model):
         [], max_length=MOST_STRAGGLERS, description="Ranks that lag behind the others, the slowest first."
     )
     preflight: Preflight | None = Field(None, description="What was found out before the first step.")
-    steps_per_second: float | None = Field(None, ge=0, description="Optimizer steps per second of this launch.")
     evaluation: Evaluation | None = Field(None, description="The newest evaluation.")
     best: Evaluation | None = Field(None, description="The best evaluation on the validation split.")
     checkpoints: list[Checkpoint] = Field([], max_length=100, description="Verified checkpoints, oldest first.")

@@ -19,7 +19,7 @@ from trainwright.api.names import (
     report_audience,
 )
 from trainwright.api.spec import TrainingJobSpec, WorkersSpec
-from trainwright.api.spec.workers import VolumeSpec
+from trainwright.api.spec.workers import EnvVar, VolumeSpec
 from trainwright.build.naming import (
     companion_name,
     owner_reference,
@@ -165,8 +165,14 @@ def _environment(workers: WorkersSpec, seat: Seat, host: str) -> list[Manifest]:
         {"name": ENV_TERMINATION_LOG, "value": "/dev/termination-log"},
         # The root file system is read-only; libraries that cache something find a place to.
         {"name": "HOME", "value": "/tmp"},  # noqa: S108 - an emptyDir of this pod alone
-        *({"name": variable.name, "value": variable.value} for variable in workers.env or ()),
+        *(_variable(variable) for variable in workers.env or ()),
     ]
+
+
+def _variable(variable: EnvVar) -> Manifest:
+    if variable.value_from is None:
+        return {"name": variable.name, "value": variable.value}
+    return {"name": variable.name, "valueFrom": variable.value_from.to_wire()}
 
 
 def _own_mounts(*, reports: bool) -> list[Manifest]:

@@ -1,5 +1,6 @@
 """What a user writes: `TrainingJobSpec` and its parts, one file per topic."""
 
+from trainwright.api.spec.checkpoint import CheckpointSpec, StartFromSpec
 from trainwright.api.spec.dataset import DatasetSpec
 from trainwright.api.spec.evaluation import EvaluationSpec
 from trainwright.api.spec.health import HealthSpec
@@ -10,7 +11,7 @@ from trainwright.api.spec.optimization import OptimizerSpec, ScheduleSpec
 from trainwright.api.spec.outcome import ExplanationSpec, ExportSpec, GenerationSpec, PredictionSpec, TrackingSpec
 from trainwright.api.spec.restart import RestartSpec
 from trainwright.api.spec.training import EarlyStoppingSpec, EmaSpec, TrainingSpec
-from trainwright.api.spec.workers import CheckpointSpec, WorkersSpec
+from trainwright.api.spec.workers import WorkersSpec
 
 __all__ = [
     "CheckpointSpec",
@@ -30,6 +31,7 @@ __all__ = [
     "RegularizationSpec",
     "RestartSpec",
     "ScheduleSpec",
+    "StartFromSpec",
     "TrackingSpec",
     "TrainingJobSpec",
     "TrainingSpec",

@@ -7,6 +7,7 @@ from typing import Final
 from pydantic import Field
 
 from trainwright.api.base import Model, Rule
+from trainwright.api.spec.checkpoint import CheckpointSpec, Parallelism, StartFromSpec
 from trainwright.api.spec.dataset import BuiltinName, DatasetSpec, SyntheticKind
 from trainwright.api.spec.evaluation import EvaluationSpec, MetricName
 from trainwright.api.spec.health import HealthSpec
@@ -15,8 +16,8 @@ from trainwright.api.spec.objective import DistillationSpec, LossName, LossSpec,
 from trainwright.api.spec.optimization import OptimizerSpec, ScheduleSpec
 from trainwright.api.spec.outcome import ExplanationSpec, ExportSpec, GenerationSpec, PredictionSpec, TrackingSpec
 from trainwright.api.spec.restart import RestartSpec
-from trainwright.api.spec.training import TrainingSpec
-from trainwright.api.spec.workers import CheckpointSpec, WorkersSpec
+from trainwright.api.spec.training import Precision, TrainingSpec
+from trainwright.api.spec.workers import WorkersSpec
 
 
 class Task(StrEnum):
@@ -110,6 +111,12 @@ class TrainingJobSpec(Model):
     tracking: TrackingSpec = Field(TrackingSpec(), description="Where the course of training is recorded.")
     workers: WorkersSpec = Field(WorkersSpec(), description="The worker pods.")
     checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="Where and how often to save.")
+    start_from: StartFromSpec | None = Field(None, description="Another job's model to start from.")
+    parallelism: Parallelism = Field(
+        Parallelism.DDP,
+        description="ddp (every process holds the whole model) or fsdp (weights, gradients and optimizer state are "
+        "split over the processes).",
+    )
     restart: RestartSpec = Field(RestartSpec(), description="Which failures are tried again, and how often.")
     suspend: bool = Field(
         False, description="True saves, deletes the pods and frees their GPUs; false goes on where it was."
@@ -122,6 +129,25 @@ class TrainingJobSpec(Model):
     )
 
     rules = (
+        Rule(
+            field="parallelism",
+            message="fsdp writes a part of every checkpoint from each worker: several workers need "
+            "checkpoint.persistentVolumeClaim or checkpoint.uri, which all of them see",
+            cel="self.parallelism != 'fsdp' || self.workers.count == 1 || "
+            "has(self.checkpoint.persistentVolumeClaim) || has(self.checkpoint.uri)",
+            holds=lambda self: (
+                self.parallelism != Parallelism.FSDP
+                or self.workers.count == 1
+                or self.checkpoint.persistent_volume_claim is not None
+                or self.checkpoint.uri is not None
+            ),
+        ),
+        Rule(
+            field="parallelism",
+            message="fsdp trains in fp32 or bf16: gradients of fp16 are scaled on each process by itself",
+            cel="self.parallelism != 'fsdp' || self.training.precision != 'fp16'",
+            holds=lambda self: self.parallelism != Parallelism.FSDP or self.training.precision != Precision.FP16,
+        ),
         Rule(
             field="training.globalBatchSize",
             message="must be a multiple of workers.count x workers.processesPerWorker, so that every process gets "

@@ -1,4 +1,4 @@
-"""Who trains and where: the worker pods, their allowed pod fields, and checkpoints."""
+"""Who trains and where: the worker pods, and their allowed pod fields."""
 
 import re
 from enum import StrEnum
@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, JsonValue, PlainValidator, WithJson
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
-from trainwright.api.base import Model, Rule, at_most_one_of, one_of
+from trainwright.api.base import Model, Rule, one_of
 
 DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 DnsName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")]
@@ -87,6 +87,21 @@ class Toleration(Model):
     )
 
 
+class SecretKey(Model):
+    """One value of a Secret of the job's own namespace."""
+
+    name: DnsName = Field(description="Name of the Secret.")
+    key: str = Field(min_length=1, max_length=253, pattern="^[-._a-zA-Z0-9]+$", description="Key within it.")
+
+
+class ValueSource(Model):
+    """Where the value of a variable comes from."""
+
+    secret_key_ref: SecretKey = Field(
+        description="A Secret that the kubelet reads when the worker starts; the operator never sees it."
+    )
+
+
 class EnvVar(Model):
     """An environment variable of the worker."""
 
@@ -94,6 +109,16 @@ class EnvVar(Model):
         min_length=1, max_length=253, pattern="^[A-Za-z_][A-Za-z0-9_]*$", description="Name of the variable."
     )
     value: str = Field("", max_length=32_768, description="Its value.")
+    value_from: ValueSource | None = Field(None, description="Where its value comes from, for credentials.")
+
+    rules = (
+        Rule(
+            field="value",
+            message="set value or valueFrom, not both",
+            cel="!has(self.valueFrom) || !has(self.value) || self.value == ''",
+            holds=lambda self: self.value_from is None or not self.value,
+        ),
+    )
 
 
 class ClaimVolume(Model):
@@ -217,20 +242,3 @@ class WorkersSpec(Model):
             holds=lambda self: not any(e.name.startswith("TRAINWRIGHT_") for e in self.env or ()),
         ),
     )
-
-
-class CheckpointSpec(Model):
-    """Where and how often the state of training is saved. A save at the end always happens."""
-
-    persistent_volume_claim: DnsName | None = Field(
-        None,
-        description="Claim that all workers can mount (ReadWriteMany for more than one node). Without it checkpoints "
-        "live in worker 0's scratch space: they survive a crashed process, and are lost with the pod.",
-    )
-    every_steps: int | None = Field(None, ge=1, le=1_000_000_000, description="Steps between checkpoints.")
-    every_seconds: int | None = Field(
-        None, ge=1, le=86_400, description="Seconds between checkpoints; 60 if neither is set."
-    )
-    keep: int = Field(3, ge=1, le=100, description="Number of checkpoints to keep; older ones are deleted.")
-
-    rules = (at_most_one_of("every_steps", "every_seconds", what="checkpoint"),)

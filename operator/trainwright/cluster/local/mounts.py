@@ -1,7 +1,8 @@
 """Paths of a pod, mapped to paths of this machine, as a kubelet maps them by mounting volumes."""
 
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,30 +14,18 @@ from trainwright.api.names import (
     DATA_MOUNT,
     ENV_CONFIG,
     ENV_RENDEZVOUS_HOST,
-    ENV_RENDEZVOUS_HOST,
-    ENV_RENDEZVOUS_HOST,
     ENV_TERMINATION_LOG,
     LABEL_WORKER,
     TOKEN_FILE,
 )
 from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.spec.paths import is_uri, list_paths, map_paths
 from trainwright.api.spec.workers import VolumeSpec
 from trainwright.api.worker import WorkerConfig
 from trainwright.cluster.local.gpus import assign
 from trainwright.cluster.port import Manifest
 
 TERMINATION_FILE = "termination.json"
-
-_DATASET_PATHS = (
-    ("csv", "path"),
-    ("idx", "images"),
-    ("idx", "labels"),
-    ("idx", "testImages"),
-    ("idx", "testLabels"),
-    ("cifar10", "path"),
-)
-
-_CIFAR10_FILES = "data_batch_*.bin"
 
 _INHERITED = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
 """What a worker sees of the caller's environment. Little on purpose: a run must not depend on whose shell started it."""
@@ -80,29 +69,29 @@ def mistakes(spec: TrainingJobSpec, data: Path, volumes: Mapping[str, Path]) -> 
     ]
     folders = Folders(Path(), data, volumes)
     absent: set[str] = set()
-    for field, path in _dataset_paths(spec.to_wire()):
+    for field, path in list_paths(spec):
         # Joining an absolute path to a folder leaves the path alone.
         place = _data_root(spec, folders) / _local_path(spec, path, folders)
-        if any(place.glob(_CIFAR10_FILES)) if field == "cifar10.path" else place.exists():
+        if is_uri(path) or _exists(place):
             continue
         volume = _volume_of(spec, str(PurePosixPath(DATA_MOUNT) / path))
         if volume is None or volume.name in volumes:
-            found.append(FieldError(f"spec.dataset.{field}", f"{place} does not exist or does not hold the data"))
+            found.append(FieldError(field, f"{place} does not exist"))
         elif volume.name not in absent:
             absent.add(volume.name)
             advice = f"pass --volume {volume.name}=FOLDER with the folder that holds its files"
             text = f"{path} lies in the volume {volume.name!r}, which this machine does not have: {advice}"
-            found.append(FieldError(f"spec.dataset.{field}", text))
+            found.append(FieldError(field, text))
     return found
 
 
 def localize(config: WorkerConfig, folders: Folders, pod: str) -> WorkerConfig:
     """Return the config of a worker with every path replaced by this machine's own."""
-    wire = config.to_wire()
-    dataset = wire["spec"]["dataset"]
-    for field, path in list(_dataset_paths(wire["spec"])):
-        source, key = field.split(".")
-        dataset[source][key] = _local_path(config.spec, path, folders)
+    spec = map_paths(config.spec, lambda path: _local_path(config.spec, path, folders))
+    wire = config.model_copy(update={"spec": spec}).to_wire()
+    if spec.start_from is not None and not is_uri(spec.start_from.path):
+        # Each run here has a folder of its own, so what an earlier one left is named from where its manifest lies.
+        wire["spec"]["startFrom"]["path"] = str(folders.data / spec.start_from.path)
     wire["checkpointRoot"] = str(folders.run)
     wire["dataRoot"] = str(_data_root(config.spec, folders))
     wire.pop("metricsPort", None)
@@ -139,11 +128,10 @@ def write_files(folder: Path, files: Mapping[str, str]) -> None:
         path.write_text(text)
 
 
-def _dataset_paths(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for source, key in _DATASET_PATHS:
-        path = (spec["dataset"].get(source) or {}).get(key)
-        if path is not None:
-            yield f"{source}.{key}", path
+def _exists(place: Path) -> bool:
+    """Return whether a path leads to data; it may name many files by wildcards, or shards by {000..015}."""
+    pattern = re.sub(r"\{[^}]*\}", "*", place.name)
+    return place.exists() or any(place.parent.glob(pattern))
 
 
 def _volume_of(spec: TrainingJobSpec, path: str) -> VolumeSpec | None:
@@ -166,9 +154,12 @@ def _data_root(spec: TrainingJobSpec, folders: Folders) -> Path:
 
 
 def _value(entry: Manifest, pod: Manifest) -> str:
-    """Return the value of an environment variable, which may be a field of the pod itself."""
+    """Return the value of an environment variable, which may be a field of the pod itself or a Secret's."""
     if "valueFrom" not in entry:
         return str(entry.get("value", ""))
+    if "secretKeyRef" in entry["valueFrom"]:
+        # No Secrets here: whoever starts the run has the value in a variable of the same name.
+        return os.environ.get(entry["name"], "")
     path = entry["valueFrom"]["fieldRef"]["fieldPath"]
     field, _, key = path.removesuffix("']").partition("['")
     value: Any = pod
