@@ -38,7 +38,7 @@ def generate(
     training = model.training
     model.eval()
     ids, ended = prompt_ids, torch.zeros(len(prompt_ids), dtype=torch.bool, device=prompt_ids.device)
-    cache: Any = model.new_cache() if hasattr(model, "new_cache") else None
+    cache: Any = getattr(model, "new_cache", lambda: None)()
     unread = prompt_ids
     for _ in range(max_tokens):
         if context is not None and ids.shape[1] > context:

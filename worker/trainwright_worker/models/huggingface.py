@@ -32,11 +32,13 @@ class HuggingFaceModel(nn.Module):
     """A model of transformers that takes and returns what all models here do.
 
     Attributes:
-        vocabulary: Number of different tokens.
+        vocabulary: Number of different tokens of the tokenizer, of which generation draws.
         context: Longest sequence; None if its positions have no end.
     """
 
-    def __init__(self, network: Any, input_name: str, *, causal: bool, context: int | None) -> None:
+    def __init__(
+        self, network: Any, input_name: str, *, causal: bool, context: int | None, vocabulary: int | None
+    ) -> None:
         """Wrap.
 
         Args:
@@ -44,10 +46,11 @@ class HuggingFaceModel(nn.Module):
             input_name: What it calls its inputs: input_ids or pixel_values.
             causal: Whether it is a language model.
             context: Longest sequence.
+            vocabulary: Number of different tokens.
         """
         super().__init__()
-        self.network, self.input_name, self.causal, self.context = network, input_name, causal, context
-        self.vocabulary = int(getattr(network.config, "vocab_size", 0))
+        self.network, self.input_name, self.causal = network, input_name, causal
+        self.context, self.vocabulary = context, vocabulary
 
     @property
     def head(self) -> frozenset[str]:
@@ -105,13 +108,17 @@ def build_huggingface(kind: str, spec: TrainingJobSpec, facts: Facts, root: str)
         # The weights are kept in fp32, whatever the folder stores; the precision of the job decides what computes.
         network = getattr(transformers, automatic).from_config(config, dtype=torch.float32)
     except (ValueError, ImportError) as error:
-        raise UserError(
-            f"spec.model.name: hf:{kind} cannot do task {spec.task}: {str(error).splitlines()[0]}"
-        ) from error
+        reason = str(error).splitlines()[0]
+        if reason.startswith("Unrecognized configuration class"):
+            reason = f"transformers has no such model for {'images' if images else 'text'}"
+        raise UserError(f"spec.model: hf:{kind} cannot do task {spec.task}: {reason}") from error
     network.train()
-    causal = spec.task == Task.LANGUAGE_MODELING
     model = HuggingFaceModel(
-        network, "pixel_values" if images else "input_ids", causal=causal, context=_context(network)
+        network,
+        "pixel_values" if images else "input_ids",
+        causal=spec.task == Task.LANGUAGE_MODELING,
+        context=_context(network),
+        vocabulary=facts.vocabulary,
     )
     if images:
         check_images(model, spec, facts)
@@ -227,16 +234,19 @@ def _check_tokens(facts: Facts, raw: dict[str, Any] | None, args: dict[str, Any]
         )
 
 
-def _from_data(facts: Facts, known: Iterable[str]) -> dict[str, Any]:
+def _from_data(facts: Facts, known: dict[str, Any]) -> dict[str, Any]:
     """Return what the data says of a model that starts from nothing."""
     if facts.vocabulary is not None:
-        return {"vocab_size": facts.vocabulary}
+        # Ids of special tokens that belong to a tokenizer with more tokens.
+        special = {name: None for name, value in known.items() if name.endswith("_token_id") and isinstance(value, int)}
+        return {**special, "vocab_size": facts.vocabulary}
     found = {"num_channels": facts.shape[0], "image_size": facts.shape[1]}
     return {name: value for name, value in found.items() if name in known}
 
 
 def _from_task(facts: Facts, raw: dict[str, Any] | None) -> dict[str, Any]:
-    padding = (raw or {}).get("pad_token_id", facts.padding)
+    stored = (raw or {}).get("pad_token_id")
+    padding = facts.padding if stored is None else stored
     return {
         "num_labels": facts.outputs if facts.vocabulary != facts.outputs else 2,
         "use_cache": False,
