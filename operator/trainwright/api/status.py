@@ -25,6 +25,7 @@ def rfc3339(moment: datetime) -> str:
 # Not strict: on the wire a time is a string, also where a validator has already turned the JSON into Python.
 Time = Annotated[AwareDatetime, Field(strict=False), PlainSerializer(rfc3339, return_type=str, when_used="json")]
 MetricValues = Annotated[dict[str, float], Field(max_length=64)]
+NodeFailures = Annotated[dict[str, int], Field(max_length=64)]
 
 
 class Phase(StrEnum):
@@ -141,6 +142,17 @@ class Workers(StatusModel):
     pods: list[WorkerStatus] = Field([], max_length=100, description="Each worker, up to a hundred.")
 
 
+class AvoidedNode(StatusModel):
+    """A node on which this job's workers kept failing."""
+
+    node: str = Field(max_length=253, description="Name of the node.")
+    reason: str = Field("", max_length=1024, description="What happened there.")
+    since: Time = Field(description="When it was first avoided.")
+    waived: bool = Field(
+        False, description="True if it may be used again, since the job could not be scheduled without it."
+    )
+
+
 class Checkpoint(StatusModel):
     """A checkpoint that was written whole and verified."""
 
@@ -255,11 +267,18 @@ class TrainingJobStatus(StatusModel):
         None, ge=0, description="Highest step ever saved, as of the newest restart; more than this is progress."
     )
     next_start: Time | None = Field(None, description="When the next attempt may start (backoff).")
+    waiting_since: Time | None = Field(None, description="Since when the job waits for all its workers to run.")
     started_at: Time | None = Field(
         None, description="When the job first became active; the deadline counts from here."
     )
     finished_at: Time | None = Field(None, description="When it succeeded or failed.")
     preflight: Preflight | None = Field(None, description="What was found out before the first step.")
+    node_failures: NodeFailures = Field(
+        {}, description="Failures of this job that may be a node's fault, by node; the newest 64 nodes."
+    )
+    avoided_nodes: list[AvoidedNode] = Field(
+        [], max_length=16, description="Nodes that new pods are kept off, since two or more failures happened there."
+    )
     progress: Progress = Field(Progress(), description="How far training is.")
     metrics: Metrics = Field(Metrics(), description="How well and how fast it learns.")
     workers: Workers = Field(Workers(), description="The worker pods.")

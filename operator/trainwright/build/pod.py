@@ -50,11 +50,13 @@ class Seat:
         index: The worker, 0 up to workers.count - 1.
         attempt: The attempt that creates the pod.
         oldest_attempt: The oldest attempt whose pods live on: that of the last start of all workers together.
+        avoided_nodes: Nodes that the pod must not run on.
     """
 
     index: int
     attempt: int
     oldest_attempt: int
+    avoided_nodes: tuple[str, ...] = ()
 
 
 def worker_pod(namespace: str, name: str, uid: str, spec: TrainingJobSpec, settings: Settings, seat: Seat) -> Manifest:
@@ -74,7 +76,7 @@ def worker_pod(namespace: str, name: str, uid: str, spec: TrainingJobSpec, setti
             "ownerReferences": [owner_reference(name, uid)],
         },
         "spec": {
-            **_placement(workers),
+            **_placement(workers, seat.avoided_nodes),
             "restartPolicy": "Never",
             "hostname": worker_hostname(seat.index, seat.oldest_attempt),
             **({"subdomain": companion_name(name, uid)} if several else {}),
@@ -89,8 +91,8 @@ def worker_pod(namespace: str, name: str, uid: str, spec: TrainingJobSpec, setti
     }
 
 
-def _placement(workers: WorkersSpec) -> Manifest:
-    """Return the allowlisted pod fields, under their own names, as far as they are set."""
+def _placement(workers: WorkersSpec, avoided: tuple[str, ...]) -> Manifest:
+    """Return the allowlisted pod fields, under their own names, as far as they are set, with our own terms added."""
     fields = {
         "image_pull_secrets",
         "node_selector",
@@ -106,7 +108,31 @@ def _placement(workers: WorkersSpec) -> Manifest:
     if "imagePullSecrets" in placement:
         placement["imagePullSecrets"] = [{"name": secret} for secret in placement["imagePullSecrets"]]
     placement["tolerations"] = placement.get("tolerations", []) + _patience(workers)
+    if avoided:
+        placement["affinity"] = _keep_off(placement.get("affinity") or {}, avoided)
     return placement
+
+
+def _keep_off(affinity: Manifest, nodes: tuple[str, ...]) -> Manifest:
+    """Return the affinity with these nodes ruled out.
+
+    The terms of a node selector are alternatives, so each of them has to rule the nodes out. What the user wrote may not be
+    an affinity at all; then it is left for the API server to refuse.
+    """
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    others = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
+    try:
+        ours = affinity.get("nodeAffinity") or {}
+        selector = ours.get(required) or {}
+        # A term without any demand matches no node, and must not come to match all others.
+        terms = [
+            {**term, "matchFields": [*(term.get("matchFields") or ()), *others]}
+            for term in selector.get("nodeSelectorTerms") or [{"matchFields": []}]
+            if term
+        ]
+    except (AttributeError, TypeError):
+        return affinity
+    return {**affinity, "nodeAffinity": {**ours, required: {**selector, "nodeSelectorTerms": terms}}}
 
 
 def _patience(workers: WorkersSpec) -> list[Manifest]:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Phase, TrainingJobStatus, Workers, WorkerStatus
 from trainwright.build import Seat, config_map, network_policy, service, worker_pod
+from trainwright.plan import placement
 from trainwright.plan.types import Manifest, Observed, Pod, PodDeletion
 
 LISTED_WORKERS = 100
@@ -99,7 +100,8 @@ def to_create(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStat
             companions.append(service(*identity, settings))
         if settings.network_policy:
             companions.append(network_policy(*identity, settings))
-    seats = (Seat(index, status.attempt, status.oldest_attempt) for index in missing)
+    shunned = placement.avoided(status)
+    seats = (Seat(index, status.attempt, status.oldest_attempt, shunned) for index in missing)
     pods = (worker_pod(*identity, spec, settings, seat) for seat in seats)
     return (*companions, *pods)
 
@@ -131,8 +133,19 @@ def to_delete(observed: Observed, status: TrainingJobStatus, crew: Crew) -> tupl
     elif status.phase in (Phase.FAILED, Phase.SUSPENDED):
         doomed = (pod for pod in crew.all_pods if pod.live)
     else:
-        doomed = (pod for pod in crew.superseded if not pod.deleting and (pod.live or _forgotten(pod, status)))
+        doomed = (
+            *(pod for pod in crew.superseded if not pod.deleting and (pod.live or _forgotten(pod, status))),
+            *(pod for pod in crew.newest.values() if _waits_in_vain(pod, status)),
+        )
     return tuple(PodDeletion(pod.name, pod.uid) for pod in doomed)
+
+
+def _waits_in_vain(pod: Pod, status: TrainingJobStatus) -> bool:
+    """Return whether the pod has no node yet and an attempt since then has set other terms for finding one.
+
+    Worker 0 is never replaced alone.
+    """
+    return pod.live and pod.node is None and pod.attempt < status.attempt and pod.index != 0
 
 
 def _forgotten(pod: Pod, status: TrainingJobStatus) -> bool:

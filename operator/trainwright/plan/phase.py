@@ -22,6 +22,7 @@ def begin(status: TrainingJobStatus, now: datetime) -> TrainingJobStatus:
             "oldest_attempt": attempt,
             "started_at": now,
             "next_start": None,
+            "waiting_since": now,
         }
     )
 
@@ -30,7 +31,13 @@ def suspend(status: TrainingJobStatus) -> TrainingJobStatus:
     """Return the status of a job whose workers are to save and go. Time spent suspended counts against no deadline."""
     progress = status.progress.model_copy(update={"eta": None, "remaining_seconds": None, "stale": False})
     return status.model_copy(
-        update={"phase": Phase.SUSPENDED, "started_at": None, "next_start": None, "progress": progress}
+        update={
+            "phase": Phase.SUSPENDED,
+            "started_at": None,
+            "next_start": None,
+            "waiting_since": None,
+            "progress": progress,
+        }
     )
 
 
@@ -38,7 +45,13 @@ def succeed(status: TrainingJobStatus, now: datetime) -> TrainingJobStatus:
     """Return the status of a job whose work is done."""
     progress = status.progress.model_copy(update={"eta": None, "remaining_seconds": None, "stale": False})
     return status.model_copy(
-        update={"phase": Phase.SUCCEEDED, "finished_at": now, "next_start": None, "progress": progress}
+        update={
+            "phase": Phase.SUCCEEDED,
+            "finished_at": now,
+            "next_start": None,
+            "waiting_since": None,
+            "progress": progress,
+        }
     )
 
 
@@ -49,7 +62,7 @@ def done(crew: Crew) -> bool:
 
 
 def advance(
-    spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew, report: WorkerReport | None
+    spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew, report: WorkerReport | None, now: datetime
 ) -> TrainingJobStatus:
     """Return the status in the phase that its pods and the newest report show.
 
@@ -57,6 +70,6 @@ def advance(
     """
     if crew.running < spec.workers.count:
         waiting = status.phase if status.phase in (Phase.PENDING, Phase.RESTARTING) else Phase.PENDING
-        return status.model_copy(update={"phase": waiting})
+        return status.model_copy(update={"phase": waiting, "waiting_since": status.waiting_since or now})
     running = stepping(report) or (report is None and status.phase == Phase.RUNNING)
-    return status.model_copy(update={"phase": Phase.RUNNING if running else Phase.STARTING})
+    return status.model_copy(update={"phase": Phase.RUNNING if running else Phase.STARTING, "waiting_since": None})

@@ -5,7 +5,7 @@ from datetime import datetime
 from trainwright.api.job import InvalidJobError
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Phase, TrainingJobStatus
-from trainwright.plan import limits, membership, phase, progress, restart, tell
+from trainwright.plan import limits, membership, phase, placement, progress, restart, tell
 from trainwright.plan.membership import Crew
 from trainwright.plan.types import Event, Observed, Plan
 
@@ -98,7 +98,8 @@ def _settle(observed: Observed, spec: TrainingJobSpec, crew: Crew) -> TrainingJo
     decided = restart.decide(observed, spec, status, crew)
     if decided is not status:
         return decided
-    status = phase.advance(spec, status, crew, heard[0] if heard else None)
+    status = phase.advance(spec, status, crew, heard[0] if heard else None, observed.now)
+    status = placement.relent(observed, status, crew.newest.values())
     stale_at = progress.stale_at(observed, status)
     stale = stale_at is not None and observed.now >= stale_at
     return status.model_copy(update={"progress": status.progress.model_copy(update={"stale": stale})})
@@ -136,6 +137,10 @@ def _is_news(before: TrainingJobStatus, status: TrainingJobStatus) -> bool:
 
 
 def _events(before: TrainingJobStatus, status: TrainingJobStatus) -> tuple[Event, ...]:
+    return (*_milestones(before, status), *placement.events(before, status))
+
+
+def _milestones(before: TrainingJobStatus, status: TrainingJobStatus) -> tuple[Event, ...]:
     if status.phase == before.phase and status.restarts == before.restarts:
         return ()
     match status.phase:
@@ -157,7 +162,8 @@ def _next_look(
     waits = [
         limits.deadline(spec, status),
         progress.stale_at(observed, status) if not status.progress.stale else None,
-        status.next_start if status.next_start and observed.now < status.next_start else None,
+        _ahead(observed, placement.patience_ends(status)),
+        _ahead(observed, status.next_start),
         *membership.terminations(crew, observed.now),
         limits.expiry(spec, status),
     ]
@@ -165,6 +171,11 @@ def _next_look(
     if creating:
         return _RETRY_CREATION if soonest is None else min(soonest, _RETRY_CREATION)
     return soonest
+
+
+def _ahead(observed: Observed, moment: datetime | None) -> datetime | None:
+    """Return a moment if it is still to come."""
+    return moment if moment is not None and moment > observed.now else None
 
 
 def _until(now: datetime, *moments: datetime | None) -> float | None:

@@ -10,7 +10,7 @@ from trainwright.api.exit_codes import FailureClass
 from trainwright.api.spec import RestartSpec, TrainingJobSpec
 from trainwright.api.spec.restart import OnFailureSpec, Reaction
 from trainwright.api.status import Failure, Phase, TrainingJobStatus
-from trainwright.plan import postmortem
+from trainwright.plan import placement, postmortem
 from trainwright.plan.membership import Crew
 from trainwright.plan.types import Observed, Pod
 
@@ -108,7 +108,9 @@ def _restart(
             "attempt": attempt,
             "oldest_attempt": attempt if whole else status.oldest_attempt,
             **counted(status, failure.category),
+            **placement.blame(status, failure),
             "next_start": observed.now + delay if delay else None,
+            "waiting_since": observed.now + delay,
             "failure": failure,
             "progress": status.progress.model_copy(update={"ended_launch": status.progress.launch}),
         }
@@ -131,4 +133,12 @@ def backoff(policy: RestartSpec, restarts: int) -> timedelta:
 
 def fail(status: TrainingJobStatus, failure: Failure, now: datetime) -> TrainingJobStatus:
     """Return the status of a job that has failed for good."""
-    return status.model_copy(update={"phase": Phase.FAILED, "failure": failure, "finished_at": now, "next_start": None})
+    return status.model_copy(
+        update={
+            "phase": Phase.FAILED,
+            "failure": failure,
+            "finished_at": now,
+            "next_start": None,
+            "waiting_since": None,
+        }
+    )

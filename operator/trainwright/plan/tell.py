@@ -7,6 +7,7 @@ from trainwright.api.exit_codes import FailureClass
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Condition, ConditionType, Metrics, Phase, Progress, Summary, TrainingJobStatus
 from trainwright.api.worker import WorkerPhase, WorkerReport
+from trainwright.plan import placement
 from trainwright.plan.membership import Crew, is_over
 from trainwright.plan.types import Observed
 
@@ -60,9 +61,7 @@ def _succeeded(status: TrainingJobStatus) -> str:
     return f"{what}; {metric}" if metric else what
 
 
-def _running(
-    observed: Observed, status: TrainingJobStatus, crew: Crew, report: WorkerReport | None
-) -> tuple[str, str]:
+def _running(observed: Observed, status: TrainingJobStatus, crew: Crew, report: WorkerReport | None) -> tuple[str, str]:
     progress = status.progress
     unheard = [pod for _, pod in sorted(crew.newest.items()) if pod.silent]
     if unheard:
@@ -118,8 +117,12 @@ def _waiting(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatu
     if loud:
         (reason, message), times = loud[0]
         what = "unschedulable" if reason == "Unschedulable" else f"waiting, {reason}"
-        return reason, f"{times} of {count} workers {what}: {message}".rstrip(": ")
-    return "WorkersPending", f"{crew.running} of {count} workers run"
+        return reason, _and(f"{times} of {count} workers {what}: {message}".rstrip(": "), placement.explain(status))
+    return "WorkersPending", _and(f"{crew.running} of {count} workers run", placement.explain(status))
+
+
+def _and(text: str, more: str) -> str:
+    return f"{text}; {more}" if more else text
 
 
 def conditions(status: TrainingJobStatus, crew: Crew, generation: int, now: datetime) -> list[Condition]:
@@ -193,17 +196,17 @@ def summarize(status: TrainingJobStatus) -> Summary:
     )
 
 
-def _main_metric(status: TrainingJobStatus) -> str:
-    evaluation = status.metrics.evaluation
-    if evaluation is None:
-        return ""
-    for name in ("accuracy", "r2", "loss"):
 def _throughput(metrics: Metrics) -> str:
     if metrics.tokens_per_second:
         return f"{metrics.tokens_per_second:,.0f} tokens/s"
     return f"{metrics.samples_per_second:,.0f}/s" if metrics.samples_per_second else ""
 
 
+def _main_metric(status: TrainingJobStatus) -> str:
+    evaluation = status.metrics.evaluation
+    if evaluation is None:
+        return ""
+    for name in ("accuracy", "r2", "loss"):
         if name in evaluation.metrics:
             return f"{name} {evaluation.metrics[name]:.4g}"
     return ""

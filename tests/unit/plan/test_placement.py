@@ -1,0 +1,167 @@
+"""Pods that keep failing on one node are moved off it, unless the job can run nowhere else."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from situations import NOW, SETTINGS, UID, failed, job, observed, pod, report, running_job, spec
+
+from trainwright.api.exit_codes import ExitCode
+from trainwright.api.status import AvoidedNode, Phase
+from trainwright.build import Seat, worker_pod
+from trainwright.plan import plan
+
+NO_ROOM = ("Unschedulable", "0/2 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.")
+LATER = NOW + timedelta(seconds=31)
+
+
+def decide(before, *pods, **fields):
+    decision = plan(observed(before, *pods, **fields))
+    return replace(before, status=decision.status or before.status), decision
+
+
+def excluded(manifest):
+    """Return the nodes that each term of a pod's node affinity rules out."""
+    required = manifest["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    return [
+        [field["values"][0] for field in term["matchFields"] if field["operator"] == "NotIn"]
+        for term in required["nodeSelectorTerms"]
+    ]
+
+
+def failed_twice(index=1, code=ExitCode.INFRASTRUCTURE):
+    """Return a job whose worker has failed twice on the same node, right after the second time, and its pods."""
+    casualty = replace(failed(index, code=code), node="bad")
+    restarting, _ = decide(running_job(restart={"backoffSeconds": 0}), pod(1 - index), casualty)
+    first = index == 0
+    others = pod(1 - index, attempt=2 if first else 1)
+    again = report(12, attempt=2 if first else 1, launch="b")
+    running, _ = decide(restarting, others, replace(pod(index, attempt=2), node="bad"), report=again)
+    casualty = replace(failed(index, attempt=2, code=code), node="bad")
+    twice, _ = decide(running, others, casualty)
+    return twice, others, casualty
+
+
+def test_two_failures_on_a_node_and_replacements_keep_off_it():
+    twice, others, casualty = failed_twice()
+    (shunned,) = twice.status.avoided_nodes
+    assert (shunned.node, shunned.since, shunned.waived) == ("bad", NOW, False)
+    assert shunned.reason.startswith("2 failures, the last: worker 1 on node bad")
+    replacement = plan(observed(twice, others, casualty)).create[-1]
+    assert replacement["metadata"]["name"] == "digits-1-3"
+    assert excluded(replacement) == [["bad"]]
+
+
+def test_a_single_failure_blames_nobody():
+    once, _ = decide(running_job(), pod(0), failed(1))
+    assert once.status.avoided_nodes == []
+    assert once.status.node_failures == {"node-1": 1}
+    assert "affinity" not in plan(observed(once, pod(0), failed(1))).create[-1]["spec"]
+
+
+@pytest.mark.parametrize("code", [ExitCode.PREEMPTED, ExitCode.INTERNAL])
+def test_what_is_not_the_nodes_fault_is_not_blamed_on_it(code):
+    twice, _, _ = failed_twice(code=code)
+    assert (twice.status.restarts, twice.status.node_failures, twice.status.avoided_nodes) == (2, {}, [])
+
+
+def test_avoidance_that_leaves_no_room_is_given_up_and_said():
+    twice, others, _ = failed_twice()
+    stuck = replace(pod(1, attempt=3, phase="Pending", waiting=NO_ROOM), node=None)
+    waiting, decision = decide(twice, others, stuck)
+    assert waiting.status.reason == "Unschedulable"
+    assert "kept off node bad, where workers failed" in waiting.status.message
+    assert decision.requeue_after == pytest.approx(30)
+    relented, decision = decide(waiting, others, stuck, now=LATER)
+    assert (relented.status.attempt, relented.status.oldest_attempt, relented.status.restarts) == (4, 1, 2)
+    assert "node bad may be used again" in relented.status.message
+    assert [event.reason for event in decision.events] == ["NodeAllowed"]
+    assert (decision.delete, decision.create) == ((), ())
+    # Only the pod that never ran is made anew; the other worker stays.
+    gone, decision = decide(relented, others, stuck, now=LATER)
+    assert [deletion.name for deletion in decision.delete] == ["digits-1-3"]
+    assert decision.create == ()
+    (replacement,) = plan(observed(gone, others, now=LATER)).create
+    assert replacement["metadata"]["name"] == "digits-1-4"
+    assert "affinity" not in replacement["spec"]
+
+
+def test_worker_0_without_room_takes_all_along():
+    twice, _, _ = failed_twice(0)
+    stuck = replace(pod(0, attempt=3, phase="Pending", waiting=NO_ROOM), node=None)
+    waiting, _ = decide(twice, stuck, pod(1, attempt=3))
+    relented, _ = decide(waiting, stuck, pod(1, attempt=3), now=LATER)
+    assert (relented.status.attempt, relented.status.oldest_attempt) == (4, 4)
+    _, decision = decide(relented, stuck, pod(1, attempt=3), now=LATER)
+    assert [deletion.name for deletion in decision.delete] == ["digits-0-3", "digits-1-3"]
+
+
+def test_a_node_that_was_allowed_again_stays_so():
+    known = AvoidedNode(node="bad", since=NOW, waived=True)
+    running = running_job()
+    running = replace(
+        running,
+        status=running.status.model_copy(update={"avoided_nodes": [known], "node_failures": {"bad": 2}}),
+    )
+    status = plan(observed(running, pod(0), replace(failed(1), node="bad"))).status
+    assert status.phase == Phase.RESTARTING
+    assert status.avoided_nodes == [known]
+
+
+def test_memory_of_nodes_is_bounded():
+    running = running_job(restart={"limit": 1000, "backoffSeconds": 0})
+    for number in range(200):
+        names = {f"node-{number}-{i}": 1 for i in range(1)}
+        status = running.status.model_copy(
+            update={"node_failures": {**running.status.node_failures, **names}, "phase": Phase.RUNNING}
+        )
+        casualty = replace(failed(1, attempt=number + 1), node=f"node-{number}-0")
+        running, _ = decide(replace(running, status=status), pod(0), casualty)
+    assert len(running.status.node_failures) == 64
+    assert [known.node for known in running.status.avoided_nodes] == [f"node-{n}-0" for n in range(184, 200)]
+
+
+ZONES = [
+    {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]},
+    {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["x"]}]},
+    {},
+]
+
+
+@pytest.mark.parametrize(
+    ("affinity", "terms"),
+    [
+        (None, [["bad", "worse"]]),
+        ({"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}, [["bad", "worse"]]),
+        ({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}, [["bad", "worse"]]),
+        (
+            {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": ZONES}}},
+            [["bad", "worse"], ["bad", "worse"]],
+        ),
+    ],
+)
+def test_the_users_affinity_is_kept(affinity, terms):
+    asked = spec(workers={"count": 2} | ({"affinity": affinity} if affinity else {}))
+    manifest = worker_pod("team", "digits", UID, asked, SETTINGS, Seat(1, 3, 1, ("bad", "worse")))
+    assert excluded(manifest) == terms
+    for kind, wanted in (affinity or {}).items():
+        if kind != "nodeAffinity":
+            assert manifest["spec"]["affinity"][kind] == wanted
+
+
+@pytest.mark.parametrize(
+    "affinity", [{"nodeAffinity": 5}, {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [1]}}]
+)
+def test_what_is_no_affinity_is_left_for_the_api_server_to_refuse(affinity):
+    asked = spec(workers={"affinity": affinity})
+    manifest = worker_pod("team", "digits", UID, asked, SETTINGS, Seat(0, 1, 1, ("bad",)))
+    assert manifest["spec"]["affinity"] == affinity
+
+
+def test_a_pod_that_waits_for_a_node_moves_to_the_new_terms_with_the_next_attempt():
+    started, _ = decide(job(workers=3))
+    pending = replace(pod(1, phase="Pending"), node=None)
+    restarting, _ = decide(started, pod(0), pending, failed(2))
+    _, decision = decide(restarting, pod(0), pending, failed(2))
+    assert [deletion.name for deletion in decision.delete] == ["digits-1-1"]
+    assert [m["metadata"]["name"] for m in decision.create if m["kind"] == "Pod"] == ["digits-2-2"]
