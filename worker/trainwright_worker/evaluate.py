@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
 from trainwright_worker.batch import Batch
-from trainwright_worker.data.dataset import Split
+from trainwright_worker.data.loader import read_ahead
 from trainwright_worker.data.normalization import Normalization
+from trainwright_worker.data.table import Split
 from trainwright_worker.distributed import Group
 
 Forward = Callable[[Batch], Tensor]
@@ -63,8 +64,8 @@ def evaluate(
 
 
 def _batches(samples: Split, group: Group, batch: int) -> Iterator[Batch]:
-    for indices in torch.split(torch.arange(group.rank, len(samples), group.size), batch):
-        yield samples.take(indices).to(group.device)
+    mine = torch.split(torch.arange(group.rank, len(samples), group.size), batch)
+    return read_ahead(samples, ((indices, None) for indices in mine), group.device)
 
 
 def _sum_classes(outputs: Tensor, targets: Tensor) -> Tensor:

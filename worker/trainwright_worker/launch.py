@@ -32,7 +32,7 @@ from trainwright.api.exit_codes import RETRYABLE, SIGNAL_BASE, ExitCode, classif
 from trainwright.api.spec.restart import Reaction
 from trainwright.api.worker import Termination, WorkerConfig
 from trainwright_worker.console import say
-from trainwright_worker.data.builtin import preload
+from trainwright_worker.data.readers import preload
 from trainwright_worker.errors import MEMORY_HINT, InfrastructureError, WorkerError
 from trainwright_worker.place import Place
 from trainwright_worker.processes import Processes
@@ -106,7 +106,7 @@ class WorkerAgent(SimpleElasticAgent):
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         size = self._config.spec.workers.processes_per_worker
-        for leftover in self._scratch.iterdir():
+        for leftover in filter(Path.is_file, self._scratch.iterdir()):
             leftover.unlink()
         arguments = [
             (self._config, self._place(worker.local_rank, size), self._rendezvous_handler.host, self._scratch)

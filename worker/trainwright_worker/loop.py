@@ -28,28 +28,28 @@ def fit(run: Run) -> None:
     norm: torch.Tensor | None = None
     run.model.train()
     agenda.plan_next(progress.step)
-    while progress.step < agenda.total_steps:
-        for share in run.sampler.shares(progress.step, run.train.inputs.device):
-            if varies:
-                rate = learning_rate(spec.optimizer.learning_rate, spec.schedule, progress.step, agenda.total_steps)
-                set_learning_rate(optimizer, rate)
-            batch = run.train.take(share).to(run.group.device)
-            loss = run.objective(batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-            pausing = progress.step + 1 == agenda.next
-            if clip is not None:
-                norm = clip_grad_norm_(parameters, clip)
-            elif pausing:
-                norm = get_total_norm([weight.grad for weight in parameters if weight.grad is not None])
-            optimizer.step()
-            optimizer.zero_grad()
-            progress.loss_sum += loss.detach()
-            progress.step += 1
-            run.pulse.step = progress.step
-            run.pulse.moves += 1
-            if run.metrics is not None:
-                run.step_ends.append(time.perf_counter())
-            if pausing:
-                hold(run, norm)
-                if progress.step >= agenda.total_steps:
-                    break
+    if progress.step >= agenda.total_steps:
+        return
+    for batch in run.loader.batches(progress.step):
+        if varies:
+            rate = learning_rate(spec.optimizer.learning_rate, spec.schedule, progress.step, agenda.total_steps)
+            set_learning_rate(optimizer, rate)
+        loss = run.objective(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        pausing = progress.step + 1 == agenda.next
+        if clip is not None:
+            norm = clip_grad_norm_(parameters, clip)
+        elif pausing:
+            norm = get_total_norm([weight.grad for weight in parameters if weight.grad is not None])
+        optimizer.step()
+        optimizer.zero_grad()
+        progress.loss_sum += loss.detach()
+        progress.step += 1
+        run.pulse.step = progress.step
+        run.pulse.moves += 1
+        if run.metrics is not None:
+            run.step_ends.append(time.perf_counter())
+        if pausing:
+            hold(run, norm)
+            if progress.step >= agenda.total_steps:
+                break

@@ -178,5 +178,5 @@ def _save(run: Run) -> None:
     run.clock.saved = time.monotonic()
     run.saved_step = run.progress.step
     if run.place.leads:
-        facts = {"trainSamples": run.sampler.samples, "normalization": run.dataset.normalization.to_json()}
-        run.writer.save(take_snapshot(run.model, run.optimizer, run.progress, packed, facts))
+        facts = {"trainSamples": run.sampler.samples, "data": run.dataset.measured.to_json()}
+        run.writer.save(take_snapshot(run.model, run.optimizer, run.progress, packed, {}, facts))

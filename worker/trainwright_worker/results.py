@@ -14,15 +14,17 @@ from torch import Tensor, nn
 
 from trainwright.api.spec import PredictionSpec, TrainingJobSpec
 from trainwright.api.status import Evaluation, Results
+from trainwright_worker.batch import Batch
 from trainwright_worker.checkpoint import write_durably
 from trainwright_worker.data.dataset import Dataset, pick
-from trainwright_worker.data.table import Samples
+from trainwright_worker.data.loader import read_ahead
 from trainwright_worker.errors import UserError
 from trainwright_worker.evaluate import Forward
 
 WEIGHTS = "weights.safetensors"
 SUMMARY = "results.json"
 PREDICTIONS = "predictions.csv"
+PREDICTION_BATCH = 256
 
 
 def write_results(
@@ -62,18 +64,20 @@ def predict(spec: PredictionSpec, model: nn.Module, forward: Forward, dataset: D
     Raises:
         UserError: A row has not as many numbers as the model has inputs.
     """
-    samples, targets = _inputs(spec, dataset)
+    outputs, targets = [], []
+    model.eval()
+    with torch.inference_mode():
+        for batch in _batches(spec, dataset, device):
+            outputs.append(forward(batch).cpu())
+            targets.append(batch.targets.cpu())
+    model.train()
+    truths = torch.cat(targets) if spec.split is not None else None
     file = io.StringIO()
     writer = csv.writer(file)
     names = [f"probability_{name}" for name in dataset.classes or ()]
-    writer.writerow(["index", *(["target"] if targets is not None else []), "prediction", *names])
-    model.eval()
-    with torch.inference_mode():
-        parts = torch.split(torch.arange(len(samples)), 1024)
-        outputs = torch.cat([forward(samples.take(part).to(device)).cpu() for part in parts])
-    model.train()
-    for index, values in enumerate(_readable(outputs, dataset)):
-        truth = [] if targets is None else [_truth(targets[index], dataset)]
+    writer.writerow(["index", *(["target"] if truths is not None else []), "prediction", *names])
+    for index, values in enumerate(_readable(torch.cat(outputs), dataset)):
+        truth = [] if truths is None else [_truth(truths[index], dataset)]
         writer.writerow([index, *truth, *values])
     return file.getvalue()
 
@@ -96,14 +100,17 @@ def check_rows(spec: PredictionSpec | None, shape: tuple[int, ...]) -> None:
             )
 
 
-def _inputs(spec: PredictionSpec, dataset: Dataset) -> tuple[Samples, Tensor | None]:
+def _batches(spec: PredictionSpec, dataset: Dataset, device: torch.device) -> Iterator[Batch]:
     if spec.inputs is not None:
-        rows = torch.tensor(spec.inputs, dtype=torch.float32)
-        return Samples(dataset.normalization.apply_to_inputs(rows), torch.zeros(len(rows))), None
-    samples = pick(dataset.splits, spec.split or "test")
-    if samples is None:
-        raise UserError(f"spec.prediction.split: {spec.split} holds no samples")
-    return samples, samples.targets
+        yield dataset.batch_of_rows(spec.inputs).to(device)
+    elif spec.texts is not None:
+        yield dataset.batch_of_texts(spec.texts).to(device)
+    else:
+        samples = pick(dataset.splits, spec.split or "test")
+        if samples is None:
+            raise UserError(f"spec.prediction.split: {spec.split} holds no samples")
+        requests = ((part, None) for part in torch.split(torch.arange(len(samples)), PREDICTION_BATCH))
+        yield from read_ahead(samples, requests, device)
 
 
 def _readable(outputs: Tensor, dataset: Dataset) -> Iterator[list[str]]:

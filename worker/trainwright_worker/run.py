@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,10 @@ from trainwright_worker.agenda import Agenda, make_agenda
 from trainwright_worker.batch import Batch, run_model
 from trainwright_worker.checkpoint import CheckpointFolder, Files, Writer, decode
 from trainwright_worker.console import say
-from trainwright_worker.data.dataset import Dataset, read, scale
-from trainwright_worker.data.normalization import measure
+from trainwright_worker.data.dataset import Dataset
+from trainwright_worker.data.load import load
+from trainwright_worker.data.loader import Loader
 from trainwright_worker.data.sampler import Sampler
-from trainwright_worker.data.table import Samples
 from trainwright_worker.distributed import Group, seed_everything
 from trainwright_worker.errors import DataError
 from trainwright_worker.evaluate import Forward
@@ -31,16 +32,13 @@ from trainwright_worker.optim import make_optimizer
 from trainwright_worker.place import Place
 from trainwright_worker.report import Pulse, Reporter
 from trainwright_worker.results import check_rows
-from trainwright_worker.state import Progress, Snapshot, normalization_of, restore
+from trainwright_worker.state import Progress, Snapshot, restore
 from trainwright_worker.tracking.tracking import Tracking
 
 Objective = Callable[[Batch], Tensor]
 """Maps a batch to the loss to minimise, a scalar with a gradient."""
 
 COMMUTING_RANKS = 2
-
-_DEVICE_SHARE = 0.25
-"""Largest share of a GPU's free memory that the training split may take."""
 
 
 @dataclass
@@ -78,8 +76,8 @@ class Run:
         config: The worker's config.
         place: Where this rank stands.
         group: All ranks.
-        dataset: The scaled data.
-        train: The training split, on the device if it fits.
+        dataset: The data as the model sees it.
+        loader: The batches of the training split.
         model: The model without any wrapper.
         forward: Its forward pass in the precision of the job, for evaluation.
         objective: The loss of a batch, through the wrapper that averages gradients over ranks.
@@ -103,7 +101,7 @@ class Run:
     place: Place
     group: Group
     dataset: Dataset
-    train: Samples
+    loader: Loader
     model: nn.Module
     forward: Forward
     objective: Objective
@@ -148,20 +146,33 @@ class Run:
 
 
 def prepare(
-    config: WorkerConfig, place: Place, group: Group, pulse: Pulse, reporter: Reporter | None, metrics: Metrics | None
+    config: WorkerConfig,
+    place: Place,
+    group: Group,
+    pulse: Pulse,
+    reporter: Reporter | None,
+    metrics: Metrics | None,
+    scratch: Path | None = None,
 ) -> Run:
     """Read the data, build the model, and put back the newest checkpoint if there is one.
+
+    Args:
+        config: The worker's config.
+        place: Where this rank stands.
+        group: All ranks.
+        pulse: This rank's sign of life.
+        reporter: What tells the operator; on rank 0 only.
+        metrics: What tells Prometheus, if configured.
+        scratch: Folder that the ranks of this machine share, for what is derived from the data.
 
     Raises:
         DataError: The data is not what the spec says.
         UserError: The parts of the spec do not fit each other or the data.
     """
     spec = config.spec
-    splits, classes = read(spec, config.data_root)
     folder = CheckpointFolder(config.job_folder, spec.checkpoint.keep)
     snapshot, note = _load(folder, group)
-    normalization = measure(splits.train, spec.dataset.normalize) if snapshot is None else normalization_of(snapshot)
-    dataset = scale(splits, classes, normalization)
+    dataset = load(spec, config.data_root, group, None if snapshot is None else snapshot.facts["data"], scratch)
     check_rows(spec.prediction, dataset.facts.shape)
 
     torch.manual_seed(spec.training.seed)  # The same first weights on every rank, before the ranks' seeds part.
@@ -176,10 +187,10 @@ def prepare(
         _restore(snapshot, model, optimizer, progress, sampler)
     agenda = make_agenda(spec, sampler.steps_per_epoch)
     forward, objective = _make_passes(spec, model, group)
-    train = _place_on_device(dataset.splits.train, group.device)
+    loader = Loader(dataset.splits.train, sampler, group.device)
     writer = Writer(folder, _announce_checkpoints(folder, reporter, metrics))
     run = Run(
-        config, place, group, dataset, train, model, forward, objective, optimizer, sampler, agenda, progress, folder,
+        config, place, group, dataset, loader, model, forward, objective, optimizer, sampler, agenda, progress, folder,
         writer, pulse, reporter, metrics,
     )  # fmt: skip
     run.saved_step = -1 if snapshot is None else snapshot.step
@@ -245,16 +256,6 @@ def _make_passes(spec: TrainingJobSpec, model: nn.Module, group: Group) -> tuple
     return forward, objective
 
 
-def _place_on_device(samples: Samples, device: torch.device) -> Samples:
-    """Return the training split where batches are cut fastest: on the GPU if it is small enough, else where it is."""
-    if device.type != "cuda":
-        return samples
-    size = samples.inputs.numel() * samples.inputs.element_size()
-    if size < _DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
-        return samples.to(device)
-    return samples
-
-
 def _announce_checkpoints(
     folder: CheckpointFolder, reporter: Reporter | None, metrics: Metrics | None
 ) -> Callable[[Checkpoint], None]:
@@ -288,6 +289,6 @@ def _say_where_we_are(run: Run, snapshot: Snapshot | None, note: str) -> None:
     weights = sum(parameter.numel() for parameter in run.model.parameters())
     start = "from scratch" if snapshot is None else f"from the checkpoint of step {snapshot.step}"
     run.log(
-        f"training {weights:,} weights on {len(run.train):,} samples, {run.agenda.total_steps:,} steps of "
+        f"training {weights:,} weights on {len(run.dataset.splits.train):,} samples, {run.agenda.total_steps:,} steps of "
         f"{run.sampler.batch} samples, {run.group.size} process(es) on {run.group.device}, {start}"
     )

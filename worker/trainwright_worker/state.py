@@ -4,7 +4,7 @@ The position in the data and the learning rate are functions of the step, so the
 between ranks (generators, the running sum of the loss) is packed per rank and gathered by rank 0.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -12,10 +12,39 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainwright.api.status import Evaluation
-from trainwright_worker.data.normalization import Normalization
 from trainwright_worker.errors import NON_FINITE_HINT, NonFiniteError, UserError
 
 _LOSS_BYTES = 8
+
+
+@dataclass
+class Patience:
+    """How long early stopping has waited for progress.
+
+    Attributes:
+        best: The best value so far; None before the first evaluation.
+        waited: Evaluations since then.
+        over: Whether training has ended because of it.
+    """
+
+    best: float | None = None
+    waited: int = 0
+    over: bool = False
+
+
+@dataclass
+class Omissions:
+    """Steps that were not taken because of numbers that are not finite.
+
+    Attributes:
+        skipped: Steps left out so far, all together.
+        before_epoch: How many of them lie before the current epoch.
+        holes: Stretches of data passed over after rollbacks: steps done before, and after.
+    """
+
+    skipped: int = 0
+    before_epoch: int = 0
+    holes: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass
@@ -28,6 +57,8 @@ class Progress:
         evaluation: The newest evaluation.
         best: The best evaluation on the validation split.
         history: One entry per finished epoch: its number, mean loss and step.
+        patience: How long early stopping has waited.
+        omissions: Steps that were not taken.
     """
 
     step: int
@@ -35,6 +66,29 @@ class Progress:
     evaluation: Evaluation | None = None
     best: Evaluation | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    patience: Patience = field(default_factory=Patience)
+    omissions: Omissions = field(default_factory=Omissions)
+
+    def to_facts(self) -> dict[str, Any]:
+        """Return what is the same on every rank, as JSON types."""
+        return {
+            "step": self.step,
+            "evaluation": self.evaluation.to_wire() if self.evaluation else None,
+            "best": self.best.to_wire() if self.best else None,
+            "history": list(self.history),
+            "patience": asdict(self.patience),
+            "omissions": asdict(self.omissions),
+        }
+
+    def restore_facts(self, facts: dict[str, Any]) -> None:
+        """Put back what `to_facts` returned."""
+        self.step = facts["step"]
+        self.evaluation = Evaluation.model_validate(facts["evaluation"]) if facts["evaluation"] else None
+        self.best = Evaluation.model_validate(facts["best"]) if facts["best"] else None
+        self.history = list(facts["history"])
+        self.patience = Patience(**facts["patience"])
+        omissions = facts["omissions"]
+        self.omissions = Omissions(**{**omissions, "holes": [(begin, end) for begin, end in omissions["holes"]]})
 
 
 @dataclass(frozen=True)
@@ -46,6 +100,7 @@ class Snapshot:
         model: Weights by name.
         optimizer: Optimizer state, flattened to `<parameter index>.<key>`.
         ranks: What belongs to each rank, packed (uint8), by rank number as text.
+        extras: What else is state of the whole job, by name: averaged weights, the scale of the loss.
         facts: Everything else, as JSON types.
     """
 
@@ -53,6 +108,7 @@ class Snapshot:
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     ranks: dict[str, Tensor]
+    extras: dict[str, Tensor]
     facts: dict[str, Any]
 
 
@@ -74,7 +130,12 @@ def unpack_rank(packed: Tensor, progress: Progress) -> None:
 
 
 def take_snapshot(
-    model: nn.Module, optimizer: Optimizer, progress: Progress, ranks: list[Tensor], facts: dict[str, Any]
+    model: nn.Module,
+    optimizer: Optimizer,
+    progress: Progress,
+    ranks: list[Tensor],
+    extras: dict[str, Tensor],
+    facts: dict[str, Any],
 ) -> Snapshot:
     """Return a copy of the state. This is all the time that a checkpoint costs training.
 
@@ -85,12 +146,7 @@ def take_snapshot(
     for name, value in weights.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise NonFiniteError(f"weight {name} is not finite at step {progress.step}", NON_FINITE_HINT)
-    facts = facts | {
-        "step": progress.step,
-        "evaluation": progress.evaluation.to_wire() if progress.evaluation else None,
-        "best": progress.best.to_wire() if progress.best else None,
-        "history": list(progress.history),
-    }
+    facts = facts | progress.to_facts()
     return Snapshot(
         step=progress.step,
         model={name: _copy(value) for name, value in weights.items()},
@@ -101,6 +157,7 @@ def take_snapshot(
             if isinstance(value, Tensor)
         },
         ranks={str(rank): packed for rank, packed in enumerate(ranks)},
+        extras={name: _copy(value) for name, value in extras.items()},
         facts=facts,
     )
 
@@ -127,20 +184,11 @@ def restore(snapshot: Snapshot, model: nn.Module, optimizer: Optimizer, progress
         entries.setdefault(int(index), {})[key] = value
     # The groups' own settings come from the spec; only what the optimizer has accumulated is state.
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
-    facts = snapshot.facts
-    progress.step = facts["step"]
-    progress.evaluation = Evaluation.model_validate(facts["evaluation"]) if facts["evaluation"] else None
-    progress.best = Evaluation.model_validate(facts["best"]) if facts["best"] else None
-    progress.history = list(facts["history"])
+    progress.restore_facts(snapshot.facts)
     packed = snapshot.ranks.get(str(rank))
     if packed is not None:
         unpack_rank(packed, progress)
     return packed is not None
-
-
-def normalization_of(snapshot: Snapshot) -> Normalization:
-    """Return the scaling that the snapshot was trained with."""
-    return Normalization.from_json(snapshot.facts["normalization"])
 
 
 def _copy(value: Tensor) -> Tensor:

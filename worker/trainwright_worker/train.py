@@ -16,7 +16,6 @@ import torch._dynamo  # noqa: F401
 from trainwright.api.exit_codes import ExitCode
 from trainwright.api.worker import WorkerConfig, WorkerPhase
 from trainwright_worker.console import say
-from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.distributed import Group, choose_device, set_determinism, set_threads
 from trainwright_worker.errors import InfrastructureError
 from trainwright_worker.loop import fit
@@ -76,7 +75,7 @@ class Rank:
         set_determinism(config.spec.training, device)
         self.group = Group(config, place, self.host, device)
         sender = self._exchange_pulses(pulse, reporter)
-        self.run = prepare(config, place, self.group, pulse, reporter, metrics)
+        self.run = prepare(config, place, self.group, pulse, reporter, metrics, self.scratch / "data")
         if place.leads:
             self.run.tracking = Tracking(config, place.attempt, self.run.progress.step, self.run.warn)
         self._fit(self.run)
@@ -165,22 +164,17 @@ def _finish(run: Run) -> None:
 
 
 def _facts(run: Run) -> dict[str, object]:
-    progress, dataset = run.progress, run.dataset
+    progress = run.progress
     return {
         "step": progress.step,
         "samples": run.sampler.samples_before(progress.step),
         "test": evaluation_facts(progress.evaluation if _is_test(run) else None),
         "best": evaluation_facts(progress.best),
         "history": progress.history,
-        "classes": _classes(dataset),
-        "normalization": dataset.normalization.to_json(),
+        "data": run.dataset.measured.to_json(),
         "processes": run.group.size,
     }
 
 
 def _is_test(run: Run) -> bool:
     return run.progress.evaluation is not None and run.progress.evaluation.split == "test"
-
-
-def _classes(dataset: Dataset) -> list[str] | None:
-    return None if dataset.classes is None else list(dataset.classes)

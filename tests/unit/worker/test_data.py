@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from trainwright.api.spec.dataset import Normalize, SplitSpec
-from trainwright_worker.data.normalization import Normalization, measure
+from trainwright_worker.data.normalization import Normalization, measure_samples
 from trainwright_worker.data.sampler import Sampler
 from trainwright_worker.data.splits import split
 from trainwright_worker.data.table import Samples, Table
@@ -46,7 +46,7 @@ def test_splits_that_leave_nothing_to_train_on_are_refused():
 def test_normalization_is_measured_per_feature_and_survives_json():
     inputs = torch.tensor([[1.0, 5.0], [3.0, 5.0]])
     samples = Samples(inputs, torch.tensor([[10.0], [30.0]]))
-    found = Normalization.from_json(measure(samples, Normalize.STANDARD).to_json())
+    found = Normalization.from_json(measure_samples(samples, Normalize.STANDARD).to_json())
     scaled = found.apply(samples)
     assert scaled.inputs.tolist() == [[-1, 0], [1, 0]], "a constant column becomes 0"
     assert scaled.targets.tolist() == [[-1], [1]]
@@ -56,7 +56,7 @@ def test_normalization_is_measured_per_feature_and_survives_json():
 def test_normalization_of_images_is_per_channel_and_leaves_classes_alone():
     images = torch.rand(6, 3, 4, 4) * torch.tensor([1.0, 10.0, 100.0]).reshape(1, 3, 1, 1)
     samples = Samples(images, torch.arange(6))
-    found = measure(samples, Normalize.STANDARD)
+    found = measure_samples(samples, Normalize.STANDARD)
     scaled = found.apply(samples)
     assert len(found.mean) == 3
     assert torch.allclose(scaled.inputs.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)
@@ -66,7 +66,7 @@ def test_normalization_of_images_is_per_channel_and_leaves_classes_alone():
 
 def test_no_normalization_keeps_values():
     samples = table_of(3).samples
-    assert measure(samples, Normalize.NONE).apply(samples).inputs is samples.inputs
+    assert measure_samples(samples, Normalize.NONE).apply(samples).inputs is samples.inputs
 
 
 def epoch(sampler, step=0):

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from trainwright.api.spec import DatasetSpec
 from trainwright.api.spec.sources import BuiltinData, BuiltinName
 from trainwright_worker.data.table import Samples, Table
 
@@ -22,12 +21,6 @@ def read_builtin(data: BuiltinData) -> Table:
         inputs = inputs.reshape(-1, *DIGITS_SHAPE)
     classes = tuple(str(name) for name in loaded.target_names)
     return Table(Samples(inputs, torch.from_numpy(loaded.target).to(torch.int64)), classes)
-
-
-def preload(data: DatasetSpec) -> None:
-    """Import what reading will need, in the agent, so that its processes inherit it and restarts cost no import."""
-    if data.builtin is not None:
-        importlib.import_module("sklearn.datasets")
 
 
 def _load(name: BuiltinName) -> Any:

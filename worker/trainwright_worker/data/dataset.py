@@ -1,37 +1,22 @@
-"""From the spec's dataset to what training consumes: read, split, scale."""
+"""From the spec's dataset to what training consumes: read, split, measure, process."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
-from torch import Tensor
+import torch
 
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.job import Task
 from trainwright_worker.batch import Batch
-from trainwright_worker.data.builtin import read_builtin
-from trainwright_worker.data.images import read_cifar10, read_idx
-from trainwright_worker.data.normalization import Normalization
+from trainwright_worker.data.corpus import Texts, make_tokenizer, to_blocks, to_samples
+from trainwright_worker.data.measured import Measured
+from trainwright_worker.data.normalization import Normalization, measure_samples
+from trainwright_worker.data.ragged import Scratch
+from trainwright_worker.data.readers import read_source
+from trainwright_worker.data.sequences import pad
 from trainwright_worker.data.splits import Splits, split
-from trainwright_worker.data.synthetic import generate
-from trainwright_worker.data.table import Samples, Table
-from trainwright_worker.data.tabular import read_csv
+from trainwright_worker.data.table import Part, Samples, Split
+from trainwright_worker.data.tokens import Tokenizer
 from trainwright_worker.errors import DataError, UserError
-
-
-class Split(Protocol):
-    """A part of the data with random access. It may lie in memory, or be read from a disk or S3 as it is asked for."""
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-
-    def take(self, indices: Tensor, epoch: int | None = None) -> Batch:
-        """Return the samples at `indices` ([k] int64) as a batch.
-
-        Args:
-            indices: Which samples.
-            epoch: The epoch they are trained in; None if they are not trained on. Augmentation is a function of seed, epoch
-                and index, so that any rank, thread or restart gets the same.
-        """
 
 
 @dataclass(frozen=True)
@@ -41,7 +26,8 @@ class Facts:
     Attributes:
         shape: Shape of one input, without the batch: (features,), (channels, height, width), (length,) for tokens,
             (frames, features).
-        outputs: Number of outputs that a model needs: classes, targets, or words of the vocabulary.
+        outputs: Number of outputs that a model needs: classes, targets, words of the vocabulary, or characters and CTC's
+            blank.
         vocabulary: Size of the vocabulary if the inputs are token ids.
         padding: Id of the padding token.
     """
@@ -54,38 +40,85 @@ class Facts:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The splits of a job's data, scaled.
+    """The splits of a job's data as the model sees them.
 
     Attributes:
-        splits: Scaled samples.
-        classes: Name of each class in the order of its index; None for regression.
-        normalization: The scaling that was applied.
+        splits: Processed samples.
+        measured: What was measured on the training split to process them.
+        task: What the model learns to do.
     """
 
-    splits: Splits
-    classes: tuple[str, ...] | None
-    normalization: Normalization
+    splits: Splits[Split]
+    measured: Measured
+    task: Task
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Name of each class in the order of its index; None if the targets are no classes."""
+        return self.measured.classes
+
+    @property
+    def normalization(self) -> Normalization:
+        """The scaling that was applied."""
+        return self.measured.normalization
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """What turned texts into tokens; None if the inputs are no texts."""
+        return self.measured.tokenizer
 
     @property
     def facts(self) -> Facts:
         """What a model must know of the data."""
-        return Facts(tuple(self.splits.train.inputs.shape[1:]), 1 if self.classes is None else len(self.classes))
+        shape = self.splits.train.shape
+        outputs = 1 if self.classes is None else len(self.classes)
+        if self.task == Task.TRANSCRIPTION:
+            return Facts(shape, outputs + 1)
+        if self.tokenizer is None:
+            return Facts(shape, outputs)
+        if self.task == Task.LANGUAGE_MODELING:
+            outputs = self.tokenizer.size
+        return Facts(shape, outputs, self.tokenizer.size, self.tokenizer.padding)
+
+    def batch_of_rows(self, rows: list[list[float]]) -> Batch:
+        """Return rows of features, scaled as training data was, with zeros for targets."""
+        inputs = self.normalization.apply_to_inputs(torch.tensor(rows, dtype=torch.float32))
+        return Batch(inputs, torch.zeros(len(rows)))
+
+    def batch_of_texts(self, texts: list[str]) -> Batch:
+        """Return texts, cut into tokens as training data was, with zeros for targets.
+
+        Raises:
+            UserError: The job's data has no texts, or one of these holds no token.
+        """
+        if self.tokenizer is None:
+            raise UserError("spec.prediction.texts: the data of this job has no texts")
+        ids = self.tokenizer.encode_samples(texts)
+        for index, found in enumerate(ids):
+            if not found:
+                raise UserError(f"spec.prediction.texts[{index}]: {texts[index]!r} holds no token")
+        inputs, mask = pad([torch.tensor(found).numpy() for found in ids], max(map(len, ids)), self.tokenizer.padding)
+        return Batch(torch.from_numpy(inputs), torch.zeros(len(ids), dtype=torch.int64), torch.from_numpy(mask))
 
 
-def read(spec: TrainingJobSpec, root: str) -> tuple[Splits, tuple[str, ...] | None]:
-    """Return the unscaled splits of a job's data and the names of its classes.
+def read(
+    spec: TrainingJobSpec, root: str, scratch: Scratch | None = None
+) -> tuple[Splits[Part], tuple[str, ...] | None]:
+    """Return the unprocessed splits of a job's data and the names of its classes.
 
     Args:
         spec: The job.
         root: Folder at which relative paths start.
+        scratch: Where to keep what is derived from the data; the ranks of a machine share it.
 
     Raises:
         DataError: The data is missing, damaged or not what the spec says.
         UserError: The spec asks for a split that does not exist.
     """
-    table = _read_table(spec, root)
-    if not table.samples.inputs.isfinite().all():
-        raise DataError("spec.dataset: the inputs hold values that are not finite numbers")
+    table = read_source(spec, root, scratch or Scratch())
+    for part in (table.samples, table.validation, table.test):
+        if isinstance(part, Samples) and not part.inputs.isfinite().all():
+            raise DataError("spec.dataset: the inputs hold values that are not finite numbers")
     splits = split(table, spec.dataset.split, spec.training.seed)
     wanted = None if spec.prediction is None else spec.prediction.split
     if wanted is not None and getattr(splits, wanted) is None:
@@ -93,28 +126,54 @@ def read(spec: TrainingJobSpec, root: str) -> tuple[Splits, tuple[str, ...] | No
     return splits, table.classes
 
 
-def scale(splits: Splits, classes: tuple[str, ...] | None, normalization: Normalization) -> Dataset:
-    """Return the splits scaled by `normalization`."""
-    train = normalization.apply(splits.train) or splits.train
-    scaled = Splits(train, normalization.apply(splits.validation), normalization.apply(splits.test))
-    return Dataset(scaled, classes, normalization)
+def measure(spec: TrainingJobSpec, splits: Splits[Part], classes: tuple[str, ...] | None, root: str) -> Measured:
+    """Return what processing needs to know of the training split.
+
+    Args:
+        spec: The job.
+        splits: The unprocessed splits.
+        classes: Names of the classes.
+        root: Folder at which relative paths start.
+
+    Raises:
+        DataError: The tokenizer's folder holds none.
+        UserError: The spec asks for a scaling or a vocabulary that does not fit.
+    """
+    train = splits.train
+    if isinstance(train, Samples):
+        return Measured(classes, measure_samples(train, spec.dataset.normalize))
+    if isinstance(train, Texts):
+        return Measured(classes, tokenizer=make_tokenizer(spec, train, root))
+    raise TypeError(type(train))
 
 
-def pick(splits: Splits, name: str) -> Samples | None:
+def process(spec: TrainingJobSpec, splits: Splits[Part], measured: Measured, scratch: Scratch | None = None) -> Dataset:
+    """Return the splits as the model sees them.
+
+    Args:
+        spec: The job.
+        splits: The unprocessed splits.
+        measured: What was measured on the training split, by this run or the one that it continues.
+        scratch: Where to keep what is derived from the data.
+
+    Raises:
+        DataError: A text holds no token.
+        UserError: A split is too short for a single block.
+    """
+    place = scratch or Scratch()
+
+    def change(part: Part, name: str) -> Split:
+        if isinstance(part, Samples):
+            return measured.normalization.apply(part)
+        if isinstance(part, Texts) and measured.tokenizer is not None:
+            if spec.task == Task.LANGUAGE_MODELING:
+                return to_blocks(part, measured.tokenizer, place, name)
+            return to_samples(part, measured.tokenizer, place, fixed=spec.training.compile)
+        raise TypeError(type(part))
+
+    return Dataset(splits.map(change), measured, spec.task)
+
+
+def pick(splits: Splits[Split], name: str) -> Split | None:
     """Return the split called train, validation or test."""
     return {"train": splits.train, "validation": splits.validation, "test": splits.test}[name]
-
-
-def _read_table(spec: TrainingJobSpec, root: str) -> Table:
-    data = spec.dataset
-    if data.builtin is not None:
-        return read_builtin(data.builtin)
-    if data.csv is not None:
-        return read_csv(data.csv, root, classify=spec.task == Task.CLASSIFICATION)
-    if data.idx is not None:
-        return read_idx(data.idx, root)
-    if data.cifar10 is not None:
-        return read_cifar10(data.cifar10, root)
-    if data.synthetic is not None:
-        return generate(data.synthetic, spec.training.seed)
-    raise UserError("spec.dataset: names no source")

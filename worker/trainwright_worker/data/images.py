@@ -3,14 +3,14 @@
 import gzip
 import math
 import zlib
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from trainwright.api.spec.sources import Cifar10Data, IdxData
-from trainwright_worker.data.table import Samples, Table, open_path
+from trainwright_worker.data.files import Location, find
+from trainwright_worker.data.table import Samples, Table
 from trainwright_worker.errors import DataError
 
 IMAGES_MAGIC = 2051
@@ -62,33 +62,33 @@ def _read_pair(images: str, labels: str, root: str, fields: tuple[str, str]) -> 
 
 
 def _read_array(name: str, root: str, field: str, magic: int, dimensions: int) -> Tensor:
-    path = open_path(name, root, field)
-    content = _read_bytes(path, field)
+    path = find(name, root, field)
+    content = _read_bytes(path)
     header = 4 * (1 + dimensions)
     numbers = np.frombuffer(content[:header], dtype=">u4") if len(content) >= header else np.zeros(1, dtype=">u4")
     if numbers[0] != magic:
         raise DataError(
-            f"{field}: {path} begins with the number {int.from_bytes(content[:4], 'big')}, but an idx file of this "
+            f"{field}: {path.name} begins with the number {int.from_bytes(content[:4], 'big')}, but an idx file of this "
             f"kind begins with {magic}",
             "check that images and labels are not exchanged and that the file is whole",
         )
     shape = [int(size) for size in numbers[1:]]
     expected = header + math.prod(shape)
     if len(content) != expected:
-        raise DataError(f"{field}: {path} has {len(content)} bytes, but its header promises {expected}")
+        raise DataError(f"{field}: {path.name} has {len(content)} bytes, but its header promises {expected}")
     return torch.from_numpy(np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape).copy())
 
 
-def _read_bytes(path: Path, field: str) -> bytes:
+def _read_bytes(path: Location) -> bytes:
+    content = path.read()
     try:
-        content = path.read_bytes()
         return gzip.decompress(content) if content[:2] == GZIP_MAGIC else content
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{field}: cannot read {path}: {error}") from error
+        raise DataError(f"{path.field}: cannot read {path.name}: {error}") from error
 
 
 def _read_batch(name: str, root: str, field: str) -> Samples:
-    content = _read_bytes(open_path(name, root, field), field)
+    content = _read_bytes(find(name, root, field))
     record = 1 + math.prod(CIFAR_SHAPE)
     if not content or len(content) % record:
         raise DataError(f"{field}: {name} has {len(content)} bytes, not a multiple of {record}", "download it again")

@@ -5,13 +5,18 @@ rates fit any unit; the loss is then in squared standard deviations, while mae a
 """
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor
 
 from trainwright.api.spec.dataset import Normalize
 from trainwright_worker.data.table import Samples
+from trainwright_worker.errors import UserError
+
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_DEVIATION: Final = (0.229, 0.224, 0.225)
+PIXEL_MAXIMUM: Final = 255
 
 
 @dataclass(frozen=True)
@@ -52,26 +57,61 @@ class Normalization:
         mean = torch.tensor(self.mean, dtype=torch.float32).reshape(shape)
         return (inputs - mean) / torch.tensor(self.deviation, dtype=torch.float32).reshape(shape)
 
-    def apply(self, samples: Samples | None) -> Samples | None:
-        """Return scaled samples, or None for a split that does not exist."""
-        if samples is None:
-            return None
+    def apply(self, samples: Samples) -> Samples:
+        """Return scaled samples."""
         targets = samples.targets
         if targets.is_floating_point():
             targets = (targets - self.target_mean) / self.target_deviation
         return Samples(self.apply_to_inputs(samples.inputs), targets)
 
 
-def measure(train: Samples, spec: Normalize) -> Normalization:
-    """Return the scaling that gives `train` zero mean and unit variance, in float64 for the sake of large splits."""
+def measure_samples(train: Samples, spec: Normalize) -> Normalization:
+    """Return the scaling of samples in memory, measured on `train` in float64 for the sake of large splits.
+
+    Args:
+        train: The training split.
+        spec: How to scale: images per channel, anything else per feature.
+
+    Raises:
+        UserError: The images are not ones that ImageNet's numbers describe.
+    """
     if spec == Normalize.NONE:
         return Normalization()
-    others = [dim for dim in range(train.inputs.dim()) if dim != 1]
-    deviation, mean = torch.std_mean(train.inputs.double(), dim=others, correction=0)
     target_mean, target_deviation = 0.0, 1.0
     if train.targets.is_floating_point():
         spread, centre = torch.std_mean(train.targets.double(), correction=0)
         target_mean, target_deviation = float(centre), float(spread) or 1.0
+    mean, deviation = _scale(train.inputs.double(), spec)
     # A column that never changes says nothing; dividing it by 1 leaves it at 0.
     deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
     return Normalization(tuple(mean.tolist()), tuple(deviation.tolist()), target_mean, target_deviation)
+
+
+def imagenet(channels: int) -> Normalization:
+    """Return ImageNet's scaling of pixels from 0 to 255.
+
+    Raises:
+        UserError: The images have not its three channels.
+    """
+    if channels != len(IMAGENET_MEAN):
+        raise UserError(f"spec.dataset.normalize: imagenet, but the images have {channels} channel(s) instead of 3")
+    return Normalization(
+        tuple(PIXEL_MAXIMUM * mean for mean in IMAGENET_MEAN),
+        tuple(PIXEL_MAXIMUM * deviation for deviation in IMAGENET_DEVIATION),
+    )
+
+
+def _scale(inputs: Tensor, spec: Normalize) -> tuple[Tensor, Tensor]:
+    """Return what to subtract, and what to divide by."""
+    if spec == Normalize.IMAGENET:
+        found = imagenet(inputs.shape[1])
+        return torch.tensor(found.mean), torch.tensor(found.deviation)
+    others = [dim for dim in range(inputs.dim()) if dim != 1]
+    if spec == Normalize.UNIT:
+        if len(others) == 1:
+            least = inputs.amin(others)
+            return least, inputs.amax(others) - least
+        # Black is 0 in every image, whether the data has any or not, and channels keep their balance.
+        return torch.zeros(inputs.shape[1]), inputs.amax().expand(inputs.shape[1])
+    deviation, mean = torch.std_mean(inputs, dim=others, correction=0)
+    return mean, deviation

@@ -1,42 +1,59 @@
 """Which samples train, which validate, which test: drawn from the seed, so every rank and every restart agrees."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 
 from trainwright.api.spec.dataset import SplitSpec
-from trainwright_worker.data.table import Samples, Table
+from trainwright_worker.data.table import Part, Table
 from trainwright_worker.errors import DataError
+
+Kind_co = TypeVar("Kind_co", covariant=True)
+Other = TypeVar("Other")
 
 
 @dataclass(frozen=True)
-class Splits:
+class Splits(Generic[Kind_co]):
     """The three parts of a dataset; None where the spec asks for none."""
 
-    train: Samples
-    validation: Samples | None
-    test: Samples | None
+    train: Kind_co
+    validation: Kind_co | None
+    test: Kind_co | None
+
+    def map(self, change: Callable[[Kind_co, str], Other]) -> "Splits[Other]":
+        """Return the splits, each changed by `change`, which is given a split and its name."""
+        return Splits(
+            change(self.train, "train"),
+            None if self.validation is None else change(self.validation, "validation"),
+            None if self.test is None else change(self.test, "test"),
+        )
 
 
-def split(table: Table, spec: SplitSpec, seed: int) -> Splits:
+def split(table: Table, spec: SplitSpec, seed: int) -> Splits[Part]:
     """Return the parts of a dataset, shuffled by `seed`. A fraction above 0 gets at least one sample.
 
     Raises:
         DataError: Nothing would be left to train on.
     """
     total = len(table.samples)
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    if table.ordered:
+        order = torch.arange(total).flip(0)  # The end is held out: what a text goes on with, not what it quotes.
+    else:
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     tested = 0 if table.test is not None else _count(spec.test, total)
-    validated = _count(spec.validation, total)
+    validated = 0 if table.validation is not None else _count(spec.validation, total)
     if tested + validated >= total:
         raise DataError(
             f"spec.dataset.split: of {total} samples {validated} go to validation and {tested} to test, "
             "which leaves none to train on"
         )
-    test = table.test
+    test, validation = table.test, table.validation
     if tested:
         test = table.samples.select(order[:tested])
-    validation = table.samples.select(order[tested : tested + validated]) if validated else None
+    if validated:
+        validation = table.samples.select(order[tested : tested + validated])
     return Splits(table.samples.select(order[tested + validated :]), validation, test)
 
 

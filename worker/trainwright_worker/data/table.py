@@ -1,13 +1,45 @@
-"""What a reader of small data returns: all samples of a dataset, in memory, unscaled."""
+"""What a reader returns: all samples of a dataset, unscaled; those of small data in memory."""
 
 from dataclasses import dataclass
-from pathlib import Path
+from enum import Enum
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from trainwright_worker.batch import Batch
-from trainwright_worker.errors import DataError
+
+
+class Reading(Enum):
+    """What makes reading a batch take its time."""
+
+    INSTANT = "instant"  # nothing: a thread of its own would cost more
+    DECODING = "decoding"
+    NETWORK = "network"
+
+
+class Split(Protocol):
+    """A part of the data with random access. It may lie in memory, or be read from a disk or S3 as it is asked for."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch; the longest of sequences."""
+
+    @property
+    def reading(self) -> "Reading":
+        """What makes reading take its time."""
+
+    def take(self, indices: Tensor, epoch: int | None = None) -> Batch:
+        """Return the samples at `indices` ([k] int64) as a batch.
+
+        Args:
+            indices: Which samples.
+            epoch: The epoch they are trained in; None if they are not trained on. Augmentation is a function of seed, epoch
+                and index, so that any rank, thread or restart gets the same.
+        """
 
 
 @dataclass(frozen=True)
@@ -34,9 +66,29 @@ class Samples:
         """Return the samples at `indices` ([k] int64) as a batch."""
         return Batch(self.inputs.index_select(0, indices), self.targets.index_select(0, indices))
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return tuple(self.inputs.shape[1:])
+
+    @property
+    def reading(self) -> Reading:
+        """What makes reading take its time."""
+        return Reading.INSTANT
+
     def to(self, device: torch.device) -> "Samples":
         """Return the samples on `device`."""
         return Samples(self.inputs.to(device), self.targets.to(device))
+
+
+class Part(Protocol):
+    """Samples as they were read, of which a part can be chosen."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def select(self, indices: Tensor) -> "Part":
+        """Return the samples at `indices` ([k] int64)."""
 
 
 @dataclass(frozen=True)
@@ -44,31 +96,15 @@ class Table:
     """A dataset as read.
 
     Attributes:
-        samples: The samples to split, or to train on where `test` has a file of its own.
-        classes: Name of each class in the order of its index; None for regression.
+        samples: The samples to split, or to train on where the others have files of their own.
+        classes: Name of each class in the order of its index; None if the targets are no classes.
         test: Samples of the dataset's own test file.
+        validation: Samples of the dataset's own validation file.
+        ordered: Whether the samples are parts of one whole, whose end is held out rather than a random share.
     """
 
-    samples: Samples
+    samples: Part
     classes: tuple[str, ...] | None
-    test: Samples | None = None
-
-
-def open_path(path: str, root: str, field: str) -> Path:
-    """Return the path of an existing file or folder of the dataset.
-
-    Args:
-        path: As the spec gives it; relative paths start at `root`.
-        root: The data root of the worker.
-        field: Field of the spec that names it, for the error.
-
-    Raises:
-        DataError: Nothing is there.
-    """
-    place = Path(root, path)
-    if not place.exists():
-        raise DataError(
-            f"{field}: {path} does not exist (looked at {place})",
-            "mount the volume that holds the data with spec.workers.volumes, or correct the path",
-        )
-    return place
+    test: Part | None = None
+    validation: Part | None = None
+    ordered: bool = False

@@ -1,114 +1,188 @@
-"""CSV files: a header line, numbers in the feature columns, numbers or class names in the target column."""
+"""Tables: numbers in the feature columns, numbers or class names in the target column; CSV or Parquet."""
 
 import csv
+import io
 import math
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from trainwright.api.spec.sources import CsvData
-from trainwright_worker.data.table import Samples, Table, open_path
+from trainwright.api.spec.sources import CsvData, ParquetData
+from trainwright_worker.data.files import Location, find, find_all
+from trainwright_worker.data.labels import Labels
+from trainwright_worker.data.table import Samples, Table
 from trainwright_worker.errors import DataError
-
-FIELD = "spec.dataset.csv"
 
 
 @dataclass(frozen=True)
-class _Columns:
-    target: int
-    features: list[int]
+class _Read:
+    """A table as it was read.
+
+    Attributes:
+        inputs: float32 [rows, features].
+        names: Names of the feature columns.
+        targets: Values of the target: numbers, or spellings of classes.
+    """
+
+    inputs: Tensor
     names: list[str]
+    targets: "array[float] | Labels"
 
 
-def read_csv(data: CsvData, root: str, *, classify: bool) -> Table:
-    """Return the table in a CSV file.
+def read_table(data: CsvData | ParquetData, root: str, *, classify: bool) -> Table:
+    """Return the table in files of CSV or Parquet.
 
     Args:
-        data: Which file and columns.
+        data: Which files and columns.
         root: Folder at which relative paths start.
         classify: Read the target as a class, whose names may be any text; otherwise as a number.
 
     Raises:
-        DataError: The file, a column or a value is not as the spec says; names the line.
+        DataError: A file, a column or a value is not as the spec says; names the line.
     """
-    path = open_path(data.path, root, f"{FIELD}.path")
-    inputs: list[list[float]] = []
-    targets: list[str | float] = []
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file, delimiter=data.delimiter)
-            columns = _find_columns(next(rows, []), data, path)
-            for line, row in _full_rows(rows, columns, path):
-                inputs.append([_number(row[i], columns.names[i], line, path) for i in columns.features])
-                value = row[columns.target]
-                targets.append(value.strip() if classify else _number(value, data.target, line, path))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{FIELD}.path: cannot read {path} as UTF-8 CSV: {error}") from error
-    if not inputs:
-        raise DataError(f"{FIELD}.path: {path} has a header but no rows")
-    features = torch.tensor(inputs, dtype=torch.float32)
-    if not classify:
-        return Table(Samples(features, torch.tensor(targets, dtype=torch.float32).unsqueeze(1)), classes=None)
-    classes, labels = index_classes([str(value) for value in targets])
-    return Table(Samples(features, labels), classes)
+    field = "spec.dataset.csv" if isinstance(data, CsvData) else "spec.dataset.parquet"
+
+    def read(path: str, key: str) -> _Read:
+        if isinstance(data, CsvData):
+            return _read_csv(find(path, root, f"{field}.{key}"), data, field, classify=classify)
+        return _read_parquet(find_all(path, root, f"{field}.{key}", (".parquet",)), data, field, classify=classify)
+
+    train = read(data.path, "path")
+    classes = train.targets.classes() if isinstance(train.targets, Labels) else None
+
+    def own(path: str | None, key: str) -> Samples | None:
+        if path is None:
+            return None
+        found = read(path, key)
+        if found.names != train.names:
+            raise DataError(
+                f"{field}.{key}: {path} has the features {', '.join(found.names)}, not those of {data.path}"
+            )
+        return _samples(found, classes, f"{field}.{key}")
+
+    test, validation = own(data.test_path, "testPath"), own(data.validation_path, "validationPath")
+    return Table(_samples(train, classes, field), classes, test, validation)
 
 
-def index_classes(values: list[str]) -> tuple[tuple[str, ...], torch.Tensor]:
-    """Return the distinct classes and, for each value, the index of its class.
+def choose_features(names: Sequence[str], data: CsvData | ParquetData, place: str, field: str) -> list[str]:
+    """Return the columns to learn from.
 
-    Classes that are all whole numbers are ordered as numbers, others as text.
-
-    Returns:
-        The class names and an int64 tensor [values].
+    Raises:
+        DataError: A column is missing, or the target is among the features, or nothing is left.
     """
-    names = set(values)
-    try:
-        classes = tuple(sorted(names, key=int))
-    except ValueError:
-        classes = tuple(sorted(names))
-    position = {name: index for index, name in enumerate(classes)}
-    return classes, torch.tensor([position[value] for value in values], dtype=torch.int64)
-
-
-def _find_columns(header: list[str], data: CsvData, path: Path) -> _Columns:
-    names = [name.strip() for name in header]
-    wanted = {f"{FIELD}.target": [data.target], f"{FIELD}.features": data.features or []}
-    for field, columns in wanted.items():
+    wanted = {f"{field}.target": [data.target], f"{field}.features": data.features or []}
+    for key, columns in wanted.items():
         for name in columns:
             if name not in names:
-                raise DataError(f"{field}: {path} has no column {name!r}; it has {', '.join(names) or 'none'}")
+                raise DataError(f"{key}: {place} has no column {name!r}; it has {', '.join(names) or 'none'}")
     features = data.features or [name for name in names if name != data.target]
     if not features:
-        raise DataError(f"{FIELD}.path: {path} has no column besides the target {data.target!r}")
+        raise DataError(f"{field}.path: {place} has no column besides the target {data.target!r}")
     if data.target in features:
-        raise DataError(f"{FIELD}.features: {data.target!r} is the target; the model would learn to copy it")
-    return _Columns(names.index(data.target), [names.index(name) for name in features], names)
+        raise DataError(f"{field}.features: {data.target!r} is the target; the model would learn to copy it")
+    return features
 
 
-def _full_rows(rows: Iterator[list[str]], columns: _Columns, path: Path) -> Iterator[tuple[int, list[str]]]:
+def _samples(table: _Read, classes: tuple[str, ...] | None, field: str) -> Samples:
+    if isinstance(table.targets, Labels):
+        return Samples(table.inputs, table.targets.index(classes or (), field))
+    return Samples(table.inputs, torch.tensor(table.targets, dtype=torch.float32).unsqueeze(1))
+
+
+def _read_csv(location: Location, data: CsvData, field: str, *, classify: bool) -> _Read:
+    inputs = array("f")
+    labels, numbers = Labels(), array("d")
+    with location.open() as file, location.reading():
+        rows = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=data.delimiter)
+        try:
+            names = [name.strip() for name in next(rows, [])]
+            features = choose_features(names, data, location.name, field)
+            columns, target = [names.index(name) for name in features], names.index(data.target)
+            for line, row in _full_rows(rows, len(names), location):
+                inputs.extend([_number(row[i], names[i], line, location, field) for i in columns])
+                if classify:
+                    labels.add(row[target])
+                else:
+                    numbers.append(_number(row[target], data.target, line, location, field))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{location.field}: cannot read {location.name} as UTF-8 CSV: {error}") from error
+    if not inputs:
+        raise DataError(f"{location.field}: {location.name} has a header but no rows")
+    values = torch.frombuffer(inputs, dtype=torch.float32).reshape(-1, len(features))
+    return _Read(values, features, labels if classify else numbers)
+
+
+def _full_rows(rows: Any, width: int, location: Location) -> Iterator[tuple[int, list[str]]]:
     """Yield the line number and the fields of every row that is not blank."""
-    for number, row in enumerate(rows, start=2):
-        line = getattr(rows, "line_num", number)
+    for row in rows:
         if not row:
             continue
-        if len(row) != len(columns.names):
+        if len(row) != width:
             raise DataError(
-                f"{FIELD}.path: line {line} of {path} has {len(row)} values, its header {len(columns.names)}",
+                f"{location.field}: line {rows.line_num} of {location.name} has {len(row)} values, its header {width}",
                 "check spec.dataset.csv.delimiter and the quotes in the file",
             )
-        yield line, row
+        yield rows.line_num, row
 
 
-def _number(text: str, column: str, line: int, path: Path) -> float:
+def _number(text: str, column: str, line: int, location: Location, field: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
         raise DataError(
-            f"{FIELD}.path: line {line} of {path}, column {column!r}: {text!r} is not a finite number",
-            "fill or remove the value, or leave the column out with spec.dataset.csv.features",
+            f"{location.field}: line {line} of {location.name}, column {column!r}: {text!r} is not a finite number",
+            f"fill or remove the value, or leave the column out with {field}.features",
         )
+    return value
+
+
+def _read_parquet(places: list[Location], data: ParquetData, field: str, *, classify: bool) -> _Read:
+    from pyarrow import ArrowInvalid  # noqa: PLC0415 - only jobs with Parquet files need it
+    from pyarrow.parquet import ParquetFile  # noqa: PLC0415 - the same
+
+    parts: list[Any] = []
+    labels, numbers, features = Labels(), array("d"), list[str]()
+    for location in places:
+        with location.open() as file, location.reading():
+            try:
+                parquet = ParquetFile(file)
+                features = choose_features(parquet.schema_arrow.names, data, location.name, field)
+                for batch in parquet.iter_batches(columns=[*features, data.target]):
+                    parts.append(np.stack([_column(batch, name, location, field) for name in features], axis=1))
+                    if classify:
+                        for value in batch.column(data.target).to_pylist():
+                            labels.add(_known(value, data.target, location))
+                    else:
+                        numbers.extend(_column(batch, data.target, location, field).tolist())
+            except ArrowInvalid as error:
+                raise DataError(f"{location.field}: cannot read {location.name} as Parquet: {error}") from error
+    if not sum(map(len, parts)):
+        raise DataError(f"{places[0].field}: {places[0].name} has columns but no rows")
+    return _Read(torch.from_numpy(np.concatenate(parts)), features, labels if classify else numbers)
+
+
+def _column(batch: Any, name: str, location: Location, field: str) -> Any:
+    """Return a column of finite numbers ([rows] float32)."""
+    try:
+        values = batch.column(name).to_numpy(zero_copy_only=False).astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{location.field}: {location.name}, column {name!r} does not hold numbers: {error}") from error
+    if not np.isfinite(values).all():
+        raise DataError(
+            f"{location.field}: {location.name}, column {name!r} holds values that are not finite numbers",
+            f"fill or remove them, or leave the column out with {field}.features",
+        )
+    return values
+
+
+def _known(value: object, name: str, location: Location) -> object:
+    if value is None:
+        raise DataError(f"{location.field}: {location.name}, column {name!r} holds no class in some rows")
     return value

@@ -1,0 +1,133 @@
+"""Texts with their targets, and how they become tokens: learnt tokenizers, samples of one text each, blocks of all."""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.spec.job import Task
+from trainwright.api.spec.preparation import TokenizerName, TokenizerSpec
+from trainwright_worker.data.ragged import Array, Ragged, Scratch
+from trainwright_worker.data.sequences import Blocks, Tokens
+from trainwright_worker.data.texts import TextStore
+from trainwright_worker.data.tokens import Tokenizer, learn, load_pretrained
+from trainwright_worker.errors import DataError, UserError
+
+_CHARACTERS: Final = 1 << 20
+"""How much text is tokenized at once: enough for all cores, little for the memory."""
+_SMALL_VOCABULARY: Final = 1 << 16
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts as they are read, not yet cut into tokens.
+
+    Attributes:
+        store: Where they are.
+        rows: Which of the store's texts belong here ([samples] int64).
+        targets: Class of each sample ([samples] int64); zeros where the text itself is the target.
+        separate: Whether each text stands for itself, so that a language model is shown where it ends.
+    """
+
+    store: TextStore
+    rows: Tensor
+    targets: Tensor
+    separate: bool = True
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.rows)
+
+    def select(self, indices: Tensor) -> "Texts":
+        """Return the texts at `indices` ([k] int64)."""
+        return replace(self, rows=self.rows[indices], targets=self.targets[indices])
+
+    def read(self) -> Iterator[str]:
+        """Read these texts, in the order of the store."""
+        wanted = torch.zeros(int(self.rows.max()) + 1, dtype=torch.bool)
+        wanted[self.rows] = True
+        return itertools.compress(self.store.texts(), wanted.tolist())
+
+
+def whole(store: TextStore, targets: Tensor, *, separate: bool = True) -> Texts:
+    """Return all texts of a store."""
+    return Texts(store, torch.arange(len(targets)), targets, separate)
+
+
+def make_tokenizer(spec: TrainingJobSpec, train: Texts, root: str) -> Tokenizer:
+    """Return the tokenizer that the spec asks for: read from a folder, or learnt from the training split.
+
+    Raises:
+        DataError: The folder holds no tokenizer.
+        UserError: The vocabulary is too small.
+    """
+    wanted = spec.dataset.tokenizer or TokenizerSpec()
+    if wanted.path is not None:
+        return load_pretrained(wanted, wanted.path, root, "spec.dataset.tokenizer.path")
+    pretrained = spec.model.pretrained
+    if wanted.name is None and pretrained is not None and str(spec.model.name).startswith("hf:"):
+        return load_pretrained(wanted, pretrained, root, "spec.model.pretrained")
+    usual = TokenizerName.BPE if spec.task == Task.LANGUAGE_MODELING else TokenizerName.WORD
+    return learn(wanted, wanted.name or usual, train.read())
+
+
+def to_samples(texts: Texts, tokenizer: Tokenizer, scratch: Scratch, *, fixed: bool) -> Tokens:
+    """Return texts as samples of their own, cut off at the tokenizer's length.
+
+    Raises:
+        DataError: A text holds nothing that the tokenizer knows as a token.
+    """
+    key = ["samples", texts.store.stamp(), tokenizer.to_json()]
+    ids = _write(scratch, key, tokenizer, lambda: _encode(texts.store.texts(), tokenizer.encode_samples))
+    empty = np.flatnonzero(ids.lengths() == 0)
+    if len(empty):
+        raise DataError(f"{texts.store.field}: the text number {empty[0]} (from 0) holds no token")
+    return Tokens(ids, texts.rows, texts.targets, tokenizer.padding, tokenizer.max_length, fixed)
+
+
+def to_blocks(texts: Texts, tokenizer: Tokenizer, scratch: Scratch, part: str) -> Blocks:
+    """Return texts, one after the other, in blocks of the tokenizer's length.
+
+    Raises:
+        UserError: There is not even one block.
+    """
+    rows = hashlib.sha256(texts.rows.sort().values.numpy().tobytes()).hexdigest()
+    key = ["blocks", texts.store.stamp(), tokenizer.to_json(), texts.separate, rows]
+    end = [tokenizer.end] if texts.separate and tokenizer.end is not None else []
+    stream = _write(
+        scratch,
+        key,
+        tokenizer,
+        lambda: _encode(texts.read(), lambda some: [ids + end for ids in tokenizer.encode_all(some)]),
+    )
+    blocks = Blocks(stream.values, tokenizer.max_length)
+    if not len(blocks):
+        raise UserError(
+            f"spec.dataset.tokenizer.maxLength: {blocks.length}, but the {part} split has only {len(blocks.ids)} tokens",
+            "lower it, or change spec.dataset.split",
+        )
+    return blocks
+
+
+def _write(scratch: Scratch, key: object, tokenizer: Tokenizer, rows: Callable[[], Iterator[Array]]) -> Ragged:
+    dtype = "uint16" if tokenizer.size <= _SMALL_VOCABULARY else "int32"
+    return scratch.ragged([key, dtype], (dtype,), lambda: ((row,) for row in rows()))[0]
+
+
+def _encode(texts: Iterator[str], encode: Callable[[list[str]], list[list[int]]]) -> Iterator[Array]:
+    """Yield the ids of each text."""
+    some: list[str] = []
+    characters = 0
+    for text in texts:
+        some.append(text)
+        characters += len(text)
+        if characters >= _CHARACTERS:
+            yield from (np.array(ids, dtype=np.int64) for ids in encode(some))
+            some, characters = [], 0
+    yield from (np.array(ids, dtype=np.int64) for ids in encode(some))

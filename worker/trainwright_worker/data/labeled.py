@@ -1,0 +1,70 @@
+"""Texts with labels, and texts for language models, as tables."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from trainwright.api.spec.corpora import LabeledTextData, TextData
+from trainwright_worker.data.corpus import Texts, whole
+from trainwright_worker.data.table import Table
+from trainwright_worker.data.texts import Files, PlainText, Reviews, open_labeled, open_text
+from trainwright_worker.errors import DataError
+
+_LABELED = "spec.dataset.labeledText"
+_TEXT = "spec.dataset.text"
+
+
+def read_labeled(data: LabeledTextData, root: str) -> Table:
+    """Return texts with the classes that their labels spell.
+
+    Raises:
+        DataError: A file, a field or a value is not as the spec says.
+    """
+    train, *own_test = open_labeled(data, data.path, root, f"{_LABELED}.path")
+    labels = train.labels()
+    if not len(labels):
+        raise DataError(f"{_LABELED}.path: {data.path} holds no texts")
+    classes = labels.classes()
+
+    def part(store: Files | Reviews, field: str) -> Texts:
+        found = store.labels()
+        if not len(found):
+            raise DataError(f"{field}: it leads to no texts")
+        return whole(store, found.index(classes, field))
+
+    def own(path: str | None, key: str) -> Texts | None:
+        return (
+            None if path is None else part(open_labeled(data, path, root, f"{_LABELED}.{key}")[0], f"{_LABELED}.{key}")
+        )
+
+    test = own(data.test_path, "testPath")
+    if test is None and own_test:
+        test = part(own_test[0], f"{_LABELED}.path")
+    return Table(
+        whole(train, labels.index(classes, _LABELED)), classes, test, own(data.validation_path, "validationPath")
+    )
+
+
+def read_text(data: TextData, root: str) -> Table:
+    """Return texts for a language model.
+
+    Raises:
+        DataError: There are none.
+    """
+
+    def part(path: str, key: str) -> Texts:
+        store = open_text(data, path, root, f"{_TEXT}.{key}")
+        targets = _zeros(store.texts())
+        if not len(targets):
+            raise DataError(f"{_TEXT}.{key}: {path} holds no text")
+        return whole(store, targets, separate=isinstance(store, Files))
+
+    train = part(data.path, "path")
+    test = None if data.test_path is None else part(data.test_path, "testPath")
+    validation = None if data.validation_path is None else part(data.validation_path, "validationPath")
+    return Table(train, None, test, validation, ordered=isinstance(train.store, PlainText))
+
+
+def _zeros(texts: Iterator[str]) -> Tensor:
+    return torch.zeros(sum(1 for _ in texts), dtype=torch.int64)

@@ -1,0 +1,110 @@
+"""Batches in the order of training, read ahead by threads where reading takes long.
+
+Threads rather than processes: what takes long (decoding images, scaling them, waiting for S3) releases the interpreter's
+lock, nothing is pickled, and a failure is an exception with its traceback. The position is the step: a loader that begins
+at a step yields what one that came there would have, whichever thread reads what.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from trainwright_worker.batch import Batch
+from trainwright_worker.data.sampler import Sampler
+from trainwright_worker.data.table import Reading, Samples, Split
+
+_NETWORK_THREADS: Final = 16
+_SPARE: Final = 2
+"""Batches read beyond one per thread, so that no thread waits while the model is at work."""
+_DEVICE_SHARE: Final = 0.25
+"""Largest share of a GPU's free memory that the training split may take."""
+
+Request = tuple[Tensor, int | None]
+"""Indices of samples, and the epoch they are trained in."""
+
+
+class Loader:
+    """This rank's batches of the training split, step after step.
+
+    Attributes:
+        split: The training split, on the device if it fits.
+    """
+
+    def __init__(self, split: Split, sampler: Sampler, device: torch.device) -> None:
+        """Prepare; nothing is read before `batches`.
+
+        Args:
+            split: The training split.
+            sampler: Which of its samples make up a step.
+            device: Where batches are wanted.
+        """
+        self.split = _place(split, device)
+        self._sampler = sampler
+        self._device = device
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        """Yield the batch of every step after `step`, on the device, without end.
+
+        Closing the iterator stops its threads.
+        """
+        return read_ahead(self.split, self._requests(step), self._device)
+
+    def _requests(self, step: int) -> Iterator[Request]:
+        while True:
+            epoch = step // self._sampler.steps_per_epoch
+            where = self.split.inputs.device if isinstance(self.split, Samples) else torch.device("cpu")
+            for share in self._sampler.shares(step, where):
+                yield share, epoch
+                step += 1
+
+
+def read_ahead(split: Split, requests: Iterator[Request], device: torch.device) -> Iterator[Batch]:
+    """Yield the batch of every request in their order, on the device.
+
+    Args:
+        split: What to read.
+        requests: Which samples, batch by batch; may be endless.
+        device: Where batches are wanted.
+    """
+    if split.reading == Reading.INSTANT:
+        for indices, epoch in requests:
+            yield split.take(indices, epoch).to(device)
+        return
+    threads = max(_NETWORK_THREADS if split.reading == Reading.NETWORK else 1, torch.get_num_threads())
+
+    def read(indices: Tensor, epoch: int | None) -> Batch:
+        return _pin(split.take(indices, epoch), device)
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="reader") as pool:
+        waiting: deque[Future[Batch]] = deque()
+        try:
+            for request in itertools.islice(requests, threads + _SPARE):
+                waiting.append(pool.submit(read, *request))
+            while waiting:
+                batch = waiting.popleft().result()
+                for request in itertools.islice(requests, 1):
+                    waiting.append(pool.submit(read, *request))
+                yield batch.to(device)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _pin(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch where a copy to the device needs no waiting."""
+    if device.type != "cuda":
+        return batch
+    mask = None if batch.mask is None else batch.mask.pin_memory()
+    return Batch(batch.inputs.pin_memory(), batch.targets.pin_memory(), mask)
+
+
+def _place(split: Split, device: torch.device) -> Split:
+    """Return the training split where batches are cut fastest: on the GPU if it is small enough, else where it is."""
+    if device.type != "cuda" or not isinstance(split, Samples):
+        return split
+    size = split.inputs.numel() * split.inputs.element_size()
+    return split.to(device) if size < _DEVICE_SHARE * torch.cuda.mem_get_info(device)[0] else split

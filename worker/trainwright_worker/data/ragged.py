@@ -1,0 +1,121 @@
+"""Rows of different lengths in a file that is mapped into memory: tokens of texts, frames of sequences.
+
+They are written once per machine: whichever rank comes first does, while the others wait for the lock, and all share the
+pages that the system keeps. So data of any size costs a rank no memory of its own.
+"""
+
+import fcntl
+import hashlib
+import json
+import tempfile
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+_INDEX: Final = "index.npz"
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of different lengths, one after the other.
+
+    Attributes:
+        values: [total] numbers, or [total, width].
+        ends: Where each row ends, which is where the next begins, after a first 0 ([rows + 1] int64).
+    """
+
+    values: Array
+    ends: Array
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.ends) - 1
+
+    def row(self, index: int) -> Array:
+        """Return a row ([length] or [length, width]), not copied."""
+        return self.values[self.ends[index] : self.ends[index + 1]]
+
+    def lengths(self) -> Array:
+        """Return the length of each row ([rows] int64)."""
+        return np.diff(self.ends)
+
+
+class Scratch:
+    """The folder on this machine for what is derived from the data and can be derived again."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Use `folder`, which the ranks of a machine share; by default one that lives as long as this object."""
+        self._own = None if folder is not None else tempfile.TemporaryDirectory(prefix="trainwright-data-")
+        self.folder = Path(self._own.name) if self._own is not None else Path(folder or "")
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def ragged(
+        self, key: object, dtypes: tuple[str, ...], rows: Callable[[], Iterable[tuple[Array, ...]]]
+    ) -> tuple[Ragged, ...]:
+        """Return columns of rows that were written before under the same key, or write them.
+
+        Args:
+            key: All that the rows depend on, as JSON types.
+            dtypes: Type of the numbers in each column.
+            rows: Makes the rows, one after the other: in each column [length] or [length, width].
+        """
+        with self._locked(key) as folder:
+            if not (folder / _INDEX).exists():
+                _write(folder, dtypes, rows())
+            with np.load(folder / _INDEX) as index:
+                return tuple(
+                    Ragged(_map(folder / f"{column}.bin", dtype, index[f"shape{column}"]), index[f"ends{column}"])
+                    for column, dtype in enumerate(dtypes)
+                )
+
+    def arrays(self, key: object, make: Callable[[], dict[str, Array]]) -> dict[str, Array]:
+        """Return arrays that were made before under the same key, or make them."""
+        with self._locked(key) as folder:
+            file = folder / _INDEX
+            if not file.exists():
+                _save(file, make())
+            with np.load(file) as found:
+                return dict(found)
+
+    @contextmanager
+    def _locked(self, key: object) -> Iterator[Path]:
+        folder = self.folder / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+        folder.mkdir(exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
+
+
+def _write(folder: Path, dtypes: tuple[str, ...], rows: Iterable[tuple[Array, ...]]) -> None:
+    ends = [array("q", [0]) for _ in dtypes]
+    shapes: list[tuple[int, ...]] = [(0,) for _ in dtypes]
+    with ExitStack() as stack:
+        files = [stack.enter_context((folder / f"{column}.bin").open("wb")) for column in range(len(dtypes))]
+        for row in rows:
+            for column, part in enumerate(row):
+                files[column].write(np.ascontiguousarray(part, dtypes[column]).data)
+                ends[column].append(ends[column][-1] + len(part))
+                shapes[column] = (ends[column][-1], *part.shape[1:])
+    index = {f"ends{column}": np.frombuffer(ends[column], np.int64) for column in range(len(dtypes))}
+    index |= {f"shape{column}": np.array(shapes[column]) for column in range(len(dtypes))}
+    _save(folder / _INDEX, index)  # Last: where it is, the values are whole.
+
+
+def _save(file: Path, arrays: dict[str, Array]) -> None:
+    writing = file.with_name(f"writing-{file.name}")
+    np.savez(writing, **arrays)  # type: ignore[arg-type]
+    writing.replace(file)
+
+
+def _map(file: Path, dtype: str, shape: Array) -> Array:
+    size = tuple(shape.tolist())
+    if not size[0]:  # An empty file cannot be mapped.
+        return np.zeros(size, dtype)
+    return np.memmap(file, dtype, mode="r", shape=size)

@@ -1,0 +1,165 @@
+"""Splits of sequences: tokens of texts, blocks of a long text, frames. They are read from files mapped into memory."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainwright_worker.batch import IGNORED, Batch
+from trainwright_worker.data.ragged import Array, Ragged
+from trainwright_worker.data.table import Reading
+
+ROUNDING: Final = 8
+"""Padded lengths are multiples of this: few different shapes, and what matrix units are fastest with."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Texts as token ids, each with a class.
+
+    Attributes:
+        ids: Ids of every text of the source.
+        rows: Which of these texts belong to this split ([samples] int64).
+        targets: Class of each sample ([samples] int64).
+        padding: Id that fills up shorter texts.
+        max_length: Tokens of the longest sample.
+        fixed: Whether to pad every batch to the longest sample, rather than to its own longest.
+    """
+
+    ids: Ragged
+    rows: Tensor
+    targets: Tensor
+    padding: int
+    max_length: int
+    fixed: bool = False
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return (self.max_length,)
+
+    @property
+    def reading(self) -> Reading:
+        """What makes reading take its time."""
+        return Reading.INSTANT
+
+    def take(self, indices: Tensor, epoch: int | None = None) -> Batch:  # noqa: ARG002 - nothing is augmented here
+        """Return the samples at `indices` as ids [k, length] with their mask."""
+        texts = [self.ids.row(row) for row in self.rows[indices].tolist()]
+        length = self.max_length if self.fixed else round_up(max(map(len, texts)), self.max_length)
+        inputs, mask = pad(texts, length, self.padding)
+        return Batch(torch.from_numpy(inputs), self.targets[indices], torch.from_numpy(mask))
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A long text in blocks of one length: each token is to be predicted from those of its block before it.
+
+    Attributes:
+        ids: The text ([total]).
+        length: Tokens per block.
+    """
+
+    ids: Array
+    length: int
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return max(0, len(self.ids) - 1) // self.length
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return (self.length,)
+
+    @property
+    def reading(self) -> Reading:
+        """What makes reading take its time."""
+        return Reading.INSTANT
+
+    def take(self, indices: Tensor, epoch: int | None = None) -> Batch:  # noqa: ARG002 - nothing is augmented here
+        """Return the blocks at `indices` ([k, length]), and as targets the same one token further on."""
+        begins = (indices * self.length).tolist()
+        blocks = np.stack([self.ids[begin : begin + self.length + 1] for begin in begins]).astype(np.int64)
+        found = torch.from_numpy(blocks)
+        return Batch(found[:, :-1].contiguous(), found[:, 1:].contiguous())
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Sequences of frames, each with a transcript.
+
+    Attributes:
+        frames: Frames of every sequence of the source ([total, features]), unscaled.
+        transcripts: Characters of every sequence as numbers from 1; 0 is CTC's blank.
+        rows: Which of these sequences belong to this split ([samples] int64).
+        mean: What is subtracted from each feature ([features] float32); None to leave frames as they are.
+        deviation: What each feature is divided by ([features] float32).
+        max_length: Frames of the longest sample.
+        fixed: Whether to pad every batch to the longest sample, rather than to its own longest.
+    """
+
+    frames: Ragged
+    transcripts: Ragged
+    rows: Tensor
+    mean: Array | None
+    deviation: Array | None
+    max_length: int
+    fixed: bool = False
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return (self.max_length, self.frames.values.shape[1])
+
+    @property
+    def reading(self) -> Reading:
+        """What makes reading take its time."""
+        return Reading.INSTANT
+
+    def take(self, indices: Tensor, epoch: int | None = None) -> Batch:  # noqa: ARG002 - nothing is augmented here
+        """Return the samples at `indices` as frames [k, length, features] with their mask."""
+        rows = self.rows[indices].tolist()
+        frames = [self.frames.row(row) for row in rows]
+        if self.mean is not None:
+            frames = [(part - self.mean) / self.deviation for part in frames]
+        transcripts = [self.transcripts.row(row) for row in rows]
+        length = self.max_length if self.fixed else round_up(max(map(len, frames)), self.max_length)
+        inputs, mask = pad(frames, length, 0.0)
+        targets, _ = pad(transcripts, max(map(len, transcripts)), IGNORED)
+        return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(mask))
+
+
+def round_up(length: int, longest: int) -> int:
+    """Return the length to which a batch is padded: a multiple of 8, but never above that of the longest sample."""
+    return min(longest, -(-length // ROUNDING) * ROUNDING)
+
+
+def pad(parts: list[Array], length: int, padding: float) -> tuple[Array, Array]:
+    """Return rows filled up to one length, and where they are real.
+
+    Args:
+        parts: Rows of int ids or of float32 [row length, features]; longer ones are cut off.
+        length: Length of all.
+        padding: What to fill up with.
+
+    Returns:
+        int64 [rows, length] or float32 [rows, length, features]; and bool [rows, length].
+    """
+    dtype = np.float32 if parts[0].dtype.kind == "f" else np.int64
+    filled = np.full((len(parts), length, *parts[0].shape[1:]), padding, dtype)
+    mask = np.zeros((len(parts), length), bool)
+    for index, part in enumerate(parts):
+        filled[index, : len(part)] = part[:length]
+        mask[index, : len(part)] = True
+    return filled, mask

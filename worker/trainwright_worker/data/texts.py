@@ -1,0 +1,259 @@
+"""Stores of texts: read from beginning to end, never held as a whole."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from trainwright.api.spec.corpora import LabeledTextData, TextData
+from trainwright_worker.data.files import Location, find, find_all
+from trainwright_worker.data.labels import Labels
+from trainwright_worker.errors import DataError
+
+PLAIN: Final = (".txt", ".text", ".md", ".raw", ".tokens")
+JSONL: Final = (".jsonl", ".ndjson")
+TABLES: Final = (".csv", ".tsv", ".parquet")
+UNLABELED: Final = "unsup"
+"""Folder of the IMDB reviews whose texts have no label."""
+CHUNK_BYTES: Final = 65_536
+CHUNKS: Final = 1_000
+"""Plain text is held out in chunks of whole lines: at least so many, none much larger than CHUNK_BYTES."""
+
+
+class TextStore(Protocol):
+    """Texts in a fixed order."""
+
+    @property
+    def field(self) -> str:
+        """Field of the spec that led here, for errors."""
+
+    def texts(self) -> Iterator[str]:
+        """Read all texts in their order."""
+
+    def stamp(self) -> object:
+        """Return what changes when the texts do, as JSON types."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where the texts of a store lie, and what to read there.
+
+    Attributes:
+        places: The files, in order.
+        field: Field of the spec that led here, for errors.
+        text_field: Field or column that holds the text.
+        label_field: Field or column that holds the label; None if labels are not wanted.
+        delimiter: Character between two values of a CSV file.
+    """
+
+    places: tuple[Location, ...]
+    field: str
+    text_field: str
+    label_field: str | None = None
+    delimiter: str = ","
+
+    def texts(self) -> Iterator[str]:
+        """Read all texts in their order."""
+        return (text for text, _ in self.records())
+
+    def records(self) -> Iterator[tuple[str, str]]:
+        """Read all texts and their labels in their order; without a field of labels, they are empty.
+
+        Raises:
+            DataError: A line or a value is not as the spec says; names the line.
+        """
+        for location in self.places:
+            for where, record in read_records(location, [self.text_field, self.label_field], self.delimiter):
+                text = record.get(self.text_field)
+                if text is None:
+                    raise _missing(self.field, "textField", where, self.text_field, record)
+                if not isinstance(text, str) or not text.strip():
+                    raise DataError(f"{self.field}.path: {where}: the text in {self.text_field!r} is {text!r}")
+                label = record.get(self.label_field) if self.label_field is not None else ""
+                if label is None:
+                    raise _missing(self.field, "labelField", where, self.label_field or "", record)
+                if not isinstance(label, str | int) or (self.label_field is not None and not str(label).strip()):
+                    raise DataError(f"{self.field}.path: {where}: the label in {self.label_field!r} is {label!r}")
+                yield text, str(label)
+
+    def labels(self) -> Labels:
+        """Read all labels."""
+        return Labels(label for _, label in self.records())
+
+    def stamp(self) -> object:
+        """Return what changes when the texts do, as JSON types."""
+        return [[place.stamp() for place in self.places], self.text_field]
+
+
+@dataclass(frozen=True)
+class Reviews:
+    """A file per text in a folder per label, as the IMDB reviews have it."""
+
+    folder: Location
+
+    @property
+    def field(self) -> str:
+        """Field of the spec that led here, for errors."""
+        return self.folder.field
+
+    @cached_property
+    def _places(self) -> dict[str, list[Location]]:
+        found = {}
+        for folder in self.folder.folders():
+            name = Path(folder.path).name
+            if name != UNLABELED:
+                found[name] = [file for file in folder.files() if file.suffix == ".txt"]
+        if not any(found.values()):
+            raise DataError(f"{self.field}: {self.folder.name} holds no LABEL/*.txt files")
+        return found
+
+    def texts(self) -> Iterator[str]:
+        """Read all texts, label by label."""
+        for place in (place for places in self._places.values() for place in places):
+            text = decode(place.read(), place.name, self.field)
+            if not text.strip():
+                raise DataError(f"{self.field}: {place.name} is empty")
+            yield text
+
+    def labels(self) -> Labels:
+        """Return all labels; they follow from the names of the folders."""
+        return Labels(label for label, places in self._places.items() for _ in places)
+
+    def stamp(self) -> object:
+        """Return what changes when the texts do, as JSON types."""
+        return [self.folder.name, {label: [place.path for place in places] for label, places in self._places.items()}]
+
+
+@dataclass(frozen=True)
+class PlainText:
+    """Plain text in chunks of whole lines."""
+
+    places: tuple[Location, ...]
+    field: str
+
+    def texts(self) -> Iterator[str]:
+        """Read all chunks in their order."""
+        size = self._chunk_bytes
+        for place in self.places:
+            with place.open() as file, place.reading():
+                while lines := file.readlines(size):
+                    yield decode(b"".join(lines), place.name, self.field)
+
+    @cached_property
+    def _chunk_bytes(self) -> int:
+        total = sum(int(place.stamp()[1]) for place in self.places)
+        return max(1, min(CHUNK_BYTES, total // CHUNKS))
+
+    def stamp(self) -> object:
+        """Return what changes when the texts do, as JSON types."""
+        return [place.stamp() for place in self.places]
+
+
+def open_labeled(data: LabeledTextData, path: str, root: str, field: str) -> tuple["Files | Reviews", ...]:
+    """Return the texts of a path and, for the folders of IMDB, those of its test folder.
+
+    Raises:
+        DataError: There is nothing of that kind.
+    """
+    if "*" not in path and (folder := find(path, root, field)).is_folder():
+        if not folder.child("train").is_folder():
+            return (Reviews(folder),)
+        test = folder.child("test")
+        return (Reviews(folder.child("train")), *([Reviews(test)] if test.is_folder() else []))
+    places = find_all(path, root, field)
+    for location in places:
+        if location.suffix not in JSONL + TABLES:
+            raise DataError(f"{field}: {location.name} is neither .jsonl nor .csv nor .parquet, nor a folder")
+    return (Files(tuple(places), "spec.dataset.labeledText", data.text_field, data.label_field, data.delimiter),)
+
+
+def open_text(data: TextData, path: str, root: str, field: str) -> "Files | PlainText":
+    """Return the texts of a path for a language model.
+
+    Raises:
+        DataError: There are none, or of two kinds.
+    """
+    places = tuple(find_all(path, root, field, PLAIN + JSONL))
+    kinds = {location.suffix in JSONL for location in places}
+    if len(kinds) > 1:
+        raise DataError(f"{field}: {path} holds both plain text and .jsonl: choose one with a pattern")
+    return Files(places, "spec.dataset.text", data.text_field) if kinds == {True} else PlainText(places, field)
+
+
+def read_records(
+    location: Location, columns: Sequence[str | None], delimiter: str = ","
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield where each record lies, for errors, and its fields.
+
+    Args:
+        location: A .jsonl, .csv or .parquet file.
+        columns: Columns wanted; a Parquet file is not read beyond them.
+        delimiter: Character between two values of a CSV file.
+
+    Raises:
+        DataError: The file is not what its extension says.
+    """
+    with location.open() as file, location.reading():
+        if location.suffix == ".parquet":
+            yield from _parquet_records(file, location, [name for name in columns if name is not None])
+        elif location.suffix in (".csv", ".tsv"):
+            yield from _csv_records(file, location, "\t" if location.suffix == ".tsv" else delimiter)
+        else:
+            yield from _json_records(file, location)
+
+
+def decode(content: bytes, name: str, field: str) -> str:
+    """Return UTF-8 text."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{field}: {name} is not UTF-8 text: {error}") from error
+
+
+def _json_records(file: Iterable[bytes], location: Location) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        where = f"line {number} of {location.name}"
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{location.field}: {where} is no JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise DataError(f"{location.field}: {where} is no JSON object")
+        yield where, record
+
+
+def _csv_records(file: Any, location: Location, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    rows = csv.DictReader(text, delimiter=delimiter, strict=True)
+    try:
+        for row in rows:
+            yield f"line {rows.line_num} of {location.name}", row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{location.field}: cannot read {location.name} as UTF-8 CSV: {error}") from error
+
+
+def _parquet_records(file: Any, location: Location, columns: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    from pyarrow import ArrowInvalid  # noqa: PLC0415 - only jobs with Parquet files need it
+    from pyarrow.parquet import ParquetFile  # noqa: PLC0415 - the same
+
+    try:
+        parquet = ParquetFile(file)
+        known = [name for name in columns if name in parquet.schema_arrow.names]
+        number = 0
+        for batch in parquet.iter_batches(batch_size=1024, columns=known):
+            for record in batch.to_pylist():
+                yield f"row {number} of {location.name}", record
+                number += 1
+    except ArrowInvalid as error:
+        raise DataError(f"{location.field}: cannot read {location.name} as Parquet: {error}") from error
+
+
+def _missing(field: str, key: str, where: str, name: str, record: dict[str, Any]) -> DataError:
+    names = ", ".join(str(known) for known in record if known is not None) or "none"
+    return DataError(f"{field}.{key}: {where} has no {name!r}; it has {names}")

@@ -1,0 +1,192 @@
+"""Tokenizers: learnt from the training split or read from a folder, kept as the text of a tokenizer.json.
+
+Whatever its kind, a tokenizer is Hugging Face's `tokenizers` format, which holds no code. It is part of the state: a run that
+goes on, and whoever uses its results, cuts texts exactly as training did.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, Self
+
+from trainwright.api.spec.preparation import TokenizerName, TokenizerSpec
+from trainwright_worker.data.files import Location, find
+from trainwright_worker.errors import DataError, UserError
+
+PADDING: Final = "<pad>"
+UNKNOWN: Final = "<unk>"
+END: Final = "<eos>"
+SPECIAL: Final = (PADDING, UNKNOWN, END)
+_BYTES: Final = 256
+_FIELD: Final = "spec.dataset.tokenizer"
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Cuts texts into token ids.
+
+    Attributes:
+        definition: Content of its tokenizer.json.
+        padding: Id that fills up shorter texts.
+        end: Id that ends a text; None if it knows none.
+        max_length: Tokens of one sample at most.
+    """
+
+    definition: str
+    padding: int
+    end: int | None
+    max_length: int
+
+    @cached_property
+    def size(self) -> int:
+        """Number of ids: one more than the largest."""
+        largest: int = max(self._whole.get_vocab(with_added_tokens=True).values())
+        return largest + 1
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text of any length, without special tokens."""
+        ids: list[int] = self._whole.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_all(self, texts: list[str]) -> list[list[int]]:
+        """Return the ids of each text, without special tokens; uses all cores."""
+        return [found.ids for found in self._whole.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def encode_samples(self, texts: list[str]) -> list[list[int]]:
+        """Return the ids of each text as a sample of its own: with special tokens, at most `max_length` of them."""
+        return [found.ids for found in self._cut.encode_batch_fast(texts)]
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of ids, without special tokens."""
+        text: str = self._whole.decode(ids, skip_special_tokens=True)
+        return text
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON types."""
+        return {
+            "definition": self.definition,
+            "padding": self.padding,
+            "end": self.end,
+            "maxLength": self.max_length,
+        }
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Self:
+        """Return what `to_json` wrote."""
+        return cls(raw["definition"], raw["padding"], raw["end"], raw["maxLength"])
+
+    @cached_property
+    def _whole(self) -> Any:
+        tokenizer = _load(self.definition)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
+    @cached_property
+    def _cut(self) -> Any:
+        tokenizer = _load(self.definition)
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(self.max_length)
+        return tokenizer
+
+
+def learn(spec: TokenizerSpec, name: TokenizerName, texts: Iterator[str]) -> Tokenizer:
+    """Return a tokenizer whose vocabulary is that of some texts: the same for the same texts in the same order.
+
+    Args:
+        spec: Its size and manner.
+        name: Its kind.
+        texts: Texts of the training split; read one after the other, never held together.
+
+    Raises:
+        UserError: The vocabulary is too small for this kind.
+    """
+    from tokenizers import Tokenizer as Native  # noqa: PLC0415 - only jobs with texts need it
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers  # noqa: PLC0415 - the same
+
+    bytewise = name in (TokenizerName.BPE, TokenizerName.BYTE)
+    least = len(SPECIAL) + (_BYTES if bytewise else 1)
+    if spec.vocabulary_size < least:
+        raise UserError(f"{_FIELD}.vocabularySize: {spec.vocabulary_size}, but {name} needs at least {least}")
+    native: Any = Native(models.BPE() if bytewise else models.WordLevel(unk_token=UNKNOWN))
+    if spec.lowercase:
+        native.normalizer = normalizers.Lowercase()
+    if bytewise:
+        whole_words = name == TokenizerName.BPE
+        native.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=whole_words)
+        native.decoder = decoders.ByteLevel()
+    elif name == TokenizerName.CHARACTER:
+        native.pre_tokenizer = pre_tokenizers.Split(_any_character(), "isolated")
+        native.decoder = decoders.Fuse()
+    else:
+        native.pre_tokenizer = pre_tokenizers.Whitespace()
+    settings: dict[str, Any] = {"special_tokens": list(SPECIAL), "show_progress": False}
+    if bytewise:
+        size = spec.vocabulary_size if name == TokenizerName.BPE else least
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        trainer: Any = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, **settings)
+    else:
+        trainer = trainers.WordLevelTrainer(vocab_size=spec.vocabulary_size, **settings)
+    # Bytes need no learning: any text shows all that the trainer asks for.
+    native.train_from_iterator(iter(()) if name == TokenizerName.BYTE else texts, trainer)
+    return Tokenizer(native.to_str(), native.token_to_id(PADDING), native.token_to_id(END), spec.max_length)
+
+
+def load_pretrained(spec: TokenizerSpec, path: str, root: str, field: str) -> Tokenizer:
+    """Return the tokenizer in a folder of Hugging Face's format; nothing in it is executed.
+
+    Args:
+        spec: Its length of samples.
+        path: The folder, as the spec gives it.
+        root: The data root of the worker.
+        field: Field of the spec that names the folder.
+
+    Raises:
+        DataError: The folder has no tokenizer.json, or it is damaged.
+    """
+    folder = find(path, root, field)
+    file = folder.child("tokenizer.json")
+    if not file.exists():
+        hint = "save it with a fast tokenizer of transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+        raise DataError(f"{field}: the folder {folder.name} holds no tokenizer.json", hint)
+    try:
+        definition = file.read().decode()
+        native = _load(definition)
+    except Exception as error:  # tokenizers raises plain Exceptions
+        raise DataError(f"{field}: {file.name} is no tokenizer: {error}") from error
+    tokens = {name: native.token_to_id(token) for name, token in _special_tokens(folder).items()}
+    end = tokens.get("eos_token", tokens.get("sep_token"))
+    padding = tokens.get("pad_token")
+    if padding is None:
+        padding = native.padding["pad_id"] if native.padding else end or 0
+    return Tokenizer(definition, padding, end, spec.max_length)
+
+
+def _special_tokens(folder: Location) -> dict[str, str]:
+    """Return the special tokens that the folder's configuration names, by their role."""
+    tokens: dict[str, str] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        file = folder.child(name)
+        if not file.exists():
+            continue
+        try:
+            entries = json.loads(file.read())
+        except ValueError as error:
+            raise DataError(f"{file.field}: {file.name} is no JSON: {error}") from error
+        for role, token in entries.items():
+            if role.endswith("_token") and (isinstance(token, str) or (isinstance(token, dict) and "content" in token)):
+                tokens[role] = token if isinstance(token, str) else token["content"]
+    return tokens
+
+
+def _load(definition: str) -> Any:
+    from tokenizers import Tokenizer as Native  # noqa: PLC0415 - only jobs with texts need it
+
+    return Native.from_str(definition)
+
+
+def _any_character() -> Any:
+    from tokenizers import Regex  # noqa: PLC0415 - only jobs with texts need it
+
+    return Regex(r"[\s\S]")
