@@ -57,7 +57,8 @@ class Nursery:
         before = len(self._started)
         self._process.stdin.write(json.dumps({"env": env, "log": str(log)}) + "\n")
         self._process.stdin.flush()
-        wait_for(lambda: len(self._started) > before, "the nursery")
+        wait_for(lambda: len(self._started) > before or self._process.poll() is not None, "the nursery")
+        assert len(self._started) > before, "the nursery has ended: the worker cannot be imported"
         return self._started[before]
 
     def code(self, pid: int) -> int | None:
