@@ -34,6 +34,7 @@ from trainwright.api.worker import Termination, WorkerConfig
 from trainwright_worker.console import say
 from trainwright_worker.data.readers import preload
 from trainwright_worker.errors import MEMORY_HINT, InfrastructureError, WorkerError
+from trainwright_worker.models.build import preload as preload_model
 from trainwright_worker.place import Place
 from trainwright_worker.processes import Processes
 from trainwright_worker.rendezvous import FixedRendezvous, RendezvousLostError, StoppedError
@@ -237,6 +238,7 @@ def launch(config: WorkerConfig, index: int, attempt: int, host: str) -> Termina
     """
     with tempfile.TemporaryDirectory(prefix="trainwright-") as scratch:
         preload(config.spec.dataset)
+        preload_model(config.spec.model)
         agent = WorkerAgent(config, index, attempt, host, Path(scratch))
         signal.signal(signal.SIGTERM, agent.request_stop)
         signal.signal(signal.SIGINT, agent.request_stop)

@@ -28,6 +28,7 @@ from trainwright_worker.evaluate import Forward
 from trainwright_worker.losses import make_loss, make_penalty
 from trainwright_worker.metrics import Metrics
 from trainwright_worker.models.build import build
+from trainwright_worker.models.pretrained import load_pretrained
 from trainwright_worker.optim import make_optimizer
 from trainwright_worker.place import Place
 from trainwright_worker.report import Pulse, Reporter
@@ -176,7 +177,10 @@ def prepare(
     check_rows(spec.prediction, dataset.facts.shape)
 
     torch.manual_seed(spec.training.seed)  # The same first weights on every rank, before the ranks' seeds part.
-    model = build(spec, dataset.facts).to(group.device)
+    model = build(spec, dataset.facts, config.data_root)
+    # A resumed job has weights of its own.
+    start = load_pretrained(model, spec, dataset.facts, config.data_root) if snapshot is None else []
+    model = model.to(group.device)
     optimizer = make_optimizer(spec.optimizer, model.parameters())
     sampler = Sampler(
         len(dataset.splits.train), spec.training.global_batch_size, group.rank, group.size, spec.training.seed
@@ -194,6 +198,8 @@ def prepare(
         writer, pulse, reporter, metrics,
     )  # fmt: skip
     run.saved_step = -1 if snapshot is None else snapshot.step
+    for said in start:
+        run.log(said)
     _say_where_we_are(run, snapshot, note)
     return run
 

@@ -10,7 +10,7 @@ from torch import nn
 from trainwright.api.job import read_spec
 from trainwright.api.spec.job import Task
 from trainwright_worker.data.dataset import Facts
-from trainwright_worker.errors import UserError
+from trainwright_worker.errors import UserError, WorkerError
 from trainwright_worker.models.build import build
 from trainwright_worker.models.lora import merge_lora, trained_state
 from trainwright_worker.models.pretrained import load_pretrained
@@ -106,7 +106,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path, name, words):
     save_file(make({"name": "lstm"}).state_dict(), tmp_path / "wider.safetensors")
     model = CNN if name.startswith("other") else {"name": "lstm", "args": {"hidden": 8}}
     facts = Facts((1, 8, 8), 3) if model is CNN else WORDS
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(WorkerError, match=words):
         started({**model, "pretrained": name}, facts, tmp_path)
 
 

@@ -2,8 +2,8 @@
 
 import fcntl
 import hashlib
-import importlib
 import json
+import os
 import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from trainwright.api.spec.paths import is_uri
+from trainwright_worker.data.files import Location, find
 from trainwright_worker.errors import InfrastructureError, UserError
 
 CONFIG: Final = "config.json"
@@ -31,20 +31,19 @@ def local_path(path: str, root: str, field: str) -> Path:
         field: Field of the spec to blame.
 
     Raises:
-        UserError: There is nothing.
+        DataError: There is nothing, or it may not be read.
         InfrastructureError: The store does not answer.
     """
-    found = _fetch(path, field) if is_uri(path) else Path(root) / path
-    if not found.exists():
-        raise UserError(f"{field}: {path} does not exist", "check the path and the volumes of spec.workers")
-    return found
+    location = find(path, root, field)
+    return Path(location.path) if location.protocol is None else _fetch(location)
 
 
 def read_config(path: str, root: str, field: str) -> dict[str, Any] | None:
     """Return the config.json of a pretrained folder; None if there is none, as beside a single file.
 
     Raises:
-        UserError: The folder does not exist, its config is not JSON, or it wants to run code of its own.
+        DataError: The folder does not exist.
+        UserError: Its config is not JSON, or it wants to run code of its own.
     """
     if PurePosixPath(path).suffix in _SUFFIXES:
         return None
@@ -101,36 +100,27 @@ def _read_file(file: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _fetch(uri: str, field: str) -> Path:
+def _fetch(location: Location) -> Path:
     """Return the local copy of what an URI names; the processes of a machine share it."""
-    fsspec = importlib.import_module("fsspec")
-    try:
-        store, key = fsspec.url_to_fs(uri)
-        key = key.rstrip("/")
-        found = [key] if store.isfile(key) else [name for name in store.ls(key, detail=False) if _wanted(name)]
-        versions = [str(store.checksum(name)) for name in found]
-    except FileNotFoundError:
-        found, versions = [], []
-    except PermissionError as error:
-        raise UserError(f"{field}: {uri} may not be read: {error}", "check the credentials of the workers") from error
-    except (OSError, ValueError, ImportError) as error:
-        raise InfrastructureError(f"{field}: {uri} cannot be read: {error}") from error
-    if not found:
-        raise UserError(f"{field}: {uri} holds no weights", "check the URI")
+    whole = location.is_folder()
+    wanted = [location]
+    if whole:
+        beside = [file for file in location.files() if PurePosixPath(file.path).parent == PurePosixPath(location.path)]
+        wanted = [file for file in beside if file.suffix in _SUFFIXES]
     # What is there decides the name of the copy, so that a changed object is fetched again.
-    digest = hashlib.sha256("\n".join((uri, *versions)).encode()).hexdigest()[:32]
+    stamps = [part for file in wanted for part in file.stamp()]
+    digest = hashlib.sha256("\n".join((location.name, *stamps)).encode()).hexdigest()[:32]
     folder = Path(tempfile.gettempdir()) / f"trainwright-{digest}"
     folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise InfrastructureError(f"{location.field}: {folder} belongs to someone else", "set TMPDIR to another folder")
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for name in found:
-            target = folder / PurePosixPath(name).name
+        for file in wanted:
+            target = folder / PurePosixPath(file.path).name
             if not target.exists():
                 partial = target.with_name(f".{target.name}.partial")
-                store.get_file(name, str(partial))
+                with file.reading():
+                    file.system.get_file(file.path, str(partial))
                 partial.replace(target)
-    return folder / PurePosixPath(key).name if found == [key] else folder
-
-
-def _wanted(name: str) -> bool:
-    return PurePosixPath(name).suffix in _SUFFIXES
+    return folder if whole else folder / PurePosixPath(location.path).name

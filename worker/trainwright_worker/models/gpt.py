@@ -27,6 +27,9 @@ class Size:
     dimension: int
     context: int | None
 
+    def __str__(self) -> str:
+        return f"{self.layers} layers, {self.heads} heads, {self.dimension} wide, {self.context} positions"
+
 
 SIZES: Final[dict[GptSize | None, Size]] = {
     None: Size(6, 6, 384, None),
@@ -69,7 +72,7 @@ def build_gpt(args: GptArgs, facts: Facts, dropout: float, pretrained: dict[str,
     Raises:
         UserError: The arguments do not fit each other, the data or the pretrained weights.
     """
-    size = SIZES[args.size] if pretrained is None else _size_of(pretrained)
+    size = SIZES[args.size] if pretrained is None else _stored_size(args, pretrained)
     dimension = args.dimension or size.dimension
     context = args.context or size.context or facts.shape[0]
     vocabulary = _vocabulary(args, facts, pretrained)
@@ -90,7 +93,7 @@ def build_gpt(args: GptArgs, facts: Facts, dropout: float, pretrained: dict[str,
     return Transformer(config, vocabulary=vocabulary, multiple=args.vocabulary_multiple)
 
 
-def _size_of(pretrained: dict[str, Any]) -> Size:
+def _stored_size(args: GptArgs, pretrained: dict[str, Any]) -> Size:
     if pretrained.get("model_type") != "gpt2" or pretrained.get("activation_function", "gelu_new") != "gelu_new":
         raise UserError(
             f"spec.model.pretrained: {CONFIG} describes a model of type {pretrained.get('model_type')} with activation "
@@ -98,9 +101,15 @@ def _size_of(pretrained: dict[str, Any]) -> Size:
             "use hf:TYPE for other models of transformers",
         )
     try:
-        return Size(*(int(pretrained[name]) for name in ("n_layer", "n_head", "n_embd", "n_positions")))
+        stored = Size(*(int(pretrained[name]) for name in ("n_layer", "n_head", "n_embd", "n_positions")))
     except KeyError as error:
         raise UserError(f"spec.model.pretrained: {CONFIG} has no {error.args[0]}") from error
+    if args.size is not None and SIZES[args.size] != stored:
+        raise UserError(
+            f"spec.model.args.size: {args.size} is {SIZES[args.size]}, but the pretrained model is {stored}",
+            "remove it: the folder says the size",
+        )
+    return stored
 
 
 def _vocabulary(args: GptArgs, facts: Facts, pretrained: dict[str, Any] | None) -> int:
