@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from trainwright.api.spec import PredictionSpec, TrainingJobSpec
 from trainwright.api.status import Evaluation, Results
 from trainwright_worker.batch import Batch
-from trainwright_worker.checkpoint import write_durably
 from trainwright_worker.data.dataset import Dataset, pick
 from trainwright_worker.data.loader import read_ahead
 from trainwright_worker.errors import UserError
 from trainwright_worker.evaluate import Forward
+from trainwright_worker.results.folder import ResultsFolder
 
 WEIGHTS = "weights.safetensors"
 SUMMARY = "results.json"
@@ -44,10 +44,11 @@ def write_results(
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
     summary = {**facts, "spec": spec.to_wire(), "versions": versions}
-    _replace(folder / WEIGHTS, safetensors.torch.save(weights))
-    _replace(folder / SUMMARY, json.dumps(summary, indent=2).encode())
+    files = ResultsFolder(job_folder)
+    files.write(WEIGHTS, safetensors.torch.save(weights))
+    files.write(SUMMARY, json.dumps(summary, indent=2).encode())
     if predictions is not None:
-        _replace(folder / PREDICTIONS, predictions.encode())
+        files.write(PREDICTIONS, predictions.encode())
     return Results(
         folder=str(folder),
         weights=str(folder / WEIGHTS),
@@ -129,9 +130,3 @@ def _truth(target: Tensor, dataset: Dataset) -> str:
         return dataset.classes[int(target)]
     scale = dataset.normalization
     return f"{float(target) * scale.target_deviation + scale.target_mean:.9g}"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.writing")
-    write_durably(temporary, content)
-    temporary.replace(path)

@@ -1,0 +1,179 @@
+"""How much each part of one sample says for what the model answers, by three methods of captum's.
+
+The parts of a sample are its features, the tokens of a text, or the squares of a grid over an image. LIME and SHAP see the
+model as a function of which parts are there: what is not there is the mean of the training data in rows and images, and
+taken out of a text.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from trainwright.api.spec.outcome import ExplanationMethod
+from trainwright_worker.batch import Batch, run_model
+from trainwright_worker.models.layers import IMAGE_DIMENSIONS
+
+GRID: Final = 8
+"""Most squares along a side of an image."""
+TRIALS: Final = 500
+"""Samples that LIME and SHAP try, besides two per part."""
+TRIALS_AT_ONCE: Final = 64
+_RIDGE: Final = 1e-3
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is explained: one answer of a model to one sample.
+
+    Attributes:
+        model: The model, for evaluation.
+        batch: The sample, alone in its batch, on the model's device.
+        answer: Which of the outputs is explained.
+        background: What stands for a part that is not there: one input of the same shape, or the padding token ([1]).
+    """
+
+    model: nn.Module
+    batch: Batch
+    answer: int
+    background: Tensor
+
+    @property
+    def tokens(self) -> bool:
+        """Whether the sample is a text."""
+        return not self.batch.inputs.is_floating_point()
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the grid over an image; None for anything else."""
+        if self.batch.inputs.dim() != 1 + IMAGE_DIMENSIONS:
+            return None
+        height, width = self.batch.inputs.shape[2:]
+        side = -(-max(height, width) // GRID)
+        return -(-height // side), -(-width // side)
+
+    @property
+    def parts(self) -> int:
+        """Number of parts."""
+        if self.tokens:
+            return self.ids.numel()
+        return self.grid[0] * self.grid[1] if self.grid is not None else self.batch.inputs[0].numel()
+
+    @property
+    def ids(self) -> Tensor:
+        """The tokens of a text ([length])."""
+        return self.batch.inputs[0] if self.batch.mask is None else self.batch.inputs[0][self.batch.mask[0]]
+
+    def score(self, batch: Batch) -> Tensor:
+        """Return the explained output for each sample of a batch, before any softmax ([batch])."""
+        return run_model(self.model, batch)[:, self.answer]
+
+    def with_parts(self, there: Tensor) -> Batch:
+        """Return the sample once per row of `there` ([k, parts], 1 where a part is there)."""
+        if self.tokens:
+            return self._shorter_texts(there.bool())
+        inputs = self.batch.inputs
+        if self.grid is not None:
+            height, width = inputs.shape[2:]
+            side = -(-max(height, width) // GRID)
+            squares = there.reshape(-1, 1, *self.grid).float()
+            there = squares.repeat_interleave(side, 2).repeat_interleave(side, 3)[:, :, :height, :width]
+        else:
+            there = there.reshape(-1, *inputs.shape[1:])
+        return Batch(
+            torch.where(there.bool(), inputs, self.background), self.batch.targets.repeat_interleave(len(there), 0)
+        )
+
+    def _shorter_texts(self, there: Tensor) -> Batch:
+        """Return the text once per row with the tokens left out that are not there; an empty text is padding."""
+        order = torch.sort((~there).byte(), dim=1, stable=True).indices
+        mask = there.gather(1, order)
+        mask[:, 0] = True
+        kept = self.ids[order].masked_fill(~there.gather(1, order), int(self.background))
+        return Batch(kept, self.batch.targets.repeat_interleave(len(there), 0), mask)
+
+
+def attribute(method: ExplanationMethod, subject: Subject, seed: int) -> Tensor:
+    """Return what each part contributes.
+
+    Args:
+        method: saliency, lime or shap.
+        subject: What to explain.
+        seed: Seed of what LIME and SHAP try.
+
+    Returns:
+        [parts], or for images [rows, columns] of the grid. Saliency is never negative; of images it is
+        [height, width].
+    """
+    if method == ExplanationMethod.SALIENCY:
+        return _saliency(subject)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        found = _lime(subject) if method == ExplanationMethod.LIME else _shap(subject)
+    return found if subject.grid is None else found.reshape(subject.grid)
+
+
+def _saliency(subject: Subject) -> Tensor:
+    """Return the size of the gradient: of a feature, of the strongest channel of a pixel, of a token's embedding."""
+    from captum.attr import LayerGradientXActivation, Saliency  # noqa: PLC0415 - only explanations need it
+
+    batch = subject.batch
+    with (
+        torch.enable_grad(),
+        torch.backends.cudnn.flags(enabled=False),
+    ):  # Its recurrent layers know gradients in training only.
+        if not subject.tokens:
+            score = _on_inputs(subject)
+            gradient = Saliency(score).attribute(batch.inputs.clone().requires_grad_())[0].detach()
+            strongest: Tensor = gradient.amax(0) if subject.grid is not None else gradient.flatten()
+            return strongest
+        layer = next(module for module in subject.model.modules() if isinstance(module, nn.Embedding))
+        layer.weight.requires_grad_()
+        gradients: Any = LayerGradientXActivation(_on_inputs(subject), layer, multiply_by_inputs=False).attribute(
+            batch.inputs
+        )
+        layer.weight.requires_grad_(False)
+        norms: Tensor = gradients[0].detach().norm(dim=1)
+        return norms if batch.mask is None else norms[batch.mask[0]]
+
+
+def _on_inputs(subject: Subject) -> Callable[[Tensor], Tensor]:
+    batch = subject.batch
+    return lambda inputs: subject.score(Batch(inputs, batch.targets, batch.mask))
+
+
+def _lime(subject: Subject) -> Tensor:
+    from captum._utils.models.linear_model import SkLearnRidge  # noqa: PLC0415 - only explanations need it
+    from captum.attr import Lime  # noqa: PLC0415 - the same
+
+    return _try_parts(Lime(_on_parts(subject), interpretable_model=SkLearnRidge(alpha=_RIDGE)), subject)
+
+
+def _shap(subject: Subject) -> Tensor:
+    from captum.attr import KernelShap  # noqa: PLC0415 - only explanations need it
+
+    if subject.parts == 1:  # All of the difference is its doing.
+        scores = subject.score(subject.with_parts(_whole(subject).new_tensor([[1.0], [0.0]])))
+        return scores[:1] - scores[1:]
+    return _try_parts(KernelShap(_on_parts(subject)), subject)
+
+
+def _on_parts(subject: Subject) -> Callable[[Tensor], Tensor]:
+    return lambda there: subject.score(subject.with_parts(there))
+
+
+def _try_parts(method: Any, subject: Subject) -> Tensor:
+    whole = _whole(subject)
+    found: Tensor = method.attribute(
+        whole,
+        baselines=torch.zeros_like(whole),
+        n_samples=TRIALS + 2 * subject.parts,
+        perturbations_per_eval=TRIALS_AT_ONCE,
+    )
+    return found[0].detach()
+
+
+def _whole(subject: Subject) -> Tensor:
+    return torch.ones(1, subject.parts, device=subject.batch.inputs.device)

@@ -1,0 +1,36 @@
+"""What can be known of everything after training before a step is taken: so that no week of training ends in an error."""
+
+import importlib.util
+
+from trainwright.api.spec import TrainingJobSpec
+from trainwright_worker.data.dataset import Dataset
+from trainwright_worker.errors import UserError
+from trainwright_worker.results.export import check_export
+from trainwright_worker.results.generate import check_generation
+from trainwright_worker.results.given import existing_split, samples_to_predict
+from trainwright_worker.tracking.tracking import check_tracking
+
+
+def check_outcome(spec: TrainingJobSpec, job_folder: str, dataset: Dataset, *, leads: bool) -> None:
+    """Check everything that the spec asks for after and beside training.
+
+    Args:
+        spec: The job.
+        job_folder: Its folder.
+        dataset: Its data.
+        leads: Whether this is rank 0, which makes the exports and tries them out.
+
+    Raises:
+        UserError: Something cannot work; names the field.
+    """
+    check_tracking(spec.tracking, job_folder)
+    if spec.prediction is not None:
+        samples_to_predict(spec.prediction, dataset)
+    check_generation(spec.generation, dataset.tokenizer)
+    if spec.explanation is not None:
+        existing_split(dataset, spec.explanation.split, "spec.explanation.split")
+        for package in ("captum", "matplotlib", "sklearn"):
+            if importlib.util.find_spec(package) is None:
+                raise UserError(f"spec.explanation: the package {package} is not in the image")
+    if spec.export is not None and leads:
+        check_export(spec, dataset)

@@ -1,0 +1,162 @@
+"""The trained model in formats for use elsewhere, each measured as it was written."""
+
+import importlib.util
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from trainwright.api.spec import ExportSpec, TrainingJobSpec
+from trainwright.api.spec.job import Task
+from trainwright.api.spec.outcome import ExportFormat
+from trainwright.api.status import Export
+from trainwright_worker.batch import Batch, run_model
+from trainwright_worker.data.dataset import Dataset
+from trainwright_worker.data.table import Split
+from trainwright_worker.errors import UserError, WorkerError
+from trainwright_worker.models.build import build
+from trainwright_worker.models.lora import merge_lora
+from trainwright_worker.results.folder import ResultsFolder
+from trainwright_worker.results.inference import Session, trace
+from trainwright_worker.results.measure import batches, measure
+from trainwright_worker.results.quantize import quantize
+
+ONNX: Final = "model.onnx"
+INT8: Final = "model-int8.onnx"
+COMPARED: Final = 64
+"""Samples on which outputs are compared with the trained model's."""
+TOLERANCE: Final = 1e-3
+"""Largest deviation that passes for rounding, relative to the largest output."""
+_LARGE: Final = 1_900_000_000
+"""Bytes of weights beyond which they do not fit into one ONNX file."""
+
+
+class MismatchError(WorkerError):
+    """An exported model computes something else than the trained one."""
+
+
+def export(
+    spec: ExportSpec,
+    model: nn.Module,
+    dataset: Dataset,
+    task: Task,
+    folder: ResultsFolder,
+    attempt: Callable[[str, Callable[[], Export]], Export | None],
+) -> list[Export]:
+    """Write the model in the formats that the spec asks for.
+
+    Args:
+        spec: Which formats.
+        model: On the CPU, for evaluation.
+        dataset: Data to trace, calibrate and measure with.
+        task: What the model does.
+        folder: Where to.
+        attempt: Makes one export, or says why it cannot be made and returns None.
+
+    Returns:
+        The exports that were made.
+    """
+    measured = measured_split(dataset)
+    with tempfile.TemporaryDirectory(prefix="trainwright-export-") as scratch:
+        exporter = _Exporter(model, dataset, measured, task, folder, Path(scratch))
+        made = [attempt("spec.export.formats: onnx", exporter.onnx)]
+        if made[0] is not None and ExportFormat.INT8 in spec.formats:
+            made.append(attempt("spec.export.formats: int8", exporter.int8))
+    return [export for export in made if export is not None]
+
+
+def measured_split(dataset: Dataset) -> Split:
+    """Return the samples to measure on: of the test split, else the validation, else the training split."""
+    splits = dataset.splits
+    return next(split for split in (splits.test, splits.validation, splits.train) if split is not None)
+
+
+def check_export(spec: TrainingJobSpec, dataset: Dataset) -> None:
+    """Check, before training, that the model can be exported: a model like it, but without weights, is traced.
+
+    Raises:
+        UserError: A package is missing, or torch cannot export such a model.
+    """
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"spec.export: the package {package} is not in the image", f"add {package} to the image")
+    nowhere = torch.device("meta")
+    with nowhere:
+        skeleton = build(spec, dataset.facts).eval()
+    merge_lora(skeleton)
+    try:
+        trace(skeleton, _example(dataset).to(nowhere), optimize=False)
+    except Exception as error:
+        raise UserError(f"spec.export: this model cannot be exported: {reason(error)}", "remove spec.export") from error
+
+
+def reason(error: BaseException) -> str:
+    """Return why an export failed: the first cause, without the exporter's advice around it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+class _Exporter:
+    """Makes one format after the other; the later ones build on the first."""
+
+    def __init__(
+        self, model: nn.Module, dataset: Dataset, measured: Split, task: Task, folder: ResultsFolder, scratch: Path
+    ) -> None:
+        self._model = model
+        self._dataset = dataset
+        self._measured = measured
+        self._task = task
+        self._folder = folder
+        self._onnx, self._int8 = scratch / ONNX, scratch / INT8
+        weights = [*model.parameters(), *model.buffers()]
+        self._large = sum(weight.numel() * weight.element_size() for weight in weights) > _LARGE
+
+    def onnx(self) -> Export:
+        """Write model.onnx, if it computes what the trained model computes."""
+        program: Any = trace(self._model, _example(self._dataset))
+        program.save(str(self._onnx), external_data=self._large)
+        difference, scale = self._compare(Session(self._onnx, torch.get_num_threads()))
+        if not difference <= TOLERANCE * max(1.0, scale):
+            raise MismatchError(f"its outputs differ by up to {difference:.3g} from those of the trained model")
+        return self._publish("onnx", self._onnx, {"maxDifference": difference})
+
+    def int8(self) -> Export:
+        """Write model-int8.onnx, whatever it has lost: its metrics say it."""
+        quantize(self._onnx, self._int8, self._dataset.splits.train, large=self._large)
+        difference, _ = self._compare(Session(self._int8, torch.get_num_threads()))
+        return self._publish("int8", self._int8, {"maxDifference": difference})
+
+    def _compare(self, session: Session) -> tuple[float, float]:
+        """Return the largest deviation from the trained model's outputs, and the largest of these."""
+        difference = scale = 0.0
+        for batch in batches(self._measured, COMPARED, COMPARED // 2 + 1):
+            with torch.no_grad():
+                expected = run_model(self._model, batch)
+            deviation = (_real(session(batch), batch) - _real(expected, batch)).abs().max()
+            difference, scale = max(difference, float(deviation)), max(scale, float(expected.abs().max()))
+        return difference, scale
+
+    def _publish(self, name: str, path: Path, metrics: dict[str, float]) -> Export:
+        session = Session(path, torch.get_num_threads())
+        metrics = measure(session, self._measured, self._task, self._dataset.normalization.target_deviation) | metrics
+        files = sorted(path.parent.glob(f"{path.name}*"))  # A large model's weights lie beside it.
+        size = sum(file.stat().st_size for file in files)
+        paths = [self._folder.publish(file.name, file) for file in files]
+        return Export(format=name, path=paths[0], bytes=size, metrics=metrics)
+
+
+def _example(dataset: Dataset) -> Batch:
+    """Return two samples to trace a model with."""
+    return dataset.splits.train.take(torch.tensor([0, 0]))
+
+
+def _real(outputs: Tensor, batch: Batch) -> Tensor:
+    """Return the outputs that count: all, or of sequences those that are not padding."""
+    if batch.mask is None or outputs.shape[:2] != batch.mask.shape:
+        return outputs
+    return outputs[batch.mask]

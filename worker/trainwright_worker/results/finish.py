@@ -1,0 +1,164 @@
+"""From the last step to the end of a job: the test, the trained weights, and what else the spec asks for.
+
+Predictions are part of what a job is for: if they fail, so does the job. Texts, exports and explanations come after the
+weights are safe; one that fails is said in the log, in the report and in `status.results.problems`, and the job succeeds,
+since nothing it has learnt is lost and training again would not help.
+"""
+
+import json
+import platform
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from trainwright.api.status import Evaluation, Export, Results
+from trainwright.api.worker import WorkerPhase
+from trainwright_worker.meeting import measure_split
+from trainwright_worker.models.huggingface import HuggingFaceModel
+from trainwright_worker.results.explain import explain
+from trainwright_worker.results.export import export, reason
+from trainwright_worker.results.folder import ResultsFolder
+from trainwright_worker.results.generate import generate
+from trainwright_worker.results.given import samples_to_predict
+from trainwright_worker.results.huggingface import write_pretrained
+from trainwright_worker.results.predict import encode, predict
+from trainwright_worker.results.weights import model_of, on_device, savable, weights_of
+from trainwright_worker.run import Run
+
+WEIGHTS: Final = "weights.safetensors"
+SUMMARY: Final = "results.json"
+SMALLEST_BATCH: Final = 256
+
+Made = TypeVar("Made")
+
+
+def finish(run: Run) -> None:
+    """Measure the test split and write the results; the last thing that a rank does. All ranks must call this."""
+    run.tell(phase=WorkerPhase.EVALUATING)
+    test = measure_split(run, "test")
+    if test is not None:
+        run.progress.evaluation = test
+    run.tell(phase=WorkerPhase.PREDICTING, evaluation=run.progress.evaluation)
+    folder = ResultsFolder(run.config.job_folder)
+    predictions = _predict(run, folder)
+    weights = weights_of(run)
+    if run.place.leads:
+        results = _Results(run, folder, model_of(run, weights), test).write(predictions)
+        run.tell(phase=WorkerPhase.FINISHED, results=results)
+        run.log(f"finished: {results.folder}")
+    run.group.barrier()
+
+
+def _predict(run: Run, folder: ResultsFolder) -> str | None:
+    """Write the predictions and return their path; None if there are none, and on all ranks but 0."""
+    spec = run.spec.prediction
+    if spec is None:
+        return None
+    split, known = samples_to_predict(spec, run.dataset)
+    batch = max(run.sampler.batch // run.group.size, SMALLEST_BATCH)
+    run.model.eval()
+    rows = predict(run, split, batch, known=known)
+    with tempfile.NamedTemporaryFile(prefix="trainwright-predictions-") as file:
+        for line in encode(rows, spec.format):
+            file.write(line)
+        file.flush()
+        return folder.publish(f"predictions.{spec.format}", Path(file.name)) if run.place.leads else None
+
+
+class _Results:
+    """What rank 0 writes, and what of it has failed."""
+
+    def __init__(self, run: Run, folder: ResultsFolder, model: nn.Module, test: Evaluation | None) -> None:
+        self._run = run
+        self._folder = folder
+        self._model = model
+        self._test = test
+        self._problems: list[str] = []
+
+    def write(self, predictions: str | None) -> Results:
+        """Write everything and return where it lies: first what the job is for, then the rest."""
+        weights = self._write_weights()
+        results = Results(folder=self._folder.path, weights=weights.path, predictions=predictions, exports=[weights])
+        self._summarize(results)
+        more = self._generate() | self._explain()
+        results = results.model_copy(update={"exports": [weights, *self._export()], "problems": self._problems[:8]})
+        results = results.model_copy(update=more)
+        self._summarize(results)
+        return results
+
+    def _write_weights(self) -> Export:
+        with tempfile.TemporaryDirectory(prefix="trainwright-results-") as scratch:
+            file = Path(scratch, WEIGHTS)
+            safetensors.torch.save_file(savable(self._model), file)
+            path = self._folder.publish(WEIGHTS, file)
+            return Export(format="safetensors", path=path, bytes=file.stat().st_size)
+
+    def _generate(self) -> dict[str, Any]:
+        spec, tokenizer = self._run.spec.generation, self._run.dataset.tokenizer
+        if spec is None or tokenizer is None:
+            return {}
+        device = on_device(self._model, self._run.group.device)
+        made = self._attempt("spec.generation", lambda: generate(spec, self._model, tokenizer, device, self._run.log))
+        self._model.cpu()
+        if made is None:
+            return {}
+        content, samples = made
+        return {"generated": self._folder.write("generated.jsonl", content), "samples": samples}
+
+    def _explain(self) -> dict[str, Any]:
+        spec = self._run.spec.explanation
+        if spec is None:
+            return {}
+        made = self._attempt("spec.explanation", lambda: explain(spec, self._model, self._run.dataset, self._folder))
+        return {} if made is None else {"explanations": made}
+
+    def _export(self) -> list[Export]:
+        run, model, exports = self._run, self._model, []
+        if isinstance(model, HuggingFaceModel):
+            dataset = run.dataset
+            made = self._attempt(
+                "the folder for transformers",
+                lambda: write_pretrained(model, dataset.classes, dataset.tokenizer, self._folder),
+            )
+            exports += [] if made is None else [made]
+        if run.spec.export is not None:
+            exports += export(run.spec.export, model, run.dataset, run.spec.task, self._folder, self._attempt)
+        for made in exports:
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in made.metrics.items())
+            run.log(f"exported {made.format}: {made.bytes / 1e6:,.3g} MB" + (f", {shown}" if shown else ""))
+        return exports
+
+    def _attempt(self, name: str, make: Callable[[], Made]) -> Made | None:
+        """Return what `make` makes; if it fails, say so and return None."""
+        self._run.pulse.moves += 1
+        try:
+            return make()
+        except Exception as error:  # noqa: BLE001 - other people's exporters raise anything, and the model is safe
+            problem = f"{name}: {reason(error)}"[:512]
+            self._problems.append(problem)
+            self._run.warn(problem)
+            return None
+
+    def _summarize(self, results: Results) -> None:
+        """Write results.json: what was trained and measured, with what, and what lies beside it."""
+        run = self._run
+        progress, dataset = run.progress, run.dataset
+        summary = {
+            "step": progress.step,
+            "samples": run.sampler.samples_before(progress.step),
+            "test": None if self._test is None else self._test.to_wire(),
+            "best": None if progress.best is None else progress.best.to_wire(),
+            "history": progress.history,
+            "classes": None if dataset.classes is None else list(dataset.classes),
+            "normalization": dataset.normalization.to_json(),
+            "processes": run.group.size,
+            **results.model_dump(mode="json", by_alias=True, include={"exports", "problems"}),
+            "spec": run.spec.to_wire(),
+            "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+        }
+        self._folder.write(SUMMARY, json.dumps(summary, indent=2).encode())

@@ -1,0 +1,100 @@
+"""A model in ONNX: made from ours, run by onnxruntime, measured on samples."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainwright_worker.batch import Batch
+from trainwright_worker.results.recurrence import with_operators
+
+NAMES = ("inputs", "mask")
+"""Names of the inputs of an exported model; those without padding have only the first."""
+OUTPUTS = "outputs"
+
+
+class _Inference(nn.Module):
+    """The model, with its inputs under their names."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Any:
+        return self.model(inputs) if mask is None else self.model(inputs, mask)
+
+
+def trace(model: nn.Module, example: Batch, *, optimize: bool = True) -> Any:
+    """Return the model as an ONNX program whose batch, and length where inputs are sequences, may be any.
+
+    Args:
+        model: For evaluation, on the CPU, or without weights on the meta device to see whether it works.
+        example: At least two samples on the same device, of which only the shapes matter.
+        optimize: Fold constants; needs weights.
+
+    Raises:
+        Exception: torch cannot export the model; of whatever kind torch chooses.
+    """
+    arguments = (example.inputs,) if example.mask is None else (example.inputs, example.mask)
+    sequence = example.mask is not None or not example.inputs.is_floating_point()
+    free = dict.fromkeys(range(1 + sequence), torch.export.Dim.DYNAMIC)
+    with _silence():
+        return torch.onnx.export(
+            _Inference(with_operators(model)),
+            arguments,
+            dynamo=True,
+            dynamic_shapes=(free,) * len(arguments),
+            input_names=NAMES[: len(arguments)],
+            output_names=[OUTPUTS],
+            optimize=optimize,
+            verbose=False,
+        )
+
+
+class Session:
+    """An ONNX file, run by onnxruntime on the CPU."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        """Load the file.
+
+        Args:
+            path: The file.
+            threads: Threads to compute with.
+        """
+        import onnxruntime  # noqa: PLC0415 - only exports need it
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # errors
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return the outputs for a batch on the CPU."""
+        return torch.from_numpy(self._session.run([OUTPUTS], feed(batch))[0])
+
+
+def feed(batch: Batch) -> dict[str, Any]:
+    """Return a batch as onnxruntime takes it."""
+    given = {NAMES[0]: batch.inputs.numpy()}
+    return given if batch.mask is None else given | {NAMES[1]: batch.mask.numpy()}
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep the exporter's remarks about itself out of the job's log; its errors are exceptions."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

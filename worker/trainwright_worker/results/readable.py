@@ -1,0 +1,76 @@
+"""From a model's outputs to what a person or another program reads."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainwright.api.spec.job import Task
+from trainwright_worker.batch import IGNORED, Batch
+from trainwright_worker.data.dataset import Dataset
+
+Row = dict[str, Any]
+"""What is said of one sample: `target` where it is known, `prediction`, and for classes `probabilities` by name."""
+
+BLANK = 0
+"""What CTC puts between two characters."""
+
+
+def make_reader(dataset: Dataset, task: Task) -> Callable[[Batch, Tensor, bool], list[Row]]:
+    """Return what turns a batch, its outputs (float32, CPU) and whether its targets are true into rows."""
+    if task == Task.TRANSCRIPTION:
+        return lambda batch, outputs, known: _transcripts(batch, outputs, dataset.classes or (), known=known)
+    if dataset.classes is not None:
+        classes = dataset.classes
+        return lambda batch, outputs, known: _classes(batch, outputs, classes, known=known)
+    return lambda batch, outputs, known: _numbers(batch, outputs, dataset, known=known)
+
+
+def _classes(batch: Batch, outputs: Tensor, classes: tuple[str, ...], *, known: bool) -> list[Row]:
+    rows: list[Row] = []
+    for target, shares in zip(batch.targets.tolist(), outputs.softmax(1).tolist(), strict=True):
+        row: Row = {"target": classes[target]} if known else {}
+        row["prediction"] = classes[shares.index(max(shares))]
+        row["probabilities"] = dict(zip(classes, map(_short, shares), strict=True))
+        rows.append(row)
+    return rows
+
+
+def _numbers(batch: Batch, outputs: Tensor, dataset: Dataset, *, known: bool) -> list[Row]:
+    scale = dataset.normalization
+
+    def in_units(values: Tensor) -> list[Any]:
+        """Return a number per sample, or a list of numbers where there are several targets."""
+        scaled = (values.double() * scale.target_deviation + scale.target_mean).tolist()
+        return [_short(row[0]) if len(row) == 1 else [_short(value) for value in row] for row in scaled]
+
+    truth = in_units(batch.targets) if known else []
+    return [
+        ({"target": truth[index]} if known else {}) | {"prediction": value}
+        for index, value in enumerate(in_units(outputs))
+    ]
+
+
+def _transcripts(batch: Batch, outputs: Tensor, characters: tuple[str, ...], *, known: bool) -> list[Row]:
+    rows: list[Row] = []
+    best = outputs.argmax(2)
+    for index, line in enumerate(best):
+        real = line if batch.mask is None else line[batch.mask[index]]
+        row: Row = {}
+        if known:
+            target = batch.targets[index]
+            row["target"] = _spell(target[target != IGNORED], characters)
+        row["prediction"] = _spell(torch.unique_consecutive(real), characters)
+        rows.append(row)
+    return rows
+
+
+def _spell(numbers: Tensor, characters: tuple[str, ...]) -> str:
+    """Return the text of character numbers, which count from 1."""
+    return "".join(characters[number - 1] for number in numbers.tolist() if number != BLANK)
+
+
+def _short(value: float) -> float:
+    """Return a float32's worth of digits."""
+    return float(f"{value:.9g}")

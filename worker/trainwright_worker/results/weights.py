@@ -1,0 +1,50 @@
+"""The trained model as everything after training uses it: the weights that evaluation measured, on the CPU, unsharded."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainwright_worker.models.lora import merge_lora
+from trainwright_worker.run import Run
+
+
+def weights_of(run: Run) -> dict[str, Tensor]:
+    """Return the weights that evaluation measures, by name, whole and on the CPU. All ranks must call this."""
+    return {name: value.detach().cpu() for name, value in run.model.state_dict().items()}
+
+
+def model_of(run: Run, weights: dict[str, Tensor]) -> nn.Module:
+    """Return a model of its own with these weights: on the CPU, for evaluation, without wrappers and LoRA's matrices."""
+    tensors: dict[str, Tensor] = dict(run.model.named_parameters(remove_duplicate=False))
+    tensors |= dict(run.model.named_buffers(remove_duplicate=False))
+    # Copying everything but the tensors, whose copies are there already, leaves the device's memory alone.
+    copies: dict[int, Any] = {}
+    for name, tensor in tensors.items():
+        value = weights[name] if name in weights else tensor.detach().cpu()
+        copies[id(tensor)] = nn.Parameter(value) if isinstance(tensor, nn.Parameter) else value
+    model = copy.deepcopy(run.model, copies)
+    merge_lora(model)
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def savable(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's weights by name, each with memory of its own: a file that any loader takes strictly."""
+    seen: set[int] = set()
+    weights: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        shared = value.untyped_storage().data_ptr() in seen
+        seen.add(value.untyped_storage().data_ptr())
+        weights[name] = value.detach().clone() if shared else value.detach().contiguous()
+    return weights
+
+
+def on_device(model: nn.Module, device: torch.device) -> torch.device:
+    """Move the model to the device if it has room, and return where the model now is."""
+    try:
+        model.to(device)
+    except torch.OutOfMemoryError:
+        model.cpu()
+        return torch.device("cpu")
+    return device
