@@ -5,9 +5,10 @@ training to agree on what only some of them know: that a worker was told to stop
 that the loss is no longer finite. The loop itself compares one number per step.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trainwright.api.spec import TrainingJobSpec
+from trainwright_worker.state import Progress
 
 MEETING_SECONDS = 1.0
 DEFAULT_CHECKPOINT_SECONDS = 60
@@ -25,6 +26,7 @@ class Agenda:
         save_seconds: Seconds between checkpoints; 0 if steps decide.
         interval: Steps until the next meeting, agreed by all ranks.
         next: The step at which the loop pauses next.
+        holes: Stretches of bad data, by the steps before and after; training pauses before each to pass over it.
     """
 
     steps_per_epoch: int
@@ -34,6 +36,13 @@ class Agenda:
     save_seconds: int
     interval: int = 1
     next: int = 0
+    holes: list[tuple[int, int]] = field(default_factory=list)
+
+    def resume(self, progress: Progress) -> None:
+        """Take into account what earlier launches have found."""
+        self.holes = progress.omissions.holes
+        if progress.patience.over:
+            self.total_steps = progress.step
 
     def plan_next(self, step: int) -> None:
         """Set the next pause after `step`."""
@@ -41,6 +50,7 @@ class Agenda:
         pauses += [
             _next_multiple(step, every) for every in (self.steps_per_epoch, self.evaluate_every, self.save_every)
         ]
+        pauses += [begin for begin, _ in self.holes]
         self.next = min(pause for pause in pauses if pause > step) if step < self.total_steps else step
 
     def ends_epoch(self, step: int) -> bool:

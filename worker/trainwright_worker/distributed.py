@@ -73,6 +73,19 @@ class Group:
         dist.gather(tensor, parts)
         return parts or []
 
+    def concatenate(self, rows: Tensor) -> Tensor:
+        """Return the rows of all ranks, one after the other, on every rank ([sum of n, ...], CPU); n may differ."""
+        if self.size == 1:
+            return rows
+        counts = [
+            int(count) for count in self.sum([float(len(rows) * (rank == self.rank)) for rank in range(self.size)])
+        ]
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
     def broadcast(self, content: bytes | None) -> bytes | None:
         """Return rank 0's bytes on every rank; None if rank 0 has none."""
         if self.size == 1:

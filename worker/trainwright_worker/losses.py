@@ -1,31 +1,61 @@
 """What is minimised: the loss of a batch, plus the penalties of the spec."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
-from trainwright.api.spec import RegularizationSpec
+from trainwright.api.spec import LossSpec, RegularizationSpec
 from trainwright.api.spec.objective import LossName
-from trainwright_worker.batch import Batch
+from trainwright_worker.batch import IGNORED, Batch
 
 Loss = Callable[[Tensor, Batch], Tensor]
 """Maps the model's outputs for a batch (float32) to their mean loss, a scalar."""
 
-
-def make_loss(name: LossName) -> Loss:
-    """Return the loss of that name, averaged over the batch (and over the targets, for mse)."""
-    compare = F.cross_entropy if name == LossName.CROSS_ENTROPY else F.mse_loss
-    return lambda outputs, batch: compare(outputs, batch.targets)
+BLANK: Final = 0
+"""The class that stands for "no character here" in transcription."""
 
 
-def make_penalty(spec: RegularizationSpec, parameters: Iterable[torch.nn.Parameter]) -> Callable[[], Tensor] | None:
+def make_loss(name: LossName, spec: LossSpec | None = None) -> Loss:
+    """Return the loss of that name, averaged over whatever `count_targets` counts.
+
+    Args:
+        name: The loss.
+        spec: Its settings; None for the defaults.
+    """
+    smoothing = (spec.label_smoothing if spec is not None else None) or 0.0
+    delta = (spec.delta if spec is not None else None) or 1.0
+    return {
+        LossName.CROSS_ENTROPY: partial(_cross_entropy, smoothing=smoothing),
+        LossName.BCE: _binary_cross_entropy,
+        LossName.MSE: lambda outputs, batch: F.mse_loss(outputs, batch.targets),
+        LossName.L1: lambda outputs, batch: F.l1_loss(outputs, batch.targets),
+        LossName.HUBER: lambda outputs, batch: F.huber_loss(outputs, batch.targets, delta=delta),
+        LossName.CTC: _ctc,
+    }[name]
+
+
+def make_measure(name: LossName, spec: LossSpec | None = None) -> Loss:
+    """Return the loss as evaluations measure it: without label smoothing, which is a remedy and no measure."""
+    return make_loss(name, None if spec is None else spec.model_copy(update={"label_smoothing": None}))
+
+
+def count_targets(batch: Batch) -> int | Tensor:
+    """Return what the loss of a batch is the mean over: its samples, or the tokens of it that count (int64 scalar)."""
+    if batch.targets.dim() == batch.inputs.dim() == 2 and not batch.targets.is_floating_point():  # noqa: PLR2004
+        return (batch.targets != IGNORED).sum()
+    return len(batch)
+
+
+def make_penalty(spec: RegularizationSpec, parameters: Iterable[nn.Parameter]) -> Callable[[], Tensor] | None:
     """Return a function that computes the L1 and L2 penalties of the current weights, or None if there are none.
 
     Biases are left alone: shrinking them costs accuracy and prevents nothing.
     """
-    weights = [parameter for parameter in parameters if parameter.dim() > 1]
+    weights = [parameter for parameter in parameters if parameter.dim() > 1 and parameter.requires_grad]
     if not (spec.l1 or spec.l2):
         return None
 
@@ -39,3 +69,47 @@ def make_penalty(spec: RegularizationSpec, parameters: Iterable[torch.nn.Paramet
         return total
 
     return penalty
+
+
+def frame_lengths(outputs: Tensor, batch: Batch) -> Tensor:
+    """Return how many frames of each sample's outputs are real ([batch] int64).
+
+    A model may give fewer frames than it gets; lengths shrink with them, rounded up.
+    """
+    frames = outputs.shape[1]
+    if batch.mask is None:
+        return torch.full((len(batch),), frames, device=outputs.device)
+    given = batch.mask.shape[1]
+    return (batch.mask.sum(1) * frames + given - 1) // given
+
+
+def _cross_entropy(outputs: Tensor, batch: Batch, smoothing: float) -> Tensor:
+    """Compare logits [batch, classes] with classes, or [batch, length, tokens] with tokens, of which some do not count."""
+    if outputs.dim() == batch.targets.dim() + 1 and batch.targets.dim() > 1:
+        total = F.cross_entropy(
+            outputs.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED, reduction="sum",
+            label_smoothing=smoothing,
+        )  # fmt: skip
+        # Parts of a batch may have no token that counts; their loss is 0, not 0/0.
+        return total / (batch.targets != IGNORED).sum().clamp(min=1)
+    return F.cross_entropy(outputs, batch.targets, label_smoothing=smoothing)
+
+
+def _binary_cross_entropy(outputs: Tensor, batch: Batch) -> Tensor:
+    """Ask every class by itself whether it is the one."""
+    return F.binary_cross_entropy_with_logits(outputs, F.one_hot(batch.targets, outputs.shape[1]).to(outputs.dtype))
+
+
+def _ctc(outputs: Tensor, batch: Batch) -> Tensor:
+    """Sum over all ways in which frames [batch, frames, classes] can spell the target.
+
+    A target that is longer than its frames cannot be spelt; it counts as 0 instead of making the loss infinite.
+    """
+    return F.ctc_loss(
+        outputs.log_softmax(2).transpose(0, 1),
+        batch.targets,
+        frame_lengths(outputs, batch),
+        (batch.targets != IGNORED).sum(1),
+        blank=BLANK,
+        zero_infinity=True,
+    )

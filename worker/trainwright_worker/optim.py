@@ -1,71 +1,118 @@
-"""The optimizer, and the learning rate as a function of the step.
+"""The optimizer."""
 
-The rate is computed, not accumulated: a schedule has no state that a checkpoint would have to hold.
-"""
-
-import math
-from collections.abc import Iterable
+from collections.abc import Callable
+from typing import Any, Final
 
 import torch
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch import nn
+from torch.nn.parameter import Parameter
+from torch.optim import SGD, Adafactor, Adam, AdamW, Optimizer
 
-from trainwright.api.spec import OptimizerSpec, ScheduleSpec
-from trainwright.api.spec.optimization import OptimizerName, ScheduleName
+from trainwright.api.spec import OptimizerSpec
+from trainwright.api.spec.optimization import SPARING, DecayScope, OptimizerName
+from trainwright_worker.layerwise import Lamb, Lars
+from trainwright_worker.muon import MuonWithAdamW, hidden_matrices
 
-DEFAULT_BETAS = (0.9, 0.999)
-DEFAULT_EPSILON = 1e-8
+DEFAULT_BETAS: Final = (0.9, 0.999)
+DEFAULT_EPSILON: Final = 1e-8
+LAMB_EPSILON: Final = 1e-6
+MUON_MOMENTUM: Final = 0.95
 
-
-def make_optimizer(spec: OptimizerSpec, parameters: Iterable[torch.nn.Parameter]) -> Optimizer:
-    """Return the optimizer. Fused kernels update all weights in one call, on CPU as on GPU."""
-    weights = list(parameters)
-    if spec.name == OptimizerName.SGD:
-        return SGD(
-            weights,
-            lr=spec.learning_rate,
-            momentum=spec.momentum or 0,
-            nesterov=bool(spec.nesterov),
-            weight_decay=spec.weight_decay,
-            fused=True,
-        )
-    betas = DEFAULT_BETAS if spec.betas is None else (spec.betas[0], spec.betas[1])
-    kind = Adam if spec.name == OptimizerName.ADAM else AdamW
-    return kind(
-        weights,
-        lr=spec.learning_rate,
-        betas=betas,
-        eps=spec.epsilon or DEFAULT_EPSILON,
-        weight_decay=spec.weight_decay,
-        fused=True,
-    )
+Groups = list[dict[str, Any]]
 
 
-def learning_rate(base: float, spec: ScheduleSpec, step: int, total_steps: int) -> float:
-    """Return the learning rate of one step.
+def make_optimizer(spec: OptimizerSpec, model: nn.Module) -> Optimizer:
+    """Return the optimizer of all weights that are trained.
 
-    Args:
-        base: The full rate.
-        spec: The schedule.
-        step: Steps done before it, so 0 for the first.
-        total_steps: Steps of the whole run.
-
-    Returns:
-        The rate: rising linearly to `base` at the last warm-up step, then as the schedule says. Linear and cosine reach
-        `finalFraction` of the full rate at the very last step.
+    Fused kernels update all weights in one call, on CPU as on GPU.
     """
-    if step < spec.warmup_steps:
-        return base * (step + 1) / spec.warmup_steps
-    after = step - spec.warmup_steps
-    if spec.name == ScheduleName.STEP:
-        return base * spec.gamma ** (after // (spec.step_every_steps or 1))
-    if spec.name == ScheduleName.CONSTANT:
-        return base
-    part = min(1.0, after / max(1, total_steps - 1 - spec.warmup_steps))
-    fall = part if spec.name == ScheduleName.LINEAR else (1 - math.cos(math.pi * part)) / 2
-    return base * (1 - fall * (1 - spec.final_fraction))
+    groups = _group(spec, [weight for weight in model.parameters() if weight.requires_grad])
+    return _MAKERS[spec.name](spec, groups, model)
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     """Make `rate` the learning rate of the next step."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def can_skip_on_device(optimizer: Optimizer) -> bool:
+    """Whether the optimizer looks at `found_inf` by itself, on the device, before it takes a step."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def _group(spec: OptimizerSpec, weights: list[Parameter]) -> Groups:
+    """Return the weights that decay, and those that do not."""
+    scope = spec.decay_scope or (DecayScope.MATRICES if spec.name in SPARING else DecayScope.ALL)
+    if scope == DecayScope.ALL:
+        return [{"params": weights, "weight_decay": spec.weight_decay}]
+    groups = [
+        {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": spec.weight_decay},
+        {"params": [weight for weight in weights if weight.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _make_sgd(spec: OptimizerSpec, groups: Groups, _model: nn.Module) -> Optimizer:
+    optimizer = SGD(
+        groups, lr=spec.learning_rate, momentum=spec.momentum or 0, nesterov=bool(spec.nesterov), fused=True
+    )
+    if spec.momentum:
+        # torch makes them in the first step, and leaves them as it found the memory if that step is skipped.
+        for group in groups:
+            for weight in group["params"]:
+                optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+    return optimizer
+
+
+def _make_adam(spec: OptimizerSpec, groups: Groups, _model: nn.Module) -> Optimizer:
+    kind = Adam if spec.name == OptimizerName.ADAM else AdamW
+    return kind(groups, lr=spec.learning_rate, betas=_betas(spec), eps=spec.epsilon or DEFAULT_EPSILON, fused=True)
+
+
+def _make_adafactor(spec: OptimizerSpec, groups: Groups, _model: nn.Module) -> Optimizer:
+    return Adafactor(groups, lr=spec.learning_rate)
+
+
+def _make_lamb(spec: OptimizerSpec, groups: Groups, _model: nn.Module) -> Optimizer:
+    _adapt_matrices(groups)
+    return Lamb(groups, lr=spec.learning_rate, betas=_betas(spec), eps=spec.epsilon or LAMB_EPSILON)
+
+
+def _make_lars(spec: OptimizerSpec, groups: Groups, _model: nn.Module) -> Optimizer:
+    _adapt_matrices(groups)
+    return Lars(groups, lr=spec.learning_rate, momentum=spec.momentum or 0, nesterov=bool(spec.nesterov))
+
+
+def _make_muon(spec: OptimizerSpec, groups: Groups, model: nn.Module) -> Optimizer:
+    hidden = hidden_matrices(model)
+    return MuonWithAdamW(
+        [weight for group in groups for weight in group["params"] if weight in hidden],
+        [{**group, "params": [weight for weight in group["params"] if weight not in hidden]} for group in groups],
+        lr=spec.learning_rate,
+        momentum=MUON_MOMENTUM if spec.momentum is None else spec.momentum,
+        betas=_betas(spec),
+        eps=spec.epsilon or DEFAULT_EPSILON,
+        weight_decay=spec.weight_decay,
+    )
+
+
+_MAKERS: Final[dict[OptimizerName, Callable[[OptimizerSpec, Groups, nn.Module], Optimizer]]] = {
+    OptimizerName.SGD: _make_sgd,
+    OptimizerName.ADAM: _make_adam,
+    OptimizerName.ADAMW: _make_adam,
+    OptimizerName.ADAFACTOR: _make_adafactor,
+    OptimizerName.LAMB: _make_lamb,
+    OptimizerName.LARS: _make_lars,
+    OptimizerName.MUON: _make_muon,
+}
+
+
+def _adapt_matrices(groups: Groups) -> None:
+    """Have only groups that hold matrices measure their steps by the weights; biases and norms start at or near 0."""
+    for group in groups:
+        group["adapts"] = any(weight.dim() > 1 for weight in group["params"])
+
+
+def _betas(spec: OptimizerSpec) -> tuple[float, float]:
+    return DEFAULT_BETAS if spec.betas is None else (spec.betas[0], spec.betas[1])

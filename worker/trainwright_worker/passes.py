@@ -1,0 +1,153 @@
+"""The passes of a batch through the model: forward to evaluate, forward and backward to learn.
+
+A process whose share of a step is larger than a micro-batch passes it in parts. Every part's loss is weighted by how much
+of the step it holds, so that the sum of the gradients is that of the whole share, however it is cut.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
+
+from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.spec.job import Task
+from trainwright.api.spec.training import Precision
+from trainwright_worker.batch import Batch, run_model
+from trainwright_worker.distributed import Group
+from trainwright_worker.errors import UserError
+from trainwright_worker.losses import Loss, count_targets, make_penalty
+
+_AUTOCAST = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
+
+
+class Passes:
+    """What a rank does with a batch."""
+
+    def __init__(
+        self,
+        spec: TrainingJobSpec,
+        model: nn.Module,
+        trained: nn.Module,
+        group: Group,
+        loss: Loss,
+        scaler: GradScaler | None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            spec: The job.
+            model: The model.
+            trained: The same in the wrapper that brings together the gradients of all ranks.
+            group: All ranks.
+            loss: The loss.
+            scaler: Scales the loss in fp16.
+
+        Raises:
+            UserError: The model is to be compiled where nothing can.
+        """
+        self._model, self._trained, self._group = model, trained, group
+        self._loss, self._scaler = loss, scaler
+        self._penalty = make_penalty(spec.regularization, model.parameters())
+        self._micro = spec.training.micro_batch_size
+        dtype = _AUTOCAST.get(spec.training.precision)
+        self._autocast = None if dtype is None else torch.autocast(group.device.type, dtype)
+        # Samples are shared evenly, tokens are not: then a rank must know how many the others have.
+        self._uneven = spec.task == Task.LANGUAGE_MODELING and group.size > 1
+        self._compiled = _compile(trained, group.device) if spec.training.compile else None
+        self._full: int | None = None
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the model's outputs, float32."""
+        return self._run(self._model, batch)
+
+    def learn(self, batch: Batch) -> Tensor:
+        """Add the gradient of this rank's share of a step to the weights' gradients.
+
+        Returns:
+            The mean loss, penalties included: a scalar on the device, without a gradient.
+        """
+        parts = self._cut(batch)
+        if len(parts) == 1 and not self._uneven:
+            return self._backward(batch, None)
+        counts = [count_targets(part) for part in parts]
+        total = self._mean_over_ranks(sum(counts))
+        losses = []
+        for part, count in zip(parts, counts, strict=True):
+            with self._syncing(last=part is parts[-1]):
+                losses.append(self._backward(part, count / total))
+        return torch.stack(losses).sum()
+
+    def _backward(self, batch: Batch, weight: float | Tensor | None) -> Tensor:
+        value = self._loss(self._run(self._choose(batch), batch), batch)
+        if self._penalty is not None:
+            value = value + self._penalty()
+        if weight is not None:
+            value = value * weight
+        scaled = value if self._scaler is None else self._scaler.scale(value)
+        scaled.backward()  # type: ignore[no-untyped-call]
+        return value.detach()
+
+    def _run(self, model: nn.Module, batch: Batch) -> Tensor:
+        if self._autocast is None:
+            return run_model(model, batch)
+        with self._autocast:
+            outputs = run_model(model, batch)
+        return outputs.float()
+
+    def _choose(self, batch: Batch) -> nn.Module:
+        """Return the compiled model for batches of the usual size: compiling it for a rare one takes longer than that."""
+        if self._compiled is None:
+            return self._trained
+        if self._full is None:
+            self._full = len(batch)
+        return self._compiled if len(batch) == self._full else self._trained
+
+    def _cut(self, batch: Batch) -> list[Batch]:
+        if self._micro is None or len(batch) <= self._micro:
+            return [batch]
+        inputs, targets = torch.split(batch.inputs, self._micro), torch.split(batch.targets, self._micro)
+        masks = [None] * len(inputs) if batch.mask is None else torch.split(batch.mask, self._micro)
+        return [Batch(*part) for part in zip(inputs, targets, masks, strict=True)]
+
+    def _mean_over_ranks(self, count: int | Tensor) -> int | float | Tensor:
+        """Return how much a rank has on average, since the gradient is averaged over ranks."""
+        if not self._uneven:
+            return count
+        total = torch.as_tensor(count, device=self._group.device).clone()
+        dist.all_reduce(total)
+        return total / self._group.size
+
+    def _syncing(self, *, last: bool) -> AbstractContextManager[None]:
+        """Have ranks bring their gradients together only with the last part of a step."""
+        trained = self._trained
+        if isinstance(trained, DistributedDataParallel) and not last:
+            return trained.no_sync()
+        if isinstance(trained, FSDPModule):
+            trained.set_is_last_backward(last)
+            trained.set_requires_gradient_sync(last)
+        return nullcontext()
+
+
+def _compile(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return the compiled model; it is compiled with the first batch.
+
+    Raises:
+        UserError: There is no C++ compiler, which code for CPUs is compiled with.
+    """
+    if device.type == "cpu":
+        from torch._inductor.cpp_builder import get_cpp_compiler  # noqa: PLC0415 - slow, and rarely needed
+        from torch._inductor.exc import InvalidCxxCompiler  # noqa: PLC0415
+
+        try:
+            get_cpp_compiler()
+        except InvalidCxxCompiler as error:
+            raise UserError(
+                "spec.training.compile: true, but there is no C++ compiler on this worker",
+                "remove it, or use an image with g++",
+            ) from error
+    compiled: nn.Module = torch.compile(model)
+    return compiled

@@ -1,0 +1,54 @@
+"""The learning rate as a function of the step: computed, not accumulated, so no checkpoint has to hold it."""
+
+import math
+from typing import Final
+
+from trainwright.api.spec import ScheduleSpec
+from trainwright.api.spec.optimization import ScheduleName
+
+_ONE_CYCLE_START: Final = 1 / 25
+"""What part of the full rate a one-cycle schedule begins with."""
+_ONE_CYCLE_RISE: Final = 0.3
+"""What part of the run the rise takes if the spec does not say."""
+
+
+def learning_rate(base: float, spec: ScheduleSpec, step: int, total_steps: int) -> float:
+    """Return the learning rate of one step.
+
+    Args:
+        base: The full rate.
+        spec: The schedule.
+        step: Steps done before it, so 0 for the first.
+        total_steps: Steps of the whole run.
+
+    Returns:
+        The rate: rising to `base` at the last warm-up step, linearly or, for one-cycle, along a half cosine; then as the
+        schedule says. Linear, cosine and one-cycle reach `finalFraction` of the full rate at the very last step.
+    """
+    one_cycle = spec.name == ScheduleName.ONE_CYCLE
+    warmup = spec.warmup_steps or (round(_ONE_CYCLE_RISE * total_steps) if one_cycle else 0)
+    if step < warmup:
+        if not one_cycle:
+            return base * (step + 1) / warmup
+        rise = _half_cosine(step / max(1, warmup - 1))
+        return base * (_ONE_CYCLE_START + (1 - _ONE_CYCLE_START) * rise)
+    after = step - warmup
+    if spec.name == ScheduleName.STEP:
+        return base * spec.gamma ** (after // (spec.step_every_steps or 1))
+    if spec.name == ScheduleName.CONSTANT:
+        return base
+    if one_cycle:
+        after += 1  # The last step of the rise has the full rate, so the fall begins with the next.
+    part = min(1.0, after / max(1, total_steps - 1 - warmup + one_cycle))
+    fall = part if spec.name == ScheduleName.LINEAR else _half_cosine(part)
+    return base * (1 - fall * (1 - spec.final_fraction))
+
+
+def is_constant(spec: ScheduleSpec) -> bool:
+    """Whether every step has the same rate."""
+    return spec.name == ScheduleName.CONSTANT and spec.warmup_steps == 0
+
+
+def _half_cosine(part: float) -> float:
+    """Return how far a half cosine has come from 0 to 1."""
+    return (1 - math.cos(math.pi * part)) / 2

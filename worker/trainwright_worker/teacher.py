@@ -1,0 +1,129 @@
+"""Distillation: a trained model, the teacher, shows not only which answer is right but how likely it holds the others."""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name everyone uses
+
+from trainwright.api.spec import DistillationSpec, ModelSpec, TrainingJobSpec
+from trainwright.api.spec.paths import is_uri
+from trainwright.api.spec.training import Precision
+from trainwright_worker.batch import IGNORED, Batch, run_model
+from trainwright_worker.data.dataset import Dataset
+from trainwright_worker.errors import UserError
+from trainwright_worker.losses import Loss
+from trainwright_worker.models.build import build
+from trainwright_worker.models.files import local_path
+from trainwright_worker.models.pretrained import read_pretrained
+
+FIELD: Final = "spec.distillation.weights"
+SUMMARY: Final = "results.json"
+
+
+def make_distilled(spec: TrainingJobSpec, dataset: Dataset, root: str, device: torch.device, loss: Loss) -> Loss:
+    """Return the loss that the teacher has a part in.
+
+    Args:
+        spec: The job, which has a teacher.
+        dataset: The data.
+        root: Folder at which relative paths start.
+        device: Where the model is trained.
+        loss: The loss of the right answers.
+
+    Raises:
+        UserError: There is no such teacher, or it was taught something else.
+    """
+    if spec.distillation is None:
+        return loss
+    teacher = load_teacher(spec, spec.distillation, dataset, root).to(device)
+    half = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}.get(spec.training.precision)
+    alpha, temperature = spec.distillation.alpha, spec.distillation.temperature
+
+    def distilled(outputs: Tensor, batch: Batch) -> Tensor:
+        with torch.no_grad(), torch.autocast(device.type, half, enabled=half is not None):
+            shown = run_model(teacher, batch)
+        lesson = compare(outputs, shown.float(), batch, temperature)
+        return alpha * lesson + (1 - alpha) * loss(outputs, batch) if alpha < 1 else lesson
+
+    return distilled
+
+
+def compare(outputs: Tensor, shown: Tensor, batch: Batch, temperature: float) -> Tensor:
+    """Return temperature^2 x the mean Kullback-Leibler divergence of a student's outputs from its teacher's.
+
+    The square keeps gradients as large as those of the right answers, whatever the temperature (Hinton et al., 2015,
+    arXiv:1503.02531).
+
+    Args:
+        outputs: The student's logits, [..., outputs].
+        shown: The teacher's, of the same shape.
+        batch: What both have seen; what is ignored in its targets is ignored here.
+        temperature: What both are divided by.
+    """
+    known, learnt = (shown / temperature).log_softmax(-1), (outputs / temperature).log_softmax(-1)
+    divergence = F.kl_div(learnt, known, reduction="none", log_target=True).sum(-1)
+    counted = batch.targets != IGNORED
+    return temperature**2 * (divergence * counted).sum() / counted.sum().clamp(min=1)
+
+
+def load_teacher(spec: TrainingJobSpec, teacher: DistillationSpec, dataset: Dataset, root: str) -> nn.Module:
+    """Return the teacher with its weights, on the host, ready to be asked and never to change.
+
+    Raises:
+        UserError: There is no such teacher, or it was taught something else.
+    """
+    model = _model_of(teacher, dataset, root)
+    twin = spec.model_copy(update={"model": model})
+    # Drawing its first weights must not change what the student draws.
+    with torch.random.fork_rng(devices=[]):
+        built = build(twin, dataset.facts, root)
+    state, _ = read_pretrained(built, teacher.weights, dataset.facts, root, FIELD)
+    missing = sorted(name for name in dict(built.named_parameters()) if name not in state)
+    if missing:
+        raise UserError(
+            f"{FIELD}: {teacher.weights} has no weights for {missing[0]}: a teacher must know the outputs of this job",
+            "train it on the same classes or tokens first",
+        )
+    built.load_state_dict(state, strict=False)
+    return built.eval().requires_grad_(requires_grad=False)
+
+
+def _model_of(teacher: DistillationSpec, dataset: Dataset, root: str) -> ModelSpec:
+    """Return the teacher's model: as the spec says, or as the results of the job that trained it say."""
+    if teacher.model is not None:
+        raw = {"name": teacher.model, "pretrained": teacher.weights}
+        return _read_model(raw if teacher.args is None else raw | {"args": teacher.args}, "spec.distillation.args")
+    summary = _read_summary(teacher.weights, root)
+    classes = summary.get("data", {}).get("classes")
+    if classes is not None and dataset.classes is not None and tuple(classes) != dataset.classes:
+        raise UserError(
+            f"{FIELD}: {teacher.weights} was taught the classes {', '.join(classes)[:200]}, but this data has "
+            f"{', '.join(dataset.classes)[:200]}"
+        )
+    return _read_model(summary["spec"]["model"], f"{FIELD}: {SUMMARY}")
+
+
+def _read_summary(weights: str, root: str) -> dict[str, Any]:
+    folder = local_path(weights, root, FIELD)
+    try:
+        summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
+    except (OSError, ValueError) as error:
+        where = weights if is_uri(weights) else str(Path(weights))
+        raise UserError(
+            f"{FIELD}: {where} holds no {SUMMARY} to say which model its weights are of",
+            "give the results folder of a job, or name the model in spec.distillation.model",
+        ) from error
+    if not isinstance(summary.get("spec"), dict) or "model" not in summary["spec"]:
+        raise UserError(f"{FIELD}: {weights}/{SUMMARY} names no model")
+    return summary
+
+
+def _read_model(raw: dict[str, Any], field: str) -> ModelSpec:
+    try:
+        return ModelSpec.model_validate_json(json.dumps(raw), by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise UserError(f"{field}: {error.errors()[0]['msg']}") from error
