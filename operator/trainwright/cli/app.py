@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from trainwright.cli.crd import crd
+from trainwright.cli.plan import plan
 from trainwright.cli.run import run
 from trainwright.cli.validate import validate
 from trainwright.cli.version import print_version, version
@@ -31,6 +32,7 @@ def options(
 
 
 app.command()(run)
+app.command()(plan)
 app.command()(validate)
 app.command()(crd)
 app.command()(version)

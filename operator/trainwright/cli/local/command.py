@@ -108,7 +108,7 @@ def _prepare(request: Request, manifest: Manifest | None, earlier: Job | None) -
     if request.workers is not None and isinstance(document, dict) and isinstance(document.get("spec"), dict):
         document["spec"]["workers"] = {**(document["spec"].get("workers") or {}), "count": request.workers}
     spec = read_manifest(document)
-    volumes = _volumes(request.volumes)
+    volumes = named_volumes(request.volumes)
     data = _data_folder(manifest, document)
     mistakes = path_mistakes(spec, data, volumes)
     name = document["metadata"]["name"]
@@ -121,7 +121,12 @@ def _prepare(request: Request, manifest: Manifest | None, earlier: Job | None) -
     return _Prepared(_job(document, earlier, data), spec, data, volumes)
 
 
-def _volumes(pairs: list[str]) -> dict[str, Path]:
+def named_volumes(pairs: list[str]) -> dict[str, Path]:
+    """Return the folder of each volume, given as NAME=FOLDER.
+
+    Raises:
+        InvalidJobError: A pair is something else.
+    """
     volumes = {}
     for pair in pairs:
         name, equals, folder = pair.partition("=")

@@ -87,18 +87,23 @@ def mistakes(spec: TrainingJobSpec, data: Path, volumes: Mapping[str, Path]) -> 
 
 def localize(config: WorkerConfig, folders: Folders, pod: str) -> WorkerConfig:
     """Return the config of a worker with every path replaced by this machine's own."""
-    spec = map_paths(config.spec, lambda path: _local_path(config.spec, path, folders))
+    spec, root = localize_spec(config.spec, folders)
     wire = config.model_copy(update={"spec": spec}).to_wire()
     if spec.start_from is not None and not is_uri(spec.start_from.path):
         # Each run here has a folder of its own, so what an earlier one left is named from where its manifest lies.
         wire["spec"]["startFrom"]["path"] = str(folders.data / spec.start_from.path)
     wire["checkpointRoot"] = str(folders.run)
-    wire["dataRoot"] = str(_data_root(config.spec, folders))
+    wire["dataRoot"] = str(root)
     wire.pop("metricsPort", None)
     if "reports" in wire:
         wire["reports"]["caFile"] = str(folders.pod(pod) / CA_FILE)
         wire["reports"]["tokenFile"] = str(folders.pod(pod) / TOKEN_FILE)
     return WorkerConfig.model_validate(wire, strict=False)
+
+
+def localize_spec(spec: TrainingJobSpec, folders: Folders) -> tuple[TrainingJobSpec, Path]:
+    """Return a spec with every path replaced by this machine's own, and the folder at which relative ones start."""
+    return map_paths(spec, lambda path: _local_path(spec, path, folders)), _data_root(spec, folders)
 
 
 def environment(pod: Manifest, config: WorkerConfig, folder: Path) -> dict[str, str]:

@@ -1,0 +1,65 @@
+"""GPUs by name: memory, and arithmetic per second at best. For plans made elsewhere, and for the share of it that is used.
+
+Sources, all of NVIDIA and all without sparsity: datasheets of B200 (HGX), H200, H100, A100, L40S, L4, A10, V100 and T4, and
+the Ada architecture's whitepaper (RTX 4090). Matrix arithmetic in bfloat16 (float16 where there is none) with sums in
+float32; `single` is plain float32, which PyTorch uses unless told otherwise.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+_GB: Final = 10**9
+_TERA: Final = 10**12
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU.
+
+    Attributes:
+        name: What it is called.
+        memory: Its memory, in bytes.
+        half: Floating-point operations per second in half precision.
+        single: The same in float32.
+    """
+
+    name: str
+    memory: int
+    half: float
+    single: float
+
+
+GPUS: Final = {
+    name.lower(): Gpu(name, memory * _GB, half * _TERA, single * _TERA)
+    for name, memory, half, single in (
+        ("B200", 180, 2250, 75),
+        ("H200", 141, 989.4, 66.9),
+        ("H100", 80, 989.4, 66.9),
+        ("H100-PCIe", 80, 756, 51),
+        ("A100-80GB", 80, 312, 19.5),
+        ("A100-40GB", 40, 312, 19.5),
+        ("L40S", 48, 362, 91.6),
+        ("L4", 24, 121, 30.3),
+        ("A10", 24, 125, 31.2),
+        ("V100-32GB", 32, 125, 15.7),
+        ("V100-16GB", 16, 125, 15.7),
+        ("T4", 16, 65, 8.1),
+        ("RTX-4090", 24, 165.2, 82.6),
+    )
+}
+_ALIASES: Final = {"a100": "a100-40gb", "v100": "v100-16gb", "a10g": "a10"}
+
+
+def find_gpu(name: str) -> Gpu | None:
+    """Return the GPU that is called so by a person, a driver or a node's label; None if it is not in the table.
+
+    Args:
+        name: For example `h200`, `NVIDIA A100-SXM4-80GB` or `NVIDIA-H100-80GB-HBM3`.
+    """
+    words = set(re.split(r"[-_\s]+", name.lower()))
+    fitting = [key for key in GPUS if set(key.split("-")) <= words]
+    if fitting:
+        return GPUS[max(fitting, key=len)]
+    alias = next((_ALIASES[word] for word in sorted(words) if word in _ALIASES), None)
+    return None if alias is None else GPUS[alias]

@@ -1,0 +1,39 @@
+"""What `trainwright plan` asks the worker's preflight, in another process, and what it hears."""
+
+from pydantic import Field
+
+from trainwright.api.base import Model
+from trainwright.api.figures import Preflight
+from trainwright.api.spec import TrainingJobSpec
+
+
+class Question(Model):
+    """A job and what it would run on."""
+
+    spec: TrainingJobSpec = Field(description="The job, its paths as this machine has them.")
+    data_root: str = Field(description="Folder at which relative paths start.")
+    gpu: str | None = Field(None, description="Key of a GPU in the table of devices; None for this machine.")
+    memory: int | None = Field(None, ge=1, description="Bytes that each process has, whatever the device has.")
+    mfu: float = Field(0.4, gt=0, le=1, description="Share of the device's peak arithmetic to expect.")
+
+
+class Way(Model):
+    """A change that makes the job fit."""
+
+    change: str = Field(description="What to change.")
+    processes: int = Field(ge=1, description="Processes of the job then.")
+    bytes: int = Field(ge=0, description="Memory per process then.")
+
+
+class Answer(Model):
+    """What the preflight found out."""
+
+    preflight: Preflight | None = Field(None, description="What the job needs; None if there is a mistake.")
+    table: list[str] = Field([], description="The same as lines to print.")
+    assumed: list[str] = Field([], description="What was assumed about data that is not at hand.")
+    ways: list[Way] = Field([], description="What would make it fit.")
+    seconds_per_step: float | None = Field(
+        None, ge=0, description="Duration of a step at the expected share of the peak."
+    )
+    mistake: str | None = Field(None, description="What is wrong with the job.")
+    hint: str | None = Field(None, description="What to do about it.")

@@ -1,0 +1,163 @@
+"""What `trainwright plan` does, from the manifest to the exit code. The arithmetic is the worker's, in its own process."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from trainwright.api.devices import GPUS, find_gpu
+from trainwright.api.exit_codes import ExitCode
+from trainwright.api.job import FieldError, InvalidJobError, read_manifest
+from trainwright.api.plan import Answer, Question
+from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.spec.workers import QUANTITY
+from trainwright.cli.local.command import named_volumes
+from trainwright.cli.manifest import Manifest, read_job
+from trainwright.cli.mistakes import show_mistakes
+from trainwright.cluster.local import Folders
+from trainwright.cluster.local.mounts import localize_spec
+
+DOES_NOT_FIT: Final = 1
+_PREFLIGHT: Final = "trainwright_worker.preflight"
+_PRODUCT: Final = "nvidia.com/gpu.product"
+"""Label by which nodes tell their GPU; a job that selects it says what it will run on."""
+_UNITS: Final = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18} | {
+    f"{letter}i": 1024**power for power, letter in enumerate("KMGTPE", start=1)
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the person asked for.
+
+    Attributes:
+        source: The manifest's file; `-` for standard input.
+        gpu: The GPU to plan for.
+        memory: Memory per process, as a quantity.
+        workers: Number of workers, instead of the manifest's.
+        volumes: NAME=FOLDER of each volume.
+        json: Whether to print JSON.
+    """
+
+    source: str
+    gpu: str | None
+    memory: str | None
+    workers: int | None
+    volumes: list[str]
+    json: bool
+
+
+def execute(request: Request) -> int:
+    """Plan a job as asked and return the exit code."""
+    errors = Console(stderr=True, highlight=False)
+    manifest: Manifest | None = None
+    try:
+        manifest = read_job(request.source)
+        question = _question(request, manifest)
+        answer = _ask(question)
+    except InvalidJobError as error:
+        show_mistakes(errors, request.source, error.errors, manifest)
+        return ExitCode.USER_ERROR
+    if answer.mistake is not None:
+        field, _, message = answer.mistake.partition(": ")
+        named = field.startswith("spec")
+        mistake = FieldError(field if named else "spec", message if named else answer.mistake)
+        show_mistakes(errors, request.source, [mistake], manifest)
+        if answer.hint:
+            errors.print(f"    {answer.hint}", soft_wrap=True, markup=False)
+        return ExitCode.USER_ERROR
+    _print(request, answer)
+    return ExitCode.SUCCESS if answer.preflight is None or answer.preflight.fits else DOES_NOT_FIT
+
+
+def _question(request: Request, manifest: Manifest) -> Question:
+    document: Any = manifest.document
+    if request.workers is not None and isinstance(document, dict) and isinstance(document.get("spec"), dict):
+        workers = {**(document["spec"].get("workers") or {}), "count": request.workers}
+        document = {**document, "spec": {**document["spec"], "workers": workers}}
+    spec = read_manifest(document)
+    spec, root = localize_spec(spec, Folders(Path(), manifest.folder, named_volumes(request.volumes)))
+    limits = spec.workers.resources.limits if spec.workers.resources and spec.workers.resources.limits else {}
+    gpu = _gpu(request.gpu, spec)
+    memory = request.memory
+    if memory is None and gpu is None and "memory" in limits and not _asks_for_gpus(spec):
+        each = (
+            _bytes("spec.workers.resources.limits.memory", str(limits["memory"])) // spec.workers.processes_per_worker
+        )
+        return Question(spec=spec, data_root=str(root), memory=each)
+    return Question(
+        spec=spec,
+        data_root=str(root),
+        gpu=gpu,
+        memory=None if memory is None else _bytes("--device-memory", memory),
+    )
+
+
+def _gpu(name: str | None, spec: TrainingJobSpec) -> str | None:
+    """Return the GPU to plan for: the one asked for, else the one whose nodes the job selects."""
+    wanted = name or (spec.workers.node_selector or {}).get(_PRODUCT)
+    if wanted is None:
+        return None
+    gpu = find_gpu(wanted)
+    if gpu is not None:
+        return gpu.name.lower()
+    if name is None:
+        return None
+    raise InvalidJobError([FieldError("--gpu", f"{name!r} is not known; known are {', '.join(GPUS)}")])
+
+
+def _asks_for_gpus(spec: TrainingJobSpec) -> bool:
+    limits = spec.workers.resources.limits if spec.workers.resources and spec.workers.resources.limits else {}
+    return any(key.rpartition("/")[2] == "gpu" for key in limits)
+
+
+def _bytes(field: str, text: str) -> int:
+    """Return the bytes of a quantity."""
+    found = re.fullmatch(QUANTITY, text)
+    number, unit = (found[1], found[2] or "") if found else ("0", "")
+    if found is None or (unit not in _UNITS and not unit.startswith(("e", "E"))) or not Decimal(number):
+        raise InvalidJobError([FieldError(field, f"{text!r} is no amount of memory: expected for example 80Gi")])
+    return int(Decimal(number + unit)) if unit not in _UNITS else int(Decimal(number) * Decimal(_UNITS[unit]))
+
+
+def _ask(question: Question) -> Answer:
+    """Have the worker's preflight answer, in a process of its own: torch is never imported here."""
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "trainwright_worker")):
+        raise InvalidJobError(
+            [FieldError("trainwright plan", "needs PyTorch to measure the model: pip install 'trainwright[worker]'")]
+        )
+    done = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-m", _PREFLIGHT],
+        input=json.dumps(question.to_wire()),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+        raise InvalidJobError([FieldError("trainwright plan", f"the preflight failed: {last[0]}")])
+    return Answer.model_validate_json(done.stdout.splitlines()[-1])
+
+
+def _print(request: Request, answer: Answer) -> None:
+    if request.json:
+        wire = answer.to_wire()
+        wire.pop("table", None)
+        sys.stdout.write(json.dumps(wire, indent=2) + "\n")
+        return
+    lines = list(answer.table)
+    if answer.seconds_per_step is not None:
+        lines.append(f"a step at 40 % of the peak takes {answer.seconds_per_step:.3g} s")
+    if answer.assumed:
+        lines.append(f"assumed of the data, which is not at hand: {'; '.join(answer.assumed)}")
+    if answer.preflight is not None:
+        lines += ["", answer.preflight.message.partition(". It fits with")[0]]
+    lines += [f"  fits with {way.change}: {way.bytes / 2**30:,.3g} GiB per process" for way in answer.ways]
+    sys.stdout.write("\n".join(lines) + "\n")

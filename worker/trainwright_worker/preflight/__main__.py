@@ -1,0 +1,77 @@
+"""The program behind `trainwright plan`: reads a question as JSON from standard input, prints the answer as JSON."""
+
+import json
+import sys
+from pathlib import Path
+
+from trainwright.api.devices import GPUS
+from trainwright.api.plan import Answer, Question, Way
+from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.spec.paths import is_uri, list_paths
+from trainwright_worker.data.dataset import measure, process, read
+from trainwright_worker.data.ragged import Scratch
+from trainwright_worker.errors import UserError, WorkerError
+from trainwright_worker.preflight.advice import Need
+from trainwright_worker.preflight.assume import Assumed, assume
+from trainwright_worker.preflight.budget import CUDA_CONTEXT, Device, setup_of, this_device
+from trainwright_worker.preflight.measure import Gauge, UnmeasurableError
+from trainwright_worker.preflight.verdict import judge, table
+
+
+def main() -> int:
+    """Answer the question; return 0 whatever the answer is."""
+    question = Question.model_validate_json(sys.stdin.read())
+    try:
+        answer = _answer(question)
+    except WorkerError as error:
+        answer = Answer(mistake=error.message, hint=error.hint)
+    except UnmeasurableError as error:
+        answer = Answer(mistake=f"the model's passes cannot be followed without data: {error}")
+    sys.stdout.write(json.dumps(answer.to_wire()) + "\n")
+    return 0
+
+
+def _answer(question: Question) -> Answer:
+    spec, device = question.spec, _device(question)
+    assumed = _facts(spec, question.data_root)
+    need = Need(Gauge(spec, assumed.facts, cuda=device.cuda, root=question.data_root), spec.optimizer)
+    preflight, found = judge(need, setup_of(spec), device)
+    peak = device.peak(spec.training.precision)
+    return Answer(
+        preflight=preflight,
+        table=table(preflight),
+        assumed=list(assumed.notes),
+        ways=[Way(change=way.text, processes=way.setup.processes, bytes=way.bytes) for way in found],
+        seconds_per_step=None if peak is None else preflight.flops_per_step / preflight.processes / peak / question.mfu,
+    )
+
+
+def _device(question: Question) -> Device:
+    if question.gpu is None:
+        here = this_device(question.spec.workers.processes_per_worker)
+        return here if question.memory is None else Device(here.name, question.memory, cuda=here.cuda, gpu=here.gpu)
+    gpu = GPUS[question.gpu]
+    return Device(gpu.name, question.memory or gpu.memory - CUDA_CONTEXT, cuda=True, gpu=gpu)
+
+
+def _facts(spec: TrainingJobSpec, root: str) -> Assumed:
+    """Return the facts of the data: read where it is at hand, else as the spec tells them."""
+    paths = [path for _, path in list_paths(spec.dataset)]
+    if not paths or any(is_uri(path) or not _exists(Path(root) / path) for path in paths):
+        return assume(spec)
+    splits, classes = read(spec, root)
+    dataset = process(spec, splits, measure(spec, splits, classes, root), Scratch())
+    if len(splits.train) < spec.training.global_batch_size:
+        raise UserError(
+            f"spec.training.globalBatchSize: {spec.training.global_batch_size}, but the training split has only "
+            f"{len(splits.train)} samples"
+        )
+    return Assumed(dataset.facts, ())
+
+
+def _exists(place: Path) -> bool:
+    return place.exists() or any(place.parent.glob(place.name))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

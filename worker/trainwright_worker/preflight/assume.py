@@ -1,0 +1,108 @@
+"""What the data is like when it is not at hand: taken from the spec where it says so, else assumed and said."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.spec.dataset import SyntheticKind
+from trainwright.api.spec.job import Task
+from trainwright_worker.data.dataset import Facts
+
+GPT2_VOCABULARY: Final = 50_257
+IMAGENET_CLASSES: Final = 1_000
+CLASSES: Final = 2
+FEATURES: Final = 32
+FRAMES: Final = (1_000, 80)
+"""Ten seconds of speech, as 80 mel bands every 10 ms."""
+CHARACTERS: Final = 32
+_BUILTIN: Final = {
+    "digits": ((1, 8, 8), 10),
+    "iris": ((4,), 3),
+    "wine": ((13,), 3),
+    "breast-cancer": ((30,), 2),
+    "diabetes": ((10,), 1),
+}
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """Facts of data that nobody looked at.
+
+    Attributes:
+        facts: What the model is built from.
+        notes: What was assumed, each in a few words.
+    """
+
+    facts: Facts
+    notes: tuple[str, ...]
+
+
+def assume(spec: TrainingJobSpec) -> Assumed:
+    """Return the facts of a job's data as far as the spec tells them, with what had to be assumed."""
+    data = spec.dataset
+    if data.has_texts:
+        return _text(spec)
+    if data.has_images:
+        return _images(spec)
+    if data.labeled_sequences is not None:
+        return Assumed(
+            Facts(FRAMES, CHARACTERS),
+            (f"sequences of {FRAMES[0]:,} frames of {FRAMES[1]} features, {CHARACTERS} characters",),
+        )
+    return _rows(spec)
+
+
+def _text(spec: TrainingJobSpec) -> Assumed:
+    tokenizer = spec.dataset.tokenizer
+    own = spec.model.resolved_args()
+    notes = []
+    length = tokenizer.max_length if tokenizer is not None else getattr(own, "context", None) or 256
+    vocabulary = getattr(own, "vocabulary", None)
+    if vocabulary is None and tokenizer is not None and tokenizer.path is None:
+        vocabulary = tokenizer.vocabulary_size
+        notes.append(f"the tokenizer learns all {vocabulary:,} tokens that it may")
+    if vocabulary is None:
+        vocabulary = GPT2_VOCABULARY
+        notes.append(f"a vocabulary of {vocabulary:,} tokens, as GPT-2 has it")
+    outputs = vocabulary
+    if spec.task == Task.REGRESSION:
+        outputs = 1
+    elif spec.task == Task.CLASSIFICATION:
+        outputs = CLASSES
+        notes.append(f"{CLASSES} classes")
+    notes.append(f"{length:,} tokens per sample")
+    return Assumed(Facts((length,), outputs, vocabulary, 0), tuple(notes))
+
+
+def _images(spec: TrainingJobSpec) -> Assumed:
+    data = spec.dataset
+    if data.builtin is not None:
+        return _builtin(data.builtin.name)
+    if data.idx is not None:
+        return Assumed(Facts((1, 28, 28), 10), ("images of 1x28x28 in 10 classes, as MNIST has them",))
+    if data.cifar10 is not None:
+        return Assumed(Facts((3, 32, 32), 10), ())
+    pictures = data.image_folder or data.webdataset or data.huggingface
+    side, gray = (pictures.size, pictures.grayscale) if pictures is not None else (224, False)
+    note = f"{IMAGENET_CLASSES:,} classes, as ImageNet has them"
+    return Assumed(Facts((1 if gray else 3, side, side), IMAGENET_CLASSES), (note,))
+
+
+def _rows(spec: TrainingJobSpec) -> Assumed:
+    data = spec.dataset
+    if data.builtin is not None:
+        return _builtin(data.builtin.name)
+    if data.synthetic is not None:
+        line = data.synthetic.kind == SyntheticKind.LINE
+        return Assumed(Facts((data.synthetic.features,), 1 if line else data.synthetic.classes), ())
+    table = data.csv or data.parquet
+    named = table.features if table is not None else data.huggingface.features if data.huggingface is not None else None
+    outputs = 1 if spec.task == Task.REGRESSION else CLASSES
+    notes = [] if named else [f"{FEATURES} features"]
+    notes += [] if spec.task == Task.REGRESSION else [f"{CLASSES} classes"]
+    return Assumed(Facts((len(named) if named else FEATURES,), outputs), tuple(notes))
+
+
+def _builtin(name: str) -> Assumed:
+    shape, outputs = _BUILTIN[name]
+    return Assumed(Facts(shape, outputs), ())

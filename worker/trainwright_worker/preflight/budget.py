@@ -1,0 +1,148 @@
+"""What a process needs and what its device has. Arithmetic on what was measured; the only I/O is asking the device."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from trainwright.api.devices import Gpu, find_gpu
+from trainwright.api.figures import MemoryUse
+from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.spec.training import Precision
+from trainwright_worker.parallel import is_sharded
+from trainwright_worker.preflight.measure import Passes, Weights
+
+CUDA_CONTEXT: Final = 2**30
+"""What the driver, cuBLAS and NCCL take of a GPU before the first tensor."""
+_PREFETCHED: Final = 2
+"""Blocks of a sharded model that are whole at once: the one in use, and the next."""
+_CGROUP: Final = Path("/sys/fs/cgroup")
+_MEMORY: Final = Path("/proc/meminfo")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a job is run, as far as memory depends on it.
+
+    Attributes:
+        processes: Processes of the job.
+        micro_batch: Samples per process and forward pass.
+        accumulation: Forward passes per step and process.
+        precision: Arithmetic of the passes.
+        checkpointing: Whether activations are computed anew in the backward pass.
+        sharded: Whether weights, gradients and optimizer state are spread over the processes.
+        average: Whether a moving average of the weights is kept.
+    """
+
+    processes: int
+    micro_batch: int
+    accumulation: int
+    precision: Precision
+    checkpointing: bool
+    sharded: bool
+    average: bool
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a process computes on.
+
+    Attributes:
+        name: What it is called.
+        memory: Bytes that a process may use; None if nobody knows.
+        cuda: Whether it is a GPU.
+        gpu: What is known of it, if it is one of the table.
+    """
+
+    name: str
+    memory: int | None
+    cuda: bool
+    gpu: Gpu | None = None
+
+    def peak(self, precision: Precision) -> float | None:
+        """Return its floating-point operations per second at best; None if unknown."""
+        if self.gpu is None:
+            return None
+        return self.gpu.single if precision == Precision.FP32 else self.gpu.half
+
+
+def setup_of(spec: TrainingJobSpec) -> Setup:
+    """Return how a job asks to be run."""
+    training = spec.training
+    share = max(1, training.global_batch_size // spec.world_size)
+    micro_batch = min(share, training.micro_batch_size or share)
+    return Setup(
+        processes=spec.world_size,
+        micro_batch=micro_batch,
+        accumulation=math.ceil(share / micro_batch),
+        precision=training.precision,
+        checkpointing=training.gradient_checkpointing,
+        sharded=is_sharded(spec),
+        average=training.ema is not None,
+    )
+
+
+def add_up(weights: Weights, optimizer: int, passes: Passes, setup: Setup) -> MemoryUse:
+    """Return the memory of one process at the peak of a step.
+
+    Args:
+        weights: Sizes of the model's weights.
+        optimizer: Bytes of the optimizer's whole state.
+        passes: What one micro-batch takes.
+        setup: How the job is run.
+    """
+    shards = setup.processes if setup.sharded else 1
+    whole = weights.rest + _PREFETCHED * weights.block
+    # Blocks are gathered in the precision of the passes; their gradients are whole until they are spread.
+    gathered = math.ceil(whole / (1 if setup.precision == Precision.FP32 else 2)) + weights.block
+    return MemoryUse(
+        weights=math.ceil(weights.all / shards) + weights.buffers,
+        gradients=math.ceil(weights.trained / shards),
+        optimizer=math.ceil(optimizer / shards),
+        average=math.ceil(weights.trained / shards) if setup.average else 0,
+        casts=0 if setup.sharded else passes.casts,
+        gathered=gathered if setup.sharded and shards > 1 else 0,
+        activations=max(0, passes.peak - passes.logits),
+        logits=passes.logits,
+    )
+
+
+def this_device(local_processes: int) -> Device:
+    """Return what this process computes on, with the memory that is left.
+
+    Args:
+        local_processes: Processes that share the memory of this machine or container.
+    """
+    if torch.cuda.is_available():
+        index = torch.cuda.current_device()
+        name = torch.cuda.get_device_name(index)
+        # What the allocator holds is ours already.
+        free = torch.cuda.mem_get_info(index)[0] + torch.cuda.memory_reserved(index)
+        return Device(name, free, cuda=True, gpu=find_gpu(name))
+    memory = _container_memory() or _machine_memory()
+    return Device("CPU", None if memory is None else memory // local_processes, cuda=False)
+
+
+def _container_memory() -> int | None:
+    """Return what the container's limit leaves; None without a limit. Cached files make room when asked to."""
+    try:
+        limit = int((_CGROUP / "memory.max").read_text())
+        used = int((_CGROUP / "memory.current").read_text())
+        lines = (_CGROUP / "memory.stat").read_text().splitlines()
+        cached = sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+    except (OSError, ValueError):
+        return None
+    left = limit - used + cached
+    available = _machine_memory()
+    return left if available is None else min(left, available)
+
+
+def _machine_memory() -> int | None:
+    """Return the memory that this machine has left."""
+    try:
+        lines = _MEMORY.read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        return None

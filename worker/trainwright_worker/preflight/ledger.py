@@ -1,0 +1,129 @@
+"""Counts the bytes that live, and the arithmetic that is done, while operations run on tensors without data."""
+
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+_CAST: Final = torch.ops.aten._to_copy.default  # noqa: SLF001 - the name of an operator
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A storage that came (positive bytes) or went (negative)."""
+
+    number: int
+    bytes: int
+
+
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes down every storage that operations allocate, and when nothing holds it any longer.
+
+    Works on tensors of `FakeTensorMode`, so a model of any size is followed through its passes as its memory would be.
+    Kernels' own scratch space, which lives within one operation, is not seen.
+
+    Attributes:
+        flops: Floating-point operations of matrix products, convolutions, attention and recurrent layers so far.
+    """
+
+    def __init__(self, weights: Iterable[Tensor], others: Iterable[Tensor] = ()) -> None:
+        """Begin with nothing written down.
+
+        Args:
+            weights: The model's parameters, counted elsewhere. Copies of them in another precision are told apart.
+            others: Further tensors that are counted elsewhere.
+        """
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._weights = {_key(weight) for weight in weights}
+        # Holding them keeps their storages' addresses from being used again.
+        self._held = [*weights, *others]
+        self._known = self._weights | {_key(tensor) for tensor in others}
+        self._live: dict[int, tuple[int, weakref.ref[torch.UntypedStorage]]] = {}
+        self._entries: list[Entry] = []
+        self._casts: set[int] = set()
+        self.flops = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operation and write down what it made."""
+        outputs = func(*args, **(kwargs or {}))
+        formula = _FORMULAS.get(func._overloadpacket)  # noqa: SLF001 - torch's own modes ask so too
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=outputs)
+        cast = func is _CAST and _key(args[0]) in self._weights
+        for output in tree_leaves(outputs):
+            if isinstance(output, Tensor):
+                self._write(output, cast=cast)
+        return outputs
+
+    def numbers(self, tensors: Iterable[Tensor]) -> set[int]:
+        """Return the numbers under which the storages of live tensors were written down."""
+        return {self._live[_key(tensor)][0] for tensor in tensors if _key(tensor) in self._live}
+
+    @property
+    def position(self) -> int:
+        """How much has been written so far."""
+        return len(self._entries)
+
+    def peak(self, without: set[int], until: int | None = None) -> int:
+        """Return the most bytes that lived at once, casts of weights and the storages numbered in `without` aside."""
+        return max(self._course(self._casts | without, until), default=0)
+
+    def living(self, without: set[int], until: int) -> int:
+        """Return the bytes that lived at a position, casts of weights and the storages in `without` aside."""
+        return ([0, *self._course(self._casts | without, until)])[-1]
+
+    def peak_of_casts(self) -> int:
+        """Return the most bytes of weights in another precision that lived at once."""
+        others = {entry.number for entry in self._entries} - self._casts
+        return max(self._course(others, None), default=0)
+
+    def _course(self, without: set[int], until: int | None) -> list[int]:
+        total, course = 0, []
+        for entry in self._entries[:until]:
+            if entry.number not in without:
+                total += entry.bytes
+                course.append(total)
+        return course
+
+    def _write(self, tensor: Tensor, *, cast: bool) -> None:
+        key = _key(tensor)
+        if key in self._known or key in self._live:
+            return
+        storage = tensor.untyped_storage()
+        number, size = len(self._entries), storage.nbytes()
+        self._entries.append(Entry(number, size))
+        if cast:
+            self._casts.add(number)
+
+        def forget(_: weakref.ref[torch.UntypedStorage]) -> None:
+            self._live.pop(key, None)
+            self._entries.append(Entry(number, -size))
+
+        self._live[key] = number, weakref.ref(storage, forget)
+
+
+def _key(tensor: Tensor) -> int:
+    address: int = tensor.untyped_storage()._cdata  # noqa: SLF001 - tensors without data have no other address
+    return address
+
+
+def _recurrent_flops(inputs: Tensor, *weights: Any, **_: Any) -> int:
+    """Return the operations of one recurrent layer: two per position and number in its matrices."""
+    length, batch = inputs.shape[:2]
+    operations: int = 2 * length * batch * sum(matrix.numel() for matrix in weights[:2])
+    return operations
+
+
+_FORMULAS: Final = {
+    **flop_registry,
+    torch.ops.aten.mkldnn_rnn_layer: _recurrent_flops,
+    torch.ops.aten.mkldnn_rnn_layer_backward: lambda *args, **kwargs: 2 * _recurrent_flops(*args, **kwargs),
+}

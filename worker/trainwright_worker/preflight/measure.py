@@ -1,0 +1,271 @@
+"""Follows a job's passes on tensors without data: shapes, parameters, memory and arithmetic of a model of any size."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode, UnsupportedFakeTensorException, UnsupportedOperatorException
+from torch.nn import functional as F  # noqa: N812 - its usual name
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from trainwright.api.spec import OptimizerSpec, TrainingJobSpec
+from trainwright.api.spec.job import Task
+from trainwright.api.spec.training import Precision
+from trainwright_worker.batch import Batch, run_model
+from trainwright_worker.data.dataset import Facts
+from trainwright_worker.errors import UserError
+from trainwright_worker.models.build import build
+from trainwright_worker.models.recompute import blocks_of, enable_gradient_checkpointing
+from trainwright_worker.optim import make_optimizer
+from trainwright_worker.preflight.ledger import Ledger
+
+_SHAPE_WORDS: Final = ("shape", "size", "dimension", "channel", "must match", "expected")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a model, in bytes where nothing else is said.
+
+    Attributes:
+        parameters: Number of parameters.
+        trainable: Number of those that are trained.
+        all: All parameters.
+        trained: Those that are trained; their gradients take as much.
+        buffers: What is no parameter, such as running means.
+        block: The largest block that is gathered at once when parameters are sharded.
+        rest: What lies outside of blocks.
+    """
+
+    parameters: int
+    trainable: int
+    all: int
+    trained: int
+    buffers: int
+    block: int
+    rest: int
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Forward and backward pass of one micro-batch, in bytes where nothing else is said.
+
+    Attributes:
+        samples: Samples of the micro-batch.
+        tokens: Positions of its sequences; 0 if inputs are none.
+        saved: What the forward pass keeps for the backward pass, outputs included.
+        peak: The most that lives at once besides weights and gradients.
+        casts: Copies of the weights in half precision.
+        logits: The outputs.
+        flops: Floating-point operations.
+    """
+
+    samples: int
+    tokens: int
+    saved: int
+    peak: int
+    casts: int
+    logits: int
+    flops: int
+
+
+class UnmeasurableError(Exception):
+    """A model whose passes depend on values, so that they cannot be followed without data."""
+
+
+class Gauge:
+    """Measures a job. Models are built without data; nothing is allocated and no file is read."""
+
+    def __init__(self, spec: TrainingJobSpec, facts: Facts, *, cuda: bool, root: str = "") -> None:
+        """Remember what to measure.
+
+        Args:
+            spec: The job.
+            facts: What its model must know of the data.
+            cuda: Whether it is to run on a GPU, whose attention keeps no scores.
+            root: Folder at which relative paths start, for the configuration beside pretrained weights.
+        """
+        self._spec = spec
+        self._facts = facts
+        self._cuda = cuda
+        self._root = root
+        self._passes: dict[tuple[int, Precision, bool], Passes] = {}
+
+    def weights(self) -> Weights:
+        """Return the sizes of the model's weights.
+
+        Raises:
+            UserError: The model does not fit the data.
+        """
+        with _without_data():
+            model = self._build(checkpointing=False)
+        parameters = list(model.parameters())
+        blocks = blocks_of(model)
+        everything = _bytes(parameters)
+        return Weights(
+            parameters=sum(weight.numel() for weight in parameters),
+            trainable=sum(weight.numel() for weight in parameters if weight.requires_grad),
+            all=everything,
+            trained=_bytes(weight for weight in parameters if weight.requires_grad),
+            buffers=_bytes(model.buffers()),
+            block=max((_bytes(block.parameters()) for block in blocks), default=0),
+            rest=everything - sum(_bytes(block.parameters()) for block in blocks),
+        )
+
+    def optimizer(self, spec: OptimizerSpec) -> int:
+        """Return the bytes of an optimizer's state, by letting it take a step without data."""
+        with _without_data():
+            model = self._build(checkpointing=False)
+            trained = [weight for weight in model.parameters() if weight.requires_grad]
+            optimizer = make_optimizer(spec, model)
+            for weight in trained:
+                weight.grad = torch.empty_like(weight)
+            for group in optimizer.param_groups:
+                group["fused"] = group["foreach"] = False  # fused kernels cannot run without data
+            with _Ones():  # type: ignore[no-untyped-call]
+                optimizer.step()
+        entries = [value for state in optimizer.state.values() for value in state.values()]
+        return _bytes(value for value in entries if isinstance(value, Tensor))
+
+    def passes(self, samples: int, precision: Precision, *, checkpointing: bool) -> Passes:
+        """Return what one micro-batch takes.
+
+        Args:
+            samples: Samples of the micro-batch.
+            precision: Arithmetic of the passes.
+            checkpointing: Whether activations are computed anew in the backward pass.
+
+        Raises:
+            UserError: The model does not fit the data.
+            UnmeasurableError: The passes depend on values.
+        """
+        key = samples, precision, checkpointing
+        if key not in self._passes:
+            with _translated():
+                self._passes[key] = self._follow(*key)
+        return self._passes[key]
+
+    def _follow(self, samples: int, precision: Precision, checkpointing: bool) -> Passes:  # noqa: FBT001
+        # fp16 takes what bf16 takes.
+        half = precision != Precision.FP32
+        # A pass over a model like a live one: no generator of random numbers is touched.
+        with _without_data(), _FusedAttention(enabled=self._cuda):
+            model = self._build(checkpointing=checkpointing).train()
+            batch = _batch(self._spec.task, self._facts, samples)
+            ledger = Ledger(model.parameters(), [*model.buffers(), batch.inputs, batch.targets])
+            with ledger, _Ones():  # type: ignore[no-untyped-call]
+                with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                    outputs = run_model(model, batch)
+                loss = _loss(self._spec.task, outputs.float(), batch)
+                half_way = ledger.position
+                loss.backward()  # type: ignore[no-untyped-call]
+            gradients = ledger.numbers(weight.grad for weight in model.parameters() if weight.grad is not None)
+        return Passes(
+            samples=samples,
+            tokens=samples * self._facts.shape[0] if self._facts.vocabulary is not None else 0,
+            saved=ledger.living(set(), half_way),
+            peak=ledger.peak(gradients),
+            casts=ledger.peak_of_casts(),
+            logits=outputs.numel() * outputs.element_size(),
+            flops=ledger.flops,
+        )
+
+    def _build(self, *, checkpointing: bool) -> nn.Module:
+        """Return the model on tensors without data. Call it inside of a `FakeTensorMode`."""
+        with torch.device("meta"):
+            model = build(self._spec, self._facts, self._root)
+        _leave_meta(model)
+        if checkpointing:
+            enable_gradient_checkpointing(model)
+        return model
+
+
+class _Ones(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Answers a question after a value, which no tensor without data can, with 1 (or true)."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:  # noqa: SLF001 - the name of an operator
+            return 1.0 if args[0].is_floating_point() else 1
+        return func(*args, **(kwargs or {}))
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Leaves dropout out of attention: on GPUs a fused kernel does it, on CPUs only one that keeps all scores could."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if self._enabled and func is F.scaled_dot_product_attention:
+            named = dict(zip(("query", "key", "value", "attn_mask", "dropout_p"), args, strict=False))
+            args, kwargs = (), {**named, **kwargs, "dropout_p": 0.0}
+        return func(*args, **kwargs)
+
+
+def _without_data() -> FakeTensorMode:
+    """Return the mode in which nothing is allocated; an operation that only runs with data is an error."""
+    return FakeTensorMode(allow_fallback_kernels=False, allow_non_fake_inputs=True)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Tell a model that does not fit the data from one that cannot be followed."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (UnsupportedFakeTensorException, UnsupportedOperatorException, NotImplementedError) as error:
+        raise UnmeasurableError(str(error).partition("\n")[0]) from error
+    except (RuntimeError, ValueError, IndexError) as error:
+        text = str(error).partition("\n")[0]
+        if type(error) is RuntimeError and any(word in text.lower() for word in _SHAPE_WORDS):
+            raise UserError(
+                f"spec.model: does not fit the data: {text}", "compare its input with the data's"
+            ) from error
+        raise UnmeasurableError(text) from error
+
+
+def _leave_meta(model: nn.Module) -> None:
+    """Replace meta tensors by fake ones of the CPU, where all that depends on the device is as in a live model."""
+    fresh: dict[int, tuple[Tensor, Tensor]] = {}
+    for module in model.modules():
+        own = [*module.named_parameters(recurse=False, remove_duplicate=False), *module.named_buffers(recurse=False)]
+        for name, old in own:
+            if not old.is_meta:
+                continue
+            if id(old) not in fresh:
+                new = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device="cpu")
+                wrapped = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+                fresh[id(old)] = old, wrapped
+            setattr(module, name, fresh[id(old)][1])
+
+
+def _batch(task: Task, facts: Facts, samples: int) -> Batch:
+    """Return a batch like those of the data, without data."""
+    tokens = facts.vocabulary is not None
+    inputs = torch.empty(samples, *facts.shape, dtype=torch.int64 if tokens else torch.float32)
+    if task == Task.REGRESSION:
+        return Batch(inputs, torch.empty(samples, facts.outputs))
+    length = facts.shape[:1] if task in (Task.LANGUAGE_MODELING, Task.TRANSCRIPTION) else ()
+    return Batch(inputs, torch.empty(samples, *length, dtype=torch.int64))
+
+
+def _loss(task: Task, outputs: Tensor, batch: Batch) -> Tensor:
+    """Return a loss of the kind that the task has; all of a kind keep about the same for their backward pass."""
+    if task == Task.REGRESSION:
+        return F.mse_loss(outputs, batch.targets)
+    if task == Task.TRANSCRIPTION:
+        return F.log_softmax(outputs, -1).mean()
+    return F.cross_entropy(outputs.flatten(0, -2), batch.targets.flatten())
+
+
+def _bytes(tensors: Any) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
