@@ -230,6 +230,18 @@ def test_recomputation_counts_a_batch_once():
         assert torch.equal(model.state_dict()[name], value), name
 
 
+def test_a_copy_of_a_model_that_recomputes_is_a_model_of_its_own():
+    model = make({"name": "transformer", "args": TINY}).eval()
+    enable_gradient_checkpointing(model)
+    tokens = torch.randint(0, 20, (2, 7))
+    before = model(tokens)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(twin(tokens), before)
+
+
 def test_a_model_without_blocks_cannot_recompute():
     with pytest.raises(UserError, match=r"spec\.training\.gradientCheckpointing"):
         enable_gradient_checkpointing(make({"name": "lstm"}))

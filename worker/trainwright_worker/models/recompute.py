@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -13,9 +14,11 @@ from torch.utils.checkpoint import checkpoint
 from trainwright_worker.errors import UserError
 from trainwright_worker.models.huggingface import HuggingFaceModel
 
+_CONTAINERS = (nn.ModuleList, nn.Sequential)
+
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """Return the blocks that a model repeats, outermost ones only, in order: what is worth sharding or recomputing.
+    """Return the blocks that a model repeats, in order: what is worth sharding or recomputing. None lies in another.
 
     A block has parts of its own and stands in a list or a sequence beside others.
     """
@@ -46,28 +49,29 @@ def enable_gradient_checkpointing(model: nn.Module) -> None:
             "remove it, or use transformer, gpt, or a model of torchvision, timm or hf",
         )
     for block in blocks:
-        block.forward = _recomputed(block)
+        # A method of the block: a copy of the model (an average of its weights) gets one of its own.
+        block.forward = MethodType(_forward_twice, block)
 
 
 def _collect(module: nn.Module, found: list[nn.Module]) -> None:
+    among_others = isinstance(module, _CONTAINERS) and len(module) > 1
     for child in module.children():
-        if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) > 1 and any(child.children()):
-            found.append(child)
-        else:
+        before = len(found)
+        # What is in a stage's own sequence is a block, rather than the stage.
+        if isinstance(child, _CONTAINERS) or not among_others:
             _collect(child, found)
+        if among_others and len(found) == before and any(child.children()):
+            found.append(child)
 
 
-def _recomputed(block: nn.Module) -> Any:
-    forward = block.forward
+def _forward_twice(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    forward = partial(type(block).forward, block)
+    if not (block.training and torch.is_grad_enabled()):
+        return forward(*args, **kwargs)
     norms = [part for part in block.modules() if isinstance(part, _BatchNorm)]
-    contexts = partial(_contexts, norms)
-
-    def recomputed(*args: Any, **kwargs: Any) -> Any:
-        if not (block.training and torch.is_grad_enabled()):
-            return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
-
-    return recomputed
+    if not norms:
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, context_fn=partial(_contexts, norms), **kwargs)
 
 
 def _contexts(norms: list[_BatchNorm]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
