@@ -1,8 +1,9 @@
 """From the spec's dataset to what training consumes: read, split, measure, process."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.job import Task
@@ -10,9 +11,11 @@ from trainwright_worker.batch import Batch
 from trainwright_worker.data.corpus import Texts, make_tokenizer, to_blocks, to_samples
 from trainwright_worker.data.measured import Measured
 from trainwright_worker.data.normalization import Normalization, measure_samples
+from trainwright_worker.data.pictures import ChangedSamples, Pictures, measure_pictures
 from trainwright_worker.data.ragged import Scratch
 from trainwright_worker.data.readers import read_source
-from trainwright_worker.data.sequences import pad
+from trainwright_worker.data.sequences import Frames, pad
+from trainwright_worker.data.speech import measure_frames
 from trainwright_worker.data.splits import Splits, split
 from trainwright_worker.data.table import Part, Samples, Split
 from trainwright_worker.data.tokens import Tokenizer
@@ -66,6 +69,12 @@ class Dataset:
     def tokenizer(self) -> Tokenizer | None:
         """What turned texts into tokens; None if the inputs are no texts."""
         return self.measured.tokenizer
+
+    @property
+    def blocks(self) -> Tensor | None:
+        """Which training samples are best read together ([samples] int64); None if any may be."""
+        train = self.splits.train
+        return train.blocks() if isinstance(train, Pictures) else None
 
     @property
     def facts(self) -> Facts:
@@ -144,6 +153,10 @@ def measure(spec: TrainingJobSpec, splits: Splits[Part], classes: tuple[str, ...
         return Measured(classes, measure_samples(train, spec.dataset.normalize))
     if isinstance(train, Texts):
         return Measured(classes, tokenizer=make_tokenizer(spec, train, root))
+    if isinstance(train, Pictures):
+        return Measured(classes, measure_pictures(train, spec.dataset.normalize))
+    if isinstance(train, Frames):
+        return Measured(classes, measure_frames(train, spec.dataset.normalize))
     raise TypeError(type(train))
 
 
@@ -161,10 +174,18 @@ def process(spec: TrainingJobSpec, splits: Splits[Part], measured: Measured, scr
         UserError: A split is too short for a single block.
     """
     place = scratch or Scratch()
+    augmentation, seed = spec.dataset.augmentation, spec.training.seed
 
     def change(part: Part, name: str) -> Split:
         if isinstance(part, Samples):
-            return measured.normalization.apply(part)
+            if name != "train" or augmentation is None:
+                return measured.normalization.apply(part)
+            return ChangedSamples(part, measured.normalization, augmentation, seed, float(part.inputs.max()))
+        if isinstance(part, Pictures):
+            return part.processed(measured.normalization, augmentation, seed)
+        if isinstance(part, Frames):
+            classes = tuple(map(ord, measured.classes or ()))
+            return replace(part, normalization=measured.normalization, classes=classes, fixed=spec.training.compile)
         if isinstance(part, Texts) and measured.tokenizer is not None:
             if spec.task == Task.LANGUAGE_MODELING:
                 return to_blocks(part, measured.tokenizer, place, name)

@@ -4,7 +4,7 @@ Features are scaled per column, images per channel. Targets of a regression are 
 rates fit any unit; the loss is then in squared standard deviations, while mae and predictions are turned back.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
 import torch
@@ -49,6 +49,17 @@ class Normalization:
         """Return what `to_json` wrote."""
         return cls(tuple(raw["mean"]), tuple(raw["deviation"]), raw["targetMean"], raw["targetDeviation"])
 
+    def with_targets(self, targets: Tensor) -> Self:
+        """Return the same scaling of inputs, with that of `targets` if they are those of a regression."""
+        if not targets.is_floating_point():
+            return self
+        spread, centre = torch.std_mean(targets.double(), correction=0)
+        return replace(self, target_mean=float(centre), target_deviation=float(spread) or 1.0)
+
+    def apply_to_targets(self, targets: Tensor) -> Tensor:
+        """Return scaled targets; classes stay what they are."""
+        return (targets - self.target_mean) / self.target_deviation if targets.is_floating_point() else targets
+
     def apply_to_inputs(self, inputs: Tensor) -> Tensor:
         """Return scaled inputs ([samples, features] or [samples, channels, height, width])."""
         if not self.mean:
@@ -59,10 +70,7 @@ class Normalization:
 
     def apply(self, samples: Samples) -> Samples:
         """Return scaled samples."""
-        targets = samples.targets
-        if targets.is_floating_point():
-            targets = (targets - self.target_mean) / self.target_deviation
-        return Samples(self.apply_to_inputs(samples.inputs), targets)
+        return Samples(self.apply_to_inputs(samples.inputs), self.apply_to_targets(samples.targets))
 
 
 def measure_samples(train: Samples, spec: Normalize) -> Normalization:
@@ -77,14 +85,10 @@ def measure_samples(train: Samples, spec: Normalize) -> Normalization:
     """
     if spec == Normalize.NONE:
         return Normalization()
-    target_mean, target_deviation = 0.0, 1.0
-    if train.targets.is_floating_point():
-        spread, centre = torch.std_mean(train.targets.double(), correction=0)
-        target_mean, target_deviation = float(centre), float(spread) or 1.0
     mean, deviation = _scale(train.inputs.double(), spec)
     # A column that never changes says nothing; dividing it by 1 leaves it at 0.
     deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
-    return Normalization(tuple(mean.tolist()), tuple(deviation.tolist()), target_mean, target_deviation)
+    return Normalization(tuple(mean.tolist()), tuple(deviation.tolist())).with_targets(train.targets)
 
 
 def imagenet(channels: int) -> Normalization:

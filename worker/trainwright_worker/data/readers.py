@@ -1,19 +1,23 @@
 """Which reader reads which source, and what it will have to import."""
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from trainwright.api.spec import DatasetSpec, TrainingJobSpec
 from trainwright.api.spec.job import Task
 from trainwright.api.spec.paths import is_uri, list_paths
 from trainwright_worker.data.builtin import read_builtin
+from trainwright_worker.data.folders import read_image_folder
 from trainwright_worker.data.images import read_cifar10, read_idx
 from trainwright_worker.data.labeled import read_labeled, read_text
 from trainwright_worker.data.ragged import Scratch
+from trainwright_worker.data.saved import read_saved
+from trainwright_worker.data.shards import read_shards
+from trainwright_worker.data.speech import read_sequences
 from trainwright_worker.data.synthetic import generate
 from trainwright_worker.data.table import Table
 from trainwright_worker.data.tabular import read_table
-from trainwright_worker.errors import UserError
 
 
 def read_source(spec: TrainingJobSpec, root: str, scratch: Scratch) -> Table:
@@ -27,22 +31,22 @@ def read_source(spec: TrainingJobSpec, root: str, scratch: Scratch) -> Table:
     Raises:
         DataError: The data is missing, damaged or not what the spec says.
     """
-    data = spec.dataset
-    if data.builtin is not None:
-        return read_builtin(data.builtin)
-    if (table := data.csv or data.parquet) is not None:
-        return read_table(table, root, classify=spec.task == Task.CLASSIFICATION)
-    if data.idx is not None:
-        return read_idx(data.idx, root)
-    if data.cifar10 is not None:
-        return read_cifar10(data.cifar10, root)
-    if data.synthetic is not None:
-        return generate(data.synthetic, spec.training.seed)
-    if data.labeled_text is not None:
-        return read_labeled(data.labeled_text, root)
-    if data.text is not None:
-        return read_text(data.text, root)
-    raise UserError("spec.dataset: names no source")
+    readers: dict[str, Callable[[Any], Table]] = {
+        "builtin": read_builtin,
+        "csv": lambda data: read_table(data, root, classify=spec.task == Task.CLASSIFICATION),
+        "parquet": lambda data: read_table(data, root, classify=spec.task == Task.CLASSIFICATION),
+        "idx": lambda data: read_idx(data, root),
+        "cifar10": lambda data: read_cifar10(data, root),
+        "synthetic": lambda data: generate(data, spec.training.seed),
+        "image_folder": lambda data: read_image_folder(data, root),
+        "labeled_text": lambda data: read_labeled(data, root),
+        "text": lambda data: read_text(data, root),
+        "huggingface": lambda data: read_saved(data, root, spec.task),
+        "webdataset": lambda data: read_shards(data, root, scratch),
+        "labeled_sequences": lambda data: read_sequences(data, root, scratch),
+    }
+    sources = ((reader, getattr(spec.dataset, name)) for name, reader in readers.items())
+    return next(reader(data) for reader, data in sources if data is not None)
 
 
 def preload(data: DatasetSpec) -> None:

@@ -1,6 +1,6 @@
 """Splits of sequences: tokens of texts, blocks of a long text, frames. They are read from files mapped into memory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trainwright_worker.batch import IGNORED, Batch
+from trainwright_worker.data.normalization import Normalization
 from trainwright_worker.data.ragged import Array, Ragged
 from trainwright_worker.data.table import Reading
 
@@ -97,25 +98,30 @@ class Frames:
 
     Attributes:
         frames: Frames of every sequence of the source ([total, features]), unscaled.
-        transcripts: Characters of every sequence as numbers from 1; 0 is CTC's blank.
+        transcripts: Code points of every transcript ([total]).
         rows: Which of these sequences belong to this split ([samples] int64).
-        mean: What is subtracted from each feature ([features] float32); None to leave frames as they are.
-        deviation: What each feature is divided by ([features] float32).
+        normalization: How frames are scaled.
         max_length: Frames of the longest sample.
+        classes: Code points of the characters in the order of their classes; a character is its class + 1, since CTC's
+            blank is 0.
         fixed: Whether to pad every batch to the longest sample, rather than to its own longest.
     """
 
     frames: Ragged
     transcripts: Ragged
     rows: Tensor
-    mean: Array | None
-    deviation: Array | None
+    normalization: Normalization
     max_length: int
+    classes: tuple[int, ...] = ()
     fixed: bool = False
 
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self.rows)
+
+    def select(self, indices: Tensor) -> "Frames":
+        """Return the sequences at `indices` ([k] int64)."""
+        return replace(self, rows=self.rows[indices])
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -131,9 +137,12 @@ class Frames:
         """Return the samples at `indices` as frames [k, length, features] with their mask."""
         rows = self.rows[indices].tolist()
         frames = [self.frames.row(row) for row in rows]
-        if self.mean is not None:
-            frames = [(part - self.mean) / self.deviation for part in frames]
-        transcripts = [self.transcripts.row(row) for row in rows]
+        if self.normalization.mean:
+            mean, deviation = (
+                np.array(part, np.float32) for part in (self.normalization.mean, self.normalization.deviation)
+            )
+            frames = [(part - mean) / deviation for part in frames]
+        transcripts = [np.searchsorted(self.classes, self.transcripts.row(row)) + 1 for row in rows]
         length = self.max_length if self.fixed else round_up(max(map(len, frames)), self.max_length)
         inputs, mask = pad(frames, length, 0.0)
         targets, _ = pad(transcripts, max(map(len, transcripts)), IGNORED)

@@ -1,0 +1,47 @@
+"""Reading small parts of large remote files: in blocks, of which the newest are kept."""
+
+from collections import OrderedDict
+from concurrent.futures import Future
+from threading import Lock
+from typing import Final
+
+from trainwright_worker.data.files import Location
+
+BLOCK_BYTES: Final = 8 << 20
+KEPT_BLOCKS: Final = 40
+"""Blocks kept per process, 320 MiB: more than two windows of the order in which samples are read (see sampler.py)."""
+
+
+class BlockReader:
+    """Reads parts of files by whole blocks, so that neighbours come with one request. Safe from any thread."""
+
+    def __init__(self, block_bytes: int = BLOCK_BYTES, kept: int = KEPT_BLOCKS) -> None:
+        self._block_bytes = block_bytes
+        self._kept = kept
+        self._blocks: OrderedDict[tuple[str, int], Future[bytes]] = OrderedDict()
+        self._lock = Lock()
+
+    def read(self, location: Location, begin: int, end: int) -> bytes:
+        """Return the bytes of a file from `begin` up to `end`."""
+        first, last = begin // self._block_bytes, (end - 1) // self._block_bytes
+        content = b"".join(self._block(location, number) for number in range(first, last + 1))
+        return content[begin - first * self._block_bytes : end - first * self._block_bytes]
+
+    def _block(self, location: Location, number: int) -> bytes:
+        key = (location.name, number)
+        with self._lock:
+            found = self._blocks.get(key)
+            block = found or Future()
+            self._blocks[key] = block
+            self._blocks.move_to_end(key)
+            while len(self._blocks) > self._kept:
+                self._blocks.popitem(last=False)  # Who waits for it still holds it.
+        if found is None:
+            try:
+                block.set_result(location.read(number * self._block_bytes, (number + 1) * self._block_bytes))
+            except BaseException as error:
+                with self._lock:
+                    self._blocks.pop(key, None)  # The next reader tries again.
+                block.set_exception(error)
+                raise
+        return block.result()

@@ -1,0 +1,223 @@
+"""Splits of images that are decoded and changed as they are asked for."""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Final, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainwright.api.spec.corpora import Pictures as Form
+from trainwright.api.spec.preparation import AugmentationSpec, Normalize
+from trainwright_worker.batch import Batch
+from trainwright_worker.data.augment import augment, center
+from trainwright_worker.data.normalization import PIXEL_MAXIMUM, Normalization, imagenet
+from trainwright_worker.data.ragged import Array
+from trainwright_worker.data.table import Reading, Samples
+from trainwright_worker.errors import DataError
+
+CHECKED: Final = 2048
+"""Images that are decoded before training begins: to measure their scaling, and to find out what cannot be decoded."""
+
+
+class Images(Protocol):
+    """Encoded images in a fixed order. Reading is safe from any thread."""
+
+    @property
+    def reading(self) -> Reading:
+        """What makes reading take its time."""
+
+    def read(self, row: int) -> bytes:
+        """Return an encoded image."""
+
+    def name(self, row: int) -> str:
+        """Return how to speak of an image in an error."""
+
+    def blocks(self) -> Tensor | None:
+        """Return which images lie beside each other and are best read together ([images] int64); None if it is all one."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images with a target each.
+
+    Attributes:
+        images: Where they are.
+        rows: Which of these images belong here ([samples] int64).
+        targets: Class of each sample ([samples] int64), or its values ([samples, 1] float32).
+        form: The size and the channels that the model wants.
+        field: Field of the spec that led here, for errors.
+        normalization: How pixels from 0 to 255 are scaled, and the targets of a regression.
+        augmentation: What is changed at random in training.
+        seed: Seed of these changes.
+    """
+
+    images: Images
+    rows: Tensor
+    targets: Tensor
+    form: Form
+    field: str
+    normalization: Normalization = Normalization()  # noqa: RUF009 - frozen
+    augmentation: AugmentationSpec | None = None
+    seed: int = 0
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return (1 if self.form.grayscale else 3, self.form.size, self.form.size)
+
+    @property
+    def reading(self) -> Reading:
+        """What makes reading take its time."""
+        return self.images.reading
+
+    def blocks(self) -> Tensor | None:
+        """Return which samples are best read together ([samples] int64); None if any may be."""
+        found = self.images.blocks()
+        return None if found is None else found[self.rows]
+
+    def select(self, indices: Tensor) -> "Pictures":
+        """Return the images at `indices` ([k] int64)."""
+        return replace(self, rows=self.rows[indices], targets=self.targets[indices])
+
+    def processed(self, normalization: Normalization, augmentation: AugmentationSpec | None, seed: int) -> "Pictures":
+        """Return the same images, scaled and changed."""
+        targets = normalization.apply_to_targets(self.targets)
+        return replace(self, targets=targets, normalization=normalization, augmentation=augmentation, seed=seed)
+
+    def take(self, indices: Tensor, epoch: int | None = None) -> Batch:
+        """Return the samples at `indices` as images [k, channels, size, size].
+
+        Raises:
+            DataError: An image cannot be decoded.
+        """
+        inputs = np.empty((len(indices), *self.shape), np.float32)
+        for place, row in enumerate(self.rows[indices].tolist()):
+            write_scaled(self._picture(row, epoch), self.normalization, inputs[place])
+        return Batch(torch.from_numpy(inputs), self.targets[indices])
+
+    def _picture(self, row: int, epoch: int | None) -> Array:
+        image = decode(self.images.read(row), self.images.name(row), self.field, grayscale=self.form.grayscale)
+        size = (self.form.size, self.form.size)
+        if epoch is not None and self.augmentation is not None:
+            draw = Random(f"{self.seed}/{epoch}/{row}")  # noqa: S311 - nothing secret
+            return augment(image, self.augmentation, size, PIXEL_MAXIMUM, draw)
+        return center(image, size, self.form.resize or self.form.size)
+
+
+@dataclass(frozen=True)
+class ChangedSamples:
+    """Images in memory that are changed at random in training.
+
+    Attributes:
+        samples: The images, unscaled.
+        normalization: How they are scaled.
+        augmentation: What is changed.
+        seed: Seed of the changes.
+        maximum: Value of the brightest pixel.
+    """
+
+    samples: Samples
+    normalization: Normalization
+    augmentation: AugmentationSpec
+    seed: int
+    maximum: float
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.samples)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return self.samples.shape
+
+    @property
+    def reading(self) -> Reading:
+        """What makes reading take its time."""
+        return Reading.DECODING
+
+    def take(self, indices: Tensor, epoch: int | None = None) -> Batch:
+        """Return the samples at `indices` as images [k, channels, height, width]."""
+        if epoch is None:
+            return self.normalization.apply(self.samples.select(indices)).take(torch.arange(len(indices)))
+        inputs = np.empty((len(indices), *self.shape), np.float32)
+        images = self.samples.inputs.numpy()
+        for place, row in enumerate(indices.tolist()):
+            draw = Random(f"{self.seed}/{epoch}/{row}")  # noqa: S311 - nothing secret
+            image = images[row].transpose(1, 2, 0)
+            changed = augment(image, self.augmentation, (self.shape[1], self.shape[2]), self.maximum, draw)
+            write_scaled(changed, self.normalization, inputs[place])
+        return Batch(torch.from_numpy(inputs), self.samples.targets[indices])
+
+
+def decode(content: bytes, name: str, field: str, *, grayscale: bool) -> Array:
+    """Return the pixels of an encoded image ([height, width, channels] uint8).
+
+    Raises:
+        DataError: It cannot be decoded.
+    """
+    from PIL import Image  # noqa: PLC0415 - only jobs with images need it
+
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            pixels = np.asarray(picture.convert("L" if grayscale else "RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = str(error).split(" <_io")[0]
+        raise DataError(f"{field}: cannot decode the image {name}: {reason}", "replace or remove it") from error
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def write_scaled(image: Array, normalization: Normalization, place: Array) -> None:
+    """Write an image [height, width, channels], scaled, to [channels, height, width] float32."""
+    place[...] = image.transpose(2, 0, 1)
+    if normalization.mean:
+        place -= np.array(normalization.mean, np.float32)[:, None, None]
+        place /= np.array(normalization.deviation, np.float32)[:, None, None]
+
+
+def measure_pictures(train: Pictures, spec: Normalize) -> Normalization:
+    """Return the scaling of images, and see on the way that they can be decoded.
+
+    Args:
+        train: The training split; up to CHECKED images of it are read, evenly spread.
+        spec: How to scale.
+
+    Raises:
+        DataError: An image cannot be decoded.
+        UserError: The images are not ones that ImageNet's numbers describe.
+    """
+    plain = replace(train, normalization=Normalization(), augmentation=None)
+    count = min(CHECKED, len(plain))
+    chosen = torch.linspace(0, len(plain) - 1, count).round().to(torch.int64)
+    with ThreadPoolExecutor(max(1, torch.get_num_threads()) * (8 if plain.reading == Reading.NETWORK else 1)) as pool:
+        sums = np.sum(list(pool.map(lambda index: _moments(plain, index), torch.split(chosen, 1))), axis=0)
+    found = _scaling(sums, count * train.form.size**2, spec, train.shape[0])
+    return found if spec == Normalize.NONE else found.with_targets(train.targets)
+
+
+def _moments(pictures: Pictures, index: Tensor) -> Array:
+    """Return the sum and the sum of squares of each channel ([2, channels] float64)."""
+    pixels = pictures.take(index).inputs[0].numpy().astype(np.float64)
+    return np.stack([pixels.sum((1, 2)), (pixels**2).sum((1, 2))])
+
+
+def _scaling(sums: Array, pixels: int, spec: Normalize, channels: int) -> Normalization:
+    match spec:
+        case Normalize.NONE:
+            return Normalization()
+        case Normalize.IMAGENET:
+            return imagenet(channels)
+        case Normalize.UNIT:
+            return Normalization((0.0,) * channels, (float(PIXEL_MAXIMUM),) * channels)
+        case Normalize.STANDARD:
+            mean = sums[0] / pixels
+            deviation = np.sqrt(np.maximum(sums[1] / pixels - mean**2, 0))
+            return Normalization(tuple(mean.tolist()), tuple(float(value) or 1.0 for value in deviation))

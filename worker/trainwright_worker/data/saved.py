@@ -1,0 +1,204 @@
+"""Datasets that Hugging Face's library has saved on disk: Arrow files, mapped into memory and read as they are needed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainwright.api.spec.corpora import HuggingFaceData
+from trainwright.api.spec.job import Task
+from trainwright_worker.data.corpus import whole
+from trainwright_worker.data.files import find
+from trainwright_worker.data.labels import Labels
+from trainwright_worker.data.pictures import Pictures
+from trainwright_worker.data.ragged import Array
+from trainwright_worker.data.table import Part, Reading, Samples, Table
+from trainwright_worker.errors import DataError
+
+_FIELD: Final = "spec.dataset.huggingface"
+_VALIDATION: Final = ("validation", "valid", "val", "dev")
+_ROWS: Final = 1024
+
+
+@dataclass(frozen=True)
+class SavedTexts:
+    """A column of texts."""
+
+    rows: Any
+    column: str
+    field: str
+    origin: str
+
+    def texts(self) -> Iterator[str]:
+        """Read all texts in their order."""
+        for number, text in enumerate(_values(self.rows, self.column)):
+            if not isinstance(text, str) or not text.strip():
+                raise DataError(f"{self.field}: row {number} of {self.origin} has the text {text!r}")
+            yield text
+
+    def stamp(self) -> object:
+        """Return what changes when the texts do, as JSON types."""
+        files = [entry["filename"] for entry in self.rows.cache_files]
+        return [
+            self.origin,
+            self.column,
+            [[name, Path(name).stat().st_mtime, Path(name).stat().st_size] for name in files],
+        ]
+
+
+@dataclass(frozen=True)
+class SavedImages:
+    """A column of images, encoded in the Arrow file or in files beside it."""
+
+    rows: Any
+    column: str
+    origin: str
+    reading: Reading = Reading.DECODING
+
+    def read(self, row: int) -> bytes:
+        """Return an encoded image."""
+        entry = self.rows[row][self.column]
+        if entry is None:
+            raise DataError(f"{_FIELD}.image: {self.name(row)} holds no image")
+        content: bytes = entry["bytes"] if entry["bytes"] is not None else Path(entry["path"]).read_bytes()
+        return content
+
+    def name(self, row: int) -> str:
+        """Return how to speak of an image in an error."""
+        return f"in row {row} of {self.origin}"
+
+    def blocks(self) -> Tensor | None:
+        """Return None: all are near."""
+        return None
+
+
+def read_saved(data: HuggingFaceData, root: str, task: Task) -> Table:
+    """Return a saved dataset with its own splits.
+
+    Raises:
+        DataError: There is none, or a column is missing or holds something else than the spec says.
+    """
+    splits = _load(data, root)
+    reader = _Reader(data, task)
+    train = reader.part(splits["train"], f"the training split of {data.path}")
+    own = [next((splits[name] for name in names if name in splits), None) for names in (("test",), _VALIDATION)]
+    test, validation = (
+        None if rows is None else reader.part(rows, f"the {name} split of {data.path}")
+        for rows, name in zip(own, ("test", "validation"), strict=True)
+    )
+    return Table(train, reader.classes, test, validation)
+
+
+def _load(data: HuggingFaceData, root: str) -> dict[str, Any]:
+    import datasets  # noqa: PLC0415 - takes seconds; only jobs with such data need it
+
+    folder = find(data.path, root, f"{_FIELD}.path")
+    try:
+        with folder.reading():
+            found = datasets.load_from_disk(folder.name)
+    except (DataError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{_FIELD}.path: {folder.name} is no dataset that save_to_disk wrote: {error}") from error
+    if isinstance(found, datasets.Dataset):
+        return {"train": found}
+    if "train" not in found:
+        raise DataError(f"{_FIELD}.path: {folder.name} has no split called train; it has {', '.join(found)}")
+    return dict(found)
+
+
+class _Reader:
+    """Reads splits one after the other, the training split first, since its classes are those of all."""
+
+    def __init__(self, data: HuggingFaceData, task: Task) -> None:
+        self.classes: tuple[str, ...] | None = None
+        self._data = data
+        self._task = task
+
+    def part(self, rows: Any, origin: str) -> Part:
+        """Return the samples of a split."""
+        data = self._data
+        if not len(rows):
+            raise DataError(f"{_FIELD}.path: {origin} is empty")
+        if data.text is not None:
+            _need(rows, data.text, "text", origin)
+            store = SavedTexts(rows, data.text, f"{_FIELD}.text", origin)
+            modeling = self._task == Task.LANGUAGE_MODELING
+            return whole(store, torch.zeros(len(rows), dtype=torch.int64) if modeling else self._targets(rows, origin))
+        if data.image is not None:
+            images = SavedImages(_encoded(rows, data.image, origin), data.image, origin)
+            field = f"{_FIELD}.image"
+            return Pictures(images, torch.arange(len(rows)), self._targets(rows, origin), data, field)
+        columns = [_numbers(rows, name, "features", origin).reshape(len(rows), -1) for name in data.features or ()]
+        return Samples(torch.from_numpy(np.concatenate(columns, axis=1)), self._targets(rows, origin))
+
+    def _targets(self, rows: Any, origin: str) -> Tensor:
+        name = self._data.label
+        _need(rows, name, "label", origin)
+        if self._task == Task.REGRESSION:
+            return torch.from_numpy(_numbers(rows, name, "label", origin).reshape(len(rows), -1))
+        names = getattr(rows.features[name], "names", None)
+        if names is not None:
+            return self._indices(rows, tuple(names), origin)
+        labels = Labels()
+        for number, value in enumerate(_values(rows, name)):
+            if not isinstance(value, str | int):
+                raise DataError(f"{_FIELD}.label: row {number} of {origin} has the label {value!r}")
+            labels.add(value)
+        self.classes = self.classes or labels.classes()
+        return labels.index(self.classes, f"{_FIELD}.label")
+
+    def _indices(self, rows: Any, names: tuple[str, ...], origin: str) -> Tensor:
+        self.classes = self.classes or names
+        if names != self.classes:
+            raise DataError(f"{_FIELD}.label: {origin} has the classes {', '.join(names)}, not those of training")
+        found = [-1 if value is None else value for value in _values(rows, self._data.label)]
+        targets = torch.tensor(found, dtype=torch.int64)
+        wrong = torch.nonzero((targets < 0) | (targets >= len(names)))
+        if len(wrong):
+            row = int(wrong[0])
+            raise DataError(
+                f"{_FIELD}.label: row {row} of {origin} has the class {found[row]}, but classes are 0 to {len(names) - 1}",
+                "a split without labels, as that of a contest, must be removed",
+            )
+        return targets
+
+
+def _values(rows: Any, column: str) -> Iterator[Any]:
+    for batch in rows.select_columns([column]).with_format(None).iter(_ROWS):
+        yield from batch[column]
+
+
+def _numbers(rows: Any, column: str, key: str, origin: str) -> Array:
+    """Return a column of numbers, or of equally long lists of them, as float32."""
+    _need(rows, column, key, origin)
+    try:
+        values = np.concatenate(
+            [
+                np.asarray(batch[column], np.float32)
+                for batch in rows.select_columns([column]).with_format(None).iter(_ROWS)
+            ]
+        )
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{_FIELD}.{key}: {column!r} of {origin} does not hold numbers of one shape: {error}"
+        ) from error
+    if not np.isfinite(values).all():
+        raise DataError(f"{_FIELD}.{key}: {column!r} of {origin} holds values that are not finite numbers")
+    return values
+
+
+def _encoded(rows: Any, column: str, origin: str) -> Any:
+    import datasets  # noqa: PLC0415 - takes seconds; only jobs with such data need it
+
+    _need(rows, column, "image", origin)
+    if not isinstance(rows.features[column], datasets.Image):
+        raise DataError(f"{_FIELD}.image: {column!r} of {origin} holds {rows.features[column]}, not images")
+    return rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+
+
+def _need(rows: Any, column: str, key: str, origin: str) -> None:
+    if column not in rows.column_names:
+        raise DataError(f"{_FIELD}.{key}: {origin} has no column {column!r}; it has {', '.join(rows.column_names)}")
