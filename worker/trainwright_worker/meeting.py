@@ -12,16 +12,23 @@ from typing import Final
 
 from torch import Tensor
 
+from trainwright.api.spec.health import NonFinitePolicy
 from trainwright.api.status import Evaluation
 from trainwright.api.worker import WorkerPhase
 from trainwright_worker.errors import NON_FINITE_HINT, NonFiniteError, PreemptedError
 from trainwright_worker.evaluate import evaluate
-from trainwright_worker.optim import learning_rate
+from trainwright_worker.losses import make_measure
+from trainwright_worker.measures import make_measures, shown_figures
+from trainwright_worker.patience import lose_patience
+from trainwright_worker.recovery import count_skipped, is_sound, pass_over, roll_back
 from trainwright_worker.run import Run
-from trainwright_worker.state import pack_rank, take_snapshot
+from trainwright_worker.state import gather_state, pack_rank
 
 LOG_SECONDS: Final = 5.0
 SMALLEST_EVALUATION_BATCH: Final = 256
+"""Samples per forward pass of an evaluation where samples are small, however small the batches of training are."""
+SMALL_SAMPLE: Final = 4096
+"""Numbers in a sample that is small."""
 
 
 @dataclass(frozen=True)
@@ -33,27 +40,56 @@ class Verdict:
         save: Whether the clock asks for a checkpoint.
         interval: Steps until the next meeting.
         loss_sum: Mean over ranks of the sums of losses since the epoch began.
+        sound: Whether every number is finite.
     """
 
     stop: bool
     save: bool
     interval: int
     loss_sum: float
+    sound: bool
 
 
-def hold(run: Run, norm: Tensor | None) -> None:
+def begin(run: Run) -> None:
+    """Make ready for the first step of this launch."""
+    run.model.train()
+    if run.saved_step < 0 and run.spec.health.non_finite == NonFinitePolicy.ROLLBACK:
+        _save(run)  # There must be something to go back to.
+    run.agenda.plan_next(run.progress.step)
+
+
+def hold(run: Run, norm: Tensor | None) -> bool:
     """Meet the other ranks after a step, and do what is due.
 
     Args:
         run: This rank.
         norm: L2 norm of the step's gradient.
 
+    Returns:
+        Whether the position in the data has moved: back to a checkpoint, or past bad data.
+
     Raises:
         PreemptedError: The ranks agreed to stop; the state is saved.
-        NonFiniteError: Some rank's loss is not a number.
+        NonFiniteError: Some rank's loss is not a number, and going back is not wanted or does not help.
     """
+    verdict = _agree(run, norm)
+    if not verdict.sound:
+        roll_back(run)
+        return True
+    count_skipped(run)
+    _attend(run, verdict, norm)
+    moved = pass_over(run)
+    if moved:
+        _attend(run, verdict, None)
+    run.agenda.interval = verdict.interval
+    run.agenda.plan_next(run.progress.step)
+    run.clock.met, run.clock.met_step = time.monotonic(), run.progress.step
+    return moved
+
+
+def _attend(run: Run, verdict: Verdict, norm: Tensor | None) -> None:
+    """Do what is due after a step, in the order that makes a checkpoint hold all that belongs to its step."""
     step, agenda = run.progress.step, run.agenda
-    verdict = _agree(run)
     loss = _window_loss(run, verdict)
     if agenda.ends_epoch(step):
         _close_epoch(run, verdict)
@@ -65,9 +101,6 @@ def hold(run: Run, norm: Tensor | None) -> None:
     if verdict.stop and step < agenda.total_steps:
         run.writer.wait()
         raise PreemptedError(f"stopped on request at step {step}; the state is saved")
-    agenda.interval = verdict.interval
-    agenda.plan_next(step)
-    run.clock.met, run.clock.met_step = time.monotonic(), step
 
 
 def measure_split(run: Run, name: str) -> Evaluation | None:
@@ -75,17 +108,14 @@ def measure_split(run: Run, name: str) -> Evaluation | None:
     samples = run.dataset.splits.validation if name == "validation" else run.dataset.splits.test
     if samples is None:
         return None
-    batch = max(run.sampler.batch // run.group.size, SMALLEST_EVALUATION_BATCH)
-    metrics = evaluate(
-        run.model,
-        run.forward,
-        samples,
-        run.group,
-        run.dataset.normalization,
-        batch,
-        classify=run.dataset.classes is not None,
+    facts, deviation = run.dataset.facts, run.dataset.normalization.target_deviation
+    measures = make_measures(
+        run.spec, make_measure(run.spec.loss_name, run.spec.loss), facts.outputs, deviation, run.group.device
     )
-    run.pulse.moves += 1
+    metrics = evaluate(
+        run.model, run.passes.forward, samples, run.group, measures, evaluation_batch(run), run.pulse.beat
+    )
+    metrics = shown_figures(run.spec, metrics)
     if not all(math.isfinite(value) for value in metrics.values()):
         raise NonFiniteError(f"the loss on the {name} split is not finite at step {run.progress.step}", NON_FINITE_HINT)
     shown = ", ".join(f"{key} {value:.4g}" for key, value in metrics.items())
@@ -93,47 +123,60 @@ def measure_split(run: Run, name: str) -> Evaluation | None:
     return Evaluation(split=name, step=run.progress.step, metrics=metrics)
 
 
-def _agree(run: Run) -> Verdict:
+def evaluation_batch(run: Run) -> int:
+    """Return how many samples an evaluation passes at once: as many as training does, more if they are small."""
+    facts = run.dataset.facts
+    share = run.sampler.batch // run.group.size
+    usual = min(share, run.spec.training.micro_batch_size or share)
+    small = facts.vocabulary is None and math.prod(facts.shape) <= SMALL_SAMPLE
+    return max(usual, SMALLEST_EVALUATION_BATCH) if small else usual
+
+
+def _agree(run: Run, norm: Tensor | None) -> Verdict:
     now, clock, agenda = time.monotonic(), run.clock, run.agenda
     mine = float(run.progress.loss_sum)
     save = interval = 0.0
     if run.place.leads:
-        save = float(agenda.save_seconds > 0 and now - clock.saved >= agenda.save_seconds)
+        save = float(agenda.save_seconds > 0 and now - clock.saved >= agenda.save_seconds and not run.writer.busy)
         steps = max(1, run.progress.step - clock.met_step)
         interval = float(agenda.suggest_interval((now - clock.met) / steps))
-    finite = math.isfinite(mine)
+    sound = is_sound(run, norm)
     stop, save, interval, broken, total = run.group.sum(
-        [float(run.stop_requested), save, interval, float(not finite), mine if finite else 0.0]
+        [float(run.stop_requested), save, interval, float(not sound), mine if sound else 0.0]
     )
-    if broken:
-        raise NonFiniteError(f"the loss is not finite at step {run.progress.step}", NON_FINITE_HINT)
-    return Verdict(stop > 0, save > 0, int(interval), total / run.group.size)
+    return Verdict(stop > 0, save > 0, int(interval), total / run.group.size, sound=broken == 0)
 
 
-def _window_loss(run: Run, verdict: Verdict) -> float:
-    """Return the mean loss since the meeting before (or since the epoch began, if that was later)."""
-    steps_in_epoch = (run.progress.step - 1) % run.agenda.steps_per_epoch + 1
-    before, steps_before = run.clock.loss_sum, run.clock.loss_steps
-    if steps_before >= steps_in_epoch:
-        before, steps_before = 0.0, 0
-    run.clock.loss_sum, run.clock.loss_steps = verdict.loss_sum, steps_in_epoch
-    return (verdict.loss_sum - before) / (steps_in_epoch - steps_before)
+def _steps_counted(run: Run) -> int:
+    """Return how many steps of the epoch were taken so far."""
+    return (run.progress.step - 1) % run.agenda.steps_per_epoch + 1 - run.progress.omissions.in_epoch
+
+
+def _window_loss(run: Run, verdict: Verdict) -> float | None:
+    """Return the mean loss since the meeting before; None if no step was taken since."""
+    clock, counted = run.clock, _steps_counted(run)
+    steps, total = counted - clock.loss_steps, verdict.loss_sum - clock.loss_sum
+    clock.loss_sum, clock.loss_steps = verdict.loss_sum, counted
+    return total / steps if steps > 0 else None
 
 
 def _close_epoch(run: Run, verdict: Verdict) -> None:
-    epoch = run.progress.step // run.agenda.steps_per_epoch
-    loss = verdict.loss_sum / run.agenda.steps_per_epoch
-    run.progress.history.append({"epoch": epoch, "step": run.progress.step, "loss": loss})
-    run.progress.loss_sum.zero_()
+    progress, counted = run.progress, _steps_counted(run)
+    loss = verdict.loss_sum / counted if counted > 0 else None
+    epoch = progress.step // run.agenda.steps_per_epoch
+    progress.history.append({"epoch": epoch, "step": progress.step, "loss": loss})
+    progress.loss_sum.zero_()
+    progress.omissions.before_epoch += progress.omissions.in_epoch
+    run.clock.loss_sum, run.clock.loss_steps = 0.0, 0
 
 
-def _tell_progress(run: Run, loss: float, norm: float | None) -> None:
+def _tell_progress(run: Run, loss: float | None, norm: float | None) -> None:
     if not run.place.leads and run.metrics is None:
         return
     now, clock, step = time.monotonic(), run.clock, run.progress.step
     samples = run.sampler.samples_before(step)
     epoch = step // run.agenda.steps_per_epoch
-    rate = learning_rate(run.spec.optimizer.learning_rate, run.spec.schedule, step - 1, run.agenda.total_steps)
+    rate = run.update.rate(step - 1)
     throughput = steps_per_second = None
     if clock.measured_from is None:
         # The first step of a launch allocates and tunes; counting it would spoil the estimate of the time left.
@@ -155,17 +198,42 @@ def _tell_progress(run: Run, loss: float, norm: float | None) -> None:
         clock.logged = now
         speed = f", {throughput:,.0f} samples/s" if throughput else ""
         percent = 100 * step // run.agenda.total_steps
-        run.log(f"step {step:,}/{run.agenda.total_steps:,} ({percent} %), epoch {epoch}, loss {loss:.4g}{speed}")
+        run.log(f"step {step:,}/{run.agenda.total_steps:,} ({percent} %), epoch {epoch}, loss {_shown(loss)}{speed}")
+
+
+def _shown(loss: float | None) -> str:
+    return "unknown" if loss is None else f"{loss:.4g}"
 
 
 def _evaluate(run: Run) -> None:
     run.tell(phase=WorkerPhase.EVALUATING)
-    evaluation = measure_split(run, "validation")
+    evaluation = _measure_average(run)
     if evaluation is not None:
         run.progress.evaluation = evaluation
         if run.progress.best is None or _score(evaluation) > _score(run.progress.best):
             run.progress.best = evaluation
+        _consider_stopping(run, evaluation)
     run.tell(phase=WorkerPhase.TRAINING, evaluation=run.progress.evaluation, best=run.progress.best)
+
+
+def _measure_average(run: Run) -> Evaluation | None:
+    """Measure the validation split with the averaged weights, if there are any."""
+    if run.update.average is None:
+        return measure_split(run, "validation")
+    with run.update.average.applied():
+        return measure_split(run, "validation")
+
+
+def _consider_stopping(run: Run, evaluation: Evaluation) -> None:
+    stopping = run.spec.training.early_stopping
+    if stopping is None or not lose_patience(run.progress.patience, stopping, evaluation.metrics):
+        return
+    run.agenda.total_steps = run.progress.step
+    run.tell(total_steps=run.progress.step)
+    run.warn(
+        f"stopped early at step {run.progress.step}: {stopping.metric} has not got better in {stopping.patience} "
+        "evaluation(s)"
+    )
 
 
 def _score(evaluation: Evaluation) -> tuple[float, float]:
@@ -177,6 +245,11 @@ def _save(run: Run) -> None:
     packed = run.group.gather(pack_rank(run.progress))
     run.clock.saved = time.monotonic()
     run.saved_step = run.progress.step
-    if run.place.leads:
-        facts = {"trainSamples": run.sampler.samples, "data": run.dataset.measured.to_json()}
-        run.writer.save(take_snapshot(run.model, run.optimizer, run.progress, packed, {}, facts))
+    if run.checkpoints.shared or run.place.leads:
+        facts = {
+            "trainSamples": run.sampler.samples,
+            "data": run.dataset.measured.to_json(),
+            "optimizer": str(run.spec.optimizer.name),
+        }
+        state = gather_state(run.model, run.optimizer, run.update.extras(), packed)
+        run.writer.save(state, facts | run.progress.to_facts())

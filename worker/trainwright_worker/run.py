@@ -2,44 +2,46 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.api.spec.training import Precision
 from trainwright.api.status import Checkpoint
 from trainwright.api.worker import WorkerConfig, WorkerPhase
 from trainwright_worker.agenda import Agenda, make_agenda
-from trainwright_worker.batch import Batch, run_model
-from trainwright_worker.checkpoint import CheckpointFolder, Files, Writer, decode
+from trainwright_worker.checkpoint.folder import CheckpointFolder, Found
+from trainwright_worker.checkpoint.resume import find_newest, restore
+from trainwright_worker.checkpoint.start import start_from
+from trainwright_worker.checkpoint.writer import Writer
 from trainwright_worker.console import say
 from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.data.load import load
 from trainwright_worker.data.loader import Loader
 from trainwright_worker.data.sampler import Sampler
 from trainwright_worker.distributed import Group, seed_everything
-from trainwright_worker.errors import DataError
+from trainwright_worker.errors import DataError, InfrastructureError, UserError
 from trainwright_worker.evaluate import Forward
-from trainwright_worker.losses import make_loss, make_penalty
+from trainwright_worker.losses import Loss, make_loss
+from trainwright_worker.measures import check_metrics
 from trainwright_worker.metrics import Metrics
 from trainwright_worker.models.build import build
 from trainwright_worker.models.pretrained import load_pretrained
+from trainwright_worker.models.recompute import enable_gradient_checkpointing
 from trainwright_worker.optim import make_optimizer
+from trainwright_worker.parallel import is_sharded, parallelize
+from trainwright_worker.passes import Passes
 from trainwright_worker.place import Place
+from trainwright_worker.ranks import Ranks
 from trainwright_worker.report import Pulse, Reporter
-from trainwright_worker.results import check_rows
-from trainwright_worker.state import Progress, Snapshot, restore
+from trainwright_worker.results.checks import check_outcome
+from trainwright_worker.state import Progress
+from trainwright_worker.storage import check_storage, open_storage
+from trainwright_worker.teacher import make_distilled
 from trainwright_worker.tracking.tracking import Tracking
-
-Objective = Callable[[Batch], Tensor]
-"""Maps a batch to the loss to minimise, a scalar with a gradient."""
-
-COMMUTING_RANKS = 2
+from trainwright_worker.update import Update
 
 
 @dataclass
@@ -80,8 +82,8 @@ class Run:
         dataset: The data as the model sees it.
         loader: The batches of the training split.
         model: The model without any wrapper.
-        forward: Its forward pass in the precision of the job, for evaluation.
-        objective: The loss of a batch, through the wrapper that averages gradients over ranks.
+        passes: What a batch goes through.
+        update: What takes the steps.
         optimizer: The optimizer.
         sampler: Which samples make up a step.
         agenda: When to pause.
@@ -96,6 +98,7 @@ class Run:
         stop_requested: Whether this worker was told to stop.
         step_ends: When each step since the last meeting ended; filled only if there are metrics.
         tracking: What records the course of training; on rank 0 only.
+        notes: What a person should know, by topic.
     """
 
     config: WorkerConfig
@@ -104,8 +107,8 @@ class Run:
     dataset: Dataset
     loader: Loader
     model: nn.Module
-    forward: Forward
-    objective: Objective
+    passes: Passes
+    update: Update
     optimizer: Optimizer
     sampler: Sampler
     agenda: Agenda
@@ -120,11 +123,17 @@ class Run:
     stop_requested: bool = False
     step_ends: list[float] = field(default_factory=list)
     tracking: Tracking | None = None
+    notes: dict[str, str] = field(default_factory=dict)
 
     @property
     def spec(self) -> TrainingJobSpec:
         """The job."""
         return self.config.spec
+
+    @property
+    def forward(self) -> Forward:
+        """The model's forward pass in the precision of the job, for everything but training."""
+        return self.passes.forward
 
     def tell(self, **changes: object) -> None:
         """Change fields of the report, and record what they measure; does nothing on ranks that do not report."""
@@ -133,12 +142,17 @@ class Run:
         if self.tracking is not None:
             self.tracking.hear(changes)
 
-    def warn(self, text: str) -> None:
-        """Say something that a person should know although training goes on: in the log and in the report."""
+    def warn(self, text: str, topic: str | None = None) -> None:
+        """Say something that a person should know although training goes on: in the log and in the report.
+
+        Args:
+            text: What to say.
+            topic: Replaces what was said before on the same topic.
+        """
         self.log(text)
+        self.notes[topic or text] = text
         if self.reporter is not None:
-            said = self.reporter.report.message
-            self.reporter.update(message=f"{said}; {text}"[:1024] if said else text[:1024])
+            self.reporter.update(message="; ".join(self.notes.values())[:1024])
 
     def log(self, text: str) -> None:
         """Print a line, on rank 0 only."""
@@ -171,115 +185,131 @@ def prepare(
         UserError: The parts of the spec do not fit each other or the data.
     """
     spec = config.spec
-    folder = CheckpointFolder(config.job_folder, spec.checkpoint.keep)
-    snapshot, note = _load(folder, group)
-    dataset = load(spec, config.data_root, group, None if snapshot is None else snapshot.facts["data"], scratch)
-    check_rows(spec.prediction, dataset.facts.shape)
+    folder = _open_checkpoints(config, group)
+    found, note = find_newest(folder, group)
+    dataset = load(spec, config.data_root, group, None if found is None else found.facts["data"], scratch)
+    _check(spec, dataset)
+    check_outcome(spec, config.job_folder, config.data_root, dataset, leads=place.leads)
 
     torch.manual_seed(spec.training.seed)  # The same first weights on every rank, before the ranks' seeds part.
-    model = build(spec, dataset.facts, config.data_root)
-    # A resumed job has weights of its own.
-    start = load_pretrained(model, spec, dataset.facts, config.data_root) if snapshot is None else []
-    model = model.to(group.device)
-    optimizer = make_optimizer(spec.optimizer, model.parameters())
-    sampler = Sampler(
-        len(dataset.splits.train), spec.training.global_batch_size, group.rank, group.size, spec.training.seed
-    )
+    model, said = _build_model(spec, dataset, config.data_root, fresh=found is None)
+    trained = parallelize(model, spec, group)
+    optimizer = make_optimizer(spec.optimizer, model)
+    sampler = _make_sampler(spec, dataset, group)
+    agenda = make_agenda(spec, sampler.steps_per_epoch)
     seed_everything(spec.training.seed, group.rank)
     progress = Progress(step=0, loss_sum=torch.zeros((), dtype=torch.float64, device=group.device))
-    if snapshot is not None:
-        _restore(snapshot, model, optimizer, progress, sampler)
-    agenda = make_agenda(spec, sampler.steps_per_epoch)
-    forward, objective = _make_passes(spec, model, group)
+    extras: dict[str, Tensor] = {}
+    if found is not None:
+        _check_samples(found, sampler)
+        extras = restore(folder, found, model, optimizer, progress, group)
+    elif spec.start_from is not None:
+        said.append(start_from(spec.start_from, config, model, optimizer, group))
+    update = Update(spec, model, optimizer, agenda.total_steps, group.device)
+    update.restore(extras)
+    agenda.resume(progress)
+    passes = Passes(spec, model, trained, group, _make_loss(config, dataset, group), update.scaler)
     loader = Loader(dataset.splits.train, sampler, group.device)
-    writer = Writer(folder, _announce_checkpoints(folder, reporter, metrics))
+    writer = Writer(folder, _announce_checkpoints(reporter, metrics))
     run = Run(
-        config, place, group, dataset, loader, model, forward, objective, optimizer, sampler, agenda, progress, folder,
+        config, place, group, dataset, loader, model, passes, update, optimizer, sampler, agenda, progress, folder,
         writer, pulse, reporter, metrics,
     )  # fmt: skip
-    run.saved_step = -1 if snapshot is None else snapshot.step
-    for said in start:
-        run.log(said)
-    _say_where_we_are(run, snapshot, note)
+    run.saved_step = -1 if found is None else found.manifest.step
+    for line in said:
+        run.log(line)
+    _say_where_we_are(run, found, note)
     return run
 
 
-def _load(folder: CheckpointFolder, group: Group) -> tuple[Snapshot | None, str]:
-    """Return the newest valid snapshot, found by rank 0 and sent to all, and what rank 0 has to say about others."""
-    found, note = None, ""
+def reload(run: Run) -> None:
+    """Go back to the newest checkpoint in the middle of training; all ranks must call this.
+
+    Raises:
+        InfrastructureError: None can be read.
+    """
+    run.writer.wait()
+    run.group.barrier()
+    found, _ = find_newest(run.checkpoints, run.group)
+    if found is None:
+        raise InfrastructureError("no checkpoint to go back to can be read", "check the volume in spec.checkpoint")
+    extras = restore(run.checkpoints, found, run.model, run.optimizer, run.progress, run.group)
+    run.update.restore(extras)
+
+
+def _build_model(spec: TrainingJobSpec, dataset: Dataset, root: str, *, fresh: bool) -> tuple[nn.Module, list[str]]:
+    """Return the model on the host, and what is to be said about where its weights come from."""
+    model = build(spec, dataset.facts, root)
+    # A resumed job has weights of its own.
+    said = load_pretrained(model, spec, dataset.facts, root) if fresh else []
+    if spec.training.gradient_checkpointing:
+        enable_gradient_checkpointing(model)
+    return model, said
+
+
+def _make_loss(config: WorkerConfig, dataset: Dataset, group: Group) -> Loss:
+    loss = make_loss(config.spec.loss_name, config.spec.loss)
+    if config.spec.distillation is None:
+        return loss
+    return make_distilled(config.spec, dataset, config.data_root, group.device, loss)
+
+
+def _open_checkpoints(config: WorkerConfig, group: Group) -> CheckpointFolder:
+    """Return the job's checkpoints; under DDP rank 0 alone looks after them."""
+    spec, storage = config.spec, open_storage(config.job_folder)
     if group.rank == 0:
-        folder.clear_unfinished()
-        newest = folder.find_newest()
-        note = "; ".join(newest.skipped)
-        found = newest.files
-    if group.size == 1:
-        return (decode(found) if found is not None else None), note
-    received: Files = {}
-    names = group.broadcast(None if found is None else "\n".join(found).encode())
-    for name in names.decode().split("\n") if names is not None else ():
-        received[name] = group.broadcast(found[name] if found is not None else None) or b""
-    return (decode(received) if names is not None else None), note
+        check_storage(storage, "spec.checkpoint")
+    ranks = Ranks(group.rank, group.size) if is_sharded(spec) else Ranks()
+    return CheckpointFolder(storage, spec.checkpoint.keep, ranks, keep_best=spec.checkpoint.keep_best)
 
 
-def _restore(snapshot: Snapshot, model: nn.Module, optimizer: Optimizer, progress: Progress, sampler: Sampler) -> None:
-    samples = snapshot.facts["trainSamples"]
+def _check_samples(found: Found, sampler: Sampler) -> None:
+    samples = found.facts["trainSamples"]
     if samples != sampler.samples:
         raise DataError(
             f"spec.dataset: the training split has {sampler.samples} samples, but the checkpoint of step "
-            f"{snapshot.step} was made with {samples}",
+            f"{found.manifest.step} was made with {samples}",
             "put the data back as it was, or start a new job",
         )
-    if not restore(snapshot, model, optimizer, progress, sampler.rank):
-        say(f"rank {sampler.rank}", "the number of ranks has changed: random generators start anew")
 
 
-def _make_passes(spec: TrainingJobSpec, model: nn.Module, group: Group) -> tuple[Forward, Objective]:
-    """Return the forward pass for evaluation and the objective for training."""
-    loss, penalty = make_loss(spec.loss_name), make_penalty(spec.regularization, model.parameters())
-    trained: nn.Module = model
-    if group.size > 1:
-        # Looking for unused parameters keeps DDP from regrouping gradients after the first step of a launch, which
-        # would make the order of their summation depend on when the job was interrupted. Two ranks sum in any order.
-        fixed_order = spec.training.deterministic and group.size > COMMUTING_RANKS
-        trained = DistributedDataParallel(model, gradient_as_bucket_view=True, find_unused_parameters=fixed_order)
-    if spec.training.precision == Precision.FP32:
-        if penalty is None:
-            return partial(run_model, model), lambda batch: loss(run_model(trained, batch), batch)
-        return partial(run_model, model), lambda batch: loss(run_model(trained, batch), batch) + penalty()
-    autocast = torch.autocast(group.device.type, torch.bfloat16)
-
-    def forward(batch: Batch) -> Tensor:
-        with autocast:
-            outputs = run_model(model, batch)
-        return outputs.float()
-
-    def objective(batch: Batch) -> Tensor:
-        with autocast:
-            outputs = run_model(trained, batch)
-        value = loss(outputs.float(), batch)
-        return value if penalty is None else value + penalty()
-
-    return forward, objective
+def _make_sampler(spec: TrainingJobSpec, dataset: Dataset, group: Group) -> Sampler:
+    samples = len(dataset.splits.train)
+    batch = max(samples, group.size) // group.size * group.size
+    if not spec.training.full_batch:
+        batch = spec.training.global_batch_size
+    return Sampler(samples, batch, group.rank, group.size, spec.training.seed, dataset.blocks)
 
 
-def _announce_checkpoints(
-    folder: CheckpointFolder, reporter: Reporter | None, metrics: Metrics | None
-) -> Callable[[Checkpoint], None]:
-    def announce(saved: Checkpoint) -> None:
+def _check(spec: TrainingJobSpec, dataset: Dataset) -> None:
+    """Check what only the data can tell.
+
+    Raises:
+        UserError: The spec asks for something that the data does not allow.
+    """
+    check_metrics(spec, dataset.facts.outputs)
+    if spec.training.early_stopping is not None and dataset.splits.validation is None:
+        raise UserError(
+            "spec.training.earlyStopping: needs a validation split, but the data has none",
+            "hold some out with spec.dataset.split.validation",
+        )
+
+
+def _announce_checkpoints(reporter: Reporter | None, metrics: Metrics | None) -> Callable[[list[Checkpoint]], None]:
+    def announce(complete: list[Checkpoint]) -> None:
         if reporter is not None:
-            reporter.update(checkpoints=folder.list_verified())
+            reporter.update(checkpoints=complete)
         if metrics is not None:
-            metrics.observe_checkpoint(saved.step, saved.saved_at.timestamp())
+            metrics.observe_checkpoint(complete[-1].step, complete[-1].saved_at.timestamp())
 
     return announce
 
 
-def _say_where_we_are(run: Run, snapshot: Snapshot | None, note: str) -> None:
+def _say_where_we_are(run: Run, found: Found | None, note: str) -> None:
     step = run.progress.step
     run.pulse.step = step
     run.tell(
-        resumed_from_step=None if snapshot is None else snapshot.step,
-        message=note[:1024],
+        resumed_from_step=None if found is None else found.manifest.step,
         step=step,
         total_steps=run.agenda.total_steps,
         epoch=step // run.agenda.steps_per_epoch,
@@ -287,13 +317,13 @@ def _say_where_we_are(run: Run, snapshot: Snapshot | None, note: str) -> None:
         samples=run.sampler.samples_before(step),
         evaluation=run.progress.evaluation,
         best=run.progress.best,
-        checkpoints=run.checkpoints.list_verified() if run.place.leads else [],
+        checkpoints=run.checkpoints.list_complete() if run.place.leads else [],
         phase=WorkerPhase.TRAINING,
     )
     if note:
-        run.log(note)
+        run.warn(note)
     weights = sum(parameter.numel() for parameter in run.model.parameters())
-    start = "from scratch" if snapshot is None else f"from the checkpoint of step {snapshot.step}"
+    start = "from scratch" if found is None else f"from the checkpoint of step {found.manifest.step}"
     run.log(
         f"training {weights:,} weights on {len(run.dataset.splits.train):,} samples, {run.agenda.total_steps:,} steps of "
         f"{run.sampler.batch} samples, {run.group.size} process(es) on {run.group.device}, {start}"

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainwright.api.status import Evaluation
-from trainwright_worker.errors import NON_FINITE_HINT, NonFiniteError, UserError
 
 _LOSS_BYTES = 8
 
@@ -37,14 +36,21 @@ class Omissions:
     """Steps that were not taken because of numbers that are not finite.
 
     Attributes:
-        skipped: Steps left out so far, all together.
-        before_epoch: How many of them lie before the current epoch.
-        holes: Stretches of data passed over after rollbacks: steps done before, and after.
+        skipped: Steps that were left out one by one.
+        passed: Steps in the stretches that were passed over.
+        before_epoch: How many of both lie before the current epoch.
+        holes: Stretches of bad data found by rollbacks: the steps done before, and after.
     """
 
     skipped: int = 0
+    passed: int = 0
     before_epoch: int = 0
     holes: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def in_epoch(self) -> int:
+        """Steps of the current epoch that were not taken."""
+        return self.skipped + self.passed - self.before_epoch
 
 
 @dataclass
@@ -91,27 +97,6 @@ class Progress:
         self.omissions = Omissions(**{**omissions, "holes": [(begin, end) for begin, end in omissions["holes"]]})
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """A consistent copy of the state on the CPU, which no further step changes.
-
-    Attributes:
-        step: Optimizer steps done.
-        model: Weights by name.
-        optimizer: Optimizer state, flattened to `<parameter index>.<key>`.
-        ranks: What belongs to each rank, packed (uint8), by rank number as text.
-        extras: What else is state of the whole job, by name: averaged weights, the scale of the loss.
-        facts: Everything else, as JSON types.
-    """
-
-    step: int
-    model: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
-    ranks: dict[str, Tensor]
-    extras: dict[str, Tensor]
-    facts: dict[str, Any]
-
-
 def pack_rank(progress: Progress) -> Tensor:
     """Return what belongs to this rank alone: its generators and its sum of losses, as bytes ([n] uint8)."""
     parts = [progress.loss_sum.detach().cpu().reshape(1).view(torch.uint8), torch.get_rng_state()]
@@ -129,67 +114,31 @@ def unpack_rank(packed: Tensor, progress: Progress) -> None:
         torch.cuda.set_rng_state(packed[_LOSS_BYTES + cpu_bytes :].clone(), progress.loss_sum.device)
 
 
-def take_snapshot(
-    model: nn.Module,
-    optimizer: Optimizer,
-    progress: Progress,
-    ranks: list[Tensor],
-    extras: dict[str, Tensor],
-    facts: dict[str, Any],
-) -> Snapshot:
-    """Return a copy of the state. This is all the time that a checkpoint costs training.
+def gather_state(
+    model: nn.Module, optimizer: Optimizer, extras: dict[str, Tensor], ranks: list[Tensor]
+) -> dict[str, Tensor]:
+    """Return this rank's part of the state as live tensors by name, `<kind>.<name>`.
 
-    Raises:
-        NonFiniteError: A weight is not a number; such a state is never worth keeping.
+    Args:
+        model: The model without any wrapper; its names are those of the weights.
+        optimizer: Its optimizer; what it has gathered goes by the weight that it belongs to, `<weight>.<key>`.
+        extras: What else is state of the whole job: averaged weights, the scale of the loss.
+        ranks: On rank 0, what belongs to each rank, packed.
     """
-    weights = {name: value.detach() for name, value in model.state_dict().items()}
-    for name, value in weights.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise NonFiniteError(f"weight {name} is not finite at step {progress.step}", NON_FINITE_HINT)
-    facts = facts | progress.to_facts()
-    return Snapshot(
-        step=progress.step,
-        model={name: _copy(value) for name, value in weights.items()},
-        optimizer={
-            f"{index}.{key}": _copy(value)
-            for index, entries in optimizer.state_dict()["state"].items()
-            for key, value in entries.items()
-            if isinstance(value, Tensor)
-        },
-        ranks={str(rank): packed for rank, packed in enumerate(ranks)},
-        extras={name: _copy(value) for name, value in extras.items()},
-        facts=facts,
-    )
+    state = {f"model.{name}": value for name, value in named_weights(model).items()}
+    for name, weight in model.named_parameters():
+        gathered = optimizer.state.get(weight, {}).items()
+        state |= {f"optimizer.{name}.{key}": value for key, value in gathered if isinstance(value, Tensor)}
+    state |= {f"extras.{name}": value for name, value in extras.items()}
+    return state | {f"ranks.{rank}": packed for rank, packed in enumerate(ranks)}
 
 
-def restore(snapshot: Snapshot, model: nn.Module, optimizer: Optimizer, progress: Progress, rank: int) -> bool:
-    """Put a snapshot back.
-
-    Returns:
-        Whether this rank's generators were in it; they are not when the number of ranks has changed.
-
-    Raises:
-        UserError: The snapshot is of another model.
-    """
-    try:
-        model.load_state_dict(snapshot.model)
-    except RuntimeError as error:
-        raise UserError(
-            f"spec.model: the checkpoint of step {snapshot.step} holds another model: {str(error).splitlines()[-1]}",
-            "a changed model needs a job of its own",
-        ) from error
-    entries: dict[int, dict[str, Tensor]] = {}
-    for name, value in snapshot.optimizer.items():
-        index, key = name.split(".", 1)
-        entries.setdefault(int(index), {})[key] = value
-    # The groups' own settings come from the spec; only what the optimizer has accumulated is state.
-    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
-    progress.restore_facts(snapshot.facts)
-    packed = snapshot.ranks.get(str(rank))
-    if packed is not None:
-        unpack_rank(packed, progress)
-    return packed is not None
-
-
-def _copy(value: Tensor) -> Tensor:
-    return value.detach().to("cpu", copy=True).contiguous()
+def named_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the live weights and buffers of a model by name, one that has several names by the first of them."""
+    held: set[int] = set()
+    weights: dict[str, Tensor] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if isinstance(value, Tensor) and id(value) not in held:
+            held.add(id(value))
+            weights[name] = value.detach()
+    return weights

@@ -1,0 +1,307 @@
+"""The checkpoints of one job: writing one together, finding the newest sound one, keeping some and clearing the rest."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+from torch import Tensor
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from trainwright.api.status import Checkpoint
+from trainwright_worker.checkpoint.manifest import (
+    DTYPE_NAMES,
+    FACTS,
+    MANIFEST,
+    Chunk,
+    Entry,
+    FileEntry,
+    Manifest,
+    digest,
+)
+from trainwright_worker.checkpoint.plans import box_of, decode_plan, encode_plan
+from trainwright_worker.checkpoint.staging import Copy
+from trainwright_worker.checkpoint.tensors import write_tensors
+from trainwright_worker.errors import NON_FINITE_HINT, NonFiniteError
+from trainwright_worker.ranks import Ranks
+from trainwright_worker.storage import Storage, read
+
+PARENT: Final = "checkpoints"
+_TEMPORARY: Final = ".writing-"
+_NAME: Final = re.compile(r"step-(\d{8,})")
+_READ_BYTES: Final = 16 * 1024 * 1024
+_READERS: Final = 4
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint whose every file is as its manifest says.
+
+    Attributes:
+        folder: Its folder, relative to the storage.
+        manifest: What it says of itself.
+        facts: What is not a tensor.
+    """
+
+    folder: str
+    manifest: Manifest
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What one rank has written: its files, and where in them its boxes of tensors lie."""
+
+    files: dict[str, FileEntry]
+    chunks: dict[str, Chunk]
+
+
+class CheckpointFolder:
+    """The checkpoints of one job, seen from a rank that writes them.
+
+    Attributes:
+        storage: The folder of the job.
+        shared: Whether all ranks write and read together; otherwise rank 0 does, for all.
+    """
+
+    def __init__(self, storage: Storage, keep: int, ranks: Ranks | None = None, *, keep_best: bool = False) -> None:
+        """Remember where; nothing is touched yet.
+
+        Args:
+            storage: The folder of the job.
+            keep: Number of checkpoints to keep.
+            ranks: The ranks that write and read together; by default this one alone.
+            keep_best: Whether to keep the checkpoint of the best evaluation, however old.
+        """
+        self.storage = storage
+        self._keep = keep
+        self._keep_best = keep_best
+        self._ranks = ranks or Ranks()
+        self.shared = self._ranks.size > 1
+
+    def write(self, copy: Copy, facts: dict[str, Any]) -> list[Checkpoint]:
+        """Write a checkpoint durably, then remove the oldest. All ranks must call this.
+
+        Args:
+            copy: This rank's part of the tensors.
+            facts: What is not a tensor, as JSON types: `step`, `best` and whatever else; rank 0's are written.
+
+        Returns:
+            On rank 0, all complete checkpoints, this one last.
+
+        Raises:
+            OSError: The storage failed, here or at another rank; what was complete before still is.
+            NonFiniteError: A weight is not a number; such a state is never worth keeping.
+        """
+        copy.wait()
+        step = facts["step"]
+        final = f"step-{step:08}"
+        folder = f"{PARENT}/{_TEMPORARY}{final}" if self.storage.renames else f"{PARENT}/{final}"
+        plans = self._together(lambda: self._begin(final, folder, copy))
+        # Every rank finds the same plan, so none has to wait for it.
+        planner = DefaultSavePlanner(flatten_state_dict=False, dedup_save_to_lowest_rank=True)
+        decided, metadata = planner.create_global_plan([decode_plan(plan) for plan in plans])
+        mine = [item.index.fqn for item in decided[self._ranks.rank].items]
+        replies = self._together(lambda: _encode(self._write_part(folder, copy, mine, step)))
+        if not self._ranks.leads:
+            return []
+        written = [_decode(reply) for reply in replies]
+        content = json.dumps(facts, indent=1).encode()
+        self.storage.write(f"{folder}/{FACTS}", [content])
+        best = facts.get("best")
+        manifest = Manifest(
+            step=step,
+            best_step=best["step"] if best else None,
+            files={FACTS: digest(content)} | {name: entry for part in written for name, entry in part.files.items()},
+            tensors={
+                name: Entry(
+                    dtype=DTYPE_NAMES[entry.properties.dtype],
+                    shape=list(entry.size),
+                    chunks=[part.chunks[name] for part in written if name in part.chunks],
+                )
+                for name, entry in metadata.state_dict_metadata.items()
+                if isinstance(entry, TensorStorageMetadata)
+            },
+        )
+        self.storage.write(f"{folder}/{MANIFEST}", [manifest.model_dump_json(by_alias=True).encode()])
+        if self.storage.renames:
+            self.storage.rename(folder, f"{PARENT}/{final}")
+        self._prune(manifest)
+        return self.list_complete()
+
+    def find_newest(self) -> tuple[Found | None, list[str]]:
+        """Return the newest checkpoint that can be trusted, and why newer ones cannot, a sentence each.
+
+        All ranks must call this; each verifies its share of the files.
+        """
+        skipped: list[str] = []
+        listed = self._ranks.share(json.dumps(self._names() if self._ranks.leads else []).encode())[0]
+        for name in reversed(json.loads(listed)):
+            found, reason = self.verify(f"{PARENT}/{name}")
+            if found is not None:
+                return found, skipped
+            skipped.append(f"checkpoint {name} skipped: {reason}")
+        return None, skipped
+
+    def verify(self, folder: str) -> tuple[Found | None, str]:
+        """Return the checkpoint in a folder, or why it cannot be trusted. All ranks must call this."""
+        try:
+            manifest = Manifest.model_validate_json(read(self.storage, f"{folder}/{MANIFEST}"))
+            reason = self._verify_share(folder, manifest)
+            facts = json.loads(read(self.storage, f"{folder}/{FACTS}")) if not reason else {}
+        except FileNotFoundError:
+            reason = f"it has no {MANIFEST}"
+        except (OSError, ValueError) as error:
+            reason = f"it cannot be read: {str(error).splitlines()[0]}"
+        reasons = [other.decode() for other in self._ranks.share(reason.encode())]
+        if any(reasons):
+            return None, next(reason for reason in reasons if reason)
+        return Found(folder, manifest, facts), ""
+
+    def list_complete(self) -> list[Checkpoint]:
+        """Return the complete checkpoints, oldest first, judged by their manifests and the sizes of their files."""
+        files = self.storage.walk(PARENT)
+        complete: list[tuple[str, bytes, Manifest]] = []
+        for name in _sort({file.partition("/")[0] for file in files}):
+            try:
+                content = read(self.storage, f"{PARENT}/{name}/{MANIFEST}")
+                manifest = Manifest.model_validate_json(content)
+            except (OSError, ValueError):
+                continue
+            if all(
+                (held := files.get(f"{name}/{key}")) and held.size == file.bytes for key, file in manifest.files.items()
+            ):
+                complete.append((name, content, manifest))
+        best = complete[-1][2].best_step if complete else None
+        return [
+            Checkpoint(
+                step=manifest.step,
+                path=f"{self.storage.root}/{PARENT}/{name}",
+                bytes=manifest.size,
+                sha256=hashlib.sha256(content).hexdigest(),
+                saved_at=files[f"{name}/{MANIFEST}"].modified.replace(microsecond=0),
+                best=manifest.step == best,
+            )
+            for name, content, manifest in complete
+        ]
+
+    def clear_unfinished(self) -> None:
+        """Remove what processes that were killed while saving or removing have left."""
+        for name in self.storage.list(PARENT):
+            folder = f"{PARENT}/{name}"
+            unfinished = not self.storage.renames and MANIFEST not in self.storage.list(folder)
+            if name.startswith(_TEMPORARY) or unfinished:
+                self.storage.delete(folder)
+
+    def _begin(self, final: str, folder: str, copy: Copy) -> bytes:
+        if self._ranks.leads:
+            self.storage.delete(folder)
+            self._remove(final)  # Only ever a broken one, or the same step saved before the same restart.
+        return encode_plan(copy.plan)
+
+    def _write_part(self, folder: str, copy: Copy, names: list[str], step: int) -> Written:
+        part = f"-{self._ranks.rank:05}" if self._ranks.size > 1 else ""
+        files: dict[str, FileEntry] = {}
+        chunks: dict[str, Chunk] = {}
+        boxes = {item.index.fqn: box_of(item) for item in copy.plan.items}
+        for kind in sorted({name.partition(".")[0] for name in names}):
+            held = {name.partition(".")[2]: copy.tensors[name] for name in names if name.partition(".")[0] == kind}
+            if kind == "model":
+                _check_finite(held, step)
+            file = f"{kind}{part}.safetensors"
+            files[file], starts = write_tensors(self.storage, f"{folder}/{file}", held)
+            for name, start in starts.items():
+                box = boxes[f"{kind}.{name}"]
+                chunks[f"{kind}.{name}"] = Chunk(
+                    file=file, start=start, offsets=list(box.offsets), sizes=list(box.sizes)
+                )
+        return Written(files, chunks)
+
+    def _together(self, work: Callable[[], bytes]) -> list[bytes]:
+        """Return what the work gives on every rank, or raise on all of them what failed on one."""
+        try:
+            reply = b"+" + work()
+        except NonFiniteError as error:
+            reply = b"?" + error.message.encode()
+        except OSError as error:
+            reply = b"-" + str(error).encode()
+        replies = self._ranks.share(reply)
+        for other in replies:
+            if other.startswith(b"?"):
+                raise NonFiniteError(other[1:].decode(), NON_FINITE_HINT)
+            if other.startswith(b"-"):
+                raise OSError(other[1:].decode())
+        return [other[1:] for other in replies]
+
+    def _verify_share(self, folder: str, manifest: Manifest) -> str:
+        """Return what is wrong with this rank's share of the files; nothing if all is well."""
+        names = sorted(manifest.files)[self._ranks.rank :: self._ranks.size]
+        with ThreadPoolExecutor(_READERS) as readers:
+            wrong = readers.map(lambda name: self._verify_file(folder, name, manifest.files[name]), names)
+        return next((reason for reason in wrong if reason), "")
+
+    def _verify_file(self, folder: str, name: str, entry: FileEntry) -> str:
+        # A manifest is data: a name in it must not lead out of the folder.
+        if "/" in name or name.startswith("."):
+            return f"its manifest names {name!r}"
+        size, checksum = 0, hashlib.sha256()
+        try:
+            with self.storage.open(f"{folder}/{name}") as file:
+                while content := file.read(_READ_BYTES):
+                    size += len(content)
+                    checksum.update(content)
+        except FileNotFoundError:
+            return f"{name} is missing"
+        if size != entry.bytes:
+            return f"{name} has {size} bytes instead of {entry.bytes}"
+        return "" if checksum.hexdigest() == entry.sha256 else f"{name} does not match its checksum"
+
+    def _names(self) -> list[str]:
+        return _sort(self.storage.list(PARENT))
+
+    def _prune(self, newest: Manifest) -> None:
+        spared = {f"step-{newest.best_step:08}"} if self._keep_best and newest.best_step is not None else set()
+        for name in self._names()[: -self._keep]:
+            if name not in spared:
+                self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        """Remove a checkpoint so that a kill half-way through leaves nothing that looks like one."""
+        folder = f"{PARENT}/{name}"
+        if not self.storage.renames:
+            self.storage.delete(f"{folder}/{MANIFEST}")
+            self.storage.delete(folder)
+        elif self.storage.list(folder):
+            doomed = f"{PARENT}/{_TEMPORARY}old-{name}"
+            self.storage.delete(doomed)
+            self.storage.rename(folder, doomed)
+            self.storage.delete(doomed)
+
+
+def _check_finite(weights: dict[str, Tensor], step: int) -> None:
+    for name, value in weights.items():
+        # A sum is several times as fast as looking at each number, and finite only if they all are.
+        if value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all():
+            raise NonFiniteError(f"weight {name} is not finite at step {step}", NON_FINITE_HINT)
+
+
+def _sort(names: list[str] | set[str]) -> list[str]:
+    """Return the names of checkpoints among `names`, oldest first."""
+    return sorted((name for name in names if _NAME.fullmatch(name)), key=lambda name: int(name.removeprefix("step-")))
+
+
+def _encode(part: Written) -> bytes:
+    files = {name: entry.to_wire() for name, entry in part.files.items()}
+    return json.dumps([files, {name: chunk.to_wire() for name, chunk in part.chunks.items()}]).encode()
+
+
+def _decode(reply: bytes) -> Written:
+    files, chunks = json.loads(reply)
+    return Written(
+        {name: FileEntry.model_validate(entry) for name, entry in files.items()},
+        {name: Chunk.model_validate(chunk) for name, chunk in chunks.items()},
+    )

@@ -1,0 +1,98 @@
+"""What a checkpoint says of itself: where each part of each tensor lies, and what each file must be."""
+
+import hashlib
+from typing import Final
+
+import torch
+from pydantic import Field
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+
+from trainwright.api.base import Model
+
+MANIFEST: Final = "manifest.json"
+FACTS: Final = "state.json"
+
+DTYPES: Final = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""Types of numbers by their names in safetensors."""
+DTYPE_NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
+
+Shape = list[int]
+
+
+class Chunk(Model):
+    """A box of a tensor, as it lies in a file: contiguous, row by row."""
+
+    file: str = Field(pattern=r"^[^/.][^/]*$", description="Name of the file.")
+    start: int = Field(ge=0, description="Position of its first byte.")
+    offsets: Shape = Field(description="Where in the tensor the box begins.")
+    sizes: Shape = Field(description="How far it reaches.")
+
+
+class Entry(Model):
+    """A tensor."""
+
+    dtype: str = Field(pattern=f"^({'|'.join(DTYPES)})$", description="Type of its numbers.")
+    shape: Shape = Field(description="Its shape.")
+    chunks: list[Chunk] = Field(description="The boxes that it was saved in.")
+
+
+class FileEntry(Model):
+    """A file of the checkpoint."""
+
+    bytes: int = Field(ge=0, description="Its size.")
+    sha256: str = Field(description="SHA-256 of its content.")
+
+
+class Manifest(Model):
+    """A checkpoint."""
+
+    step: int = Field(ge=0, description="Optimizer steps done.")
+    best_step: int | None = Field(None, description="Step of the best evaluation so far.")
+    files: dict[str, FileEntry] = Field(description="Every other file by its name.")
+    tensors: dict[str, Entry] = Field(description="Every tensor by its name.")
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(file.bytes for file in self.files.values())
+
+    def metadata(self) -> Metadata:
+        """Return the same as torch.distributed.checkpoint wants it, with the chunks as storage data."""
+        entries = {
+            name: TensorStorageMetadata(
+                TensorProperties(dtype=DTYPES[entry.dtype]),
+                torch.Size(entry.shape),
+                [ChunkStorageMetadata(torch.Size(chunk.offsets), torch.Size(chunk.sizes)) for chunk in entry.chunks],
+            )
+            for name, entry in self.tensors.items()
+        }
+        places = {
+            MetadataIndex(name, chunk.offsets): chunk for name, entry in self.tensors.items() for chunk in entry.chunks
+        }
+        return Metadata(dict(entries), storage_data=places)
+
+    def names(self, kind: str) -> set[str]:
+        """Return the names of all tensors of a kind ("model"), without the kind."""
+        return {name.removeprefix(f"{kind}.") for name in self.tensors if name.startswith(f"{kind}.")}
+
+
+def digest(content: bytes) -> FileEntry:
+    """Return the entry of a file with this content."""
+    return FileEntry(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())

@@ -1,0 +1,181 @@
+"""Going on from a checkpoint: found once for all ranks, and put back into whatever model and optimizer there now are."""
+
+import json
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate
+from torch.optim import Optimizer
+
+from trainwright_worker.checkpoint.folder import CheckpointFolder, Found
+from trainwright_worker.checkpoint.manifest import DTYPES, Entry, Manifest
+from trainwright_worker.checkpoint.tensors import read_tensors
+from trainwright_worker.distributed import Group
+from trainwright_worker.errors import UserError
+from trainwright_worker.state import Progress, named_weights, unpack_rank
+from trainwright_worker.storage import Storage
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where tensors come from.
+
+    Attributes:
+        storage: Where it lies.
+        found: The checkpoint.
+        everywhere: Whether every rank reads what it holds, from a place that all see; otherwise rank 0 reads all, and
+            sends it to the others.
+    """
+
+    storage: Storage
+    found: Found
+    everywhere: bool
+
+    def fill(self, targets: Tensors, group: Group) -> None:
+        """Fill tensors that all ranks have under the same names. All ranks must call this."""
+        if self.everywhere or group.rank == 0:
+            read_tensors(self.storage, self.found.folder, self.found.manifest, targets)
+        if group.size > 1 and not self.everywhere:
+            for target in targets.values():
+                sent = target.contiguous()
+                dist.broadcast(sent, src=0)
+                if sent is not target:
+                    target.copy_(sent)
+
+
+def find_newest(folder: CheckpointFolder, group: Group) -> tuple[Found | None, str]:
+    """Return the newest sound checkpoint, the same on every rank, and rank 0's word about those that were passed over.
+
+    All ranks must call this. What unfinished saves have left is removed.
+    """
+    found, skipped = folder.find_newest() if folder.shared or group.rank == 0 else (None, [])
+    if group.rank == 0:
+        folder.clear_unfinished()
+    return (found if folder.shared else send(found, group)), "; ".join(skipped)
+
+
+def restore(
+    folder: CheckpointFolder, found: Found, model: nn.Module, optimizer: Optimizer, progress: Progress, group: Group
+) -> Tensors:
+    """Put a whole state back. All ranks must call this.
+
+    Args:
+        folder: Where the checkpoint lies.
+        found: The checkpoint.
+        model: The model without any wrapper, split over the ranks or not.
+        optimizer: Its optimizer.
+        progress: Set to where the checkpoint is.
+        group: All ranks.
+
+    Returns:
+        What else was saved for the whole job (`extras` of `gather_state`); those that belong to a weight are split as
+        the weight is.
+
+    Raises:
+        UserError: The checkpoint is of another model.
+    """
+    manifest, step = found.manifest, found.manifest.step
+    problem = difference(manifest, model)
+    if problem:
+        raise UserError(
+            f"spec.model: the checkpoint of step {step} holds another model: {problem}",
+            "a changed model needs a job of its own",
+        )
+    weights = named_weights(model)
+    extras = _make_extras(manifest, model, group.device)
+    states = make_optimizer_state(manifest, model)
+    ranks = {f"ranks.{rank}": _empty(manifest.tensors[f"ranks.{rank}"], "cpu") for rank in manifest.names("ranks")}
+    slots = {f"optimizer.{name}.{key}": value for name, entries in states.items() for key, value in entries.items()}
+    slots |= {f"model.{name}": value for name, value in weights.items()}
+    source = Source(folder.storage, found, folder.shared)
+    source.fill(slots | {f"extras.{name}": value for name, value in extras.items()} | ranks, group)
+    set_optimizer_state(model, optimizer, states)
+    progress.restore_facts(found.facts)
+    packed = ranks.get(f"ranks.{group.rank}")
+    if packed is not None:
+        unpack_rank(packed, progress)
+    return extras
+
+
+def difference(manifest: Manifest, model: nn.Module) -> str:
+    """Return how the weights of a checkpoint differ from those of a model in name or shape; nothing if they do not."""
+    weights, saved = named_weights(model), manifest.names("model")
+    for name in sorted(weights.keys() - saved):
+        return f"it has no weight {name}"
+    for name in sorted(saved - set(model.state_dict())):
+        return f"its weight {name} has no place in this model"
+    for name, weight in weights.items():
+        shape = manifest.tensors[f"model.{name}"].shape
+        if shape != list(weight.shape):
+            return f"its weight {name} has the shape {_shown(shape)}, but this model's has {_shown(weight.shape)}"
+    return ""
+
+
+def make_optimizer_state(manifest: Manifest, model: nn.Module) -> dict[str, Tensors]:
+    """Return empty tensors for what an optimizer had gathered, by weight and key, split as the weights now are."""
+    saved = manifest.names("optimizer")
+    states: dict[str, Tensors] = {}
+    for name, weight in model.named_parameters():
+        keys = [key.removeprefix(f"{name}.") for key in saved if key.startswith(f"{name}.")]
+        # A weight may be named like the beginning of another: `a` and `a.b`. Keys hold no dots.
+        keys = [key for key in keys if "." not in key]
+        states[name] = {key: _like(weight, manifest.tensors[f"optimizer.{name}.{key}"]) for key in sorted(keys)}
+    return states
+
+
+def set_optimizer_state(model: nn.Module, optimizer: Optimizer, states: dict[str, Tensors]) -> None:
+    """Give an optimizer what it had gathered; its settings stay as the spec has them."""
+    names = {weight: name for name, weight in model.named_parameters()}
+    order = [weight for settings in optimizer.param_groups for weight in settings["params"]]
+    entries = {index: states[names[weight]] for index, weight in enumerate(order) if states[names[weight]]}
+    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _make_extras(manifest: Manifest, model: nn.Module, device: torch.device) -> Tensors:
+    """Return empty tensors for the extras; one whose name ends in that of a weight is split as the weight is."""
+    weights = dict(model.named_parameters())
+    extras = {}
+    for name in sorted(manifest.names("extras")):
+        entry = manifest.tensors[f"extras.{name}"]
+        weight = weights.get(name.partition(".")[2])
+        extras[name] = _empty(entry, device) if weight is None else _like(weight, entry)
+    return extras
+
+
+def _like(weight: Tensor, entry: Entry) -> Tensor:
+    """Return an empty tensor for something that belongs to a weight, where an optimizer would have put it."""
+    dtype = DTYPES[entry.dtype]
+    if not entry.shape:
+        return _empty(entry, "cpu")
+    if not isinstance(weight, DTensor):
+        return _empty(entry, weight.device)
+    if entry.shape == list(weight.shape):
+        return torch.empty_like(weight, dtype=dtype, requires_grad=False)
+    whole = _empty(entry, weight.to_local().device)
+    return DTensor.from_local(whole, weight.device_mesh, [Replicate()] * weight.device_mesh.ndim, run_check=False)
+
+
+def _empty(entry: Entry, device: torch.device | str) -> Tensor:
+    return torch.empty(entry.shape, dtype=DTYPES[entry.dtype], device=device)
+
+
+def send(found: Found | None, group: Group) -> Found | None:
+    """Return what rank 0 has found on every rank."""
+    if group.size == 1:
+        return found
+    content = None
+    if found is not None:
+        content = json.dumps([found.folder, found.manifest.to_wire(), found.facts]).encode()
+    received = group.broadcast(content)
+    if received is None:
+        return None
+    folder, manifest, facts = json.loads(received)
+    return Found(folder, Manifest.model_validate(manifest), facts)
+
+
+def _shown(shape: list[int] | torch.Size) -> str:
+    return "x".join(str(size) for size in shape) or "a single number"

@@ -1,0 +1,81 @@
+"""The copy of the state that a checkpoint is written from: all that a save costs training.
+
+Host memory is allocated at the first save and used again; on a GPU it is pinned, and the copy runs beside the host: the
+device finishes it before it takes the next step.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.planner import SavePlan
+from torch.distributed.tensor import DTensor
+
+State = dict[str, Tensor]
+"""Tensors by name, `<kind>.<name>`. A DTensor is this rank's part of a tensor."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A consistent copy of this rank's part of the state, in host memory.
+
+    Attributes:
+        plan: The boxes of which tensors this rank holds.
+        tensors: The content of each, contiguous.
+        copied: On a GPU, happens when the copy is complete.
+    """
+
+    plan: SavePlan
+    tensors: State
+    copied: torch.cuda.Event | None = None
+
+    def wait(self) -> None:
+        """Wait until the copy is complete."""
+        if self.copied is not None:
+            self.copied.synchronize()
+
+
+class Staging:
+    """Host memory for one copy of this rank's part of the state."""
+
+    def __init__(self) -> None:
+        """Allocate nothing yet."""
+        self._plan = SavePlan([])
+        self._tensors: State = {}
+
+    def copy(self, state: State) -> Copy:
+        """Begin to copy; what an earlier call has returned is overwritten.
+
+        Args:
+            state: Live tensors, on one device or on the CPU.
+        """
+        names = list(state)
+        parts = [_part(value) for value in state.values()]
+        if not self._fits(names, parts):
+            self._allocate(state, parts)
+        torch._foreach_copy_([self._tensors[name] for name in names], parts, non_blocking=True)
+        copied = None
+        if any(part.is_cuda for part in parts):
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied.record()
+        return Copy(self._plan, self._tensors, copied)
+
+    def _fits(self, names: list[str], parts: list[Tensor]) -> bool:
+        return names == list(self._tensors) and all(
+            mine.shape == part.shape and mine.dtype == part.dtype
+            for mine, part in zip(self._tensors.values(), parts, strict=True)
+        )
+
+    def _allocate(self, state: State, parts: list[Tensor]) -> None:
+        planner = DefaultSavePlanner(flatten_state_dict=False)
+        planner.set_up_planner(dict(state))
+        self._plan = planner.create_local_plan()
+        self._tensors = {
+            name: torch.empty(part.shape, dtype=part.dtype, pin_memory=part.is_cuda)
+            for name, part in zip(state, parts, strict=True)
+        }
+
+
+def _part(value: Tensor) -> Tensor:
+    return value.to_local() if isinstance(value, DTensor) else value

@@ -1,0 +1,112 @@
+"""Starting from what another job has left: its checkpoint, its results, or any file of weights in safetensors."""
+
+from pathlib import Path
+
+from torch import nn
+from torch.optim import Optimizer
+
+from trainwright.api.spec import StartFromSpec
+from trainwright.api.spec.paths import is_uri
+from trainwright.api.worker import WorkerConfig
+from trainwright_worker.checkpoint.folder import PARENT, CheckpointFolder, Found
+from trainwright_worker.checkpoint.manifest import MANIFEST, Manifest
+from trainwright_worker.checkpoint.resume import Source, difference, make_optimizer_state, send, set_optimizer_state
+from trainwright_worker.checkpoint.tensors import read_header
+from trainwright_worker.distributed import Group
+from trainwright_worker.errors import UserError
+from trainwright_worker.parallel import is_sharded
+from trainwright_worker.state import named_weights
+from trainwright_worker.storage import Storage, open_storage
+
+WEIGHTS = "weights.safetensors"
+SUFFIX = ".safetensors"
+_FIELD = "spec.startFrom.path"
+
+
+def start_from(spec: StartFromSpec, config: WorkerConfig, model: nn.Module, optimizer: Optimizer, group: Group) -> str:
+    """Put another job's weights into the model, and its optimizer's state if the spec says so.
+
+    All ranks must call this. Where every rank holds a part of the model, all of them must see the place.
+
+    Returns:
+        What was taken, in a sentence.
+
+    Raises:
+        UserError: There is nothing to start from, or it is of another model or optimizer.
+    """
+    place = _resolve(spec.path, config)
+    everywhere = is_sharded(config.spec)
+    storage, found = _locate(place) if everywhere or group.rank == 0 else (open_storage(place), None)
+    found = found if everywhere else send(found, group)
+    if found is None:
+        raise UserError(f"{_FIELD}: {spec.path} holds nothing to start from")
+    problem = difference(found.manifest, model)
+    if problem:
+        raise UserError(
+            f"{_FIELD}: {spec.path} holds another model: {problem}", "use the same model, or spec.model.pretrained"
+        )
+    targets = {f"model.{name}": value for name, value in named_weights(model).items()}
+    states = {}
+    if spec.optimizer:
+        _check_optimizer(found, config)
+        states = make_optimizer_state(found.manifest, model)
+        targets |= {f"optimizer.{name}.{key}": value for name, held in states.items() for key, value in held.items()}
+    Source(storage, found, everywhere).fill(targets, group)
+    if states:
+        set_optimizer_state(model, optimizer, states)
+    taken = "weights and optimizer" if states else "weights"
+    return f"starting at step 0 with the {taken} of {spec.path}"
+
+
+def _resolve(path: str, config: WorkerConfig) -> str:
+    """Return the full path or URI; a relative one cannot leave the root of the checkpoints."""
+    if is_uri(path) or path.startswith("/"):
+        return path.rstrip("/")
+    root = config.spec.checkpoint.uri or config.checkpoint_root
+    place = f"{root.rstrip('/')}/{path.rstrip('/')}"
+    if not is_uri(root) and not Path(place).resolve().is_relative_to(Path(root).resolve()):
+        raise UserError(f"{_FIELD}: {path} leads out of the root of the checkpoints")
+    return place
+
+
+def _locate(place: str) -> tuple[Storage, Found]:
+    """Return what to start from, and where its folder is looked up."""
+    parent, _, name = place.rpartition("/")
+    above = open_storage(parent)
+    try:
+        if name.endswith(SUFFIX):
+            return above, _describe_file(above, name)
+        inside = above.list(name)
+        if MANIFEST in inside:
+            found, reason = CheckpointFolder(above, keep=1).verify(name)
+            if found is None:
+                raise UserError(f"{_FIELD}: {place} is damaged: {reason}")
+            return above, found
+        storage = open_storage(place)
+        if WEIGHTS in inside:
+            return storage, _describe_file(storage, WEIGHTS)
+        if PARENT in inside:
+            found, skipped = CheckpointFolder(storage, keep=1).find_newest()
+            if found is not None:
+                return storage, found
+            raise UserError(f"{_FIELD}: {place} holds no sound checkpoint: {'; '.join(skipped) or 'there is none'}")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{_FIELD}: {place} cannot be read: {error}") from error
+    raise UserError(
+        f"{_FIELD}: {place} is neither a checkpoint nor a results folder",
+        "name a folder …/checkpoints/step-…, …/results or that of a job, or a file of weights (safetensors)",
+    )
+
+
+def _describe_file(storage: Storage, name: str) -> Found:
+    tensors = {f"model.{key}": entry for key, entry in read_header(storage, name).items()}
+    return Found("", Manifest(step=0, best_step=None, files={}, tensors=tensors), {})
+
+
+def _check_optimizer(found: Found, config: WorkerConfig) -> None:
+    field, mine = "spec.startFrom.optimizer", str(config.spec.optimizer.name)
+    if not found.manifest.names("optimizer"):
+        raise UserError(f"{field}: true, but that place holds no state of an optimizer", "leave it out")
+    theirs = found.facts.get("optimizer")
+    if theirs != mine:
+        raise UserError(f"{field}: true, but that checkpoint is of {theirs}, and this job's is {mine}", "leave it out")

@@ -1,0 +1,110 @@
+"""How several processes train one model: each with a whole copy (DDP), or each with a part of every weight (FSDP).
+
+Under FSDP weights, gradients and optimizer state are DTensors: every rank holds its rows. A block of the model, such as a
+transformer's layer, is put together just before it computes and taken apart after it. Weights are drawn on the host by
+every rank in full and then split, so that they are those that DDP would start from; that takes host memory for one whole
+model per process, and nothing else would start a model from the weights that its seed stands for.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.spec.checkpoint import Parallelism
+from trainwright.api.spec.training import Precision
+from trainwright_worker.distributed import Group
+
+COMMUTING_RANKS = 2
+
+
+def is_sharded(spec: TrainingJobSpec) -> bool:
+    """Return whether every rank holds a part of the model only."""
+    return spec.parallelism == Parallelism.FSDP and spec.world_size > 1
+
+
+def parallelize(model: nn.Module, spec: TrainingJobSpec, group: Group) -> nn.Module:
+    """Have all ranks train one model. Call it before the optimizer is made.
+
+    Args:
+        model: The model with the same weights on every rank; under FSDP, changed so that each keeps its part.
+        spec: The job.
+        group: All ranks, which must all call this.
+
+    Returns:
+        What to call in training: its backward pass brings together the gradients of all ranks.
+    """
+    if group.size == 1:
+        return model.to(group.device)
+    if is_sharded(spec):
+        _shard(model, spec, group)
+        return model
+    # Looking for unused parameters keeps DDP from regrouping gradients after the first step of a launch, which
+    # would make the order of their summation depend on when the job was interrupted. Two ranks sum in any order.
+    fixed_order = spec.training.deterministic and group.size > COMMUTING_RANKS
+    model.to(group.device)
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, find_unused_parameters=fixed_order)
+
+
+def whole(value: Tensor) -> Tensor:
+    """Return a tensor put together from the parts of all ranks, who must all call this; any other tensor as it is."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def full_state_dict(model: nn.Module, *, leads: bool) -> dict[str, Tensor]:
+    """Return all weights and buffers, whole, on the CPU, of rank 0; nothing elsewhere. All ranks must call this.
+
+    Args:
+        model: The model without any wrapper.
+        leads: Whether this is rank 0.
+    """
+    state = {}
+    for name, value in model.state_dict().items():
+        put_together = whole(value.detach())
+        if leads:
+            state[name] = put_together.cpu().contiguous()
+    return state
+
+
+def _shard(model: nn.Module, spec: TrainingJobSpec, group: Group) -> None:
+    mesh = init_device_mesh(group.device.type, (group.size,))
+    # Weights, gradients and the optimizer stay fp32; only what a block computes with is bf16.
+    half = torch.bfloat16 if spec.training.precision == Precision.BF16 else None
+    policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None)
+    for block in list(_blocks(model)):
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    _share_statistics(model)
+
+
+def _blocks(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield what repeats in a model: the members of its outermost lists and sequences that have weights."""
+    for child in model.children():
+        if not isinstance(model, nn.ModuleList | nn.Sequential) or isinstance(child, nn.ModuleList | nn.ModuleDict):
+            yield from _blocks(child)
+        elif any(True for _ in child.parameters()):
+            yield child
+
+
+def _share_statistics(model: nn.Module) -> None:
+    """Let all ranks go on from rank 0's running statistics at every step, as under DDP."""
+    statistics = [
+        buffer
+        for part in model.modules()
+        if isinstance(part, nn.modules.batchnorm._NormBase)  # noqa: SLF001 - what torch itself asks
+        for buffer in part.buffers(recurse=False)
+    ]
+
+    def share(*_: object) -> None:
+        if model.training:
+            for buffer in statistics:
+                dist.broadcast(buffer, src=0)
+
+    if statistics:
+        model.register_forward_pre_hook(share)
