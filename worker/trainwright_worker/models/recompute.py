@@ -39,7 +39,9 @@ def enable_gradient_checkpointing(model: nn.Module) -> None:
         network: Any = model.network
         if not network.supports_gradient_checkpointing:
             raise UserError("spec.training.gradientCheckpointing: true, but this model of transformers cannot do it")
-        network.gradient_checkpointing_enable({"use_reentrant": False})
+        # Its older name is gone in release 6, its newer one came after 5.3.
+        enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
         return
     blocks = blocks_of(model)
     if not blocks:
