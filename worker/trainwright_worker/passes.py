@@ -25,7 +25,12 @@ _AUTOCAST = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
 
 class Passes:
-    """What a rank does with a batch."""
+    """What a rank does with a batch.
+
+    Attributes:
+        device: Where it is done.
+        loss: The loss.
+    """
 
     def __init__(
         self,
@@ -50,7 +55,7 @@ class Passes:
             UserError: The model is to be compiled where nothing can.
         """
         self._model, self._trained, self._group = model, trained, group
-        self._loss, self._scaler = loss, scaler
+        self.device, self.loss, self._scaler = group.device, loss, scaler
         self._penalty = make_penalty(spec.regularization, model.parameters())
         self._micro = spec.training.micro_batch_size
         dtype = _AUTOCAST.get(spec.training.precision)
@@ -82,7 +87,7 @@ class Passes:
         return torch.stack(losses).sum()
 
     def _backward(self, batch: Batch, weight: float | Tensor | None) -> Tensor:
-        value = self._loss(self._run(self._choose(batch), batch), batch)
+        value = self.loss(self._run(self._choose(batch), batch), batch)
         if self._penalty is not None:
             value = value + self._penalty()
         if weight is not None:

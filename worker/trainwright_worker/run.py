@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from trainwright.api.figures import Preflight
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Checkpoint
 from trainwright.api.worker import WorkerConfig, WorkerPhase
@@ -34,6 +35,8 @@ from trainwright_worker.optim import make_optimizer
 from trainwright_worker.parallel import is_sharded, parallelize
 from trainwright_worker.passes import Passes
 from trainwright_worker.place import Place
+from trainwright_worker.preflight.check import measure_job, refuse_if_too_large
+from trainwright_worker.preflight.dry import CPU_SAMPLES, take_dry_step
 from trainwright_worker.ranks import Ranks
 from trainwright_worker.report import Pulse, Reporter
 from trainwright_worker.results.checks import check_outcome
@@ -191,6 +194,7 @@ def prepare(
     _check(spec, dataset)
     check_outcome(spec, config.job_folder, config.data_root, dataset, leads=place.leads)
 
+    preflight = _fly_before(config, place, dataset, reporter, fresh=found is None)
     torch.manual_seed(spec.training.seed)  # The same first weights on every rank, before the ranks' seeds part.
     model, said = _build_model(spec, dataset, config.data_root, fresh=found is None)
     trained = parallelize(model, spec, group)
@@ -209,6 +213,8 @@ def prepare(
     update.restore(extras)
     agenda.resume(progress)
     passes = Passes(spec, model, trained, group, _make_loss(config, dataset, group), update.scaler)
+    if found is None and not (spec.start_from is not None and spec.start_from.optimizer):
+        preflight = _take_dry_step(spec, dataset, model, passes, optimizer, preflight)
     loader = Loader(dataset.splits.train, sampler, group.device)
     writer = Writer(folder, _announce_checkpoints(reporter, metrics))
     run = Run(
@@ -216,6 +222,7 @@ def prepare(
         writer, pulse, reporter, metrics,
     )  # fmt: skip
     run.saved_step = -1 if found is None else found.manifest.step
+    run.tell(preflight=preflight)
     for line in said:
         run.log(line)
     _say_where_we_are(run, found, note)
@@ -245,6 +252,46 @@ def _build_model(spec: TrainingJobSpec, dataset: Dataset, root: str, *, fresh: b
     if spec.training.gradient_checkpointing:
         enable_gradient_checkpointing(model)
     return model, said
+
+
+def _fly_before(
+    config: WorkerConfig, place: Place, dataset: Dataset, reporter: Reporter | None, *, fresh: bool
+) -> Preflight | None:
+    """Measure the job on rank 0; a resumed one on a GPU too, whose arithmetic is compared with what the GPU can do.
+
+    Raises:
+        OutOfMemoryError: It will not fit.
+        UserError: The model does not fit the data.
+    """
+    if reporter is None or not (fresh or torch.cuda.is_available()):
+        return None
+    preflight, lines = measure_job(config.spec, dataset.facts, config.data_root, place.local_size)
+    for line in lines:
+        say(f"rank {place.rank}", line)
+    if preflight is not None:
+        reporter.update(preflight=preflight)
+        if not preflight.fits:
+            reporter.close()  # Nothing but the news of it will be told any more.
+        refuse_if_too_large(preflight)
+    return preflight
+
+
+def _take_dry_step(
+    spec: TrainingJobSpec,
+    dataset: Dataset,
+    model: nn.Module,
+    passes: Passes,
+    optimizer: Optimizer,
+    preflight: Preflight | None,
+) -> Preflight | None:
+    """Let a few samples go through everything; on a GPU a whole micro-batch, which shows the memory that it takes."""
+    share = min(spec.training.global_batch_size // spec.world_size, len(dataset.splits.train))
+    samples = min(share, spec.training.micro_batch_size or share)
+    if passes.device.type == "cpu":
+        samples = min(samples, CPU_SAMPLES)
+    batch = dataset.splits.train.take(torch.arange(samples), 0).to(passes.device)
+    seconds = take_dry_step(model, passes.forward, passes.loss, optimizer, batch)
+    return None if preflight is None else preflight.model_copy(update={"dry_step_seconds": seconds})
 
 
 def _make_loss(config: WorkerConfig, dataset: Dataset, group: Group) -> Loss:

@@ -1,0 +1,44 @@
+"""The preflight of a rank: measures the job on rank 0, and refuses one that will not fit before a weight is allocated."""
+
+from trainwright.api.figures import Preflight
+from trainwright.api.spec import TrainingJobSpec
+from trainwright_worker.data.dataset import Facts
+from trainwright_worker.errors import OutOfMemoryError
+from trainwright_worker.preflight.advice import Need
+from trainwright_worker.preflight.budget import setup_of, this_device
+from trainwright_worker.preflight.measure import Gauge, UnmeasurableError
+from trainwright_worker.preflight.verdict import judge, table
+
+
+def measure_job(
+    spec: TrainingJobSpec, facts: Facts, root: str, local_processes: int
+) -> tuple[Preflight | None, list[str]]:
+    """Return what a job needs, and lines to print; no more than a line if that cannot be known.
+
+    Args:
+        spec: The job.
+        facts: What its data is like.
+        root: Folder at which relative paths start.
+        local_processes: Processes that share this worker's memory.
+
+    Raises:
+        UserError: The model does not fit the data.
+    """
+    device = this_device(local_processes)
+    need = Need(Gauge(spec, facts, cuda=device.cuda, root=root), spec.optimizer)
+    try:
+        preflight, _ = judge(need, setup_of(spec), device)
+    except UnmeasurableError as error:
+        return None, [f"preflight: memory cannot be told beforehand: {error}"]
+    return preflight, ["preflight", *(f"  {line}" for line in table(preflight))]
+
+
+def refuse_if_too_large(preflight: Preflight) -> None:
+    """End a job that will not fit before it has allocated anything.
+
+    Raises:
+        OutOfMemoryError: It will not fit; says what would.
+    """
+    if not preflight.fits:
+        message, _, ways = preflight.message.partition(". It fits with ")
+        raise OutOfMemoryError(f"preflight: {message}", f"it fits with {ways}"[:512] if ways else None)
