@@ -96,7 +96,7 @@ def _attend(run: Run, verdict: Verdict, norm: Tensor | None) -> None:
     _tell_progress(run, loss, float(norm) if norm is not None else None)
     if agenda.evaluates(step):
         _evaluate(run)
-    if (verdict.save or verdict.stop or agenda.saves(step)) and run.saved_step != step:
+    if (verdict.save or verdict.stop or agenda.saves(step) or _keeps(run)) and run.saved_step != step:
         _save(run)
     if verdict.stop and step < agenda.total_steps:
         run.writer.wait()
@@ -234,6 +234,12 @@ def _consider_stopping(run: Run, evaluation: Evaluation) -> None:
         f"stopped early at step {run.progress.step}: {stopping.metric} has not got better in {stopping.patience} "
         "evaluation(s)"
     )
+
+
+def _keeps(run: Run) -> bool:
+    """Whether this step was measured and is the best so far, and such steps are kept."""
+    best = run.progress.best
+    return run.spec.checkpoint.keep_best and best is not None and best.step == run.progress.step
 
 
 def _score(evaluation: Evaluation) -> tuple[float, float]:
