@@ -90,7 +90,8 @@ class BareLoop:
     """The same model on the same data, by hand."""
 
     def __init__(self, run: Run) -> None:
-        self._inputs, self._targets = run.train.inputs, run.train.targets
+        data = run.dataset.splits.train
+        self._inputs, self._targets = data.inputs, data.targets
         self._model = nn.Sequential(*[type(m)(*_arguments(m)) for m in run.model])
         self._optimizer = torch.optim.Adam(self._model.parameters(), lr=0.001, fused=True)
         self._batches = self._endless()

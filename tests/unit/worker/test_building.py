@@ -2,14 +2,10 @@ import pytest
 import torch
 
 from trainwright.api.job import read_spec
-from trainwright.api.spec import OptimizerSpec, RegularizationSpec, ScheduleSpec
-from trainwright.api.spec.objective import LossName
 from trainwright_worker.agenda import make_agenda
 from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
-from trainwright_worker.losses import make_loss, make_penalty
 from trainwright_worker.models.build import build
-from trainwright_worker.optim import learning_rate, make_optimizer
 
 RELU = {"activation": "relu"}
 
@@ -85,54 +81,6 @@ def test_added_dropout_does_not_shift_the_indices_of_the_manifest():
 def test_a_named_model_on_too_small_an_image_is_a_user_error():
     with pytest.raises(UserError, match=r"spec.model.name: lenet: a 5x5 kernel .* does not fit an image of 6x2x2"):
         build(spec_of({"name": "lenet"}), Facts((1, 8, 8), 10))
-
-
-def rates(schedule, total=10, base=1.0):
-    spec = ScheduleSpec.model_validate_json(schedule)
-    return [round(learning_rate(base, spec, step, total), 4) for step in range(total)]
-
-
-@pytest.mark.parametrize(
-    ("schedule", "expected"),
-    [
-        ("{}", [1] * 10),
-        ('{"warmupSteps": 4}', [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1, 1]),
-        ('{"name": "linear", "finalFraction": 0.1}', [1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]),
-        ('{"name": "linear", "warmupSteps": 5}', [0.2, 0.4, 0.6, 0.8, 1, 1, 0.75, 0.5, 0.25, 0]),
-        ('{"name": "cosine", "warmupSteps": 5}', [0.2, 0.4, 0.6, 0.8, 1, 1, 0.8536, 0.5, 0.1464, 0]),
-        ('{"name": "step", "stepEverySteps": 4, "gamma": 0.5}', [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25]),
-    ],
-)
-def test_schedules(schedule, expected):
-    assert rates(schedule) == expected
-
-
-def test_optimizers_match_torchs_own():
-    for raw, theirs in [
-        (
-            '{"name": "sgd", "learningRate": 0.1, "momentum": 0.9, "nesterov": true}',
-            {"momentum": 0.9, "nesterov": True},
-        ),
-        ('{"name": "adam", "betas": [0.8, 0.9], "epsilon": 0.001}', {"betas": (0.8, 0.9), "eps": 0.001}),
-        ('{"name": "adamw", "weightDecay": 0.1}', {"weight_decay": 0.1, "betas": (0.9, 0.999)}),
-    ]:
-        made = make_optimizer(OptimizerSpec.model_validate_json(raw), [torch.nn.Parameter(torch.ones(2))])
-        assert {key: made.param_groups[0][key] for key in theirs} == theirs
-
-
-def test_penalties_spare_biases():
-    layer = torch.nn.Linear(2, 1)
-    torch.nn.init.constant_(layer.weight, -3)
-    penalty = make_penalty(RegularizationSpec(l1=0.5, l2=0.1), layer.parameters())
-    assert penalty().item() == pytest.approx(0.5 * 6 + 0.05 * 18)
-    assert make_penalty(RegularizationSpec(), layer.parameters()) is None
-
-
-def test_losses_are_means():
-    assert float(make_loss(LossName.MSE)(torch.tensor([[1.0], [3.0]]), torch.zeros(2, 1))) == 5
-    assert float(make_loss(LossName.CROSS_ENTROPY)(torch.zeros(2, 4), torch.tensor([0, 3]))) == pytest.approx(
-        1.38629, 1e-4
-    )
 
 
 def agenda_of(steps_per_epoch=10, **changes):

@@ -1,0 +1,108 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from trainwright.api.spec import LossSpec, RegularizationSpec
+from trainwright.api.spec.objective import LossName
+from trainwright_worker.batch import IGNORED, Batch
+from trainwright_worker.losses import count_targets, frame_lengths, make_loss, make_measure, make_penalty
+from trainwright_worker.teacher import compare
+
+
+def loss_of(name, outputs, targets, **settings):
+    batch = Batch(torch.zeros(len(outputs), 1), torch.tensor(targets))
+    spec = LossSpec(name=name, **settings)
+    return float(make_loss(name, spec)(torch.tensor(outputs), batch))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "outputs", "targets", "expected"),
+    [
+        (LossName.MSE, {}, [[1.0], [3.0]], [[0.0], [0.0]], (1 + 9) / 2),
+        (LossName.L1, {}, [[1.0], [-3.0]], [[0.0], [0.0]], (1 + 3) / 2),
+        (LossName.HUBER, {"delta": 2.0}, [[1.0], [-3.0]], [[0.0], [0.0]], (0.5 + 2 * (3 - 1)) / 2),
+        (LossName.CROSS_ENTROPY, {}, [[0.0, 0.0, 0.0, 0.0]], [3], math.log(4)),
+        (LossName.CROSS_ENTROPY, {}, [[2.0, 0.0]], [0], math.log(1 + math.exp(-2))),
+        # (1 - s) x the loss of the right class + s x the mean over both classes.
+        (
+            LossName.CROSS_ENTROPY,
+            {"label_smoothing": 0.2},
+            [[2.0, 0.0]],
+            [0],
+            0.9 * math.log(1 + math.exp(-2)) + 0.1 * math.log(1 + math.exp(2)),
+        ),
+        (LossName.BCE, {}, [[2.0, -1.0]], [0], (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-1))) / 2),
+    ],
+)
+def test_losses_by_hand(name, settings, outputs, targets, expected):
+    assert loss_of(name, outputs, targets, **settings) == pytest.approx(expected, rel=1e-6)
+
+
+def test_evaluations_leave_label_smoothing_out():
+    outputs, batch = torch.tensor([[2.0, 0.0]]), Batch(torch.zeros(1, 1), torch.tensor([0]))
+    spec = LossSpec(name=LossName.CROSS_ENTROPY, label_smoothing=0.2)
+    assert float(make_measure(spec.name, spec)(outputs, batch)) == pytest.approx(math.log(1 + math.exp(-2)))
+
+
+def test_tokens_that_are_ignored_count_for_nothing():
+    outputs = torch.zeros(2, 3, 4)
+    outputs[0, 0, 1] = 5.0
+    targets = torch.tensor([[1, 2, IGNORED], [IGNORED, IGNORED, IGNORED]])
+    batch = Batch(torch.zeros(2, 3, dtype=torch.int64), targets)
+    right = math.log(1 + 3 * math.exp(-5))
+    assert float(make_loss(LossName.CROSS_ENTROPY)(outputs, batch)) == pytest.approx((right + math.log(4)) / 2)
+    nothing = Batch(batch.inputs[1:], targets[1:])
+    assert float(make_loss(LossName.CROSS_ENTROPY)(outputs[1:], nothing)) == 0
+    assert (int(count_targets(batch)), int(count_targets(nothing))) == (2, 0)
+
+
+def test_what_losses_are_means_over():
+    features = Batch(torch.zeros(3, 2), torch.zeros(3, 1))
+    frames = Batch(torch.zeros(3, 7, 2), torch.zeros(3, 4, dtype=torch.int64))
+    texts = Batch(torch.zeros(3, 5, dtype=torch.int64), torch.zeros(3, dtype=torch.int64))
+    assert [count_targets(batch) for batch in (features, frames, texts)] == [3, 3, 3]
+
+
+def test_ctc_sums_over_all_ways_to_spell_the_target():
+    # Two frames spell the single character 1 as 11, 01 or 10; each frame says 1 with probability p.
+    p = 0.7
+    logits = torch.log(torch.tensor([[1 - p, p]])).repeat(1, 2, 1)
+    batch = Batch(torch.zeros(1, 2, 1), torch.tensor([[1, IGNORED]]))
+    ways = p * p + 2 * p * (1 - p)
+    assert float(make_loss(LossName.CTC)(logits, batch)) == pytest.approx(-math.log(ways), rel=1e-5)
+
+
+def test_ctc_knows_padded_frames_and_targets_that_do_not_fit():
+    logits = torch.randn(2, 4, 3)
+    targets = torch.tensor([[1, IGNORED, IGNORED], [2, 1, 2]])
+    mask = torch.tensor([[True, True, False, False], [True, True, True, True]])
+    batch = Batch(torch.zeros(2, 4, 1), targets, mask)
+    alone = Batch(torch.zeros(1, 2, 1), targets[:1, :1])
+    loss = make_loss(LossName.CTC)
+    both, second = loss(logits, batch), loss(logits[1:], Batch(torch.zeros(1, 4, 1), targets[1:]))
+    assert float(both) == pytest.approx((float(loss(logits[:1, :2], alone)) + float(second)) / 2, rel=1e-5)
+    assert float(loss(logits[1:, :2], Batch(torch.zeros(1, 2, 1), targets[1:]))) == 0
+    assert frame_lengths(logits[:, :2], batch).tolist() == [1, 2]
+
+
+def test_penalties_spare_biases():
+    layer = nn.Linear(2, 1)
+    nn.init.constant_(layer.weight, -3)
+    penalty = make_penalty(RegularizationSpec(l1=0.5, l2=0.1), layer.parameters())
+    assert penalty().item() == pytest.approx(0.5 * 6 + 0.05 * 18)
+    assert make_penalty(RegularizationSpec(), layer.parameters()) is None
+
+
+def test_a_teacher_is_compared_by_probabilities():
+    student, teacher = torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0]])
+    batch = Batch(torch.zeros(1, 1), torch.tensor([0]))
+    known, learnt = (teacher / 2).softmax(1), (student / 2).softmax(1)
+    expected = 4 * float((known * (known / learnt).log()).sum())
+    assert float(compare(student, teacher, batch, 2.0)) == pytest.approx(expected, rel=1e-5)
+    assert float(compare(teacher, teacher, batch, 2.0)) == pytest.approx(0, abs=1e-6)
+    tokens = Batch(torch.zeros(1, 2, dtype=torch.int64), torch.tensor([[0, IGNORED]]))
+    two = torch.stack([student[0], torch.tensor([9.0, -9.0])])[None]
+    other = torch.stack([teacher[0], torch.tensor([-9.0, 9.0])])[None]
+    assert float(compare(two, other, tokens, 2.0)) == pytest.approx(expected, rel=1e-5)
