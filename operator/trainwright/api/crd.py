@@ -19,7 +19,9 @@ from trainwright.api.status import TrainingJobStatus
 
 Schema = dict[str, Any]
 
-MUTABLE: Final = frozenset({"suspend", "active_deadline_seconds", "ttl_seconds_after_finished", "restart"})
+MUTABLE: Final = frozenset(
+    {"suspend", "start_deadline_seconds", "active_deadline_seconds", "ttl_seconds_after_finished", "restart"}
+)
 """Fields of the spec that may change after the first start; the others decide what is trained, and how."""
 
 _RULES: Final = "x-kubernetes-validations"

@@ -267,6 +267,9 @@ class TrainingJobStatus(StatusModel):
         None, ge=0, description="Highest step ever saved, as of the newest restart; more than this is progress."
     )
     next_start: Time | None = Field(None, description="When the next attempt may start (backoff).")
+    starts_given_up: int = Field(
+        0, ge=0, description="Starts given up since all workers last ran (spec.startDeadlineSeconds)."
+    )
     waiting_since: Time | None = Field(None, description="Since when the job waits for all its workers to run.")
     started_at: Time | None = Field(
         None, description="When the job first became active; the deadline counts from here."

@@ -11,6 +11,8 @@ from trainwright.controller.tuning import Tuning
 _BURST = 1.0
 _GIVE_WAY = 2.0
 """Seconds by which urgent writes may push periodic ones back, at most."""
+_INSTANT = 0.002
+"""Seconds that are not worth a wait: the queue is not that precise, and would ask again at once, for ever."""
 
 
 def is_decision(old: TrainingJobStatus, new: TrainingJobStatus) -> bool:
@@ -43,8 +45,10 @@ class StatusThrottle:
 
     def wait(self, key: Hashable, now: float, *, decision: bool, urgent: bool) -> float:
         """Return the seconds until the job's status may be written; 0 means now."""
-        if decision:
-            return 0.0
+        seconds = 0.0 if decision else self._wait(key, now, urgent=urgent)
+        return seconds if seconds > _INSTANT else 0.0
+
+    def _wait(self, key: Hashable, now: float, *, urgent: bool) -> float:
         interval = self._tuning.urgent_interval if urgent else self._tuning.status_interval
         last = self._written.get(key)
         own = 0.0 if last is None else max(0.0, last + interval - now)

@@ -72,4 +72,6 @@ def advance(
         waiting = status.phase if status.phase in (Phase.PENDING, Phase.RESTARTING) else Phase.PENDING
         return status.model_copy(update={"phase": waiting, "waiting_since": status.waiting_since or now})
     running = stepping(report) or (report is None and status.phase == Phase.RUNNING)
-    return status.model_copy(update={"phase": Phase.RUNNING if running else Phase.STARTING, "waiting_since": None})
+    return status.model_copy(
+        update={"phase": Phase.RUNNING if running else Phase.STARTING, "waiting_since": None, "starts_given_up": 0}
+    )

@@ -5,7 +5,7 @@ from datetime import datetime
 from trainwright.api.job import InvalidJobError
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Phase, TrainingJobStatus
-from trainwright.plan import limits, membership, phase, placement, progress, restart, tell
+from trainwright.plan import limits, membership, phase, placement, progress, restart, start, tell
 from trainwright.plan.membership import Crew
 from trainwright.plan.types import Event, Observed, Plan
 
@@ -99,6 +99,7 @@ def _settle(observed: Observed, spec: TrainingJobSpec, crew: Crew) -> TrainingJo
     if decided is not status:
         return decided
     status = phase.advance(spec, status, crew, heard[0] if heard else None, observed.now)
+    status = start.enforce_deadline(observed, spec, status, crew)
     status = placement.relent(observed, status, crew.newest.values())
     stale_at = progress.stale_at(observed, status)
     stale = stale_at is not None and observed.now >= stale_at
@@ -141,6 +142,8 @@ def _events(before: TrainingJobStatus, status: TrainingJobStatus) -> tuple[Event
 
 
 def _milestones(before: TrainingJobStatus, status: TrainingJobStatus) -> tuple[Event, ...]:
+    if status.starts_given_up > before.starts_given_up and status.failure is not None:
+        return (Event("StartDeadlineExceeded", status.failure.message, warning=True),)
     if status.phase == before.phase and status.restarts == before.restarts:
         return ()
     match status.phase:
@@ -162,6 +165,7 @@ def _next_look(
     waits = [
         limits.deadline(spec, status),
         progress.stale_at(observed, status) if not status.progress.stale else None,
+        _ahead(observed, start.deadline(spec, status)),
         _ahead(observed, placement.patience_ends(status)),
         _ahead(observed, status.next_start),
         *membership.terminations(crew, observed.now),

@@ -39,6 +39,8 @@ def describe(
             return _running(observed, status, crew, report)
         case Phase.STARTING:
             return _starting(spec, report)
+        case Phase.PENDING | Phase.RESTARTING if status.starts_given_up and status.failure is not None:
+            return _gave_up(observed, spec, status, crew)
         case Phase.RESTARTING:
             reason, message = _waiting(observed, spec, status, crew)
             return reason if reason != "WorkersPending" else "Restarting", f"{_restarting(spec, status)}; {message}"
@@ -92,6 +94,15 @@ def _starting(spec: TrainingJobSpec, report: WorkerReport | None) -> tuple[str, 
     resumed = f", from the checkpoint at step {report.resumed_from_step}" if report.resumed_from_step else ""
     note = f" ({report.message})" if report.message else ""
     return "Preparing", f"preparing the first step{resumed}{note}"
+
+
+def _gave_up(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> tuple[str, str]:
+    """Say why the last start was given up, which the pods can no longer tell, until the next one begins to wait."""
+    reason, message = _waiting(observed, spec, status, crew)
+    if reason not in ("BackingOff", "WorkersPending"):
+        return reason, f"{message}; try {status.starts_given_up + 1}"
+    cause = status.failure.message if status.failure else ""
+    return "StartDeadlineExceeded", f"{cause}; all pods were given back; try {status.starts_given_up + 1}: {message}"
 
 
 def _restarting(spec: TrainingJobSpec, status: TrainingJobStatus) -> str:

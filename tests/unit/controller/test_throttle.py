@@ -62,3 +62,10 @@ def test_counters_and_phases_are_decisions_and_progress_is_none():
     assert is_decision(old, old.model_copy(update={"attempt": 2}))
     assert is_decision(old, old.model_copy(update={"phase": Phase.SUCCEEDED}))
     assert not is_decision(old, old.model_copy(update={"message": "step 5"}))
+
+
+def test_a_wait_shorter_than_the_queue_can_keep_is_none():
+    throttle = StatusThrottle(Tuning(urgent_interval=0.5))
+    throttle.written("a", 10.0)
+    assert throttle.wait("a", 10.4985, decision=False, urgent=True) == 0.0
+    assert throttle.wait("a", 10.4, decision=False, urgent=True) > 0.05

@@ -121,6 +121,13 @@ class TrainingJobSpec(Model):
     suspend: bool = Field(
         False, description="True saves, deletes the pods and frees their GPUs; false goes on where it was."
     )
+    start_deadline_seconds: int | None = Field(
+        None,
+        ge=1,
+        le=31_536_000,
+        description="Seconds in which all workers must come to run. If they do not, the job gives back what it holds and "
+        "tries again later, so that two half-started jobs never wait for each other.",
+    )
     active_deadline_seconds: int | None = Field(
         None, ge=1, le=31_536_000, description="Seconds the job may be active before it is stopped and failed."
     )

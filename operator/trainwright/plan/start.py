@@ -1,0 +1,89 @@
+"""All or nothing, in the end: workers that cannot all be placed in time are given back, and tried again later.
+
+Without gang scheduling, two jobs may each get half of the nodes that either of them needs, and wait for each other. Each
+gives its half back when its start deadline passes, and comes back after a wait of its own: who comes first gets all.
+"""
+
+import zlib
+from datetime import datetime, timedelta
+
+from trainwright.api.exit_codes import FailureClass
+from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.status import Failure, Phase, TrainingJobStatus
+from trainwright.plan.membership import Crew
+from trainwright.plan.types import Observed
+
+_SHORTEST_WAIT = 10
+_LONGEST_WAIT = 300
+_NAMED = 10
+
+
+def deadline(spec: TrainingJobSpec, status: TrainingJobStatus) -> datetime | None:
+    """Return when the workers are given back if they do not all run by then."""
+    if spec.start_deadline_seconds is None or status.waiting_since is None:
+        return None
+    return status.waiting_since + timedelta(seconds=spec.start_deadline_seconds)
+
+
+def enforce_deadline(
+    observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew
+) -> TrainingJobStatus:
+    """Return the status: if the deadline has passed, with a new attempt that no pod lives on into, after a wait."""
+    limit = deadline(spec, status)
+    if limit is None or observed.now < limit or status.phase not in (Phase.PENDING, Phase.RESTARTING):
+        return status
+    attempt = status.attempt + 1
+    again = observed.now + _wait(observed.job.uid, status.starts_given_up)
+    return status.model_copy(
+        update={
+            "attempt": attempt,
+            "oldest_attempt": attempt,
+            "starts_given_up": status.starts_given_up + 1,
+            "next_start": again,
+            "waiting_since": again,
+            "failure": _failure(observed, spec, status, crew),
+            "progress": status.progress.model_copy(update={"ended_launch": status.progress.launch}),
+        }
+    )
+
+
+def _wait(uid: str, given_up: int) -> timedelta:
+    """Return the wait before the next try: doubling, and a part that differs from job to job and from try to try.
+
+    Two jobs that gave up at the same moment must not come back at the same moment, again and again.
+    """
+    seconds = min(_SHORTEST_WAIT * 2 ** min(given_up, 16), _LONGEST_WAIT)
+    own = zlib.crc32(f"{uid}/{given_up}".encode()) / 2**32
+    return timedelta(seconds=seconds * (1 + own))
+
+
+def _failure(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> Failure:
+    absent = [index for index in range(spec.workers.count) if not _runs(crew, index)]
+    named = ", ".join(str(index) for index in absent[:_NAMED])
+    more = f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else ""
+    who = f"worker{'' if len(absent) == 1 else 's'} {named}{more} of {spec.workers.count}"
+    why = f": {_reason(observed, crew, absent)}" if _reason(observed, crew, absent) else ""
+    return Failure(
+        category=FailureClass.INFRASTRUCTURE,
+        message=f"{who} did not run within {spec.start_deadline_seconds} s (spec.startDeadlineSeconds){why}"[:4096],
+        hint="Ask for less, wait for other jobs to end, or hand the job to a queue (Kueue) or a gang scheduler.",
+        attempt=status.attempt,
+        worker=absent[0] if absent else None,
+        reason="StartDeadlineExceeded",
+        failed_at=observed.now,
+    )
+
+
+def _runs(crew: Crew, index: int) -> bool:
+    pod = crew.newest.get(index)
+    return pod is not None and pod.phase in ("Running", "Succeeded") and not pod.deleting
+
+
+def _reason(observed: Observed, crew: Crew, absent: list[int]) -> str:
+    """Return why the first of the absent workers that has a reason does not run."""
+    if observed.rejection:
+        return observed.rejection
+    pods = (crew.newest.get(index) for index in absent)
+    waits = (pod.waiting for pod in pods if pod is not None and pod.waiting is not None)
+    reason, message = next(waits, ("", ""))
+    return f"{reason}: {message}".rstrip(": ")
