@@ -14,16 +14,15 @@ from typing import Final
 import torch._dynamo  # noqa: F401
 
 from trainwright.api.exit_codes import ExitCode
-from trainwright.api.worker import WorkerConfig, WorkerPhase
+from trainwright.api.worker import WorkerConfig
 from trainwright_worker.console import say
 from trainwright_worker.distributed import Group, choose_device, set_determinism, set_threads
 from trainwright_worker.errors import InfrastructureError
 from trainwright_worker.loop import fit
-from trainwright_worker.meeting import measure_split
 from trainwright_worker.metrics import Metrics
 from trainwright_worker.place import Place
 from trainwright_worker.report import Pulse, PulseSender, Reporter, first_report
-from trainwright_worker.results import evaluation_facts, predict, write_results
+from trainwright_worker.results.finish import finish
 from trainwright_worker.run import Run, prepare
 from trainwright_worker.store import connect_store, round_store
 from trainwright_worker.termination import post_mortem_path, write_last_report, write_post_mortem
@@ -79,7 +78,7 @@ class Rank:
         if place.leads:
             self.run.tracking = Tracking(config, place.attempt, self.run.progress.step, self.run.warn)
         self._fit(self.run)
-        _finish(self.run)
+        finish(self.run)
         self._end_tracking(Ending.FINISHED, TRACKING_SECONDS)
         if sender is not None:
             sender.close()
@@ -98,6 +97,8 @@ class Rank:
         fit(run)
         run.writer.wait()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if run.update.average is not None:
+            run.update.average.swap()  # From here on the averaged weights are the model's.
 
     def _exchange_pulses(self, pulse: Pulse, reporter: Reporter | None) -> PulseSender | None:
         """Let rank 0 see the other ranks' signs of life, over connections that only these threads use."""
@@ -144,37 +145,3 @@ def run_rank(config: WorkerConfig, place: Place, host: str, scratch: Path) -> No
         rank.train()
     except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a post-mortem and an exit code
         sys.exit(rank.fail(error))
-
-
-def _finish(run: Run) -> None:
-    """Measure the test split, then have rank 0 write the results while the others wait."""
-    run.tell(phase=WorkerPhase.EVALUATING)
-    test = measure_split(run, "test")
-    if test is not None:
-        run.progress.evaluation = test
-    run.tell(phase=WorkerPhase.PREDICTING, evaluation=run.progress.evaluation)
-    if run.place.leads:
-        text = None
-        if run.spec.prediction is not None:
-            text = predict(run.spec.prediction, run.model, run.forward, run.dataset, run.group.device)
-        results = write_results(run.config.job_folder, run.model, run.spec, _facts(run), text)
-        run.tell(phase=WorkerPhase.FINISHED, results=results)
-        run.log(f"finished: {results.folder}")
-    run.group.barrier()
-
-
-def _facts(run: Run) -> dict[str, object]:
-    progress = run.progress
-    return {
-        "step": progress.step,
-        "samples": run.sampler.samples_before(progress.step),
-        "test": evaluation_facts(progress.evaluation if _is_test(run) else None),
-        "best": evaluation_facts(progress.best),
-        "history": progress.history,
-        "data": run.dataset.measured.to_json(),
-        "processes": run.group.size,
-    }
-
-
-def _is_test(run: Run) -> bool:
-    return run.progress.evaluation is not None and run.progress.evaluation.split == "test"

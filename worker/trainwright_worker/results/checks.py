@@ -11,12 +11,13 @@ from trainwright_worker.results.given import existing_split, samples_to_predict
 from trainwright_worker.tracking.tracking import check_tracking
 
 
-def check_outcome(spec: TrainingJobSpec, job_folder: str, dataset: Dataset, *, leads: bool) -> None:
+def check_outcome(spec: TrainingJobSpec, job_folder: str, root: str, dataset: Dataset, *, leads: bool) -> None:
     """Check everything that the spec asks for after and beside training.
 
     Args:
         spec: The job.
         job_folder: Its folder.
+        root: Folder at which relative paths start.
         dataset: Its data.
         leads: Whether this is rank 0, which makes the exports and tries them out.
 
@@ -33,4 +34,4 @@ def check_outcome(spec: TrainingJobSpec, job_folder: str, dataset: Dataset, *, l
             if importlib.util.find_spec(package) is None:
                 raise UserError(f"spec.explanation: the package {package} is not in the image")
     if spec.export is not None and leads:
-        check_export(spec, dataset)
+        check_export(spec, dataset, root)

@@ -74,7 +74,7 @@ def measured_split(dataset: Dataset) -> Split:
     return next(split for split in (splits.test, splits.validation, splits.train) if split is not None)
 
 
-def check_export(spec: TrainingJobSpec, dataset: Dataset) -> None:
+def check_export(spec: TrainingJobSpec, dataset: Dataset, root: str) -> None:
     """Check, before training, that the model can be exported: a model like it, but without weights, is traced.
 
     Raises:
@@ -85,7 +85,7 @@ def check_export(spec: TrainingJobSpec, dataset: Dataset) -> None:
             raise UserError(f"spec.export: the package {package} is not in the image", f"add {package} to the image")
     nowhere = torch.device("meta")
     with nowhere:
-        skeleton = build(spec, dataset.facts).eval()
+        skeleton = build(spec, dataset.facts, root).eval()
     merge_lora(skeleton)
     try:
         trace(skeleton, _example(dataset).to(nowhere), optimize=False)

@@ -18,7 +18,7 @@ from torch import nn
 
 from trainwright.api.status import Evaluation, Export, Results
 from trainwright.api.worker import WorkerPhase
-from trainwright_worker.meeting import measure_split
+from trainwright_worker.meeting import evaluation_batch, measure_split
 from trainwright_worker.models.huggingface import HuggingFaceModel
 from trainwright_worker.results.explain import explain
 from trainwright_worker.results.export import export, reason
@@ -32,7 +32,6 @@ from trainwright_worker.run import Run
 
 WEIGHTS: Final = "weights.safetensors"
 SUMMARY: Final = "results.json"
-SMALLEST_BATCH: Final = 256
 
 Made = TypeVar("Made")
 
@@ -60,7 +59,7 @@ def _predict(run: Run, folder: ResultsFolder) -> str | None:
     if spec is None:
         return None
     split, known = samples_to_predict(spec, run.dataset)
-    batch = max(run.sampler.batch // run.group.size, SMALLEST_BATCH)
+    batch = evaluation_batch(run)
     run.model.eval()
     rows = predict(run, split, batch, known=known)
     with tempfile.NamedTemporaryFile(prefix="trainwright-predictions-") as file:
@@ -135,7 +134,7 @@ class _Results:
 
     def _attempt(self, name: str, make: Callable[[], Made]) -> Made | None:
         """Return what `make` makes; if it fails, say so and return None."""
-        self._run.pulse.moves += 1
+        self._run.pulse.beat()
         try:
             return make()
         except Exception as error:  # noqa: BLE001 - other people's exporters raise anything, and the model is safe
@@ -154,8 +153,7 @@ class _Results:
             "test": None if self._test is None else self._test.to_wire(),
             "best": None if progress.best is None else progress.best.to_wire(),
             "history": progress.history,
-            "classes": None if dataset.classes is None else list(dataset.classes),
-            "normalization": dataset.normalization.to_json(),
+            "data": dataset.measured.to_json(),
             "processes": run.group.size,
             **results.model_dump(mode="json", by_alias=True, include={"exports", "problems"}),
             "spec": run.spec.to_wire(),

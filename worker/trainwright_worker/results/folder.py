@@ -1,9 +1,10 @@
-"""The folder of results: every file in it is written whole or not at all."""
+"""The folder of results, on a volume or in an object store: every file in it is written whole or not at all."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+from trainwright_worker.storage import open_storage
 
 _PART: Final = 64 * 1024 * 1024
 
@@ -17,6 +18,7 @@ class ResultsFolder:
 
     def __init__(self, job_folder: str) -> None:
         self.path = f"{job_folder}/results"
+        self._storage = open_storage(self.path)
 
     def write(self, name: str, content: bytes) -> str:
         """Write a file, replacing the one of an earlier launch, and return its path.
@@ -25,7 +27,8 @@ class ResultsFolder:
             name: Path inside the folder.
             content: The whole file.
         """
-        return self._write(name, iter([content]))
+        self._storage.write(name, [content])
+        return f"{self.path}/{name}"
 
     def publish(self, name: str, source: Path) -> str:
         """Write a copy of a file of this machine, and return its path.
@@ -34,19 +37,8 @@ class ResultsFolder:
             name: Path inside the folder.
             source: The file.
         """
-        return self._write(name, _parts(source))
-
-    def _write(self, name: str, parts: Iterator[bytes]) -> str:
-        path = Path(self.path, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.writing")
-        with temporary.open("wb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        return str(path)
+        self._storage.write(name, _parts(source))
+        return f"{self.path}/{name}"
 
 
 def _parts(source: Path) -> Iterator[bytes]:

@@ -45,13 +45,13 @@ def predict(run: Run, split: Split, batch: int, *, known: bool) -> Iterator[Row]
     requests: Iterator[Request] = ((share, None) for share in shares + [last] * (rounds - len(shares)))
     for number, part in enumerate(read_ahead(split, requests, run.group.device)):
         with torch.inference_mode():
-            outputs = run.forward(part).float().cpu()
+            outputs = run.passes.forward(part).cpu()
         rows: list[Row] = []
         if number < len(shares):
             indices, local = shares[number].tolist(), part.to(torch.device("cpu"))
             described = zip(indices, describe(indices, local), read(local, outputs, known), strict=True)
             rows = [{"index": index} | name | row for index, name, row in described]
-        run.pulse.moves += 1
+        run.pulse.beat()
         yield from _gather(rows, run.group)
 
 

@@ -6,27 +6,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainwright_worker.models.build import build
 from trainwright_worker.models.lora import merge_lora
+from trainwright_worker.parallel import full_state_dict, is_sharded
 from trainwright_worker.run import Run
 
 
 def weights_of(run: Run) -> dict[str, Tensor]:
-    """Return the weights that evaluation measures, by name, whole and on the CPU. All ranks must call this."""
-    return {name: value.detach().cpu() for name, value in run.model.state_dict().items()}
+    """Return the weights that evaluation measures, by name, whole and on the CPU of rank 0. All ranks must call this."""
+    return full_state_dict(run.model, leads=run.place.leads)
 
 
 def model_of(run: Run, weights: dict[str, Tensor]) -> nn.Module:
     """Return a model of its own with these weights: on the CPU, for evaluation, without wrappers and LoRA's matrices."""
-    tensors: dict[str, Tensor] = dict(run.model.named_parameters(remove_duplicate=False))
-    tensors |= dict(run.model.named_buffers(remove_duplicate=False))
+    if is_sharded(run.spec):
+        with torch.random.fork_rng(devices=[]):
+            model = build(run.spec, run.dataset.facts, run.config.data_root)
+        model.load_state_dict(weights)
+    else:
+        model = _copy(run.model, weights)
+    merge_lora(model)
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def _copy(source: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
+    """Return a copy of a model with other weights, which are not copied."""
+    tensors: dict[str, Tensor] = dict(source.named_parameters(remove_duplicate=False))
+    tensors |= dict(source.named_buffers(remove_duplicate=False))
     # Copying everything but the tensors, whose copies are there already, leaves the device's memory alone.
     copies: dict[int, Any] = {}
     for name, tensor in tensors.items():
         value = weights[name] if name in weights else tensor.detach().cpu()
         copies[id(tensor)] = nn.Parameter(value) if isinstance(tensor, nn.Parameter) else value
-    model = copy.deepcopy(run.model, copies)
-    merge_lora(model)
-    return model.eval().requires_grad_(requires_grad=False)
+    return copy.deepcopy(source, copies)
 
 
 def savable(model: nn.Module) -> dict[str, Tensor]:

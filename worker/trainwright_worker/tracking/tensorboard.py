@@ -4,38 +4,53 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from trainwright.api.spec.paths import is_uri
+from trainwright_worker.storage import open_storage
 from trainwright_worker.tracking.events import scalars_record, start_record, version_record
 from trainwright_worker.tracking.tracker import Ending, Record, Story
 
 
 class TensorboardTracker:
-    """Appends to this launch's event file."""
+    """Writes this launch's event file: appends where there is a file system, else writes the whole object again."""
 
     def __init__(self, folder: str, story: Story) -> None:
         """Begin the file.
 
         Args:
-            folder: Folder of all event files of the job.
+            folder: Folder of all event files of the job, or URI of their prefix.
             story: The run.
         """
         now = time.time()
-        Path(folder).mkdir(parents=True, exist_ok=True)
         # Readers take the files of a folder in the order of their names.
-        name = f"events.out.tfevents.{int(now):010d}.{story.attempt:06d}.{time.time_ns() % 10**9:09d}"
-        self._path = Path(folder) / name
+        self._name = f"events.out.tfevents.{int(now):010d}.{story.attempt:06d}.{time.time_ns() % 10**9:09d}"
+        self._folder = folder
+        self._content = b""
+        self._newest = story.resumed
         begin = version_record(now)
         if story.resumed:
             begin += start_record(now, story.resumed + 1)
-        self._append(begin)
+        self._add(begin)
 
     def write(self, records: list[Record]) -> None:
-        """Append one event per record."""
-        self._append(b"".join(scalars_record(record.seconds, record.step, record.values) for record in records))
+        """Write one event per record."""
+        content = b""
+        for record in records:
+            if record.step < self._newest:  # Training went back to a checkpoint: what came after it never happened.
+                content += start_record(record.seconds, record.step)
+            self._newest = record.step
+            content += scalars_record(record.seconds, record.step, record.values)
+        self._add(content)
 
     def close(self, ending: Ending, artifacts: Mapping[str, str]) -> None:
         """Do nothing: every write is complete."""
 
-    def _append(self, content: bytes) -> None:
+    def _add(self, content: bytes) -> None:
+        if is_uri(self._folder):
+            self._content += content
+            open_storage(self._folder).write(self._name, [self._content])
+            return
+        path = Path(self._folder, self._name)
+        path.parent.mkdir(parents=True, exist_ok=True)
         # Opened anew each time: what is written is visible to readers on other nodes, and nothing is left to close.
-        with self._path.open("ab") as file:
+        with path.open("ab") as file:
             file.write(content)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from trainwright.api.base import Model
 from trainwright.api.spec.outcome import TrackingSpec, WandbMode
+from trainwright.api.spec.paths import is_uri
 from trainwright.api.status import Evaluation
 from trainwright.api.worker import WorkerConfig
 from trainwright_worker.errors import UserError
@@ -22,6 +23,8 @@ from trainwright_worker.tracking.wandb import WandbTracker
 
 NETWORK_PAUSE: Final = 5.0
 """Seconds between two batches of records for trackers that may lie behind a network."""
+OBJECT_PAUSE: Final = 30.0
+"""Seconds between two versions of an event file in an object store."""
 _NEVER_PLOTTED: Final = frozenset({"step", "total_steps", "total_epochs", "resumed_from_step"})
 _DATABASES: Final = frozenset({"sqlite", "postgresql", "mysql", "mssql"})
 
@@ -40,13 +43,14 @@ class Tracking:
         """
         spec = config.spec.tracking
         folder = config.job_folder
-        kept = tempfile.gettempdir() if is_remote(folder) else folder
+        kept = tempfile.gettempdir() if is_uri(folder) else folder
         story = Story(config.name, config.uid, attempt, resumed, flatten(config.spec.to_wire()), kept)
         self._recorders: list[Recorder] = []
         self._evaluated: tuple[str, int] | None = None
         if spec.tensorboard:
             make = partial(TensorboardTracker, f"{folder}/tensorboard", story)
-            self._recorders.append(Recorder("tensorboard", make, 0.0, complain))
+            # A file grows with every record, an object is written anew.
+            self._recorders.append(Recorder("tensorboard", make, OBJECT_PAUSE if is_uri(folder) else 0.0, complain))
         if spec.mlflow is not None:
             self._recorders.append(
                 Recorder("mlflow", partial(MlflowTracker, spec.mlflow, story), NETWORK_PAUSE, complain)
@@ -102,16 +106,11 @@ def check_tracking(spec: TrackingSpec, job_folder: str) -> None:
                 f"spec.tracking.mlflow.uri: {scheme} needs the full mlflow package, which is not in the image",
                 "name a tracking server (http://...), or use an image with mlflow in spec.workers.image",
             )
-    if spec.wandb is not None and spec.wandb.mode == WandbMode.OFFLINE and is_remote(job_folder):
+    if spec.wandb is not None and spec.wandb.mode == WandbMode.OFFLINE and is_uri(job_folder):
         raise UserError(
             f"spec.tracking.wandb.mode: offline keeps files in the job's folder, but {job_folder} is no file system",
             "use mode online, or keep checkpoints on a persistent volume",
         )
-
-
-def is_remote(folder: str) -> bool:
-    """Return whether a folder is an object store's rather than a file system's."""
-    return "://" in folder
 
 
 def _numbers(changes: Mapping[str, object]) -> dict[str, float]:
