@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, BinaryIO, Final, Protocol
 
 from trainwright.api.spec.corpora import LabeledTextData, TextData
 from trainwright_worker.data.files import Location, find, find_all
@@ -21,7 +21,7 @@ UNLABELED: Final = "unsup"
 """Folder of the IMDB reviews whose texts have no label."""
 CHUNK_BYTES: Final = 65_536
 CHUNKS: Final = 1_000
-"""Plain text is held out in chunks of whole lines: at least so many, none much larger than CHUNK_BYTES."""
+"""Plain text is held out in chunks: about so many at least, none much larger than CHUNK_BYTES."""
 
 
 class TextStore(Protocol):
@@ -130,7 +130,7 @@ class Reviews:
 
 @dataclass(frozen=True)
 class PlainText:
-    """Plain text in chunks of whole lines."""
+    """Plain text in chunks of whole lines; a line that is longer than a chunk is cut between words."""
 
     places: tuple[Location, ...]
     field: str
@@ -140,8 +140,8 @@ class PlainText:
         size = self._chunk_bytes
         for place in self.places:
             with place.open() as file, place.reading():
-                while lines := file.readlines(size):
-                    yield decode(b"".join(lines), place.name, self.field)
+                for chunk in _chunks(file, size):
+                    yield decode(chunk, place.name, self.field)
 
     @cached_property
     def _chunk_bytes(self) -> int:
@@ -151,6 +151,27 @@ class PlainText:
     def stamp(self) -> object:
         """Return what changes when the texts do, as JSON types."""
         return [place.stamp() for place in self.places]
+
+
+def _chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """Yield the content of a file in pieces of about `size` bytes, cut after a line, else before a space, else anywhere."""
+    left = b""
+    while more := file.read(size):
+        left += more
+        end = left.rfind(b"\n") + 1 or max(left.rfind(b" "), 0) or _last_character(left)
+        if end:
+            yield left[:end]
+            left = left[end:]
+    if left:
+        yield left
+
+
+def _last_character(text: bytes) -> int:
+    """Return where the last character of UTF-8 text begins; it may not be whole yet."""
+    begin = len(text) - 1
+    while begin > 0 and text[begin] & 0xC0 == 0x80:  # noqa: PLR2004 - the mark of a byte that goes on with a character
+        begin -= 1
+    return begin
 
 
 def open_labeled(data: LabeledTextData, path: str, root: str, field: str) -> tuple["Files | Reviews", ...]:
