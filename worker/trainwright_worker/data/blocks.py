@@ -21,14 +21,15 @@ class BlockReader:
         self._blocks: OrderedDict[tuple[str, int], Future[bytes]] = OrderedDict()
         self._lock = Lock()
 
-    def read(self, location: Location, begin: int, end: int) -> bytes:
-        """Return the bytes of a file from `begin` up to `end`."""
+    def read(self, location: Location, begin: int, end: int, size: int) -> bytes:
+        """Return the bytes of a file of `size` bytes from `begin` up to `end`."""
         first, last = begin // self._block_bytes, (end - 1) // self._block_bytes
-        content = b"".join(self._block(location, number) for number in range(first, last + 1))
+        content = b"".join(self._block(location, number, size) for number in range(first, last + 1))
         return content[begin - first * self._block_bytes : end - first * self._block_bytes]
 
-    def _block(self, location: Location, number: int) -> bytes:
+    def _block(self, location: Location, number: int, size: int) -> bytes:
         key = (location.name, number)
+        begin = number * self._block_bytes
         with self._lock:
             found = self._blocks.get(key)
             block = found or Future()
@@ -38,7 +39,7 @@ class BlockReader:
                 self._blocks.popitem(last=False)  # Who waits for it still holds it.
         if found is None:
             try:
-                block.set_result(location.read(number * self._block_bytes, (number + 1) * self._block_bytes))
+                block.set_result(location.read(begin, min(begin + self._block_bytes, size)))
             except BaseException as error:
                 with self._lock:
                     self._blocks.pop(key, None)  # The next reader tries again.

@@ -70,7 +70,7 @@ class Location:
     def read(self, begin: int | None = None, end: int | None = None) -> bytes:
         """Return the bytes from `begin` up to `end` as they are stored. Safe from any thread."""
         with self.reading():
-            content: bytes = self.system.cat_file(self.path, begin, end)
+            content: bytes = self.system.cat_file(self.path, start=begin, end=end)
         return content
 
     def beside(self, path: str) -> "Location":

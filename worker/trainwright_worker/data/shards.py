@@ -32,6 +32,7 @@ class Shards:
         shard: Which file each image lies in ([images]).
         begin: Where it begins, in bytes ([images]).
         end: Where it ends ([images]).
+        sizes: Size of each file, in bytes ([files]).
         reader: What reads remote files.
     """
 
@@ -39,6 +40,7 @@ class Shards:
     shard: Array
     begin: Array
     end: Array
+    sizes: list[int]
     reader: BlockReader
 
     @property
@@ -48,8 +50,11 @@ class Shards:
 
     def read(self, row: int) -> bytes:
         """Return an encoded image."""
-        place, begin, end = self.places[self.shard[row]], int(self.begin[row]), int(self.end[row])
-        return place.read(begin, end) if place.protocol is None else self.reader.read(place, begin, end)
+        shard, begin, end = int(self.shard[row]), int(self.begin[row]), int(self.end[row])
+        place = self.places[shard]
+        return (
+            place.read(begin, end) if place.protocol is None else self.reader.read(place, begin, end, self.sizes[shard])
+        )
 
     def name(self, row: int) -> str:
         """Return how to speak of an image in an error."""
@@ -89,7 +94,7 @@ def _pictures(shards: Shards, targets: Tensor, data: WebDatasetData, key: str) -
 
 def _open(data: WebDatasetData, path: str, root: str, key: str, scratch: Scratch) -> tuple[Shards, Labels]:
     places = find_all(path, root, f"{_FIELD}.{key}", (".tar",))
-    stamp = ["shards", [place.stamp() for place in places], data.image, data.label]
+    stamps = [place.stamp() for place in places]
 
     def index() -> dict[str, Array]:
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -99,10 +104,12 @@ def _open(data: WebDatasetData, path: str, root: str, key: str, scratch: Scratch
         labels = np.array([row[3] for row in rows], np.str_)
         return {"shard": places_of[:, 0], "begin": places_of[:, 1], "end": places_of[:, 2], "labels": labels}
 
-    found = scratch.arrays(stamp, index)
+    found = scratch.arrays(["shards", stamps, data.image, data.label], index)
     if not len(found["labels"]):
         raise DataError(f"{_FIELD}.{key}: {path} holds no samples")
-    return Shards(places, found["shard"], found["begin"], found["end"], BlockReader()), Labels(found["labels"].tolist())
+    sizes = [int(stamp[1]) for stamp in stamps]
+    shards = Shards(places, found["shard"], found["begin"], found["end"], sizes, BlockReader())
+    return shards, Labels(found["labels"].tolist())
 
 
 def _samples(place: Location, data: WebDatasetData) -> Iterator[tuple[int, int, str]]:
