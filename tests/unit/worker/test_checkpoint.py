@@ -1,175 +1,334 @@
 import json
 import multiprocessing
 import os
-import shutil
 import signal
+import threading
+from types import SimpleNamespace
 
 import pytest
+import safetensors.torch
 import torch
+from torch.optim import SGD, Adafactor, Adam, AdamW
 
 from trainwright.api.status import Evaluation
-from trainwright_worker import checkpoint
-from trainwright_worker.checkpoint import CheckpointFolder, Writer, decode, encode
+from trainwright_worker.checkpoint.folder import CheckpointFolder
+from trainwright_worker.checkpoint.resume import find_newest, restore
+from trainwright_worker.checkpoint.staging import Staging
+from trainwright_worker.checkpoint.tensors import read_header
+from trainwright_worker.checkpoint.writer import Writer
 from trainwright_worker.errors import InfrastructureError, NonFiniteError, UserError
-from trainwright_worker.state import Progress, pack_rank, restore, take_snapshot
+from trainwright_worker.layerwise import Lamb, Lars
+from trainwright_worker.state import Progress, gather_state, pack_rank
+from trainwright_worker.storage import FolderStorage
+
+ALONE = SimpleNamespace(rank=0, size=1, device=torch.device("cpu"))
+OPTIMIZERS = {
+    "sgd": lambda weights: SGD(weights, lr=0.1, momentum=0.9, fused=True),
+    "adam": lambda weights: Adam(weights, lr=0.1, fused=True),
+    "adamw": lambda weights: AdamW(weights, lr=0.1),
+    "adafactor": lambda weights: Adafactor(weights, lr=0.1),
+    "lamb": lambda weights: Lamb(weights, lr=0.1),
+    "lars": lambda weights: Lars(weights, lr=0.1, momentum=0.9),
+}
 
 
-def trained(kind=torch.optim.Adam, steps=3):
-    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
-    optimizer = kind(model.parameters(), lr=0.1)
+def train(model, optimizer, steps):
     for _ in range(steps):
-        model(torch.rand(5, 3)).sum().backward()
+        optimizer.zero_grad()
+        model(torch.rand(5, 3)).square().sum().backward()
         optimizer.step()
+
+
+def trained(optimizer="adam", steps=3):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    made = OPTIMIZERS[optimizer](model.parameters())
+    train(model, made, steps)
     progress = Progress(steps, torch.tensor(1.25, dtype=torch.float64))
     progress.best = Evaluation(split="validation", step=2, metrics={"loss": 0.1})
     progress.history.append({"epoch": 1, "loss": 0.5})
-    return model, optimizer, progress
+    return model, made, progress
 
 
-def snapshot_of(model, optimizer, progress, step=None):
+def folder_at(path, keep=5, **options):
+    return CheckpointFolder(FolderStorage(str(path)), keep, **options)
+
+
+def save(folder, model, optimizer, progress, step=None, extras=None):
     if step is not None:
         progress.step = step
-    return take_snapshot(model, optimizer, progress, [pack_rank(progress)], {"trainSamples": 9})
+    state = gather_state(model, optimizer, extras or {}, [pack_rank(progress)])
+    return folder.write(Staging().copy(state), {"trainSamples": 9} | progress.to_facts())
 
 
-def test_what_is_restored_is_what_was_saved():
-    model, optimizer, progress = trained()
-    snapshot = decode(encode(snapshot_of(model, optimizer, progress)))
+def newest_step(folder):
+    found, _ = folder.find_newest()
+    return found and found.manifest.step
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_training_goes_on_from_what_was_saved_as_if_nothing_had_happened(tmp_path, kind):
+    model, optimizer, progress = trained(kind)
+    extras = {"average.0.weight": model[0].weight.detach() * 2, "scaler.scale": torch.tensor(8.0, dtype=torch.float64)}
+    save(folder_at(tmp_path), model, optimizer, progress, extras=extras)
     expected = torch.rand(3)
-    other, other_optimizer, other_progress = trained(steps=1)
-    assert restore(snapshot, other, other_optimizer, other_progress, rank=0)
+    train(model, optimizer, 2)
+    other, other_optimizer, other_progress = trained(kind, steps=1)
+    folder = folder_at(tmp_path)
+    found, note = find_newest(folder, ALONE)
+    restored = restore(folder, found, other, other_optimizer, other_progress, ALONE)
+    assert note == ""
     assert torch.equal(torch.rand(3), expected), "the generator goes on where it was"
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
     assert other_progress == progress
-    for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
-        state, restored = optimizer.state[mine], other_optimizer.state[theirs]
-        assert state.keys() == restored.keys()
-        assert all(torch.equal(state[key], restored[key]) for key in state)
+    assert restored.keys() == extras.keys()
+    assert all(torch.equal(restored[name], extras[name]) for name in extras)
+    train(other, other_optimizer, 2)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
 
 
-def test_a_snapshot_does_not_follow_the_model():
+def test_weights_are_plain_safetensors_and_nothing_is_a_pickle(tmp_path):
     model, optimizer, progress = trained()
-    snapshot = snapshot_of(model, optimizer, progress)
-    before = snapshot.model["0.weight"].clone()
+    save(folder_at(tmp_path), model, optimizer, progress)
+    base = tmp_path / "checkpoints" / "step-00000003"
+    assert {path.suffix for path in base.iterdir()} == {".safetensors", ".json"}
+    loaded = safetensors.torch.load_file(base / "model.safetensors")
+    assert all(torch.equal(loaded[name], value) for name, value in model.state_dict().items())
+    header = read_header(FolderStorage(str(base)), "model.safetensors")
+    assert header["3.weight"].shape == [2, 4]
+    assert header["1.num_batches_tracked"].dtype == "I64"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int8, torch.bool])
+def test_every_type_of_number_and_every_shape_comes_back(tmp_path, dtype):
+    model = torch.nn.Module()
+    for name, shape in {"single": (), "empty": (0, 3), "row": (7,), "cube": (2, 3, 5)}.items():
+        model.register_buffer(name, torch.randint(0, 2, shape).to(dtype))
+    model.register_buffer("last", torch.rand(1, 3, 4, 4).to(memory_format=torch.channels_last))
+    model.weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = SGD(model.parameters(), lr=1)
+    folder = folder_at(tmp_path)
+    save(folder, model, optimizer, Progress(1, torch.zeros((), dtype=torch.float64)))
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.zero_()
+    found, _ = folder.find_newest()
+    restore(folder, found, model, optimizer, Progress(0, torch.zeros((), dtype=torch.float64)), ALONE)
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+def test_a_weight_with_two_names_is_saved_once(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 9, bias=False))
+    model[1].weight = model[0].weight
+    optimizer = Adam(model.parameters())
+    folder = folder_at(tmp_path)
+    progress = Progress(1, torch.zeros((), dtype=torch.float64))
+    save(folder, model, optimizer, progress)
+    found, _ = folder.find_newest()
+    assert found.manifest.names("model") == {"0.weight"}
+    restore(folder, found, model, optimizer, progress, ALONE)
+
+
+def test_a_copy_does_not_follow_the_model_and_its_memory_is_used_again():
+    model, optimizer, _ = trained()
+    staging = Staging()
+    first = staging.copy(gather_state(model, optimizer, {}, []))
+    before, memory = first.tensors["model.0.weight"].clone(), first.tensors["model.0.weight"].data_ptr()
     with torch.no_grad():
         model[0].weight.add_(1)
-    assert torch.equal(snapshot.model["0.weight"], before)
+    assert torch.equal(first.tensors["model.0.weight"], before)
+    second = staging.copy(gather_state(model, optimizer, {}, []))
+    assert torch.equal(second.tensors["model.0.weight"], before + 1)
+    assert second.tensors["model.0.weight"].data_ptr() == memory
 
 
-def test_a_weight_that_is_not_a_number_is_never_saved():
+def test_a_weight_that_is_not_a_number_is_never_saved(tmp_path):
+    model, optimizer, progress = trained()
+    folder = folder_at(tmp_path)
+    writer = Writer(folder, lambda _: None)
+    with torch.no_grad():
+        model[3].bias[0] = float("nan")
+    writer.save(gather_state(model, optimizer, {}, []), progress.to_facts())
+    with pytest.raises(NonFiniteError, match=r"weight 3.bias is not finite at step 3"):
+        writer.wait()
+    assert newest_step(folder) is None
+
+
+def test_large_weights_whose_sum_overflows_are_finite(tmp_path):
     model, optimizer, progress = trained()
     with torch.no_grad():
-        model[2].bias[0] = float("nan")
-    with pytest.raises(NonFiniteError, match=r"weight 2.bias is not finite at step 3"):
-        snapshot_of(model, optimizer, progress)
+        model[0].weight.fill_(3e38)
+    assert save(folder_at(tmp_path), model, optimizer, progress)[-1].step == 3
 
 
-def test_a_checkpoint_of_another_model_is_a_user_error():
-    snapshot = snapshot_of(*trained())
-    model = torch.nn.Sequential(torch.nn.Linear(3, 5))
-    with pytest.raises(UserError, match=r"spec.model: the checkpoint of step 3 holds another model"):
-        restore(snapshot, model, torch.optim.Adam(model.parameters()), Progress(0, torch.zeros(())), 0)
-
-
-def test_the_generators_of_a_new_rank_are_not_in_an_older_checkpoint():
-    model, optimizer, progress = trained()
-    assert not restore(snapshot_of(model, optimizer, progress), model, optimizer, progress, rank=1)
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        (torch.nn.Sequential(torch.nn.Linear(3, 4)), "its weight 1.bias has no place in this model"),
+        (torch.nn.Sequential(*[torch.nn.Linear(3, 4) for _ in range(5)]), "it has no weight 2.bias"),
+        (torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.BatchNorm1d(4), torch.nn.ReLU(), torch.nn.Linear(4, 2)),
+         "its weight 0.weight has the shape 4x3, but this model's has 5x3"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_of_another_model_is_a_user_error(tmp_path, model, problem):
+    folder = folder_at(tmp_path)
+    save(folder, *trained())
+    found, _ = folder.find_newest()
+    with pytest.raises(UserError, match=f"spec.model: the checkpoint of step 3 holds another model: {problem}"):
+        restore(folder, found, model, Adam(model.parameters()), Progress(0, torch.zeros(())), ALONE)
 
 
 def test_the_newest_are_kept_and_described(tmp_path):
-    folder = CheckpointFolder(str(tmp_path), keep=2)
+    folder = folder_at(tmp_path, keep=2)
     parts = trained()
-    saved = [folder.write(snapshot_of(*parts, step=step)) for step in (5, 10, 15)]
-    assert folder.list_verified() == saved[1:]
+    saved = [save(folder, *parts, step=step)[-1] for step in (5, 10, 15)]
+    assert folder.list_complete() == saved[1:]
     assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["step-00000010", "step-00000015"]
-    assert decode(folder.find_newest().files).step == 15
+    assert newest_step(folder) == 15
+    assert saved[-1].bytes == sum(
+        path.stat().st_size for path in (tmp_path / "checkpoints" / "step-00000015").iterdir() if path.stem != "manifest"
+    )
+
+
+def test_the_best_is_kept_however_old_and_flagged(tmp_path):
+    folder = folder_at(tmp_path, keep=1, keep_best=True)
+    model, optimizer, progress = trained()
+    for step, best in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 5), (6, 5)):
+        progress.best = Evaluation(split="validation", step=best, metrics={"loss": 1 / best})
+        complete = save(folder, model, optimizer, progress, step=step)
+    assert [(saved.step, saved.best) for saved in complete] == [(5, True), (6, False)]
 
 
 def test_a_damaged_newest_is_passed_over_and_named(tmp_path):
-    folder = CheckpointFolder(str(tmp_path), keep=5)
+    folder = folder_at(tmp_path)
     parts = trained()
-    for step in (1, 2, 3, 4):
-        folder.write(snapshot_of(*parts, step=step))
+    for step in (1, 2, 3, 4, 5, 6):
+        save(folder, *parts, step=step)
     base = tmp_path / "checkpoints"
-    weights = base / "step-00000004" / "model.safetensors"
+    weights = base / "step-00000006" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    (base / "step-00000003" / "state.json").unlink()
-    manifest = base / "step-00000002" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace("state.json", "../state.json"))
-    found = folder.find_newest()
-    assert decode(found.files).step == 1
-    assert found.skipped[0] == "checkpoint step-00000004 skipped: model.safetensors does not match its checksum"
-    assert "state.json has 0 bytes" in found.skipped[1]
-    assert "its manifest names '../state.json'" in found.skipped[2]
+    (base / "step-00000005" / "optimizer.safetensors").write_bytes(b"half")
+    (base / "step-00000004" / "state.json").unlink()
+    manifest = base / "step-00000003" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"state.json"', '"../state.json"'))
+    (base / "step-00000002" / "manifest.json").write_text("{}")
+    save(folder_at(tmp_path, keep=9), *parts, step=1)
+    found, skipped = folder.find_newest()
+    assert found.manifest.step == 1
+    assert skipped[0] == "checkpoint step-00000006 skipped: model.safetensors does not match its checksum"
+    assert "step-00000005 skipped: optimizer.safetensors has 4 bytes instead of" in skipped[1]
+    assert skipped[2] == "checkpoint step-00000004 skipped: state.json is missing"
+    assert skipped[3] == "checkpoint step-00000003 skipped: its manifest names '../state.json'"
+    assert "step-00000002 skipped: it cannot be read" in skipped[4]
+    (base / "step-00000001" / "manifest.json").unlink()
+    assert folder.find_newest()[1][-1] == "checkpoint step-00000001 skipped: it has no manifest.json"
 
 
 def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(tmp_path):
-    folder = CheckpointFolder(str(tmp_path), keep=5)
+    folder = folder_at(tmp_path)
     parts = trained()
-    folder.write(snapshot_of(*parts, step=1))
+    save(folder, *parts, step=1)
     (tmp_path / "checkpoints" / "step-00000001" / "manifest.json").unlink()
-    assert folder.find_newest().files is None
-    folder.write(snapshot_of(*parts, step=1))
-    assert folder.find_newest().skipped == []
+    assert newest_step(folder) is None
+    save(folder, *parts, step=1)
+    assert folder.find_newest()[1] == []
 
 
 def test_no_folder_means_no_checkpoint(tmp_path):
-    folder = CheckpointFolder(str(tmp_path / "none"), keep=1)
+    folder = folder_at(tmp_path / "none", keep=1)
     folder.clear_unfinished()
-    assert folder.find_newest().files is None
-    assert folder.list_verified() == []
+    assert folder.find_newest() == (None, [])
+    assert folder.list_complete() == []
 
 
-def die_while_writing(path, die_at):
-    """Write a checkpoint and be killed at the n-th file or folder operation."""
-    calls = 0
+class Dying(FolderStorage):
+    """Kills its process before the n-th change of the disk."""
 
-    def count(function):
-        def counted(*args, **kwargs):
-            nonlocal calls
-            calls += 1
-            if calls == die_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*args, **kwargs)
+    def __init__(self, root, die_at):
+        super().__init__(root)
+        self._left = die_at
 
-        return counted
+    def _count(self):
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    checkpoint.write_durably = count(checkpoint.write_durably)
-    checkpoint._flush_folder = count(checkpoint._flush_folder)
-    checkpoint.shutil.rmtree = count(shutil.rmtree)
-    CheckpointFolder(path, keep=1).write(snapshot_of(*trained(), step=2))
+    def write(self, name, parts):
+        def counted():
+            for part in parts:
+                self._count()
+                yield part
+
+        super().write(name, counted())
+
+    def rename(self, folder, name):
+        self._count()
+        super().rename(folder, name)
+
+    def delete(self, folder):
+        self._count()
+        super().delete(folder)
 
 
-@pytest.mark.parametrize("die_at", range(1, 11))
+def die_while_writing(path, parts, die_at):
+    save(CheckpointFolder(Dying(path, die_at), keep=1), *parts, step=2)
+
+
+@pytest.mark.parametrize("die_at", [1, 2, 3, 8, 20, *range(30, 40)])
 def test_killed_at_any_point_of_a_save_leaves_a_valid_checkpoint(tmp_path, die_at):
-    folder = CheckpointFolder(str(tmp_path), keep=1)
-    folder.write(snapshot_of(*trained(), step=1))
-    process = multiprocessing.get_context("fork").Process(target=die_while_writing, args=(str(tmp_path), die_at))
+    parts = trained()
+    folder = folder_at(tmp_path, keep=1)
+    save(folder, *parts, step=1)
+    # Forked before any thread of torch has run: no test of this file computes anything large.
+    process = multiprocessing.get_context("fork").Process(target=die_while_writing, args=(str(tmp_path), parts, die_at))
     process.start()
     process.join()
-    found = folder.find_newest()
-    assert found.skipped == []
-    assert decode(found.files).step in (1, 2)
+    assert process.exitcode in (0, -signal.SIGKILL)
+    found, skipped = folder.find_newest()
+    assert skipped == []
+    assert found.manifest.step in (1, 2)
     folder.clear_unfinished()
     names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
     assert all(name.startswith("step-") for name in names)
-    folder.write(snapshot_of(*trained(), step=3))
-    assert decode(folder.find_newest().files).step == 3
+    save(folder, *parts, step=3)
+    assert newest_step(folder) == 3
 
 
 def test_the_writer_tells_of_what_is_complete_and_fails_loudly(tmp_path):
     done = []
-    writer = Writer(CheckpointFolder(str(tmp_path), keep=3), done.append)
-    parts = trained()
+    writer = Writer(folder_at(tmp_path, keep=3), done.append)
+    model, optimizer, progress = trained()
     for step in (1, 2):
-        writer.save(snapshot_of(*parts, step=step))
+        progress.step = step
+        writer.save(gather_state(model, optimizer, {}, []), progress.to_facts())
     writer.wait()
-    assert [saved.step for saved in done] == [1, 2]
+    assert [[saved.step for saved in complete] for complete in done] == [[1], [1, 2]]
     assert json.loads((tmp_path / "checkpoints" / "step-00000002" / "manifest.json").read_text())["step"] == 2
-    blocked = Writer(CheckpointFolder(str(tmp_path / "file"), keep=3), done.append)
     (tmp_path / "file").write_text("in the way")
-    blocked.save(snapshot_of(*parts, step=3))
+    blocked = Writer(folder_at(tmp_path / "file"), done.append)
+    blocked.save(gather_state(model, optimizer, {}, []), progress.to_facts())
     with pytest.raises(InfrastructureError, match="cannot save a checkpoint"):
         blocked.wait()
+
+
+def test_training_does_not_wait_for_the_disk(tmp_path):
+    released = threading.Event()
+
+    class Slow(FolderStorage):
+        def write(self, name, parts):
+            released.wait()
+            super().write(name, parts)
+
+    model, optimizer, progress = trained()
+    writer = Writer(CheckpointFolder(Slow(str(tmp_path)), keep=3), lambda _: None)
+    writer.save(gather_state(model, optimizer, {}, []), progress.to_facts())
+    expected = model[0].weight.detach().clone()
+    train(model, optimizer, 1)
+    assert writer.busy
+    released.set()
+    writer.wait()
+    assert not writer.busy
+    saved = safetensors.torch.load_file(tmp_path / "checkpoints" / "step-00000003" / "model.safetensors")
+    assert torch.equal(saved["0.weight"], expected)
