@@ -92,6 +92,11 @@ def explain(error: BaseException) -> WorkerError:
         return PeersLostError(f"lost contact with another process of the job: {_without_ornaments(text)}")
     if "does not have a deterministic implementation" in text:
         return UserError(f"spec.training.deterministic: true, but {_first_line(text)}", "set it to false")
+    if "Expected more than 1 value per channel when training" in text:
+        return UserError(
+            "spec.training.globalBatchSize: batch normalization met a batch of one sample, which has no variance",
+            "choose a batch and micro-batch of which the training split does not leave a single sample over",
+        )
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}:
         return InfrastructureError(f"storage failed: {error}", "check the volume that holds the checkpoints")
     return WorkerError(f"{type(error).__name__}: {_first_line(text)}")

@@ -28,6 +28,10 @@ from trainwright_worker.termination import describe, fit, read_post_mortem, writ
         (torch.distributed.DistNetworkError("failed to recv"), ExitCode.INFRASTRUCTURE),
         (OSError(errno.ENOSPC, "No space left on device"), ExitCode.INFRASTRUCTURE),
         (RuntimeError("x does not have a deterministic implementation, but you set"), ExitCode.USER_ERROR),
+        (
+            ValueError("Expected more than 1 value per channel when training, got input size torch.Size([1, 3])"),
+            ExitCode.USER_ERROR,
+        ),
         (ZeroDivisionError("division by zero"), ExitCode.INTERNAL),
     ],
 )

@@ -198,7 +198,7 @@ def _configuration(kind: str, spec: TrainingJobSpec, facts: Facts, root: str) ->
     if facts.vocabulary is not None:
         _check_tokens(facts, raw, args)
     try:
-        changes = {**(_from_data(facts, known) if raw is None else {}), **args, **_from_task(facts, raw)}
+        changes = {**(_from_data(facts, known) if raw is None else {}), **args, **_from_task(spec.task, facts, raw)}
         return mapping[kind].from_dict({**stored, **changes})
     except Exception as error:
         # Each configuration has errors of its own; what they are about is always the arguments.
@@ -244,12 +244,12 @@ def _from_data(facts: Facts, known: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name in known}
 
 
-def _from_task(facts: Facts, raw: dict[str, Any] | None) -> dict[str, Any]:
+def _from_task(task: Task, facts: Facts, raw: dict[str, Any] | None) -> dict[str, Any]:
     stored = (raw or {}).get("pad_token_id")
     padding = facts.padding if stored is None else stored
     return {
-        "num_labels": facts.outputs if facts.vocabulary != facts.outputs else 2,
         "use_cache": False,
+        **({} if task == Task.LANGUAGE_MODELING else {"num_labels": facts.outputs}),
         **({} if padding is None else {"pad_token_id": padding}),
     }
 
