@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Final
 
 from trainwright.api.figures import MemoryUse
@@ -45,7 +44,14 @@ class Need:
         self._gauge = gauge
         self._spec = optimizer
         self.weights = gauge.weights()
-        self._states = cache(gauge.optimizer)
+        self._measured: dict[str, int] = {}
+
+    def _states(self, optimizer: OptimizerSpec) -> int:
+        """Return the bytes that an optimizer remembers, all shards together."""
+        key = optimizer.model_dump_json()  # A spec may hold lists, so it has no hash of its own.
+        if key not in self._measured:
+            self._measured[key] = self._gauge.optimizer(optimizer)
+        return self._measured[key]
 
     def memory(self, setup: Setup, optimizer: OptimizerSpec | None = None) -> MemoryUse:
         """Return the memory of one process."""
