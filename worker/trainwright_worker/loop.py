@@ -17,14 +17,15 @@ def fit(run: Run) -> None:
         NonFiniteError: The loss or a weight is no longer a number.
     """
     progress, agenda, pulse, learn, update = run.progress, run.agenda, run.pulse, run.passes.learn, run.update
-    guard = update.guard
+    guard, watch = update.guard, run.passes.watch
     begin(run)
     while progress.step < agenda.total_steps:
         update.settle()
-        for batch in run.loader.batches(progress.step):
+        for batch in watch.batches(run.loader.batches(progress.step), agenda, pulse):
             loss = learn(batch)
             pausing = progress.step + 1 == agenda.next
             norm = update.take(progress.step, measured=pausing)
+            watch.end()
             progress.loss_sum += loss if guard is None else guard.count(loss)
             progress.step += 1
             pulse.step = progress.step

@@ -17,6 +17,7 @@ from trainwright.api.status import Evaluation
 from trainwright.api.worker import WorkerPhase
 from trainwright_worker.errors import NON_FINITE_HINT, NonFiniteError, PreemptedError
 from trainwright_worker.evaluate import evaluate
+from trainwright_worker.figures import Figures
 from trainwright_worker.losses import make_measure
 from trainwright_worker.measures import make_measures, shown_figures
 from trainwright_worker.patience import lose_patience
@@ -171,6 +172,8 @@ def _close_epoch(run: Run, verdict: Verdict) -> None:
 
 
 def _tell_progress(run: Run, loss: float | None, norm: float | None) -> None:
+    timed = run.passes.watch.read()
+    run.pulse.seconds = run.passes.watch.own
     if not run.place.leads and run.metrics is None:
         return
     now, clock, step = time.monotonic(), run.clock, run.progress.step
@@ -185,20 +188,27 @@ def _tell_progress(run: Run, loss: float | None, norm: float | None) -> None:
         throughput = (samples - clock.measured_samples) / (now - clock.measured_from)
         steps_per_second = (step - clock.measured_step) / (now - clock.measured_from)
     norm = norm if norm is not None and math.isfinite(norm) else None
+    figures = run.scale.measure(throughput, steps_per_second, timed)
     run.tell(
-        step=step, epoch=epoch, samples=samples, loss=loss, learning_rate=rate, grad_norm=norm,
-        samples_per_second=throughput, steps_per_second=steps_per_second,
-    )  # fmt: skip
+        step=step, epoch=epoch, samples=samples, loss=loss, learning_rate=rate, grad_norm=norm, **figures.to_report()
+    )
     if run.metrics is not None:
-        run.metrics.observe(step=step, epoch=epoch, loss=loss, rate=rate, norm=norm, throughput=throughput)
+        run.metrics.observe(step=step, epoch=epoch, loss=loss, rate=rate, norm=norm, figures=figures)
         seconds = [after - before for before, after in zip(run.step_ends, run.step_ends[1:], strict=False)]
         run.metrics.observe_steps(seconds, samples - run.sampler.samples_before(clock.met_step))
         run.step_ends.clear()
     if now - clock.logged >= LOG_SECONDS:
         clock.logged = now
-        speed = f", {throughput:,.0f} samples/s" if throughput else ""
+        speed = _speed(figures)
         percent = 100 * step // run.agenda.total_steps
         run.log(f"step {step:,}/{run.agenda.total_steps:,} ({percent} %), epoch {epoch}, loss {_shown(loss)}{speed}")
+
+
+def _speed(figures: Figures) -> str:
+    if figures.tokens_per_second:
+        mfu = f", {figures.mfu:.1%} of peak" if figures.mfu else ""
+        return f", {figures.tokens_per_second:,.0f} tokens/s{mfu}"
+    return f", {figures.samples_per_second:,.0f} samples/s" if figures.samples_per_second else ""
 
 
 def _shown(loss: float | None) -> str:

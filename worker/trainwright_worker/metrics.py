@@ -6,6 +6,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from trainwright_worker.console import say
+from trainwright_worker.figures import Figures
 from trainwright_worker.place import Place
 
 _STEP_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
@@ -32,21 +33,40 @@ class Metrics:
         self._saved_at = Gauge(
             f"{prefix}_checkpoint_timestamp_seconds", "When the newest checkpoint was complete.", registry=registry
         )
+        self._tokens = Gauge(f"{prefix}_tokens_per_second", "Tokens per second, all ranks.", registry=registry)
+        self._mfu = Gauge(f"{prefix}_mfu_ratio", "Share of the peak arithmetic made use of.", registry=registry)
+        self._memory = Gauge(f"{prefix}_peak_memory_bytes", "Most memory held at once.", registry=registry)
+        self._parts = Gauge(
+            f"{prefix}_step_part_seconds",
+            "Where the time of a step goes: data, forward, backward, communication, optimizer.",
+            ("part",),
+            registry=registry,
+        )
         try:
             start_http_server(port + place.local_rank, registry=registry)
         except OSError as error:
             say(f"rank {place.rank}", f"no metrics: port {port + place.local_rank}: {error.strerror}")
 
     def observe(
-        self, *, step: int, epoch: int, loss: float | None, rate: float, norm: float | None, throughput: float | None
+        self, *, step: int, epoch: int, loss: float | None, rate: float, norm: float | None, figures: Figures
     ) -> None:
         """Set the newest values; None leaves the value before."""
         self._step.set(step)
         self._epoch.set(epoch)
         self._rate.set(rate)
-        for gauge, value in ((self._loss, loss), (self._norm, norm), (self._throughput, throughput)):
+        self._memory.set(figures.peak_memory_bytes)
+        for gauge, value in (
+            (self._loss, loss),
+            (self._norm, norm),
+            (self._throughput, figures.samples_per_second),
+            (self._tokens, figures.tokens_per_second),
+            (self._mfu, figures.mfu),
+        ):
             if value is not None:
                 gauge.set(value)
+        for part, seconds in figures.step_seconds.model_dump().items() if figures.step_seconds is not None else ():
+            if part != "total":
+                self._parts.labels(part).set(seconds)
 
     def observe_steps(self, seconds: Iterable[float], samples: int) -> None:
         """Count steps by how long they took, and the samples in them."""

@@ -20,6 +20,7 @@ from trainwright_worker.batch import Batch, run_model
 from trainwright_worker.distributed import Group
 from trainwright_worker.errors import UserError
 from trainwright_worker.losses import Loss, count_targets, make_penalty
+from trainwright_worker.stopwatch import Stopwatch
 
 _AUTOCAST = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
@@ -30,6 +31,7 @@ class Passes:
     Attributes:
         device: Where it is done.
         loss: The loss.
+        watch: Times the parts of a step.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Passes:
         """
         self._model, self._trained, self._group = model, trained, group
         self.device, self.loss, self._scaler = group.device, loss, scaler
+        self.watch = Stopwatch(trained, group.device)
         self._penalty = make_penalty(spec.regularization, model.parameters())
         self._micro = spec.training.micro_batch_size
         dtype = _AUTOCAST.get(spec.training.precision)
@@ -93,7 +96,9 @@ class Passes:
         if weight is not None:
             value = value * weight
         scaled = value if self._scaler is None else self._scaler.scale(value)
+        self.watch.lap("forward")
         scaled.backward()  # type: ignore[no-untyped-call]
+        self.watch.lap("backward")
         return value.detach()
 
     def _run(self, model: nn.Module, batch: Batch) -> Tensor:

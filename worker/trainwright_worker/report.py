@@ -16,8 +16,10 @@ from urllib.parse import urlsplit
 
 from torch.distributed import Store  # type: ignore[attr-defined]
 
+from trainwright.api.figures import MOST_STRAGGLERS
 from trainwright.api.worker import RankHeartbeat, ReportsEndpoint, WorkerPhase, WorkerReport
 from trainwright_worker.console import say
+from trainwright_worker.stopwatch import find_stragglers
 
 SEND_SECONDS: Final = 5.0
 FAREWELL_SECONDS: Final = 5.0
@@ -31,13 +33,15 @@ class Pulse:
     Attributes:
         step: Newest optimizer step.
         moves: Rises with every step and every batch that is evaluated.
+        seconds: Seconds that a step of its own work takes; 0 until that is known.
     """
 
-    __slots__ = ("moves", "step")
+    __slots__ = ("moves", "seconds", "step")
 
     def __init__(self) -> None:
         self.step = 0
         self.moves = 0
+        self.seconds = 0.0
 
     def beat(self) -> None:
         """Show life without a step."""
@@ -60,6 +64,7 @@ class Reporter:
         self._phases = {first.phase}
         self._pulse = pulse
         self._beats: dict[int, tuple[int, int, float]] = {}
+        self._paces: dict[int, float] = {}
         self._store: Store | None = None
         self._size = 1
         self._condition = threading.Condition()
@@ -125,21 +130,25 @@ class Reporter:
     def _send(self) -> bool:
         # Read before the lock is taken: the store may be slow, and the loop must never wait for it.
         heartbeats = self._heartbeats()
+        stragglers = find_stragglers(self._paces.items(), MOST_STRAGGLERS)
         with self._condition:
             sequence = max(int(time.time() * 1000), self._report.sequence + 1)
-            self._report = self._report.model_copy(update={"sequence": sequence, "heartbeats": heartbeats})
+            changes = {"sequence": sequence, "heartbeats": heartbeats, "stragglers": stragglers}
+            self._report = self._report.model_copy(update=changes)
             report = self._report
         return True if self._client is None else self._client.post(report)
 
     def _heartbeats(self) -> list[RankHeartbeat]:
         now = time.monotonic()
         signs = {0: (self._pulse.step, self._pulse.moves)}
+        self._paces[0] = self._pulse.seconds
         if self._store is not None:
             try:
                 keys = [f"pulse/{rank}" for rank in range(1, self._size)]
                 for rank, value in enumerate(self._store.multi_get(keys), start=1):
                     numbers = bytes(value).decode().split()
                     signs[rank] = (int(numbers[0]), int(numbers[1]))
+                    self._paces[rank] = float(numbers[2])
             except RuntimeError:
                 self._store = None  # The store is gone, and so will we be soon.
         for rank, (step, moves) in signs.items():
@@ -231,7 +240,7 @@ class PulseSender:
                 return  # Worker 0 is gone; the agent notices by itself.
 
     def _write(self) -> None:
-        self._store.set(self._key, f"{self._pulse.step} {self._pulse.moves}")
+        self._store.set(self._key, f"{self._pulse.step} {self._pulse.moves} {self._pulse.seconds:.6f}")
 
 
 def first_report(uid: str, attempt: int, launch: str) -> WorkerReport:

@@ -25,6 +25,7 @@ from trainwright_worker.data.sampler import Sampler
 from trainwright_worker.distributed import Group, seed_everything
 from trainwright_worker.errors import DataError, InfrastructureError, UserError
 from trainwright_worker.evaluate import Forward
+from trainwright_worker.figures import Scale, make_scale
 from trainwright_worker.losses import Loss, make_loss
 from trainwright_worker.measures import check_metrics
 from trainwright_worker.metrics import Metrics
@@ -96,6 +97,7 @@ class Run:
         pulse: This rank's sign of life.
         reporter: What tells the operator; on rank 0 only.
         metrics: What tells Prometheus, if configured.
+        scale: What turns steps per second into other figures.
         clock: When things happened.
         saved_step: Step of the newest checkpoint begun or resumed from.
         stop_requested: Whether this worker was told to stop.
@@ -121,6 +123,7 @@ class Run:
     pulse: Pulse
     reporter: Reporter | None
     metrics: Metrics | None
+    scale: Scale
     clock: Clock = field(default_factory=Clock)
     saved_step: int = -1
     stop_requested: bool = False
@@ -219,7 +222,7 @@ def prepare(
     writer = Writer(folder, _announce_checkpoints(reporter, metrics))
     run = Run(
         config, place, group, dataset, loader, model, passes, update, optimizer, sampler, agenda, progress, folder,
-        writer, pulse, reporter, metrics,
+        writer, pulse, reporter, metrics, make_scale(spec, dataset.facts, preflight, group),
     )  # fmt: skip
     run.saved_step = -1 if found is None else found.manifest.step
     run.tell(preflight=preflight)

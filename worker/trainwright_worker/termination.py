@@ -119,11 +119,13 @@ def write_termination(path: str, termination: Termination) -> None:
 
 def _trimmed(report: WorkerReport) -> list[WorkerReport]:
     plain = report.model_copy(update={"heartbeats": []})
-    shorter = [plain.model_copy(update={"checkpoints": plain.checkpoints[-keep:]}) for keep in (10, 3, 1)]
+    # What was found out before the first step has been told since then.
+    told = plain.model_copy(update={"preflight": None})
+    shorter = [told.model_copy(update={"checkpoints": told.checkpoints[-keep:]}) for keep in (10, 3, 1)]
     last = shorter[-1].model_copy(update={"checkpoints": [], "message": ""})
     if last.results is not None and last.results.samples:
         last = last.model_copy(update={"results": last.results.model_copy(update={"samples": []})})
-    return [plain, *shorter, last, last.model_copy(update={"evaluation": None})]
+    return [plain, told, *shorter, last, last.model_copy(update={"evaluation": None})]
 
 
 def _with_report(termination: Termination, report: WorkerReport) -> Termination:
