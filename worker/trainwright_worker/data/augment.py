@@ -82,7 +82,10 @@ def resize(image: Array, size: tuple[int, int], box: tuple[int, int, int, int]) 
 def _crop(image: Array, spec: RandomCropSpec, size: tuple[int, int], draw: Random) -> Array:
     if min(image.shape[:2]) < min(size):
         image = center(image, size, min(size))  # Scale it up so that the window fits.
-    padded = np.pad(image, ((spec.padding, spec.padding), (spec.padding, spec.padding), (0, 0)))
+    height, width, channels = image.shape
+    edge = spec.padding
+    padded = np.zeros((height + 2 * edge, width + 2 * edge, channels), image.dtype)
+    padded[edge : edge + height, edge : edge + width] = image
     top, left = draw.randint(0, padded.shape[0] - size[0]), draw.randint(0, padded.shape[1] - size[1])
     return padded[top : top + size[0], left : left + size[1]]
 

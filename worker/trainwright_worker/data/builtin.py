@@ -15,12 +15,14 @@ def read_builtin(data: BuiltinData) -> Table:
     """Return a built-in dataset: digits as images of 1x8x8, the others as rows of features."""
     loaded = _load(data.name)
     inputs = torch.from_numpy(loaded.data).to(torch.float32)
+    features = tuple(str(name) for name in loaded.feature_names)
     if data.name == BuiltinName.DIABETES:
-        return Table(Samples(inputs, torch.from_numpy(loaded.target).to(torch.float32).unsqueeze(1)), classes=None)
+        targets = torch.from_numpy(loaded.target).to(torch.float32).unsqueeze(1)
+        return Table(Samples(inputs, targets, features), classes=None)
     if data.name == BuiltinName.DIGITS:
         inputs = inputs.reshape(-1, *DIGITS_SHAPE)
     classes = tuple(str(name) for name in loaded.target_names)
-    return Table(Samples(inputs, torch.from_numpy(loaded.target).to(torch.int64)), classes)
+    return Table(Samples(inputs, torch.from_numpy(loaded.target).to(torch.int64), features), classes)
 
 
 def _load(name: BuiltinName) -> Any:

@@ -70,7 +70,8 @@ class Normalization:
 
     def apply(self, samples: Samples) -> Samples:
         """Return scaled samples."""
-        return Samples(self.apply_to_inputs(samples.inputs), self.apply_to_targets(samples.targets))
+        inputs, targets = self.apply_to_inputs(samples.inputs), self.apply_to_targets(samples.targets)
+        return Samples(inputs, targets, samples.features)
 
 
 def measure_samples(train: Samples, spec: Normalize) -> Normalization:

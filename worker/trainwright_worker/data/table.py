@@ -49,10 +49,12 @@ class Samples:
     Attributes:
         inputs: float32, [samples, features] or [samples, channels, height, width].
         targets: int64 class indices [samples], or float32 values [samples, 1].
+        features: Name of each feature, where they have names.
     """
 
     inputs: Tensor
     targets: Tensor
+    features: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -60,7 +62,7 @@ class Samples:
 
     def select(self, indices: Tensor) -> "Samples":
         """Return the samples at `indices` ([k] int64), copied."""
-        return Samples(self.inputs.index_select(0, indices), self.targets.index_select(0, indices))
+        return Samples(self.inputs.index_select(0, indices), self.targets.index_select(0, indices), self.features)
 
     def take(self, indices: Tensor, epoch: int | None = None) -> Batch:  # noqa: ARG002 - nothing is augmented here
         """Return the samples at `indices` ([k] int64) as a batch."""
@@ -78,7 +80,7 @@ class Samples:
 
     def to(self, device: torch.device) -> "Samples":
         """Return the samples on `device`."""
-        return Samples(self.inputs.to(device), self.targets.to(device))
+        return Samples(self.inputs.to(device), self.targets.to(device), self.features)
 
 
 class Part(Protocol):

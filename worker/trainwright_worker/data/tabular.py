@@ -90,8 +90,9 @@ def choose_features(names: Sequence[str], data: CsvData | ParquetData, place: st
 
 def _samples(table: _Read, classes: tuple[str, ...] | None, field: str) -> Samples:
     if isinstance(table.targets, Labels):
-        return Samples(table.inputs, table.targets.index(classes or (), field))
-    return Samples(table.inputs, torch.tensor(table.targets, dtype=torch.float32).unsqueeze(1))
+        return Samples(table.inputs, table.targets.index(classes or (), field), tuple(table.names))
+    targets = torch.tensor(table.targets, dtype=torch.float32).unsqueeze(1)
+    return Samples(table.inputs, targets, tuple(table.names))
 
 
 def _read_csv(location: Location, data: CsvData, field: str, *, classify: bool) -> _Read:
