@@ -38,6 +38,7 @@ from trainwright_worker.models.build import preload as preload_model
 from trainwright_worker.place import Place
 from trainwright_worker.processes import Processes
 from trainwright_worker.rendezvous import FixedRendezvous, RendezvousLostError, StoppedError
+from trainwright_worker.storage import preload as preload_storage
 from trainwright_worker.termination import PostMortem, describe, post_mortem_path, read_last_report, read_post_mortem
 from trainwright_worker.train import run_rank
 
@@ -239,6 +240,7 @@ def launch(config: WorkerConfig, index: int, attempt: int, host: str) -> Termina
     with tempfile.TemporaryDirectory(prefix="trainwright-") as scratch:
         preload(config.spec.dataset)
         preload_model(config.spec.model)
+        preload_storage(config.job_folder)
         agent = WorkerAgent(config, index, attempt, host, Path(scratch))
         signal.signal(signal.SIGTERM, agent.request_stop)
         signal.signal(signal.SIGINT, agent.request_stop)

@@ -5,6 +5,7 @@ renamed in a file system and cannot in an object store; whoever needs several fi
 (`renames`). Nothing here decides what the files mean.
 """
 
+import importlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -70,12 +71,14 @@ class Storage(Protocol):
 
 
 def open_storage(root: str) -> Storage:
-    """Return the storage at a folder or URI; nothing is touched yet.
-
-    Raises:
-        UserError: The store cannot be reached for want of credentials or of a bucket.
-    """
+    """Return the storage at a folder or URI; nothing is touched yet."""
     return ObjectStorage(root) if is_uri(root) else FolderStorage(root)
+
+
+def preload(root: str) -> None:
+    """Import what the storage will need, in the agent, so that its processes inherit it and restarts cost no import."""
+    if is_uri(root):
+        importlib.import_module("s3fs")
 
 
 def read(storage: Storage, name: str) -> bytes:

@@ -75,7 +75,9 @@ class Nursery:
 class Worker:
     """One worker of a job."""
 
-    def __init__(self, nursery: Nursery, folder: Path, index: int, attempt: int, number: int) -> None:
+    def __init__(
+        self, nursery: Nursery, folder: Path, index: int, attempt: int, number: int, env: dict[str, str]
+    ) -> None:
         self._nursery = nursery
         self._ending = folder / f"termination-{number}.json"
         self.log_file = folder / f"worker-{index}-{number}.log"
@@ -88,6 +90,7 @@ class Worker:
             "TRAINWRIGHT_TERMINATION_LOG": str(self._ending),
             # Threads that spin at barriers crawl when tests share their cores with other work.
             "OMP_NUM_THREADS": "1",
+            **env,
         }
         self.pid = nursery.start(env, self.log_file)
 
@@ -127,9 +130,12 @@ class Worker:
 class Job:
     """A job whose workers run on this machine, and what they have reported."""
 
-    def __init__(self, nursery: Nursery, folder: Path, spec: dict[str, Any], config: dict[str, Any]) -> None:
+    def __init__(
+        self, nursery: Nursery, folder: Path, spec: dict[str, Any], config: dict[str, Any], env: dict[str, str]
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self._env = env
         self.reports: list[WorkerReport] = []
         self._nursery = nursery
         self._numbers = itertools.count()
@@ -161,7 +167,7 @@ class Job:
         (folder / "worker.json").write_text(json.dumps(self.config.to_wire()))
 
     def start(self, index: int = 0, attempt: int = 1) -> Worker:
-        worker = Worker(self._nursery, self.folder, index, attempt, next(self._numbers))
+        worker = Worker(self._nursery, self.folder, index, attempt, next(self._numbers), self._env)
         self.workers.append(worker)
         return worker
 
@@ -238,8 +244,8 @@ def make_job(nursery: Nursery, tmp_path: Path) -> Iterator[Callable[..., Job]]:
     """Return a function that makes a job from a spec; whatever it has started is ended with the test."""
     jobs: list[Job] = []
 
-    def make(spec: dict[str, Any], name: str = "job", **config: Any) -> Job:
-        jobs.append(Job(nursery, tmp_path / name, spec, config))
+    def make(spec: dict[str, Any], name: str = "job", env: dict[str, str] | None = None, **config: Any) -> Job:
+        jobs.append(Job(nursery, tmp_path / name, spec, config, env or {}))
         return jobs[-1]
 
     yield make
