@@ -3,8 +3,10 @@
 import gzip
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -156,3 +158,33 @@ def write_bert(folder: Path, texts: Iterable[str]) -> None:
         max_position_embeddings=128,
     )
     BertModel(config).save_pretrained(folder)
+
+
+def write_churn(path: Path, samples: int = 400) -> None:
+    """Write customers and whether they have left, which depends on two of three columns, as Parquet."""
+    from pyarrow import parquet, table  # noqa: PLC0415 - only these tests need it
+
+    noise = np.random.default_rng(0)
+    months, calls, age = noise.uniform(0, 60, samples), noise.poisson(2, samples), noise.uniform(18, 80, samples)
+    churned = calls - months / 15 + noise.normal(0, 0.3, samples) > 0
+    columns = {"months": months, "calls": calls, "age": age, "churned": np.where(churned, "yes", "no")}
+    parquet.write_table(table(columns), path)
+
+
+@contextmanager
+def object_store(*buckets: str) -> Iterator[tuple[Any, dict[str, str]]]:
+    """Serve S3's API on loopback with these buckets; yield a view of its files, and what their readers' environment needs."""
+    import s3fs  # noqa: PLC0415 - only these tests need it
+    from moto.server import ThreadedMotoServer  # noqa: PLC0415 - the same
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    try:
+        files = s3fs.S3FileSystem(key="test", secret="test", endpoint_url=url, skip_instance_cache=True)
+        for bucket in buckets:
+            files.mkdir(bucket)
+        yield files, {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    finally:
+        server.stop()
