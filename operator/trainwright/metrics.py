@@ -11,7 +11,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from trainwright.api.status import Phase
+from trainwright.api.status import Goodput, Phase
 
 Manifest = dict[str, Any]
 
@@ -140,6 +140,36 @@ def _per_job(jobs: list[tuple[tuple[str, str], Manifest]]) -> Iterator[Metric]:
     yield ratio
     yield evaluation
     yield from _step_times(jobs)
+    yield from _goodput(jobs)
+
+
+def _goodput(jobs: list[tuple[tuple[str, str], Manifest]]) -> Iterator[Metric]:
+    """Yield the ledger of each job's time, as last written to its status."""
+    names = ("namespace", "job")
+    spent = CounterMetricFamily(
+        "trainwright_job_seconds", "Seconds since creation, by what they were spent on.", labels=(*names, "activity")
+    )
+    totals = {
+        field: CounterMetricFamily(f"trainwright_job_{name}_seconds", text, labels=names)
+        for field, name, text in (
+            ("workerSecondsHeld", "workers_held", "Seconds that workers ran, all together."),
+            ("gpuSecondsHeld", "gpus_held", "Seconds that GPUs were held, all together."),
+            ("gpuSecondsUsed", "gpus_used", "Of these, the seconds spent on steps and evaluations."),
+        )
+    }
+    ratio = GaugeMetricFamily(
+        "trainwright_job_goodput_ratio", "Share of the active time that went into new steps.", labels=names
+    )
+    for labels, status in jobs:
+        ledger = status.get("goodput")
+        if not ledger:
+            continue
+        ratio.add_metric(labels, ledger.get("ratio", 0))
+        for activity in Goodput.KINDS:
+            spent.add_metric((*labels, activity), ledger.get(activity, 0))
+        for field, family in totals.items():
+            family.add_metric(labels, ledger.get(field, 0))
+    yield from (spent, *totals.values(), ratio)
 
 
 def _step_times(jobs: list[tuple[tuple[str, str], Manifest]]) -> Iterator[Metric]:

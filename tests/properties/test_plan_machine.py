@@ -14,12 +14,17 @@ from situations import NOW, job, observed, report
 
 from trainwright.api.exit_codes import ExitCode, classify
 from trainwright.api.names import LABEL_ATTEMPT, LABEL_WORKER
-from trainwright.api.status import Phase, TrainingJobStatus, read_status
+from trainwright.api.status import Checkpoint, Goodput, LaunchSeconds, Phase, TrainingJobStatus, read_status
 from trainwright.api.worker import Termination, WorkerPhase
 from trainwright.plan import Plan, Pod, plan
 
 WORKERS = 3
 TOTAL = 1000
+LIMIT = 4
+
+
+def saved(step):
+    return Checkpoint(step=step, path=f"/checkpoints/{step}", bytes=1, sha256="0" * 64, saved_at=NOW)
 
 
 class JobLife(RuleBasedStateMachine):
@@ -29,13 +34,18 @@ class JobLife(RuleBasedStateMachine):
         super().__init__()
         self.now = NOW
         self.job = job(
-            workers=WORKERS, restart={"limit": 4, "backoffSeconds": 2}, training={"steps": TOTAL, "globalBatchSize": 60}
+            workers=WORKERS,
+            startDeadlineSeconds=600,
+            restart={"limit": LIMIT, "backoffSeconds": 2},
+            training={"steps": TOTAL, "globalBatchSize": 60},
         )
         self.pods: dict[str, Pod] = {}
         self.ever_created: set[str] = set()
         self.report = None
         self.launch = 0
         self.step = 0
+        self.launched_at = NOW
+        self.saved = 0
         self.history = [self.status]
 
     @property
@@ -103,7 +113,13 @@ class JobLife(RuleBasedStateMachine):
     @rule(data=st.data())
     def start_pod(self, data):
         pod = self.pick(data, self.pods_in("Pending"))
-        self.pods[pod.name] = replace(pod, phase="Running", node="node")
+        self.pods[pod.name] = replace(pod, phase="Running", node=f"node-{pod.index % 2}", waiting=None)
+
+    @precondition(lambda self: self.pods_in("Pending"))
+    @rule(data=st.data())
+    def refuse_a_place(self, data):
+        pod = self.pick(data, self.pods_in("Pending"))
+        self.pods[pod.name] = replace(pod, waiting=("Unschedulable", "0/2 nodes are available"))
 
     @precondition(lambda self: self.pods_in("Running"))
     @rule(
@@ -137,11 +153,20 @@ class JobLife(RuleBasedStateMachine):
         if fresh:
             self.launch += 1
             resumed = self.step = self.step // 100 * 100
+            self.launched_at = self.now
         self.step = min(TOTAL, self.step + steps)
         attempt = max(p.attempt for p in self.pods_in("Running") if p.index == 0)
+        age = (self.now - self.launched_at).total_seconds()
         sequence = int((self.now - NOW).total_seconds() * 1000) + self.step
+        self.saved = max(self.saved, self.step // 100 * 100)
         self.report = report(
-            self.step, attempt, f"launch-{self.launch}", total_steps=TOTAL, resumed_from_step=resumed
+            self.step,
+            attempt,
+            f"launch-{self.launch}",
+            total_steps=TOTAL,
+            resumed_from_step=resumed,
+            checkpoints=[saved(self.saved)] if self.saved else [],
+            seconds=LaunchSeconds(loading=0.3, training=0.7 * age, evaluating=0.3 * age),
         ).model_copy(update={"sequence": sequence})
 
     @precondition(lambda self: self.crew_runs() and self.step == TOTAL)
@@ -180,6 +205,27 @@ class JobLife(RuleBasedStateMachine):
             assert after.oldest_attempt >= before.oldest_attempt
             assert after.restarts >= before.restarts
             assert after.oldest_attempt <= after.attempt
+
+    @invariant()
+    def every_second_is_charged_once(self):
+        for before, after in zip(self.history, self.history[1:], strict=False):
+            if after.goodput is None:
+                continue
+            charged = {kind: getattr(after.goodput, kind) for kind in Goodput.KINDS}
+            assert sum(charged.values()) == (after.goodput.until - NOW).total_seconds()
+            assert after.goodput.until <= self.now
+            assert after.goodput.gpu_seconds_used <= after.goodput.gpu_seconds_held
+            if before.goodput is not None:
+                assert all(charged[kind] >= getattr(before.goodput, kind) for kind in charged)
+
+    @invariant()
+    def only_some_restarts_count(self):
+        assert self.status.restarts_without_progress <= self.status.restarts
+
+    @invariant()
+    def nodes_are_avoided_for_failures_only(self):
+        for known in self.status.avoided_nodes:
+            assert self.status.node_failures[known.node] >= 2
 
     @invariant()
     def the_end_is_the_end(self):

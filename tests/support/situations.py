@@ -32,6 +32,7 @@ def job(status: TrainingJobStatus | None = None, workers: int = 2, **fields) -> 
         name="digits",
         uid=UID,
         generation=1,
+        created_at=NOW,
         deleting=False,
         spec=spec(workers={"count": workers}, **fields),
         status=status or TrainingJobStatus(),

@@ -24,6 +24,7 @@ from trainwright_worker.patience import lose_patience
 from trainwright_worker.recovery import count_skipped, is_sound, pass_over, roll_back
 from trainwright_worker.run import Run
 from trainwright_worker.state import gather_state, pack_rank
+from trainwright_worker.timesheet import Activity
 
 LOG_SECONDS: Final = 5.0
 SMALLEST_EVALUATION_BATCH: Final = 256
@@ -100,7 +101,8 @@ def _attend(run: Run, verdict: Verdict, norm: Tensor | None) -> None:
     if (verdict.save or verdict.stop or agenda.saves(step) or _keeps(run)) and run.saved_step != step:
         _save(run)
     if verdict.stop and step < agenda.total_steps:
-        run.writer.wait()
+        with run.charge(Activity.CHECKPOINTING):
+            run.writer.wait()
         raise PreemptedError(f"stopped on request at step {step}; the state is saved")
 
 
@@ -258,6 +260,12 @@ def _score(evaluation: Evaluation) -> tuple[float, float]:
 
 
 def _save(run: Run) -> None:
+    with run.charge(Activity.CHECKPOINTING):
+        _begin_saving(run)
+
+
+def _begin_saving(run: Run) -> None:
+    """Take the state and hand it to the writer, which waits for the one before."""
     packed = run.group.gather(pack_rank(run.progress))
     run.clock.saved = time.monotonic()
     run.saved_step = run.progress.step

@@ -19,6 +19,7 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 from trainwright.api.figures import MOST_STRAGGLERS
 from trainwright.api.worker import RankHeartbeat, ReportsEndpoint, WorkerPhase, WorkerReport
 from trainwright_worker.console import say
+from trainwright_worker.timesheet import ACTIVITY_OF, Timesheet
 from trainwright_worker.stopwatch import find_stragglers
 
 SEND_SECONDS: Final = 5.0
@@ -49,7 +50,11 @@ class Pulse:
 
 
 class Reporter:
-    """What rank 0 knows of the job, and the thread that sends it."""
+    """What rank 0 knows of the job, and the thread that sends it.
+
+    Attributes:
+        timesheet: Where this launch's time goes.
+    """
 
     def __init__(self, endpoint: ReportsEndpoint | None, first: WorkerReport, pulse: Pulse) -> None:
         """Begin to report at once.
@@ -59,6 +64,7 @@ class Reporter:
             first: The first report.
             pulse: Sign of life of rank 0 itself.
         """
+        self.timesheet = Timesheet()
         self._endpoint = endpoint
         self._report = first
         self._phases = {first.phase}
@@ -91,6 +97,8 @@ class Reporter:
         """
         with self._condition:
             self._report = self._report.model_copy(update=changes)
+            if "phase" in changes:
+                self.timesheet.turn_to(ACTIVITY_OF[self._report.phase])
             if self._report.phase not in self._phases:
                 self._phases.add(self._report.phase)
                 self._urgent = True
@@ -134,6 +142,7 @@ class Reporter:
         with self._condition:
             sequence = max(int(time.time() * 1000), self._report.sequence + 1)
             changes = {"sequence": sequence, "heartbeats": heartbeats, "stragglers": stragglers}
+            changes["seconds"] = self.timesheet.read()
             self._report = self._report.model_copy(update=changes)
             report = self._report
         return True if self._client is None else self._client.post(report)

@@ -1,6 +1,7 @@
 """Everything a rank needs to train, gathered once: the data, the model, the state, and who is to be told."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +45,7 @@ from trainwright_worker.results.checks import check_outcome
 from trainwright_worker.state import Progress
 from trainwright_worker.storage import check_storage, open_storage
 from trainwright_worker.teacher import make_distilled
+from trainwright_worker.timesheet import Activity
 from trainwright_worker.tracking.tracking import Tracking
 from trainwright_worker.update import Update
 
@@ -147,6 +149,10 @@ class Run:
             self.reporter.update(**changes)
         if self.tracking is not None:
             self.tracking.hear(changes)
+
+    def charge(self, activity: Activity) -> AbstractContextManager[None]:
+        """Charge the time inside to an activity, in the job's goodput."""
+        return nullcontext() if self.reporter is None else self.reporter.timesheet.during(activity)
 
     def warn(self, text: str, topic: str | None = None) -> None:
         """Say something that a person should know although training goes on: in the log and in the report.

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AwareDatetime, Field, PlainSerializer, ValidationError
 
@@ -140,6 +140,45 @@ class Workers(StatusModel):
     ready: int = Field(0, ge=0, description="Workers whose pod runs.")
     failed: int = Field(0, ge=0, description="Workers whose pod failed.")
     pods: list[WorkerStatus] = Field([], max_length=100, description="Each worker, up to a hundred.")
+
+
+class LaunchSeconds(StatusModel):
+    """Where the time of one launch of the processes went, in seconds on rank 0's clock."""
+
+    loading: float = Field(0, ge=0, description="Importing, reading data and checkpoint, preparing the first step.")
+    training: float = Field(0, ge=0, description="Taking steps.")
+    checkpointing: float = Field(0, ge=0, description="Training stood still to save; writing goes on beside it.")
+    evaluating: float = Field(0, ge=0, description="Measuring, predicting, and writing results.")
+
+
+class Goodput(StatusModel):
+    """The ledger of the job's time: each second since its creation, charged to what it was spent on."""
+
+    KINDS: ClassVar[tuple[str, ...]] = (
+        *("pending", "starting", "training", "checkpointing", "evaluating"),
+        *("replaying", "stalled", "restarting", "suspended"),
+    )
+
+    ratio: float = Field(
+        0, ge=0, le=1, description="Share of the time neither pending nor suspended that went into new steps."
+    )
+    pending: int = Field(0, ge=0, description="Seconds in a queue, or waiting for places.")
+    starting: int = Field(0, ge=0, description="Seconds from the last worker's start to the first step.")
+    training: int = Field(0, ge=0, description="Seconds of steps not taken before.")
+    checkpointing: int = Field(0, ge=0, description="Seconds that training stood still to save.")
+    evaluating: int = Field(0, ge=0, description="Seconds of measuring, predicting and writing results.")
+    replaying: int = Field(0, ge=0, description="Seconds of steps taken again after a restart.")
+    stalled: int = Field(0, ge=0, description="Seconds in which nothing was heard although training should have run.")
+    restarting: int = Field(0, ge=0, description="Seconds from a failure until all workers ran again.")
+    suspended: int = Field(0, ge=0, description="Seconds suspended.")
+    worker_seconds_held: int = Field(0, ge=0, description="Seconds that workers ran, all together.")
+    gpu_seconds_held: int = Field(0, ge=0, description="The same, times the GPUs of each.")
+    gpu_seconds_used: int = Field(0, ge=0, description="Of these, the seconds spent on steps and evaluations.")
+    until: Time = Field(description="Up to when time has been charged.")
+    launch: str | None = Field(None, max_length=64, description="Launch whose report was charged last.")
+    counted: LaunchSeconds = Field(LaunchSeconds(), description="What of that launch has been charged.")
+    step: int = Field(0, ge=0, description="Step of that report.")
+    frontier: int = Field(0, ge=0, description="Highest step ever reported; steps up to it are replays.")
 
 
 class AvoidedNode(StatusModel):
@@ -284,6 +323,7 @@ class TrainingJobStatus(StatusModel):
     )
     progress: Progress = Field(Progress(), description="How far training is.")
     metrics: Metrics = Field(Metrics(), description="How well and how fast it learns.")
+    goodput: Goodput | None = Field(None, description="What the job's time went into.")
     workers: Workers = Field(Workers(), description="The worker pods.")
     checkpoints: list[Checkpoint] = Field([], max_length=100, description="Verified checkpoints, oldest first.")
     failure: Failure | None = Field(None, description="The newest failure; kept after a restart.")

@@ -8,7 +8,7 @@ from trainwright.api.base import Model
 from trainwright.api.exit_codes import FailureClass
 from trainwright.api.figures import MOST_STRAGGLERS, Preflight, StepTime, Straggler
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.api.status import Checkpoint, Evaluation, Results
+from trainwright.api.status import Checkpoint, Evaluation, LaunchSeconds, Results
 
 
 class ReportsEndpoint(Model):
@@ -90,6 +90,7 @@ class WorkerReport(Model):
     stragglers: list[Straggler] = Field(
         [], max_length=MOST_STRAGGLERS, description="Ranks that lag behind the others, the slowest first."
     )
+    seconds: LaunchSeconds | None = Field(None, description="Where the time of this launch went so far.")
     preflight: Preflight | None = Field(None, description="What was found out before the first step.")
     evaluation: Evaluation | None = Field(None, description="The newest evaluation.")
     best: Evaluation | None = Field(None, description="The best evaluation on the validation split.")

@@ -26,6 +26,7 @@ def read_job(manifest: Manifest) -> Job:
         name=metadata["name"],
         uid=metadata["uid"],
         generation=metadata.get("generation", 1),
+        created_at=read_time(metadata["creationTimestamp"]),
         deleting=metadata.get("deletionTimestamp") is not None,
         spec=spec,
         status=read_status(manifest.get("status")),

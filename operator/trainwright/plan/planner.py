@@ -5,7 +5,8 @@ from datetime import datetime
 from trainwright.api.job import InvalidJobError
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Phase, TrainingJobStatus
-from trainwright.plan import limits, membership, phase, placement, progress, restart, start, tell
+from trainwright.api.worker import WorkerReport
+from trainwright.plan import goodput, limits, membership, phase, placement, progress, restart, start, tell
 from trainwright.plan.membership import Crew
 from trainwright.plan.types import Event, Observed, Plan
 
@@ -60,8 +61,12 @@ def _any_live(crew: Crew) -> bool:
 def _drive(observed: Observed, spec: TrainingJobSpec) -> Plan:
     before = observed.job.status
     crew = membership.muster(observed.pods, before)
-    status = _settle(observed, spec, crew)
+    heard = progress.newest_report(observed, before, crew)
+    status = _settle(observed, spec, crew, heard)
     status = _speak(observed, spec, status, crew)
+    if status != before:
+        # The ledger rides along with what is written anyway: it is never a reason to write by itself.
+        status = status.model_copy(update={"goodput": goodput.account(observed, spec, status, heard)})
     events = _events(before, status)
     urgent = _is_news(before, status)
     changed = status if status != before else None
@@ -80,10 +85,11 @@ def _drive(observed: Observed, spec: TrainingJobSpec) -> Plan:
     )
 
 
-def _settle(observed: Observed, spec: TrainingJobSpec, crew: Crew) -> TrainingJobStatus:
+def _settle(
+    observed: Observed, spec: TrainingJobSpec, crew: Crew, heard: tuple[WorkerReport, datetime] | None
+) -> TrainingJobStatus:
     """Return the status with phase, counters, progress and failure as they now are."""
     status = observed.job.status
-    heard = progress.newest_report(observed, status, crew)
     if heard is not None:
         status = progress.record(*heard, status, spec, crew)
     if phase.done(crew):

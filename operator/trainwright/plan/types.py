@@ -20,6 +20,7 @@ class Job:
     """A TrainingJob, read.
 
     Attributes:
+        created_at: When the API server first stored it.
         spec: The typed spec, or the error that explains why there is none.
         status: The status as last written.
     """
@@ -28,6 +29,7 @@ class Job:
     name: str
     uid: str
     generation: int
+    created_at: datetime
     deleting: bool
     spec: TrainingJobSpec | InvalidJobError
     status: TrainingJobStatus

@@ -30,6 +30,7 @@ def test_reads_jobs_at_every_scrape():
                 "evaluation": {"split": "validation", "metrics": {"accuracy": 0.9}},
             },
             workers={"desired": 2, "ready": 1},
+            goodput={"ratio": 0.75, "training": 30, "starting": 10, "gpuSecondsHeld": 80, "gpuSecondsUsed": 60},
         ),
         _job("b"),
     ]
@@ -45,6 +46,11 @@ def test_reads_jobs_at_every_scrape():
     assert read["trainwright_job_samples_per_second", of_a] == 12.5
     assert read["trainwright_job_workers_ready", of_a] == 1
     assert read["trainwright_job_restarts_total", of_a] == 2
+    assert read["trainwright_job_seconds_total", (("activity", "training"), *of_a)] == 30
+    assert read["trainwright_job_seconds_total", (("activity", "stalled"), *of_a)] == 0
+    assert read["trainwright_job_gpus_held_seconds_total", of_a] == 80
+    assert read["trainwright_job_gpus_used_seconds_total", of_a] == 60
+    assert read["trainwright_job_goodput_ratio", of_a] == 0.75
     labels = (("job", "a"), ("metric", "accuracy"), ("namespace", "team"), ("split", "validation"))
     assert read["trainwright_job_evaluation", labels] == 0.9
     assert read["trainwright_queue_depth", ()] == 3

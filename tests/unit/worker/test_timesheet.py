@@ -1,0 +1,56 @@
+"""Every second of a launch belongs to one activity."""
+
+from contextlib import suppress
+
+import pytest
+
+from trainwright.api.status import LaunchSeconds
+from trainwright.api.worker import WorkerPhase
+from trainwright_worker import timesheet
+from trainwright_worker.report import Pulse, Reporter, first_report
+from trainwright_worker.timesheet import ACTIVITY_OF, Activity, Timesheet
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    class Clock:
+        now = 100.0
+
+        def monotonic(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(timesheet, "time", clock)
+    return clock
+
+
+def test_the_parts_make_up_the_whole(clock):
+    sheet = Timesheet()
+    clock.now += 3.25
+    sheet.turn_to(Activity.TRAINING)
+    clock.now += 10
+    with sheet.during(Activity.CHECKPOINTING):
+        clock.now += 0.5
+        assert sheet.read().checkpointing == 0.5
+    clock.now += 5
+    with suppress(RuntimeError), sheet.during(Activity.EVALUATING):
+        clock.now += 2
+        raise RuntimeError
+    clock.now += 1
+    assert sheet.read() == LaunchSeconds(loading=3.25, training=16, checkpointing=0.5, evaluating=2)
+
+
+def test_every_phase_and_every_activity_has_its_place():
+    assert set(ACTIVITY_OF) == set(WorkerPhase)
+    assert set(Activity) == set(LaunchSeconds.model_fields)
+
+
+def test_reports_carry_the_sums_of_the_phases(clock):
+    reporter = Reporter(None, first_report("u", 1, "l"), Pulse())
+    clock.now += 4
+    reporter.update(phase=WorkerPhase.TRAINING, step=1)
+    clock.now += 6
+    reporter.update(step=2)
+    reporter.update(phase=WorkerPhase.EVALUATING)
+    clock.now += 2
+    assert reporter.close(1).seconds == LaunchSeconds(loading=4, training=6, evaluating=2)

@@ -1,0 +1,67 @@
+"""Where the wall time of a launch goes, on rank 0: every second belongs to one activity, from the first to the last."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from threading import Lock
+from typing import Final
+
+from trainwright.api.status import LaunchSeconds
+from trainwright.api.worker import WorkerPhase
+
+
+class Activity(StrEnum):
+    """What time is spent on; the values are fields of `LaunchSeconds`."""
+
+    LOADING = "loading"
+    TRAINING = "training"
+    CHECKPOINTING = "checkpointing"
+    EVALUATING = "evaluating"
+
+
+ACTIVITY_OF: Final = {
+    WorkerPhase.PREPARING: Activity.LOADING,
+    WorkerPhase.TRAINING: Activity.TRAINING,
+    WorkerPhase.EVALUATING: Activity.EVALUATING,
+    WorkerPhase.PREDICTING: Activity.EVALUATING,
+    WorkerPhase.FINISHED: Activity.EVALUATING,
+}
+"""What each phase of a worker spends its time on."""
+
+
+class Timesheet:
+    """Counts seconds per activity. The loop changes the activity, the reporting thread reads the sums."""
+
+    def __init__(self) -> None:
+        self._activity = Activity.LOADING
+        self._since = time.monotonic()
+        self._spent = dict.fromkeys(Activity, 0.0)
+        self._lock = Lock()
+
+    def turn_to(self, activity: Activity) -> Activity:
+        """Charge the time so far to what was done, and time from now on to `activity`; return what was done."""
+        with self._lock:
+            self._charge()
+            before, self._activity = self._activity, activity
+        return before
+
+    @contextmanager
+    def during(self, activity: Activity) -> Iterator[None]:
+        """Charge the time inside to `activity`, and then go on with what was done before."""
+        before = self.turn_to(activity)
+        try:
+            yield
+        finally:
+            self.turn_to(before)
+
+    def read(self) -> LaunchSeconds:
+        """Return the seconds so far."""
+        with self._lock:
+            self._charge()
+            return LaunchSeconds(**{activity: round(seconds, 3) for activity, seconds in self._spent.items()})
+
+    def _charge(self) -> None:
+        now = time.monotonic()
+        self._spent[self._activity] += now - self._since
+        self._since = now
