@@ -19,7 +19,7 @@ from trainwright_worker.data.texts import TextStore
 from trainwright_worker.data.tokens import Tokenizer, learn, load_pretrained
 from trainwright_worker.errors import DataError, UserError
 
-_CHARACTERS: Final = 1 << 20
+_CHARACTERS: Final = 1 << 19
 """How much text is tokenized at once: enough for all cores, little for the memory."""
 _SMALL_VOCABULARY: Final = 1 << 16
 

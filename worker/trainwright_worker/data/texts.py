@@ -19,7 +19,7 @@ JSONL: Final = (".jsonl", ".ndjson")
 TABLES: Final = (".csv", ".tsv", ".parquet")
 UNLABELED: Final = "unsup"
 """Folder of the IMDB reviews whose texts have no label."""
-CHUNK_BYTES: Final = 65_536
+CHUNK_BYTES: Final = 32_768
 CHUNKS: Final = 1_000
 """Plain text is held out in chunks: about so many at least, none much larger than CHUNK_BYTES."""
 

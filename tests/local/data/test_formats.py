@@ -1,0 +1,268 @@
+"""Every source, from real files to the batches that a model sees."""
+
+import bz2
+import gzip
+import io
+import json
+import subprocess
+import sys
+from itertools import pairwise
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from corpora import write_bert, write_imdb
+from PIL import Image
+from pyarrow import parquet
+
+from trainwright_worker.data.measured import Measured
+
+from .conftest import picture, sentences, write_jsonl, write_tar
+
+pytestmark = pytest.mark.local
+
+
+def texts_of(dataset, split=None):
+    part = split or dataset.splits.train
+    batch = part.take(torch.arange(len(part)))
+    return [dataset.tokenizer.decode(ids[mask].tolist()) for ids, mask in zip(batch.inputs, batch.mask, strict=True)]
+
+
+def write_images(folder, classes, count, form="PNG", **options):
+    for label, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            (folder / name / f"{number}.{form.lower()}").write_bytes(picture(50 + 100 * label, form=form, **options))
+
+
+def test_csv_with_files_of_their_own_compressed(open_data, tmp_path):
+    for name, rows in (("train", "1,a\n2,b\n"), ("valid", "3,b\n"), ("test", "4,a\n")):
+        (tmp_path / f"{name}.csv.gz").write_bytes(gzip.compress(b"x,y\n" + rows.encode()))
+    own = {"validationPath": "valid.csv.gz", "testPath": "test.csv.gz"}
+    data = open_data({"csv": {"path": "train.csv.gz", "target": "y", **own}, "normalize": "none"})
+    assert data.classes == ("a", "b")
+    assert [part.inputs.tolist() for part in (data.splits.validation, data.splits.test)] == [[[3.0]], [[4.0]]]
+    assert data.splits.validation.targets.tolist() == [1]
+
+
+def test_parquet_of_several_files(open_data, tmp_path):
+    for part in range(2):
+        table = pa.table({"a": [1 + part, 3], "b": [0.5, 1.5], "y": ["u", "v"], "extra": ["x", "x"]})
+        parquet.write_table(table, tmp_path / f"{part}.parquet")
+    source = {"path": ".", "target": "y", "features": ["b", "a"]}
+    data = open_data({"parquet": source, "normalize": "none"})
+    assert sorted(data.splits.train.inputs.tolist()) == [[0.5, 1], [0.5, 2], [1.5, 3], [1.5, 3]]
+    numbers = open_data({"parquet": {**source, "target": "a", "features": ["b"]}}, "regression")
+    assert numbers.splits.train.targets.mean() == pytest.approx(0, abs=1e-6)
+    assert numbers.normalization.target_mean == 2.25
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_an_image_folder_as_imagenet_has_it(open_data, tmp_path, form):
+    write_images(tmp_path / "train", ("n02", "n01"), 3, form)
+    write_images(tmp_path / "val", ("n01",), 2, form)
+    data = open_data({"imageFolder": {"path": ".", "size": 16}, "normalize": "none"})
+    assert data.classes == ("n01", "n02")
+    assert (len(data.splits.train), len(data.splits.validation), data.splits.test) == (6, 2, None)
+    assert data.facts.shape == (3, 16, 16)
+    batch = data.splits.train.take(torch.arange(6))
+    red = batch.inputs[:, 0].mean((1, 2))
+    assert torch.allclose(red, torch.where(batch.targets == 1, 50.0, 150.0), atol=4), "n02 was written first"
+
+
+def test_a_folder_of_classes_alone_is_split_and_scaled(open_data, tmp_path):
+    write_images(tmp_path, ("a", "b"), 10)
+    split = {"validation": 0.2, "test": 0.1}
+    data = open_data({"imageFolder": {"path": ".", "size": 8, "resize": 10, "grayscale": True}, "split": split})
+    assert [len(part) for part in (data.splits.train, data.splits.validation, data.splits.test)] == [14, 4, 2]
+    assert data.facts.shape == (1, 8, 8)
+    pixels = data.splits.train.take(torch.arange(14)).inputs
+    assert pixels.mean() == pytest.approx(0, abs=1e-3)
+    assert pixels.std() == pytest.approx(1, abs=1e-2)
+
+
+def test_scaling_to_the_size_is_what_torchvision_does(open_data, tmp_path):
+    from torchvision.transforms import v2  # noqa: PLC0415 - takes seconds
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "0.png").write_bytes(picture(9, size=(60, 45)))
+    (tmp_path / "a" / "1.png").write_bytes(picture(9, size=(60, 45)))
+    data = open_data({"imageFolder": {"path": ".", "size": 24, "resize": 30}, "normalize": "imagenet"})
+    usual = v2.Compose(
+        [
+            *(v2.Resize(30), v2.CenterCrop(24), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)),
+            v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
+    expected = usual(Image.open(tmp_path / "a" / "0.png"))
+    assert torch.allclose(data.splits.train.take(torch.tensor([0])).inputs[0], expected, atol=2e-5)
+
+
+def test_imdb_reviews(open_data, tmp_path):
+    write_imdb(tmp_path, 20)
+    (tmp_path / "train" / "unsup").mkdir()
+    (tmp_path / "train" / "unsup" / "0_0.txt").write_text("Nobody judged this.")
+    data = open_data({"labeledText": {"path": "."}, "tokenizer": {"maxLength": 32, "lowercase": True}})
+    assert data.classes == ("neg", "pos")
+    assert (len(data.splits.train), len(data.splits.test)) == (20, 5)
+    assert data.facts.vocabulary == data.tokenizer.size < 40
+    good = ("wonderful", "moving", "brilliant", "superb", "warm")
+    for text, target in zip(texts_of(data), data.splits.train.targets.tolist(), strict=True):
+        assert any(word in text.split() for word in good) == (target == 1)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet", "jsonl.bz2"])
+def test_labelled_text_in_files(open_data, tmp_path, suffix):
+    rows = [{"review": text, "stars": 1 + n % 3} for n, text in enumerate(sentences(12))]
+    path = tmp_path / f"reviews.{suffix}"
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    if suffix == "csv":
+        path.write_text("stars,review\n" + "".join(f'{row["stars"]},"{row["review"]}"\n' for row in rows))
+    elif suffix == "parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_bytes(bz2.compress(lines.encode()) if suffix.endswith("bz2") else lines.encode())
+    data = open_data({"labeledText": {"path": path.name, "textField": "review", "labelField": "stars"}})
+    assert data.classes == ("1", "2", "3")
+    found = dict(zip(texts_of(data), data.splits.train.targets.tolist(), strict=True))
+    assert found == {row["review"]: row["stars"] - 1 for row in rows}
+
+
+def test_a_vocabulary_is_learnt_from_the_training_split_alone(open_data, tmp_path):
+    write_jsonl(tmp_path / "train.jsonl", [{"text": "seen words", "label": 0}])
+    write_jsonl(tmp_path / "test.jsonl", [{"text": "seen nowhere", "label": 0}])
+    data = open_data({"labeledText": {"path": "train.jsonl", "testPath": "test.jsonl"}})
+    assert data.splits.test.take(torch.tensor([0])).inputs[0, :2].tolist() == [data.tokenizer.encode("seen")[0], 1]
+
+
+@pytest.mark.parametrize("name", ["character", "byte", "bpe"])
+def test_plain_text_is_cut_into_blocks_whose_end_is_held_out(open_data, tmp_path, name):
+    lines = [f" = Heading {n} = \n the text with ζ goes on and on {n}\n" for n in range(200)]
+    (tmp_path / "wiki.train.tokens").write_text("".join(lines))
+    tokenizer = {"name": name, "maxLength": 16, "vocabularySize": 300}
+    split = {"validation": 0.1, "test": 0.1}
+    data = open_data({"text": {"path": "*.tokens"}, "tokenizer": tokenizer, "split": split}, "language-modeling")
+    assert data.facts.outputs == data.facts.vocabulary == data.tokenizer.size
+    parts = (data.splits.train, data.splits.validation, data.splits.test)
+    whole = "".join(data.tokenizer.decode(part.ids.tolist()) for part in parts)
+    assert whole == "".join(lines), "each part goes on where the one before ends"
+    assert [len(part.ids) / sum(len(other.ids) for other in parts) for part in parts] == pytest.approx(
+        [0.8, 0.1, 0.1], abs=0.02
+    )
+    batch = data.splits.train.take(torch.tensor([3, 1]))
+    assert batch.inputs.shape == batch.targets.shape == (2, 16)
+
+
+def test_texts_of_their_own_end_with_the_token_for_it(open_data, tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", [{"text": "ab"}, {"text": "c"}])
+    tokenizer = {"name": "character", "maxLength": 2}
+    data = open_data({"text": {"path": "a.jsonl"}, "tokenizer": tokenizer}, "language-modeling")
+    a, b, c = data.tokenizer.encode("abc")
+    assert data.splits.train.ids.tolist() == [a, b, data.tokenizer.end, c, data.tokenizer.end]
+
+
+def test_a_pretrained_tokenizer_adds_its_special_tokens_and_is_cut_around_them(open_data, tmp_path):
+    write_bert(tmp_path / "bert", sentences(50))
+    write_jsonl(tmp_path / "a.jsonl", [{"text": text, "label": n % 2} for n, text in enumerate(sentences(6))])
+    source = {"labeledText": {"path": "a.jsonl"}}
+    data = open_data({**source, "tokenizer": {"path": "bert", "maxLength": 5}})
+    batch = data.splits.train.take(torch.arange(6))
+    assert batch.inputs.shape == (6, 5)
+    assert batch.inputs[:, 0].tolist() == [2] * 6, "[CLS]"
+    assert batch.inputs[:, -1].tolist() == [3] * 6, "[SEP]"
+    by_model = open_data(source, model={"name": "hf:bert", "pretrained": "bert"})
+    assert by_model.tokenizer.definition == data.tokenizer.definition
+
+
+def test_a_tokenizer_goes_through_the_state_and_is_the_same_in_every_process(open_data, tmp_path):
+    (tmp_path / "a.txt").write_text("\n".join(sentences(300)))
+    spec = {"text": {"path": "a.txt"}, "tokenizer": {"name": "bpe", "maxLength": 8, "vocabularySize": 400}}
+    data = open_data(spec, "language-modeling")
+    again = Measured.from_json(json.loads(json.dumps(data.measured.to_json())))
+    assert again == data.measured
+    script = (
+        "import sys; from trainwright.api.spec.preparation import TokenizerName, TokenizerSpec\n"
+        "from trainwright_worker.data.tokens import learn\n"
+        "texts = iter(open(sys.argv[1]).read().splitlines(keepends=True))\n"
+        "print(learn(TokenizerSpec(vocabulary_size=400), TokenizerName('bpe'), texts).definition)"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", script, tmp_path / "a.txt"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for _ in range(2)
+    }
+    assert len(found) == 1
+
+
+def saved(tmp_path, **splits):
+    datasets.disable_progress_bars()
+    datasets.DatasetDict({name: datasets.Dataset.from_dict(rows) for name, rows in splits.items()}).save_to_disk(
+        tmp_path / "saved"
+    )
+    return {"path": "saved"}
+
+
+def test_a_saved_dataset_of_texts_keeps_its_splits(open_data, tmp_path):
+    source = saved(
+        tmp_path,
+        train={"text": sentences(20), "label": [n % 2 for n in range(20)]},
+        validation={"text": sentences(4), "label": [1, 0, 1, 0]},
+    )
+    data = open_data({"huggingface": {**source, "text": "text"}})
+    assert (len(data.splits.train), len(data.splits.validation)) == (20, 4)
+    assert texts_of(data, data.splits.validation) == sentences(4)
+    assert data.splits.validation.targets.tolist() == [1, 0, 1, 0]
+    model = open_data(
+        {"huggingface": {**source, "text": "text"}, "tokenizer": {"name": "word", "maxLength": 4}}, "language-modeling"
+    )
+    assert data.tokenizer.end in model.splits.train.ids.tolist()
+
+
+def test_a_saved_dataset_of_images_and_one_of_numbers(open_data, tmp_path):
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["low", "high"]))
+    rows = {"image": [Image.open(io.BytesIO(picture(100 * (n % 2)))) for n in range(6)]}
+    rows["label"] = [n % 2 for n in range(6)]
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "images")
+    data = open_data({"huggingface": {"path": "images", "image": "image", "size": 8}, "normalize": "none"})
+    assert data.classes == ("low", "high")
+    batch = data.splits.train.take(torch.arange(6))
+    assert torch.equal(batch.inputs[:, 0].mean((1, 2)) > 50, batch.targets == 1)
+    source = saved(tmp_path, train={"a": [[1.0, 2.0], [3.0, 4.0]], "b": [5, 6], "price": [0.5, 1.5]})
+    numbers = open_data(
+        {"huggingface": {**source, "features": ["b", "a"], "label": "price"}, "normalize": "none"}, "regression"
+    )
+    assert sorted(numbers.splits.train.inputs.tolist()) == [[5, 1, 2], [6, 3, 4]]
+
+
+def test_shards_are_read_at_random_by_their_index(open_data, tmp_path):
+    for shard in range(3):
+        members = []
+        for number in range(4):
+            colour = 10 * (4 * shard + number)
+            members += [(f"x/{number}.cls", str(number % 2).encode()), (f"x/{number}.png", picture(colour))]
+        write_tar(tmp_path / f"s-{shard:02}.tar", [*members, ("readme.txt", b"not a sample")])
+    data = open_data({"webdataset": {"path": "s-{00..02}.tar", "size": 20}, "normalize": "none"})
+    assert data.classes == ("0", "1")
+    batch = data.splits.train.take(torch.arange(12))
+    assert sorted(batch.inputs[:, 0, 0, 0].tolist()) == [10.0 * n for n in range(12)]
+    assert torch.equal(batch.inputs[:, 0, 0, 0] // 10 % 2, batch.targets.float())
+
+
+def test_sequences_with_their_transcripts(open_data, tmp_path):
+    rows = [{"frames": np.random.default_rng(n).normal(3, 2, (6 + n, 2)).tolist(), "text": "ca"} for n in range(20)]
+    write_jsonl(tmp_path / "s.jsonl", rows)
+    split = {"validation": 0.1, "test": 0}
+    data = open_data({"labeledSequences": {"path": "s.jsonl"}, "split": split}, "transcription")
+    assert data.classes == ("a", "c")
+    assert (data.facts.shape, data.facts.outputs) == ((25, 2), 3)
+    batch = data.splits.train.take(torch.arange(18))
+    assert batch.targets.tolist() == [[2, 1]] * 18
+    real = batch.inputs[batch.mask]
+    assert torch.allclose(real.mean(0), torch.zeros(2), atol=1e-4)
+    assert torch.allclose(real.std(0, correction=0), torch.ones(2), atol=1e-4)
+    lengths = batch.mask.sum(1)
+    assert all(later or not earlier for row in batch.mask.flip(1) for earlier, later in pairwise(row.tolist()))
+    assert lengths.min() >= 6

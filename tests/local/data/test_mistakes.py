@@ -1,0 +1,192 @@
+"""What a user can get wrong about data: refused before training starts, with the field and the value."""
+
+import json
+import re
+
+import datasets
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from trainwright_worker.data.dataset import Dataset
+from trainwright_worker.errors import DataError, UserError
+
+from .conftest import picture, sentences, write_jsonl, write_tar
+
+pytestmark = pytest.mark.local
+
+TEXT = {"labeledText": {"path": "a.jsonl"}}
+GOOD = [{"text": "a b", "label": "x"}, {"text": "c", "label": "y"}]
+
+
+@pytest.fixture
+def refused(open_data):
+    def check(words, dataset, task="classification", kind=DataError, **changes):
+        with pytest.raises(kind) as caught:
+            open_data(dataset, task, **changes)
+        assert re.search(words, caught.value.message), caught.value.message
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("rows", "source", "words"),
+    [
+        (
+            GOOD,
+            {"textField": "review"},
+            r"labeledText.textField: line 1 of .*a.jsonl has no 'review'; it has text, label",
+        ),
+        (GOOD, {"labelField": "stars"}, r"labeledText.labelField: line 1 of .*a.jsonl has no 'stars'"),
+        ([*GOOD, {"text": " ", "label": "x"}], {}, r"labeledText.path: line 3 of .*a.jsonl: the text in 'text' is ' '"),
+        ([{"text": 3, "label": "x"}], {}, r"line 1 of .*a.jsonl: the text in 'text' is 3"),
+        ([{"text": "a", "label": [1]}], {}, r"the label in 'label' is \[1\]"),
+        (["no object"], {}, r"labeledText.path: line 1 of .*a.jsonl is no JSON object"),
+        ([], {}, r"labeledText.path: a.jsonl holds no texts"),
+    ],
+)
+def test_labelled_text(refused, tmp_path, rows, source, words):
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    refused(words, {"labeledText": {"path": "a.jsonl", **source}})
+
+
+def test_text_files(refused, tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", GOOD)
+    write_jsonl(tmp_path / "t.jsonl", [{"text": "a", "label": "z"}])
+    refused(
+        "labeledText.testPath: the label 'z' is no class", {"labeledText": {"path": "a.jsonl", "testPath": "t.jsonl"}}
+    )
+    (tmp_path / "a.txt").write_text("text")
+    refused("a.txt is neither .jsonl nor .csv nor .parquet", {"labeledText": {"path": "a.txt"}})
+    (tmp_path / "broken.jsonl").write_text('{"text": "a", "label"')
+    refused("line 1 of .*broken.jsonl is no JSON", {"labeledText": {"path": "broken.jsonl"}})
+    (tmp_path / "imdb" / "train").mkdir(parents=True)
+    refused("imdb/train holds no LABEL", {"labeledText": {"path": "imdb"}})
+    (tmp_path / "imdb" / "train" / "pos").mkdir()
+    (tmp_path / "imdb" / "train" / "pos" / "1.txt").write_text("\n")
+    refused("pos/1.txt is empty", {"labeledText": {"path": "imdb"}})
+
+
+def test_text_for_a_language_model(refused, tmp_path):
+    modeling = "language-modeling"
+    refused("spec.dataset.text.path: none.txt does not exist", {"text": {"path": "none.txt"}}, modeling)
+    (tmp_path / "a.txt").write_text("")
+    refused("spec.dataset.text.path: a.txt holds no text", {"text": {"path": "a.txt"}}, modeling)
+    (tmp_path / "a.txt").write_text("short")
+    words = "spec.dataset.tokenizer.maxLength: 64, but the train split has only 5 tokens"
+    source = {"text": {"path": "a.txt"}, "tokenizer": {"name": "byte", "maxLength": 64}}
+    refused(words, source, modeling, UserError)
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
+    refused("a.txt is not UTF-8 text", {"text": {"path": "a.txt"}}, modeling)
+
+
+def test_tokenizers(refused, tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", GOOD)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "vocab.txt").write_text("a")
+    refused(
+        "spec.dataset.tokenizer.path: the folder .*old holds no tokenizer.json", {**TEXT, "tokenizer": {"path": "old"}}
+    )
+    (tmp_path / "old" / "tokenizer.json").write_text("{}")
+    refused("spec.dataset.tokenizer.path: .*tokenizer.json is no tokenizer", {**TEXT, "tokenizer": {"path": "old"}})
+    refused("tokenizer.path: none does not exist", {**TEXT, "tokenizer": {"path": "none"}})
+    small = {**TEXT, "tokenizer": {"name": "bpe", "vocabularySize": 100}}
+    refused("tokenizer.vocabularySize: 100, but bpe needs at least 259", small, kind=UserError)
+
+
+def test_images(refused, open_data, tmp_path):
+    source = {"imageFolder": {"path": ".", "size": 8}}
+    refused("imageFolder.path: .* holds no folder of a class", source)
+    for split, label in (("train", "a"), ("train", "b"), ("val", "c")):
+        (tmp_path / split / label).mkdir(parents=True)
+        (tmp_path / split / label / "0.png").write_bytes(picture())
+    refused("imageFolder.path: .*val has the class 'c', which the training images have not", source)
+    (tmp_path / "val" / "c").rename(tmp_path / "val" / "a")
+    assert isinstance(open_data(source), Dataset)
+    (tmp_path / "train" / "b" / "1.png").write_bytes(picture()[:-40])
+    refused("imageFolder.path: cannot decode the image .*train/b/1.png", source)
+    (tmp_path / "train" / "b" / "1.png").write_bytes(b"no image")
+    refused("imageFolder.path: cannot decode the image .*train/b/1.png: cannot identify image file", source)
+    for file in (tmp_path / "train" / "b").iterdir():
+        file.unlink()
+    refused("the folder of the class 'b' in .* holds no images", source)
+    gray = {"imageFolder": {"path": "val", "size": 8, "grayscale": True}, "normalize": "imagenet"}
+    refused("spec.dataset.normalize: imagenet, but the images have 1 channel", gray, kind=UserError)
+
+
+def test_shards(refused, tmp_path):
+    source = {"webdataset": {"path": "s-{0..1}.tar", "size": 8}}
+    write_tar(tmp_path / "s-0.tar", [("a.png", picture()), ("a.cls", b"0"), ("b.png", picture())])
+    refused("webdataset.path: s-1.tar does not exist", source)
+    write_tar(tmp_path / "s-1.tar", [("c.png", picture()), ("c.cls", b"0")])
+    refused("the sample 'b' in .*s-0.tar has no .cls", source)
+    write_tar(tmp_path / "s-0.tar", [("a.cls", b"0")])
+    refused("the sample 'a' in .*s-0.tar has none of .jpg, .jpeg, .png, .webp", source)
+    (tmp_path / "s-0.tar").write_bytes(b"no tar" * 200)
+    refused("s-0.tar is no whole tar file", source)
+
+
+def test_saved_datasets(refused, tmp_path):
+    (tmp_path / "empty").mkdir()
+    refused("huggingface.path: .*empty is no dataset", {"huggingface": {"path": "empty", "text": "text"}})
+    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["a", "b"]))
+    rows = datasets.Dataset.from_dict({"text": ["u", "v"], "label": [0, -1]}, features=features)
+    datasets.DatasetDict(train=rows).save_to_disk(tmp_path / "saved")
+    refused(
+        "huggingface.text: .* has no column 'body'; it has text, label",
+        {"huggingface": {"path": "saved", "text": "body"}},
+    )
+    words = "huggingface.label: row 1 of the training split of saved has the class -1, but classes are 0 to 1"
+    refused(words, {"huggingface": {"path": "saved", "text": "text"}})
+    refused("huggingface.image: 'text' .* holds .*, not images", {"huggingface": {"path": "saved", "image": "text"}})
+    refused(
+        "huggingface.features: 'text' .* does not hold numbers",
+        {"huggingface": {"path": "saved", "features": ["text"]}},
+    )
+    datasets.DatasetDict(test=rows).save_to_disk(tmp_path / "tests")
+    refused("has no split called train; it has test", {"huggingface": {"path": "tests", "text": "text"}})
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (
+            {"frames": [[1, float("nan")]] * 9, "text": "a"},
+            "framesField: line 1 of .*: the frames are no list of .* finite",
+        ),
+        ({"frames": [[1], [1, 2]], "text": "a"}, "framesField: line 1 of .*: the frames are no equally long lists"),
+        ({"frames": [], "text": "a"}, "framesField: line 1"),
+        ({"frames": [[1.0]] * 3, "text": ""}, "textField: line 1 of .*: the transcript is ''"),
+        ({"frames": [[1.0]] * 3, "text": "aab"}, "3 frames cannot spell 3 characters, 1 of them doubled"),
+        ({"spectrum": [], "text": "a"}, "framesField: line 1 of .* has no 'frames'; it has spectrum, text"),
+    ],
+)
+def test_sequences(refused, tmp_path, row, words):
+    (tmp_path / "s.jsonl").write_text(json.dumps(row) + "\n")
+    refused(words, {"labeledSequences": {"path": "s.jsonl"}}, "transcription")
+
+
+def test_sequences_of_a_test_file(refused, tmp_path):
+    write_jsonl(tmp_path / "s.jsonl", [{"frames": [[1.0]] * 3, "text": "a"}])
+    write_jsonl(tmp_path / "t.jsonl", [{"frames": [[1.0]] * 3, "text": "b"}])
+    source = {"labeledSequences": {"path": "s.jsonl", "testPath": "t.jsonl"}}
+    refused("labeledSequences.testPath: t.jsonl has the character 'b', which training has not", source, "transcription")
+
+
+def test_parquet(refused, tmp_path):
+    parquet.write_table(pa.table({"a": [1.0, None], "y": ["u", None]}), tmp_path / "t.parquet")
+    refused("parquet.target: .* has no column 'z'; it has a, y", {"parquet": {"path": "t.parquet", "target": "z"}})
+    refused(
+        "parquet.path: .*, column 'a' holds values that are not finite",
+        {"parquet": {"path": "t.parquet", "target": "y"}},
+    )
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    refused("cannot read .* as Parquet", {"parquet": {"path": "t.parquet", "target": "y"}})
+
+
+def test_texts_to_predict(open_data, tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", [{"text": text, "label": n % 2} for n, text in enumerate(sentences(6))])
+    data = open_data({**TEXT, "tokenizer": {"name": "word"}})
+    assert data.batch_of_texts(["good film", "warm"]).mask.sum(1).tolist() == [2, 1]
+    with pytest.raises(UserError, match=re.escape("spec.prediction.texts[1]: ' ' holds no token")):
+        data.batch_of_texts(["good", " "])

@@ -1,0 +1,147 @@
+"""Data in an object store: a real S3 API, served on this machine."""
+
+import io
+import json
+import tarfile
+
+import boto3
+import numpy as np
+import pytest
+import s3fs
+import torch
+from moto.server import ThreadedMotoServer
+from pyarrow import Table, parquet
+
+from trainwright_worker.data.blocks import BlockReader
+from trainwright_worker.data.loader import Loader
+from trainwright_worker.data.sampler import Sampler
+from trainwright_worker.errors import DataError, InfrastructureError
+
+from .conftest import job, load, picture, sentences
+
+pytestmark = pytest.mark.local
+
+BUCKET = "training-data"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def store(monkeypatch):
+    """Serve an empty bucket, and let the environment lead to it."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_MAX_ATTEMPTS": "1",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=BUCKET)
+    client.server = server
+    yield client
+    server.stop()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def put(store, key, body):
+    store.put_object(Bucket=BUCKET, Key=key, Body=body)
+    return f"s3://{BUCKET}/{key}"
+
+
+def test_tables_and_texts(store):
+    path = put(store, "a/train.csv", b"x,y\n1,a\n2,b\n")
+    test = put(store, "a/test.csv", b"x,y\n3,b\n")
+    data = load(job({"csv": {"path": path, "target": "y", "testPath": test}, "normalize": "none"}))
+    assert sorted(data.splits.train.inputs.flatten().tolist()) == [1, 2]
+    assert data.splits.test.targets.tolist() == [1]
+    file = io.BytesIO()
+    parquet.write_table(Table.from_pydict({"x": [1.0, 2.0], "y": ["a", "b"]}), file)
+    put(store, "p/0.parquet", file.getvalue())
+    data = load(job({"parquet": {"path": f"s3://{BUCKET}/p", "target": "y"}}))
+    assert len(data.splits.train) == 2
+    for part in range(2):
+        rows = [json.dumps({"text": text, "label": n % 2}) for n, text in enumerate(sentences(6))]
+        put(store, f"t/{part}.jsonl", "\n".join(rows).encode())
+    data = load(job({"labeledText": {"path": f"s3://{BUCKET}/t/*.jsonl"}}))
+    assert len(data.splits.train) == 12
+    modeling = {"text": {"path": f"s3://{BUCKET}/t"}, "tokenizer": {"name": "byte", "maxLength": 8}}
+    assert len(load(job(modeling, "language-modeling")).splits.train) > 20
+
+
+def test_an_image_folder(store):
+    for label in ("cat", "dog"):
+        for number in range(3):
+            put(store, f"images/{label}/{number}.png", picture(100 if label == "dog" else 0))
+    data = load(job({"imageFolder": {"path": f"s3://{BUCKET}/images", "size": 8}, "normalize": "none"}))
+    sampler = Sampler(6, 2, 0, 1, 0)
+    batches = [batch for batch, _ in zip(Loader(data.splits.train, sampler, CPU).batches(0), range(3), strict=False)]
+    for batch in batches:
+        assert torch.equal(batch.inputs[:, 0].mean((1, 2)) > 50, batch.targets == 1)
+
+
+def test_shards_are_read_by_blocks_once_per_epoch(store, monkeypatch):
+    noise = np.random.default_rng(0)
+    for shard in range(4):
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            for number in range(20):
+                members = ((f"{number:03}.png", picture(number)), (f"{number:03}.cls", b"ab"[number % 2 :][:1]))
+                for name, content in (*members, (f"{number:03}.json", noise.bytes(2000))):
+                    entry = tarfile.TarInfo(name)
+                    entry.size = len(content)
+                    archive.addfile(entry, io.BytesIO(content))
+        put(store, f"s/{shard}.tar", file.getvalue())
+    fetched = []
+    whole = BlockReader._block
+
+    def counted(self, location, number, size):
+        if (location.name, number) not in self._blocks:
+            fetched.append((location.name, number))
+        return whole(self, location, number, size)
+
+    monkeypatch.setattr(BlockReader, "_block", counted)
+    source = {"path": f"s3://{BUCKET}/s/{{0..3}}.tar", "size": 8}
+    data = load(job({"webdataset": source, "normalize": "none"}))
+    assert data.classes == ("a", "b")
+    assert data.blocks.unique().tolist() == [0, 1, 2, 3]
+    sampler = Sampler(80, 16, 0, 1, 0, data.blocks)
+    seen = [batch for batch, _ in zip(Loader(data.splits.train, sampler, CPU).batches(0), range(5), strict=False)]
+    colours = torch.cat([batch.inputs[:, 0, 0, 0] for batch in seen])
+    assert sorted(colours.tolist()) == sorted(float(n) for n in range(20) for _ in range(4))
+    assert sorted(set(fetched)) == sorted(fetched), "no block twice"
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        (f"s3://{BUCKET}/none.csv", f"spec.dataset.csv.path: s3://{BUCKET}/none.csv does not exist"),
+        ("s3://no-such-bucket/a.csv", "spec.dataset.csv.path: s3://no-such-bucket/a.csv does not exist"),
+    ],
+)
+def test_a_missing_bucket_or_key_is_named(store, path, words):
+    with pytest.raises(DataError, match=words) as caught:
+        load(job({"csv": {"path": path, "target": "y"}}))
+    assert "AWS_ENDPOINT_URL" in caught.value.hint
+
+
+def test_a_store_that_asks_for_credentials_or_forbids(store, monkeypatch):
+    path = put(store, "a.csv", b"x,y\n1,a\n")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(DataError, match=r"cannot read s3://.*: Unable to locate credentials") as caught:
+        load(job({"csv": {"path": path, "target": "y"}}))
+    assert "AWS_ACCESS_KEY_ID" in caught.value.hint
+
+
+def test_a_store_that_is_away_may_come_back(store):
+    path = put(store, "a.csv", b"x,y\n1,a\n")
+    store.server.stop()
+    with pytest.raises(InfrastructureError, match=r"spec.dataset.csv.path: cannot reach s3://"):
+        load(job({"csv": {"path": path, "target": "y"}}))
