@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from trainwright.api.spec import ExplanationSpec
 from trainwright_worker.batch import Batch, run_model
 from trainwright_worker.data.dataset import Dataset
-from trainwright_worker.data.table import Split
+from trainwright_worker.data.table import Samples, Split
 from trainwright_worker.results.attribution import Subject, attribute
 from trainwright_worker.results.folder import ResultsFolder
 from trainwright_worker.results.given import existing_split
@@ -120,8 +120,9 @@ def _parts(dataset: Dataset, subject: Subject, batch: Batch) -> list[str]:
     values = batch.inputs[0]
     if scale.mean:
         values = values * torch.tensor(scale.deviation) + torch.tensor(scale.mean)
-    named = getattr(dataset.splits.train, "features", None)
-    names = named or [f"feature {number}" for number in range(len(values))]
+    train = dataset.splits.train
+    names = train.features if isinstance(train, Samples) else None
+    names = names or tuple(f"feature {number}" for number in range(len(values)))
     return [f"{name} = {value:.4g}" for name, value in zip(names, values.tolist(), strict=True)]
 
 

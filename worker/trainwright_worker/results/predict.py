@@ -17,6 +17,7 @@ from trainwright.api.spec.outcome import PredictionFormat
 from trainwright_worker.batch import Batch
 from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.data.loader import Request, read_ahead
+from trainwright_worker.data.pictures import Pictures
 from trainwright_worker.data.table import Split
 from trainwright_worker.distributed import Group
 from trainwright_worker.results.given import Given
@@ -92,9 +93,8 @@ def _describer(dataset: Dataset, split: Split) -> Callable[[list[int], Batch], l
     if isinstance(split, Given):
         texts = split.texts
         return lambda indices, _: [{} if texts is None else {"text": texts[index]} for index in indices]
-    names = getattr(split, "names", None)
-    if names is not None:
-        return lambda indices, _: [{"file": name} for name in names(indices)]
+    if isinstance(split, Pictures):
+        return lambda indices, _: [{"file": split.images.name(row)} for row in split.rows[indices].tolist()]
     tokenizer = dataset.tokenizer
     if tokenizer is not None:
         return lambda indices, batch: [

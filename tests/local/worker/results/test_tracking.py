@@ -1,7 +1,5 @@
 """Trackers as their own readers see them: TensorBoard's accumulator, an MLflow store, W&B's offline files."""
 
-import os
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -24,8 +22,7 @@ def scalars(job):
     accumulator = EventAccumulator(str(Path(job.config.job_folder) / "tensorboard"))
     accumulator.Reload()
     return {
-        tag: [(event.step, event.value) for event in accumulator.Scalars(tag)]
-        for tag in accumulator.Tags()["scalars"]
+        tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]
     }
 
 
