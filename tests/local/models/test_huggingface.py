@@ -9,6 +9,7 @@ import transformers
 
 from trainwright.api.job import read_spec
 from trainwright.api.spec.job import Task
+from trainwright.api.spec.model import LoraSpec
 from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
 from trainwright_worker.models.build import build, preload
@@ -27,9 +28,12 @@ TEXT = Facts((16,), 90, vocabulary=90)
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
-def spec_of(model, task=Task.CLASSIFICATION, **changes):
-    raw = {"model": model, "dataset": {"builtin": {"name": "digits"}}, "training": {"epochs": 1}, **changes}
-    return read_spec(raw).model_copy(update={"task": task})
+def spec_of(model, task=Task.CLASSIFICATION):
+    """Return a spec; its model may be adapted though nothing has trained it, which a manifest may not ask for."""
+    plain = {key: value for key, value in model.items() if key != "lora"}
+    spec = read_spec({"model": plain, "dataset": {"builtin": {"name": "digits"}}, "training": {"epochs": 1}})
+    lora = LoraSpec.model_validate(model["lora"]) if "lora" in model else None
+    return spec.model_copy(update={"task": task, "model": spec.model.model_copy(update={"lora": lora})})
 
 
 def make(kind, facts=REVIEWS, task=Task.CLASSIFICATION, root="", **model):

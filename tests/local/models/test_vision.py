@@ -9,6 +9,7 @@ import torch
 import torchvision
 
 from trainwright.api.job import read_spec
+from trainwright.api.spec.model import LoraSpec
 from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
 from trainwright_worker.models.build import build
@@ -20,10 +21,12 @@ pytestmark = pytest.mark.local
 
 
 def spec_of(name, **model):
-    changes = model.pop("changes", {})
+    changes, lora = model.pop("changes", {}), model.pop("lora", None)
     model = {"name": name, **model}
     raw = {"model": model, "dataset": {"builtin": {"name": "digits"}}, "training": {"epochs": 1}, **changes}
-    return read_spec(raw)
+    spec = read_spec(raw)
+    # Adapted though nothing has trained it, which a manifest may not ask for.
+    return spec.model_copy(update={"model": spec.model.model_copy(update={"lora": lora})})
 
 
 def make(name, facts, **model):
@@ -174,7 +177,7 @@ def test_recomputed_activations_give_the_same_step(name, args, blocks):
 
 def test_lora_of_a_vision_transformer():
     args = {"img_size": 32, "patch_size": 8}
-    model = make("timm:vit_tiny_patch16_224", Facts((3, 32, 32), 4), args=args, lora={"rank": 2}).eval()
+    model = make("timm:vit_tiny_patch16_224", Facts((3, 32, 32), 4), args=args, lora=LoraSpec(rank=2)).eval()
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert {name for name in trained if "lora" not in name} == {"head.weight", "head.bias"}
     assert len(trained) == 2 * 12 + 2

@@ -9,6 +9,7 @@ from torch import nn
 
 from trainwright.api.job import read_spec
 from trainwright.api.spec.job import Task
+from trainwright.api.spec.model import LoraSpec
 from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError, WorkerError
 from trainwright_worker.models.build import build
@@ -23,8 +24,11 @@ CNN = {"name": "cnn", "args": {"channels": [2], "hidden": [4]}}
 
 
 def spec_of(model, task=Task.CLASSIFICATION):
-    raw = {"model": model, "dataset": {"builtin": {"name": "digits"}}, "training": {"epochs": 1}}
-    return read_spec(raw).model_copy(update={"task": task})
+    """Return a spec; its model may be adapted though nothing has trained it, which a manifest may not ask for."""
+    plain = {key: value for key, value in model.items() if key != "lora"}
+    spec = read_spec({"model": plain, "dataset": {"builtin": {"name": "digits"}}, "training": {"epochs": 1}})
+    lora = LoraSpec.model_validate(model["lora"]) if "lora" in model else None
+    return spec.model_copy(update={"task": task, "model": spec.model.model_copy(update={"lora": lora})})
 
 
 def make(model, facts=WORDS, task=Task.CLASSIFICATION, seed=0):

@@ -85,6 +85,12 @@ class ModelSpec(Model):
             cel="!has(self.args) || has(self.name)",
             holds=lambda self: self.args is None or self.name is not None,
         ),
+        Rule(
+            field="lora",
+            message="lora leaves the weights as they are, so they must come from somewhere: set pretrained, or remove lora",
+            cel="!has(self.lora) || has(self.pretrained)",
+            holds=lambda self: self.lora is None or self.pretrained is not None,
+        ),
     )
 
     @field_validator("name", mode="before")
