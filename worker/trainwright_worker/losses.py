@@ -11,6 +11,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 from trainwright.api.spec import LossSpec, RegularizationSpec
 from trainwright.api.spec.objective import LossName
 from trainwright_worker.batch import IGNORED, Batch
+from trainwright_worker.parallel import whole
 
 Loss = Callable[[Tensor, Batch], Tensor]
 """Maps the model's outputs for a batch (float32) to their mean loss, a scalar."""
@@ -60,13 +61,13 @@ def make_penalty(spec: RegularizationSpec, parameters: Iterable[nn.Parameter]) -
         return None
 
     def penalty() -> Tensor:
-        total = torch.zeros((), device=weights[0].device)
-        for weight in weights:
-            if spec.l1:
-                total = total + spec.l1 * weight.abs().sum()
-            if spec.l2:
-                total = total + spec.l2 / 2 * weight.square().sum()
-        return total
+        terms = [spec.l1 * weight.abs().sum() for weight in weights if spec.l1]
+        terms += [spec.l2 / 2 * weight.square().sum() for weight in weights if spec.l2]
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        # Of sharded weights every rank sums its part.
+        return whole(total)
 
     return penalty
 

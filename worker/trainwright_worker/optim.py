@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parameter import Parameter
 from torch.optim import SGD, Adafactor, Adam, AdamW, Optimizer
 
@@ -54,8 +55,10 @@ def _group(spec: OptimizerSpec, weights: list[Parameter]) -> Groups:
 
 
 def _make_sgd(spec: OptimizerSpec, groups: Groups, _model: nn.Module) -> Optimizer:
+    # torch's fused SGD cannot take a step with sharded weights.
+    fused = not any(isinstance(weight, DTensor) for group in groups for weight in group["params"])
     optimizer = SGD(
-        groups, lr=spec.learning_rate, momentum=spec.momentum or 0, nesterov=bool(spec.nesterov), fused=True
+        groups, lr=spec.learning_rate, momentum=spec.momentum or 0, nesterov=bool(spec.nesterov), fused=fused
     )
     if spec.momentum:
         # torch makes them in the first step, and leaves them as it found the memory if that step is skipped.

@@ -13,7 +13,7 @@ from trainwright.api.spec.evaluation import EvaluationSpec, MetricName
 from trainwright.api.spec.health import HealthSpec
 from trainwright.api.spec.model import ModelSpec
 from trainwright.api.spec.objective import DistillationSpec, LossName, LossSpec, RegularizationSpec
-from trainwright.api.spec.optimization import OptimizerSpec, ScheduleSpec
+from trainwright.api.spec.optimization import OptimizerName, OptimizerSpec, ScheduleSpec
 from trainwright.api.spec.outcome import ExplanationSpec, ExportSpec, GenerationSpec, PredictionSpec, TrackingSpec
 from trainwright.api.spec.restart import RestartSpec
 from trainwright.api.spec.training import Precision, TrainingSpec
@@ -148,6 +148,13 @@ class TrainingJobSpec(Model):
                 or self.checkpoint.persistent_volume_claim is not None
                 or self.checkpoint.uri is not None
             ),
+        ),
+        Rule(
+            field="optimizer.name",
+            message="adafactor keeps sums over whole rows and columns, which fsdp splits: use adamw, lamb, lars, muon "
+            "or sgd",
+            cel="self.parallelism != 'fsdp' || self.optimizer.name != 'adafactor'",
+            holds=lambda self: self.parallelism != Parallelism.FSDP or self.optimizer.name != OptimizerName.ADAFACTOR,
         ),
         Rule(
             field="parallelism",
