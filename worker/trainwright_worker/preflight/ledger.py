@@ -12,6 +12,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 _CAST: Final = torch.ops.aten._to_copy.default  # noqa: SLF001 - the name of an operator
+_RECURRENT: Final = torch.ops.aten.mkldnn_rnn_layer.default
+_WORKSPACE: Final = 15.5
+"""What oneDNN keeps of an LSTM layer for its backward pass, in multiples of the layer's output: seen at several sizes. Torch
+knows it only once the layer has run."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,9 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for output in tree_leaves(outputs):
             if isinstance(output, Tensor):
                 self._write(output, cast=cast)
+        if func is _RECURRENT:
+            hidden, workspace = outputs[0], outputs[3]
+            self._write(workspace, size=int(_WORKSPACE * hidden.numel() * hidden.element_size()))
         return outputs
 
     def numbers(self, tensors: Iterable[Tensor]) -> set[int]:
@@ -93,12 +100,12 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 course.append(total)
         return course
 
-    def _write(self, tensor: Tensor, *, cast: bool) -> None:
+    def _write(self, tensor: Tensor, *, cast: bool = False, size: int | None = None) -> None:
         key = _key(tensor)
-        if key in self._known or key in self._live:
+        if key in self._known or (key in self._live and size is None):
             return
         storage = tensor.untyped_storage()
-        number, size = len(self._entries), storage.nbytes()
+        number, size = len(self._entries), storage.nbytes() if size is None else size
         self._entries.append(Entry(number, size))
         if cast:
             self._casts.add(number)

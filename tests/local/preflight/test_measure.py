@@ -1,0 +1,189 @@
+"""What the preflight predicts without data, against what torch really keeps."""
+
+import pytest
+import torch
+from torch import nn
+
+from trainwright.api.job import read_spec
+from trainwright.api.spec.job import Task
+from trainwright.api.spec.training import Precision
+from trainwright_worker.batch import Batch, run_model
+from trainwright_worker.data.dataset import Facts
+from trainwright_worker.errors import UserError
+from trainwright_worker.losses import make_loss
+from trainwright_worker.models.build import build
+from trainwright_worker.models.recompute import enable_gradient_checkpointing
+from trainwright_worker.optim import make_optimizer
+from trainwright_worker.preflight.dry import take_dry_step
+from trainwright_worker.preflight.measure import Gauge
+
+pytestmark = pytest.mark.local
+
+TEXT = {"text": {"path": "corpus"}, "tokenizer": {"maxLength": 32}}
+REVIEWS = {"labeledText": {"path": "reviews"}, "tokenizer": {"maxLength": 32}}
+TOKENS = Facts((32,), 500, 500, 0)
+MODELS = {
+    "mlp": ({"name": "mlp", "args": {"hidden": [256, 128]}}, None, Facts((100,), 10), Task.CLASSIFICATION),
+    "cnn": ({"name": "cnn"}, None, Facts((1, 28, 28), 10), Task.CLASSIFICATION),
+    "lstm": ({"name": "lstm"}, REVIEWS, Facts((32,), 2, 500, 0), Task.CLASSIFICATION),
+    "gru": ({"name": "gru"}, REVIEWS, Facts((32,), 2, 500, 0), Task.CLASSIFICATION),
+    "encoder": ({"name": "transformer"}, REVIEWS, Facts((32,), 2, 500, 0), Task.CLASSIFICATION),
+    "gpt": ({"name": "gpt", "args": {"dimension": 128, "heads": 4, "layers": 4}}, TEXT, TOKENS, Task.LANGUAGE_MODELING),
+    "resnet": ({"name": "torchvision:resnet18"}, {"imageFolder": {"path": "i"}}, Facts((3, 64, 64), 10), Task.CLASSIFICATION),
+}  # fmt: skip
+OPTIMIZERS = [
+    {"name": "sgd"},
+    {"name": "sgd", "momentum": 0.9},
+    {"name": "adam"},
+    {"name": "adamw", "weightDecay": 0.1},
+    {"name": "adafactor"},
+    {"name": "lamb"},
+    {"name": "lars", "momentum": 0.9},
+    {"name": "muon"},
+]
+
+
+def make(name, **changes):
+    model, dataset, facts, task = MODELS[name]
+    raw = {
+        "task": str(task),
+        "model": model,
+        "dataset": dataset or {"builtin": {"name": "digits"}},
+        "training": {"steps": 1},
+        **changes,
+    }
+    return read_spec(raw), facts
+
+
+def batch_of(facts, task, samples=16):
+    generator = torch.Generator().manual_seed(1)
+    if facts.vocabulary is None:
+        inputs = torch.randn(samples, *facts.shape, generator=generator)
+    else:
+        inputs = torch.randint(facts.vocabulary, (samples, *facts.shape), generator=generator)
+    shape = (samples, *facts.shape) if task == Task.LANGUAGE_MODELING else (samples,)
+    return Batch(inputs, torch.randint(facts.outputs, shape, generator=generator))
+
+
+def kept(model, spec, batch):
+    """Return the bytes that torch saves for the backward pass, each storage once, weights and inputs aside."""
+    others = [*model.parameters(), *model.buffers(), batch.inputs, batch.targets]
+    known = {tensor.untyped_storage().data_ptr() for tensor in others}
+    saved = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            saved[storage.data_ptr()] = storage.nbytes(), tensor  # held, so that its address is not used again
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        make_loss(spec.loss_name)(run_model(model, batch), batch)
+    return sum(size for size, _ in saved.values())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_activations_are_predicted_within_a_quarter(name):
+    spec, facts = make(name)
+    predicted = Gauge(spec, facts, cuda=False).passes(16, Precision.FP32, checkpointing=False)
+    real = kept(build(spec, facts).train(), spec, batch_of(facts, spec.task))
+    assert predicted.saved == pytest.approx(real, rel=0.25)
+    assert predicted.peak >= predicted.saved
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_are_predicted_exactly(name):
+    spec, facts = make(name)
+    weights = Gauge(spec, facts, cuda=False).weights()
+    model = build(spec, facts)
+    assert weights.parameters == weights.trainable == sum(weight.numel() for weight in model.parameters())
+    assert weights.all == sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    assert weights.buffers == sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda raw: "-".join(map(str, raw.values())))
+def test_optimizer_state_is_predicted_exactly(optimizer):
+    spec, facts = make("gpt", optimizer=optimizer)
+    model = build(spec, facts)
+    real = make_optimizer(spec.optimizer, model)
+    for weight in model.parameters():
+        weight.grad = torch.ones_like(weight)
+    real.step()
+    tensors = [value for state in real.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+    expected = sum(value.numel() * value.element_size() for value in tensors)
+    assert Gauge(spec, facts, cuda=False).optimizer(spec.optimizer) == expected
+
+
+def test_checkpointing_is_measured_with_what_it_saves():
+    spec, facts = make("gpt")
+    gauge = Gauge(spec, facts, cuda=False)
+    without = gauge.passes(16, Precision.FP32, checkpointing=False)
+    recomputing = gauge.passes(16, Precision.FP32, checkpointing=True)
+    assert recomputing.saved < 0.5 * without.saved
+    assert recomputing.peak < without.peak
+    model = build(spec, facts).train()
+    enable_gradient_checkpointing(model)
+    assert recomputing.saved >= kept(model, spec, batch_of(facts, spec.task))
+
+
+def test_half_precision_keeps_half_and_copies_weights():
+    spec, facts = make("gpt")
+    gauge = Gauge(spec, facts, cuda=False)
+    full, half = (gauge.passes(16, precision, checkpointing=False) for precision in (Precision.FP32, Precision.BF16))
+    assert 0.4 < half.saved / full.saved < 0.8
+    matrices = sum(weight.numel() for name, weight in build(spec, facts).named_parameters() if "blocks" in name)
+    assert matrices * 2 <= half.casts <= 1.2 * (matrices * 2 + 500 * 128 * 2)
+    assert full.casts == 0
+
+
+def test_arithmetic_is_counted():
+    spec, facts = make("mlp")
+    passes = Gauge(spec, facts, cuda=False).passes(8, Precision.FP32, checkpointing=False)
+    layers = [100 * 256, 256 * 128, 128 * 10]
+    # Forward, the gradient of the weights, and the gradient of the inputs of all but the first layer.
+    assert passes.flops == 2 * 8 * (3 * sum(layers) - layers[0])
+    spec, facts = make("lstm")
+    passes = Gauge(spec, facts, cuda=False).passes(8, Precision.FP32, checkpointing=False)
+    gates = 4 * 64 * (64 + 64)
+    assert passes.flops == pytest.approx(3 * 2 * 8 * 32 * gates, rel=0.01)
+
+
+def test_a_model_that_does_not_fit_the_data_is_a_user_error():
+    spec, _ = make("cnn")
+    with pytest.raises(UserError, match=r"spec\.model"):
+        Gauge(spec, Facts((1, 2, 2), 10), cuda=False).passes(2, Precision.FP32, checkpointing=False)
+
+
+@pytest.mark.parametrize("name", ["gpt", "resnet"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda raw: "-".join(map(str, raw.values())))
+def test_a_dry_step_leaves_every_bit_as_it_was(name, optimizer):
+    dropout = {"dropout": 0.1} if name == "gpt" else {}  # ResNet has running statistics instead.
+    spec, facts = make(name, optimizer=optimizer, regularization=dropout)
+    torch.manual_seed(3)
+    model = build(spec, facts)
+    made = make_optimizer(spec.optimizer, model)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    states = {weight: {key: value.clone() for key, value in state.items()} for weight, state in made.state.items()}
+    rates = [group["lr"] for group in made.param_groups]
+    random = torch.get_rng_state()
+    batch = batch_of(facts, spec.task, 2)
+    seconds = take_dry_step(model, lambda batch: run_model(model, batch), make_loss(spec.loss_name), made, batch)
+    assert seconds > 0
+    assert torch.equal(torch.get_rng_state(), random)
+    after = model.state_dict()
+    assert [key for key, value in before.items() if value.numpy().tobytes() != after[key].numpy().tobytes()] == []
+    assert all(weight.grad is None for weight in model.parameters())
+    assert made.state.keys() == states.keys()
+    assert all(
+        torch.equal(made.state[weight][key], value) for weight in states for key, value in states[weight].items()
+    )
+    assert [group["lr"] for group in made.param_groups] == rates
+
+
+def test_a_dry_step_with_infinite_gradients_changes_nothing():
+    model = nn.Linear(2, 1)
+    before = model.weight.clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batch = Batch(torch.full((2, 2), 1e38), torch.zeros(2, 1))
+    take_dry_step(model, lambda batch: model(batch.inputs), lambda out, _: out.square().sum(), optimizer, batch)
+    assert torch.equal(model.weight, before)

@@ -1,0 +1,205 @@
+"""The arithmetic of the preflight and of figures: no model is built here."""
+
+from dataclasses import replace
+
+import pytest
+
+from trainwright.api.devices import find_gpu
+from trainwright.api.figures import Preflight
+from trainwright.api.job import read_spec
+from trainwright.api.spec.training import Precision
+from trainwright_worker.preflight.advice import remedies
+from trainwright_worker.preflight.assume import assume
+from trainwright_worker.preflight.budget import Device, Setup, add_up, setup_of
+from trainwright_worker.preflight.measure import Passes, Weights
+from trainwright_worker.preflight.verdict import count, scaled, size, table
+from trainwright_worker.stopwatch import find_stragglers
+
+SETUP = Setup(
+    processes=1,
+    micro_batch=8,
+    accumulation=1,
+    precision=Precision.FP32,
+    checkpointing=False,
+    sharded=False,
+    average=False,
+)
+WEIGHTS = Weights(parameters=100, trainable=90, all=400, trained=360, buffers=8, block=100, rest=100)
+
+
+def passes(samples=8, peak=800, **changes):
+    return Passes(
+        **{"samples": samples, "tokens": 0, "saved": 500, "peak": peak, "casts": 0, "logits": 50, "flops": 1000}
+        | changes
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("h200", "H200"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA-H100-80GB-HBM3", "H100"),
+        ("NVIDIA H100 PCIe", "H100-PCIe"),
+        ("NVIDIA A100-SXM4-80GB", "A100-80GB"),
+        ("NVIDIA A100-SXM4-40GB", "A100-40GB"),
+        ("a100", "A100-40GB"),
+        ("Tesla T4", "T4"),
+        ("NVIDIA GeForce RTX 4090", "RTX-4090"),
+    ],
+)
+def test_gpus_are_known_by_the_names_that_people_drivers_and_nodes_use(name, found):
+    assert find_gpu(name).name == found
+
+
+def test_an_unknown_gpu_is_none():
+    assert find_gpu("Voodoo 2") is None
+
+
+def test_memory_of_a_plain_job():
+    memory = add_up(WEIGHTS, 720, passes(), SETUP)
+    kinds = {name: value for name, value in memory.model_dump().items() if value}
+    assert kinds == {"weights": 408, "gradients": 360, "optimizer": 720, "activations": 750, "logits": 50}
+    assert memory.total == 408 + 360 + 720 + 750 + 50
+
+
+def test_memory_of_a_sharded_job():
+    setup = replace(SETUP, processes=4, sharded=True, precision=Precision.BF16, average=True)
+    memory = add_up(WEIGHTS, 720, passes(casts=200), setup)
+    # Two blocks and what lies outside of them are whole in half precision, and one block's gradients in full.
+    assert memory.gathered == (100 + 2 * 100) / 2 + 100
+    assert (memory.weights, memory.gradients, memory.optimizer, memory.average) == (100 + 8, 90, 180, 90)
+    assert memory.casts == 0
+
+
+def test_copies_in_half_precision_count_where_weights_are_whole():
+    assert add_up(WEIGHTS, 0, passes(casts=200), replace(SETUP, precision=Precision.BF16)).casts == 200
+
+
+class Known:
+    """What a job needs, by a formula: 1000 for good, 100 per sample, 10 with recomputation; half of it in bf16."""
+
+    def __init__(self, *, recomputes=True):
+        self.recomputes = recomputes
+
+    def kept(self, setup, optimizer=None):
+        return (1000 if optimizer is None else 600) // (setup.processes if setup.sharded else 1)
+
+    def memory(self, setup, optimizer=None):
+        each = 10 if setup.checkpointing else 100
+        each //= 1 if setup.precision == Precision.FP32 else 2
+
+        class Memory:
+            total = self.kept(setup, optimizer) + each * setup.micro_batch
+
+        return Memory
+
+    def can_recompute(self, _setup):
+        return self.recomputes
+
+    def frugal(self):
+        yield "adafactor", "adafactor"
+
+
+def texts(available, setup=SETUP, need=None, device=None):
+    device = device or Device("CPU", available, cuda=False)
+    return [(remedy.text, remedy.bytes) for remedy in remedies(need or Known(), setup, device)]
+
+
+FRUGAL = "training.precision: bf16", "training.gradientCheckpointing: true"
+
+
+def test_single_changes_that_suffice_are_told_one_by_one():
+    assert texts(1450) == [
+        ("optimizer.name: adafactor", 1400),
+        ("training.microBatchSize: 4", 1400),
+        ("training.gradientCheckpointing: true", 1080),
+        ("training.precision: bf16", 1400),
+    ]
+
+
+def test_changes_that_do_not_help_are_not_told():
+    assert texts(1100) == [("training.microBatchSize: 1", 1100), ("training.gradientCheckpointing: true", 1080)]
+    assert texts(1050, need=Known(recomputes=False))[0] == (
+        "training.precision: bf16 and training.microBatchSize: 1",
+        1050,
+    )
+
+
+def test_several_changes_are_told_together_where_no_single_one_suffices():
+    changes = f"{FRUGAL[0]}, {FRUGAL[1]}, training.microBatchSize: 1 and optimizer.name: adafactor"
+    assert texts(630) == [(changes, 605)]
+
+
+def test_what_no_device_holds_is_sharded_over_the_fewest():
+    gpu = Device("H200", 150, cuda=True, gpu=find_gpu("h200"))
+    most = f"parallelism: fsdp over 8 H200 with {FRUGAL[0]}, {FRUGAL[1]} and training.microBatchSize: 1"
+    some = f"parallelism: fsdp over 16 H200 with {FRUGAL[0]} and {FRUGAL[1]}"
+    assert texts(150, device=gpu) == [(most, 125 + 5), (some, 62 + 40)]
+
+
+def test_the_setup_follows_from_the_spec():
+    spec = read_spec(
+        {
+            "model": {"name": "mlp"},
+            "dataset": {"builtin": {"name": "digits"}},
+            "training": {"epochs": 1, "globalBatchSize": 96, "microBatchSize": 16, "precision": "bf16", "ema": {}},
+            "workers": {"count": 2},
+        }
+    )
+    setup = setup_of(spec)
+    assert (setup.processes, setup.micro_batch, setup.accumulation) == (2, 16, 3)
+    assert (setup.precision, setup.average, setup.sharded) == (Precision.BF16, True, False)
+
+
+def test_facts_are_taken_from_the_spec_and_assumptions_are_told():
+    raw = {
+        "task": "language-modeling",
+        "model": {"name": "gpt", "args": {"size": "124M", "vocabulary": 50257}},
+        "dataset": {"text": {"path": "corpus"}, "tokenizer": {"maxLength": 512}},
+        "training": {"steps": 1},
+    }
+    assumed = assume(read_spec(raw))
+    assert assumed.facts.shape == (512,)
+    assert (assumed.facts.vocabulary, assumed.facts.outputs) == (50257, 50257)
+    assert assumed.notes == ("512 tokens per sample",)
+    raw["model"]["args"].pop("vocabulary")
+    assert "the tokenizer learns all 10,000 tokens that it may" in assume(read_spec(raw)).notes
+
+
+def test_numbers_are_told_as_people_tell_them():
+    assert [count(number) for number in (10, 99_999, 124_439_808, 174_600_000_000)] == [
+        "10", "99,999", "124.4M", "174.6B",
+    ]  # fmt: skip
+    assert [size(number) for number in (1, 1536, 3 * 2**30, 5 * 2**41)] == ["1 B", "1.5 KiB", "3 GiB", "10 TiB"]
+    assert scaled(2.5e15) == "2.5 P"
+
+
+def test_the_table_names_what_takes_memory_and_leaves_out_what_does_not():
+    memory = add_up(WEIGHTS, 0, passes(), SETUP)
+    lines = table(
+        Preflight(
+            parameters=100, trainable=90, memory=memory, total_bytes=memory.total, available_bytes=2**30, device="CPU",
+            flops_per_step=1e9, micro_batch_size=8, accumulation=2, processes=3,
+        )
+    )  # fmt: skip
+    assert lines[0].split(maxsplit=1) == ["parameters", "100, of which 10 are frozen"]
+    assert lines[1].endswith("48 = 3 process(es) x 2 pass(es) x 8 sample(s)")
+    assert not [line for line in lines if line.startswith("optimizer")]
+    assert lines[-1].endswith("1.53 KiB of 1 GiB (CPU)")
+
+
+def test_stragglers_are_measured_against_most_and_named_with_the_slowest_first():
+    paces = [(0, 0.10), (1, 0.11), (2, 0.20), (3, 0.10), (4, 0.15)]
+    found = find_stragglers(paces, 8)
+    assert [(straggler.rank, round(straggler.factor, 3)) for straggler in found] == [(2, 1.818), (4, 1.364)]
+    assert [straggler.rank for straggler in find_stragglers(paces, 1)] == [2]
+
+
+def test_of_two_ranks_the_slower_one_lags():
+    assert [straggler.rank for straggler in find_stragglers([(0, 0.3), (1, 0.1)], 8)] == [0]
+
+
+def test_small_differences_and_unknown_paces_say_nothing():
+    assert find_stragglers([(0, 0.0), (1, 0.1)], 8) == []
+    assert find_stragglers([(0, 0.0001), (1, 0.0003)], 8) == []
