@@ -63,6 +63,6 @@ def evaluate(
 
 def _shares(samples: int, group: Group, batch: int) -> tuple[list[Tensor], int]:
     """Return this rank's samples, batch by batch, and the largest number of batches that any rank has."""
-    mine = torch.arange(group.rank, samples, group.size)
+    mine = torch.arange(samples)[group.rank :: group.size]
     longest = -(-samples // group.size)
     return [part for part in torch.split(mine, batch) if len(part)], -(-longest // batch)

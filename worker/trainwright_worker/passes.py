@@ -66,7 +66,7 @@ class Passes:
         # Samples are shared evenly, tokens are not: then a rank must know how many the others have.
         self._uneven = spec.task == Task.LANGUAGE_MODELING and group.size > 1
         self._compiled = _compile(trained, group.device) if spec.training.compile else None
-        self._full: int | None = None
+        self._full = _full_size(spec, group)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the model's outputs, float32."""
@@ -83,6 +83,8 @@ class Passes:
             return self._backward(batch, None)
         counts = [count_targets(part) for part in parts]
         total = self._mean_over_ranks(sum(counts))
+        if isinstance(total, Tensor):
+            total = total.clamp(min=torch.finfo(torch.float32).tiny)  # A step may have no token that counts.
         losses = []
         for part, count in zip(parts, counts, strict=True):
             with self._syncing(last=part is parts[-1]):
@@ -110,11 +112,9 @@ class Passes:
 
     def _choose(self, batch: Batch) -> nn.Module:
         """Return the compiled model for batches of the usual size: compiling it for a rare one takes longer than that."""
-        if self._compiled is None:
+        if self._compiled is None or self._full not in (None, len(batch)):
             return self._trained
-        if self._full is None:
-            self._full = len(batch)
-        return self._compiled if len(batch) == self._full else self._trained
+        return self._compiled
 
     def _cut(self, batch: Batch) -> list[Batch]:
         if self._micro is None or len(batch) <= self._micro:
@@ -140,6 +140,15 @@ class Passes:
             trained.set_is_last_backward(last)
             trained.set_requires_gradient_sync(last)
         return nullcontext()
+
+
+def _full_size(spec: TrainingJobSpec, group: Group) -> int | None:
+    """Return how many samples most forward passes of training have; None if all have the same number."""
+    training = spec.training
+    if training.full_batch:
+        return training.micro_batch_size
+    share = training.global_batch_size // group.size
+    return min(share, training.micro_batch_size or share)
 
 
 def _compile(model: nn.Module, device: torch.device) -> nn.Module:

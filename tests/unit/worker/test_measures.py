@@ -1,0 +1,150 @@
+import math
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from trainwright.api.job import read_spec
+from trainwright.api.spec import EarlyStoppingSpec
+from trainwright.api.spec.evaluation import MetricName
+from trainwright_worker.batch import IGNORED, Batch
+from trainwright_worker.data.table import Samples
+from trainwright_worker.errors import UserError
+from trainwright_worker.evaluate import evaluate
+from trainwright_worker.losses import make_measure
+from trainwright_worker.measures import check_metrics, make_measures, shown_figures
+from trainwright_worker.patience import lose_patience
+from trainwright_worker.state import Patience
+
+CPU = torch.device("cpu")
+
+
+class Threads:
+    """Ranks as threads, with what evaluations need of a group."""
+
+    def __init__(self, size):
+        self._barrier, self._slots = threading.Barrier(size, timeout=10), [None] * size
+        self.ranks = [SimpleNamespace(rank=rank, size=size, device=CPU) for rank in range(size)]
+        for rank in self.ranks:
+            rank.sum = lambda values, rank=rank: [
+                sum(column) for column in zip(*self._share(rank, values), strict=True)
+            ]
+            rank.concatenate = lambda rows, rank=rank: torch.cat(self._share(rank, rows))
+
+    def _share(self, rank, value):
+        self._slots[rank.rank] = value
+        self._barrier.wait()
+        found = list(self._slots)
+        self._barrier.wait()
+        return found
+
+    def run(self, work):
+        results = [None] * len(self.ranks)
+
+        def call(rank):
+            results[rank.rank] = work(rank)
+
+        threads = [threading.Thread(target=call, args=(rank,)) for rank in self.ranks]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return results
+
+
+def spec_of(**changes):
+    return read_spec(
+        {"model": {"name": "mlp"}, "dataset": {"builtin": {"name": "iris"}}, "training": {"epochs": 1}, **changes}
+    )
+
+
+def figures_of(spec, samples, outputs, size, classes=3, deviation=1.0, batch=2):
+    model = torch.nn.Identity()
+
+    def measure(rank):
+        loss = make_measure(spec.loss_name, spec.loss)
+        measures = make_measures(spec, loss, classes, deviation, CPU)
+        return shown_figures(
+            spec, evaluate(model, lambda part: outputs[part.inputs[:, 0].long()], samples, rank, measures, batch)
+        )
+
+    results = Threads(size).run(measure)
+    assert all(str(result) == str(results[0]) for result in results)
+    return results[0]
+
+
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_figures_of_a_regression_over_uneven_shards(size):
+    spec = spec_of(
+        dataset={"builtin": {"name": "diabetes"}},
+        task="regression",
+        evaluation={"metrics": ["rmse"]},
+        loss={"name": "l1"},
+    )
+    targets = torch.tensor([[1.0], [2.0], [4.0], [3.0], [0.0]])
+    outputs = torch.tensor([[1.5], [2.0], [2.0], [3.0], [1.0]])
+    samples = Samples(torch.arange(5.0)[:, None], targets)
+    found = figures_of(spec, samples, outputs, size, deviation=10.0)
+    assert found == pytest.approx(
+        {"loss": 0.7, "mae": 7.0, "rmse": 10 * math.sqrt(5.25 / 5), "r2": 1 - 5.25 / 10}, rel=1e-6
+    )
+    assert "rmse" not in figures_of(
+        spec_of(dataset={"builtin": {"name": "diabetes"}}, task="regression"), samples, outputs, size
+    )
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_figures_of_classes_with_more_ranks_than_samples(size):
+    outputs = torch.tensor([[2.0, 0, 0], [0, 2.0, 0], [0, 2.0, 0], [0, 0, 2.0]])
+    samples = Samples(torch.arange(4.0)[:, None], torch.tensor([0, 1, 2, 2]))
+    found = figures_of(spec_of(), samples, outputs, size)
+    loss = math.log(math.exp(2) + 2)
+    assert found == pytest.approx({"loss": (3 * (loss - 2) + loss) / 4, "accuracy": 0.75}, rel=1e-6)
+
+
+def test_figures_of_a_language_model_count_tokens():
+    spec = spec_of(task="language-modeling", dataset={"text": {"path": "a"}})
+    outputs = torch.zeros(3, 2, 4)
+    outputs[0, :, 1] = 3.0
+    targets = torch.tensor([[1, 2], [1, IGNORED], [IGNORED, IGNORED]])
+    samples = SimpleNamespace(
+        reading=Samples(torch.zeros(1, 1), torch.zeros(1)).reading,
+        take=lambda indices, _epoch: Batch(indices[:, None].repeat(1, 2), targets[indices]),
+        __len__=None,
+    )
+
+    class Three(SimpleNamespace):
+        def __len__(self):
+            return 3
+
+    three = Three(**{key: value for key, value in vars(samples).items() if key != "__len__"})
+    found = figures_of(spec, three, outputs, 2, classes=4, batch=1)
+    right = math.log(math.exp(3) + 3) - 3
+    loss = (right + right + 3 + math.log(4)) / 3
+    assert found == pytest.approx({"loss": loss, "perplexity": math.exp(loss), "token-accuracy": 1 / 3}, rel=1e-6)
+
+
+def test_a_loss_that_is_not_finite_is_all_that_is_told():
+    samples = Samples(torch.arange(2.0)[:, None], torch.tensor([0, 1]))
+    outputs = torch.full((2, 3), math.nan)
+    assert list(figures_of(spec_of(), samples, outputs, 2)) == ["loss"]
+
+
+def test_a_top_five_of_five_is_refused():
+    spec = spec_of(evaluation={"metrics": ["top5-accuracy"]})
+    check_metrics(spec, 6)
+    with pytest.raises(UserError, match=r"spec.evaluation.metrics: top5-accuracy, but the data has only 5 classes"):
+        check_metrics(spec, 5)
+
+
+def waits(metric, values, **settings):
+    spec, patience = EarlyStoppingSpec(metric=metric, **settings), Patience()
+    return [lose_patience(patience, spec, {metric: value}) for value in values]
+
+
+def test_patience_ends_after_so_many_evaluations_without_progress():
+    assert waits(MetricName.LOSS, [3, 2, 2, 2.5, 1, 1, 1, 1], patience=3) == [False] * 7 + [True]
+    assert waits(MetricName.ACCURACY, [0.5, 0.6, 0.5, 0.6], patience=2) == [False, False, False, True]
+    assert waits(MetricName.LOSS, [3, 2.95, 2.8, 2.75], patience=2, min_delta=0.15) == [False, False, False, False]
+    assert waits(MetricName.LOSS, [3, 2.95, 2.9], patience=2, min_delta=0.15) == [False, False, True]
