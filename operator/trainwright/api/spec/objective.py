@@ -61,7 +61,13 @@ class RegularizationSpec(Model):
 
     l1: float = Field(0, ge=0, le=1_000, description="Weight of the sum of absolute weights, added to the loss.")
     l2: float = Field(0, ge=0, le=1_000, description="Weight of half the sum of squared weights, added to the loss.")
-    dropout: float = Field(0, ge=0, lt=1, description="Dropout after every hidden dense layer that has an activation.")
+    dropout: float = Field(
+        0,
+        ge=0,
+        lt=1,
+        description="Dropout after every hidden dense layer that has an activation; the default of rnn, lstm, gru, "
+        "transformer and gpt, too. Models of other libraries take theirs in args.",
+    )
 
 
 class DistillationSpec(Model):
