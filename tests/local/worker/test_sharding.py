@@ -1,12 +1,8 @@
 """The same training with the state whole on every process or split over them, and every change from one to the other."""
 
-import itertools
-
 import pytest
 import safetensors.torch
 import torch
-
-from trainwright.api.exit_codes import ExitCode
 
 pytestmark = pytest.mark.local
 
@@ -61,13 +57,14 @@ def test_state_moves_between_all_ways_to_hold_it_without_losing_a_bit(make_job):
 def test_training_goes_on_closely_across_changes(make_job):
     # The schedule looks at the last step, so a run in pieces needs a constant one. Adam would make much of rounding.
     constant = {"schedule": {"name": "constant"}, "optimizer": {"name": "sgd", "learningRate": 0.05, "momentum": 0.9}}
-    straight = make_job(spec_of(80, **constant), "straight")
+    straight = make_job(spec_of(20, **constant), "straight")
     straight.run()
-    ways = [(20, 2, "ddp"), (40, 1, "ddp"), (60, 2, "fsdp"), (80, 2, "ddp")]
+    # All within the first epoch: the last batch of one is not divided evenly.
+    ways = [(5, 2, "ddp"), (10, 1, "ddp"), (15, 2, "fsdp"), (20, 2, "ddp")]
     for steps, processes, parallelism in ways:
         job = make_job(spec_of(steps, processes, parallelism, **constant), "pieces")
         job.run()
-    assert job.reports[-1].resumed_from_step == 60
+    assert job.reports[-1].resumed_from_step == 15
     assert_close(weights_of(job), weights_of(straight))
 
 

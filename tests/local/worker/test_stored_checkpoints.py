@@ -131,7 +131,9 @@ def freeze_in_the_middle(worker, unfinished):
             os.kill(rank, signal.SIGCONT)
 
 
-@pytest.mark.parametrize(("place", "parallelism"), [("volume", "ddp"), ("volume", "fsdp"), ("bucket", "ddp"), ("bucket", "fsdp")])
+@pytest.mark.parametrize(
+    ("place", "parallelism"), [("volume", "ddp"), ("volume", "fsdp"), ("bucket", "ddp"), ("bucket", "fsdp")]
+)
 def test_killed_in_the_middle_of_a_save_it_ends_with_the_same_bits(make_job, bucket, tmp_path, place, parallelism):
     processes = 2 if parallelism == "fsdp" else 1
     spec = spec_of(120, 512, processes, parallelism)

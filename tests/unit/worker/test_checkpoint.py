@@ -186,7 +186,9 @@ def test_the_newest_are_kept_and_described(tmp_path):
     assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["step-00000010", "step-00000015"]
     assert newest_step(folder) == 15
     assert saved[-1].bytes == sum(
-        path.stat().st_size for path in (tmp_path / "checkpoints" / "step-00000015").iterdir() if path.stem != "manifest"
+        path.stat().st_size
+        for path in (tmp_path / "checkpoints" / "step-00000015").iterdir()
+        if path.stem != "manifest"
     )
 
 

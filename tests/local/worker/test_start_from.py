@@ -1,0 +1,87 @@
+"""A job that starts from what another has left."""
+
+import pytest
+
+from trainwright.api.exit_codes import ExitCode
+
+pytestmark = pytest.mark.local
+
+
+def spec_of(steps=20, hidden=16, optimizer="adam", processes=1, parallelism="ddp"):
+    return {
+        "model": {"name": "mlp", "args": {"hidden": [hidden]}},
+        "dataset": {"builtin": {"name": "digits"}},
+        "optimizer": {"name": optimizer, "learningRate": 0.001},
+        "training": {"steps": steps, "globalBatchSize": 64, "deterministic": True, "seed": 1},
+        "workers": {"processesPerWorker": processes},
+        "parallelism": parallelism,
+    }
+
+
+@pytest.fixture
+def donor(make_job):
+    job = make_job(spec_of(steps=60), "donor")
+    job.run()
+    return job
+
+
+def root_of(job):
+    return job.config.checkpoint_root
+
+
+@pytest.mark.parametrize(
+    ("inside", "processes", "parallelism"),
+    [
+        ("job-u1/checkpoints/step-00000060", 1, "ddp"),
+        ("job-u1/results", 2, "ddp"),
+        ("job-u1/results/weights.safetensors", 2, "fsdp"),
+        ("job-u1", 1, "ddp"),
+    ],
+)
+def test_the_model_of_another_job_is_where_training_begins(make_job, donor, inside, processes, parallelism):
+    spec = spec_of(1, 16, "sgd", processes, parallelism) | {"startFrom": {"path": inside}}
+    spec["optimizer"]["learningRate"] = 1e-30
+    job = make_job(spec, "heir", checkpointRoot=root_of(donor), uid="u2")
+    job.run()
+    assert job.weights == donor.weights, "a step of no length leaves the weights alone"
+    assert job.reports[-1].step == 1
+    assert job.reports[-1].resumed_from_step is None
+    assert f"starting at step 0 with the weights of {inside}" in job.workers[0].log
+    again = make_job(
+        spec | {"training": spec["training"] | {"steps": 2}}, "again", checkpointRoot=root_of(donor), uid="u2"
+    )
+    again.run()
+    assert again.reports[-1].resumed_from_step == 1, "a job that resumes goes on from its own state"
+
+
+def test_the_state_of_the_optimizer_comes_along_if_asked_for(make_job, donor):
+    place = "job-u1/checkpoints/step-00000060"
+    weights = []
+    for name, optimizer in (("with", True), ("without", False)):
+        spec = spec_of(1) | {"startFrom": {"path": place, "optimizer": optimizer}}
+        job = make_job(spec, name, checkpointRoot=root_of(donor), uid=name)
+        job.run()
+        weights.append(job.weights)
+    assert weights[0] != weights[1], "Adam's first step is longer without a history"
+
+
+@pytest.mark.parametrize(
+    ("start", "changes", "said"),
+    [
+        ({"path": "nothing/here"}, {}, "nothing/here is neither a checkpoint nor a results folder"),
+        ({"path": "job-u1"}, {"hidden": 17}, "holds another model: its weight 1.weight has the shape 16x64, but this "
+         "model's has 17x64"),
+        ({"path": "job-u1", "optimizer": True}, {"optimizer": "sgd"}, "that checkpoint is of adam, and this job's is sgd"),
+        ({"path": "job-u1/results", "optimizer": True}, {}, "holds no state of an optimizer"),
+        ({"path": "outside"}, {}, "leads out of the root of the checkpoints"),
+        ({"path": "job-u1/results/results.json"}, {}, "is neither a checkpoint nor a results folder"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_started_from_is_a_user_error(make_job, donor, start, changes, said, tmp_path):
+    (donor.folder / "checkpoints" / "outside").symlink_to(tmp_path)
+    spec = spec_of(**changes) | {"startFrom": start}
+    job = make_job(spec, "heir", checkpointRoot=root_of(donor), uid="u2")
+    worker = job.start()
+    assert worker.wait() == ExitCode.USER_ERROR, worker.log
+    assert said in worker.termination.message
+    assert job.step == 0
