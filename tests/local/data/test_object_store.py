@@ -2,9 +2,14 @@
 
 import io
 import json
+import os
+import socket
+import subprocess
+import sys
 import tarfile
 
 import boto3
+import datasets
 import numpy as np
 import pytest
 import s3fs
@@ -12,12 +17,14 @@ import torch
 from moto.server import ThreadedMotoServer
 from pyarrow import Table, parquet
 
+from trainwright.api.exit_codes import ExitCode
+from trainwright.api.worker import Termination
 from trainwright_worker.data.blocks import BlockReader
 from trainwright_worker.data.loader import Loader
 from trainwright_worker.data.sampler import Sampler
 from trainwright_worker.errors import DataError, InfrastructureError
 
-from .conftest import job, load, picture, sentences
+from .conftest import job, load, picture, sentences, write_tar
 
 pytestmark = pytest.mark.local
 
@@ -138,6 +145,63 @@ def test_a_store_that_asks_for_credentials_or_forbids(store, monkeypatch):
     with pytest.raises(DataError, match=r"cannot read s3://.*: Unable to locate credentials") as caught:
         load(job({"csv": {"path": path, "target": "y"}}))
     assert "AWS_ACCESS_KEY_ID" in caught.value.hint
+
+
+def test_a_saved_dataset(store):
+    datasets.disable_progress_bars()
+    rows = datasets.Dataset.from_dict({"text": sentences(6), "label": [0, 1] * 3})
+    rows.save_to_disk(f"s3://{BUCKET}/saved")
+    data = load(job({"huggingface": {"path": f"s3://{BUCKET}/saved", "text": "text"}}))
+    assert len(data.splits.train) == 6
+
+
+def run_worker(folder, spec):
+    """Run a worker of two processes as a pod would; return its exit code and how it ended."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = {
+        "namespace": "default",
+        "name": "job",
+        "uid": "u1",
+        "spec": spec.to_wire(),
+        "rendezvousPort": port,
+        "checkpointRoot": str(folder),
+        "dataRoot": "/nowhere",
+    }
+    (folder / "worker.json").write_text(json.dumps(config))
+    paths = {"TRAINWRIGHT_CONFIG": str(folder / "worker.json"), "TRAINWRIGHT_TERMINATION_LOG": str(folder / "ending")}
+    program = subprocess.run(
+        [sys.executable, "-m", "trainwright_worker"],
+        env={**os.environ, **paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return program, Termination.model_validate_json((folder / "ending").read_text())
+
+
+def test_a_worker_of_two_processes_trains_from_shards_in_the_store(store, tmp_path):
+    for shard in range(2):
+        members = []
+        for number in range(24):
+            members += [(f"{number}.png", picture(200 * (number % 2))), (f"{number}.cls", b"01"[number % 2 :][:1])]
+        write_tar(tmp_path / "shard.tar", members)
+        put(store, f"s/{shard}.tar", (tmp_path / "shard.tar").read_bytes())
+    spec = {
+        "model": {"name": "mlp", "args": {"hidden": [8]}},
+        "training": {"epochs": 12, "globalBatchSize": 8},
+        "workers": {"processesPerWorker": 2},
+    }
+    source = {"path": f"s3://{BUCKET}/s/{{0..1}}.tar", "size": 8}
+    dataset = {"webdataset": source, "augmentation": {"horizontalFlip": 0.5}, "split": {"test": 0.25}}
+    program, ending = run_worker(tmp_path, job(dataset, **spec))
+    assert program.returncode == 0, program.stdout + program.stderr
+    assert ending.report.evaluation.metrics["accuracy"] == 1
+    missing = {"webdataset": {**source, "path": f"s3://{BUCKET}/s/{{0..2}}.tar"}}
+    program, ending = run_worker(tmp_path, job(missing, **spec))
+    assert program.returncode == ExitCode.DATA
+    assert ending.message == f"spec.dataset.webdataset.path: s3://{BUCKET}/s/2.tar does not exist"
 
 
 def test_a_store_that_is_away_may_come_back(store):

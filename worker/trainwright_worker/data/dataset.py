@@ -81,6 +81,8 @@ class Dataset:
         """What a model must know of the data."""
         shape = self.splits.train.shape
         outputs = 1 if self.classes is None else len(self.classes)
+        if self.task == Task.REGRESSION:
+            outputs = self.splits.train.take(torch.zeros(1, dtype=torch.int64)).targets.shape[1]
         if self.task == Task.TRANSCRIPTION:
             return Facts(shape, outputs + 1)
         if self.tokenizer is None:

@@ -66,5 +66,6 @@ def _libraries(data: DatasetSpec) -> Iterator[str]:
         yield "pyarrow.parquet"
     if data.huggingface is not None:
         yield "datasets"
-    if data.has_images:
+    pictures = data.image_folder or data.webdataset or (data.huggingface and data.huggingface.image)
+    if pictures or data.augmentation is not None:
         yield "PIL.Image"
