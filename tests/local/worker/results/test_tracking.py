@@ -1,5 +1,8 @@
 """Trackers as their own readers see them: TensorBoard's accumulator, an MLflow store, W&B's offline files."""
 
+import json
+import shutil
+import struct
 from pathlib import Path
 
 import pytest
@@ -38,7 +41,6 @@ def test_tensorboard_shows_the_whole_run_and_nothing_twice_after_a_restart(make_
     assert {"train/learning_rate", "train/grad_norm", "train/samples_per_second"} <= set(shown)
 
     # The same job once more, as a restart finds it that lost its two newest checkpoints.
-    import shutil  # noqa: PLC0415
 
     for checkpoint in job.checkpoints[-2:]:
         shutil.rmtree(checkpoint)
@@ -49,3 +51,65 @@ def test_tensorboard_shows_the_whole_run_and_nothing_twice_after_a_restart(make_
         steps = [step for step, _ in again[tag]]
         assert steps == sorted(set(steps)), tag
     assert again["validation/loss"] == shown["validation/loss"], "the steps up to 10 are still there, the rest is anew"
+
+
+def test_mlflow_and_wandb_hold_the_same_run(make_job, tmp_path, monkeypatch):
+    store = tmp_path / "mlruns"
+    trackers = {"mlflow": {"uri": f"file://{store}", "experiment": "lessons"}, "wandb": {"mode": "offline"}}
+    job = make_job(SPEC | {"tracking": trackers})
+    (worker,) = job.run()
+    assert "tracking with" not in worker.log
+    loss = job.summary["test"]["metrics"]["loss"]
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    from mlflow import MlflowClient  # noqa: PLC0415
+
+    client = MlflowClient(tracking_uri=f"file://{store}")
+    (run,) = client.search_runs([client.get_experiment_by_name("lessons").experiment_id])
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "job")
+    assert run.data.params["model.args.hidden.0"] == "16"
+    assert run.data.params["training.globalBatchSize"] == "12"
+    assert run.data.tags["trainwright.weights"] == str(job.results / "weights.safetensors")
+    assert run.data.metrics["test/loss"] == pytest.approx(loss)
+    history = client.get_metric_history(run.info.run_id, "validation/accuracy")
+    assert [point.step for point in history] == [5, 10, 15, 20, 25, 30]
+
+    (file,) = (job.results.parent / "wandb").glob("offline-run-*-u1/run-u1.wandb")
+    rows = wandb_history(file)
+    assert [row["_step"] for row in rows if "validation/loss" in row] == [5, 10, 15, 20, 25, 30]
+    assert rows[-1]["test/loss"] == pytest.approx(loss)
+
+    assert job.start(attempt=2).wait() == 0, "the restarted job goes on with its run, and repeats nothing"
+    (again,) = client.search_runs([client.get_experiment_by_name("lessons").experiment_id])
+    assert again.info.run_id == run.info.run_id
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "test/loss")] == [30]
+
+
+def wandb_history(file):
+    """Return the logged rows of an offline run, a LevelDB log of protobuf records after a header of seven bytes."""
+    from wandb.proto import wandb_internal_pb2  # noqa: PLC0415
+
+    content, place, part, rows = file.read_bytes(), 7, b"", []
+    while place + 7 <= len(content):
+        if 32_768 - place % 32_768 < 7:
+            place += 32_768 - place % 32_768  # The rest of a block that has no room for a header is padding.
+            continue
+        length, kind = struct.unpack_from("<HB", content, place + 4)
+        part += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            record = wandb_internal_pb2.Record.FromString(part)
+            part = b""
+            if record.HasField("history"):
+                items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
+                rows.append({"_step": record.history.step.num} | {key: json.loads(text) for key, text in items.items()})
+    return rows
+
+
+def test_a_tracker_that_fails_is_dropped_with_a_word(make_job, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    job = make_job(SPEC | {"tracking": {"mlflow": {"uri": f"file://{tmp_path}/file/mlruns"}}})
+    (worker,) = job.run()
+    assert worker.log.count("tracking with mlflow stopped: NotADirectoryError") == 1
+    assert "tracking with mlflow stopped" in job.reports[-1].message
+    assert scalars(job)["train/loss"][-1][0] == 30, "the others go on"
