@@ -14,7 +14,23 @@ OPTIMIZERS = {
     "momentum": {"name": "sgd", "learningRate": 0.02, "momentum": 0.9, "nesterov": True},
     "adam": {"name": "adam"},
     "adamw": {"name": "adamw", "weightDecay": 0.01},
+    "adafactor": {"name": "adafactor", "learningRate": 0.01},
+    "lamb": {"name": "lamb", "learningRate": 0.005, "weightDecay": 0.01},
+    "lars": {"name": "lars", "learningRate": 1.0, "momentum": 0.9, "weightDecay": 0.001},
+    "muon": {"name": "muon", "learningRate": 0.002, "weightDecay": 0.01},
 }
+
+STATES = {
+    "adafactor": {"training": {"ema": {"decay": 0.98}, "microBatchSize": 24}},
+    "lamb": {"training": {"ema": {}, "precision": "fp16"}, "model": {"name": "mlp", "args": {"hidden": [64, 64]}}},
+    "lars": {"training": {"microBatchSize": 10}, "health": {"nonFinite": "skip"}, "workers": {"processesPerWorker": 2}},
+    "muon": {
+        "training": {"earlyStopping": {"patience": 8}, "precision": "bf16"},
+        "model": {"name": "mlp", "args": {"hidden": [64, 64]}},
+        "schedule": {"name": "one-cycle"},
+    },
+}
+"""What else is state: averages, the scale of fp16, counts of steps left out and of patience lost."""
 
 
 def spec_of(optimizer, workers=1, processes=1):
@@ -47,13 +63,34 @@ def test_killed_at_a_random_step_ends_with_the_same_bits(make_job, optimizer, pr
     killed = make_job(spec, "killed")
     worker = killed.start()
     for victim in (0, -1):
-        step = killed.step + random.randint(60, 200)  # noqa: S311 - any step will do
+        step = killed.step + random.randint(60, 200)
         killed.wait_for_step(step)
         launch = killed.reports[-1].launch
         os.kill(worker.ranks[victim], signal.SIGKILL)
         wait_for(lambda before=launch: killed.reports[-1].launch != before, "a new launch")
     assert worker.wait() == 0, worker.log
     assert_same_outcome(killed, straight)
+
+
+@pytest.mark.parametrize("optimizer", STATES)
+def test_whatever_the_optimizer_gathers_and_whatever_else_is_state(make_job, optimizer):
+    changes = STATES[optimizer]
+    spec = spec_of(optimizer)
+    spec |= {
+        key: {**spec.get(key, {}), **value} if key in ("training", "workers") else value
+        for key, value in changes.items()
+    }
+    straight = make_job(spec, "straight")
+    straight.run()
+    killed = make_job(spec, "killed")
+    worker = killed.start()
+    killed.wait_for_step(random.randint(55, 250))
+    launch = killed.reports[-1].launch
+    os.kill(worker.ranks[-1], signal.SIGKILL)
+    wait_for(lambda: killed.reports[-1].launch != launch, "a new launch")
+    assert worker.wait() == 0, worker.log
+    assert_same_outcome(killed, straight)
+    assert killed.summary["step"] == straight.summary["step"]
 
 
 def test_through_every_kind_of_loss_two_workers_end_with_the_same_bits(make_job):
@@ -64,7 +101,7 @@ def test_through_every_kind_of_loss_two_workers_end_with_the_same_bits(make_job)
     host, other = job.start(0), job.start(1)
 
     def wait_for_progress():
-        job.wait_for_step(job.step + random.randint(20, 80))  # noqa: S311 - any step will do
+        job.wait_for_step(job.step + random.randint(20, 80))
 
     wait_for_progress()
     other.kill(signal.SIGKILL)
