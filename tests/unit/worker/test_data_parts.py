@@ -18,7 +18,7 @@ from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.loader import Loader
 from trainwright_worker.data.measured import Measured
 from trainwright_worker.data.normalization import Normalization, measure_samples
-from trainwright_worker.data.pictures import ChangedSamples
+from trainwright_worker.data.pictures import ChangedSamples, choose_some
 from trainwright_worker.data.ragged import Ragged, Scratch
 from trainwright_worker.data.sampler import WINDOW_BLOCKS, Sampler
 from trainwright_worker.data.sequences import Blocks, Frames, Tokens, pad, round_up
@@ -182,6 +182,15 @@ def test_a_random_part_lies_within_the_image(height, width, seed):
     left, top, right, bottom = draw_part(height, width, spec, Random(seed))
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
+
+
+def test_images_are_checked_from_everywhere_but_from_few_blocks_where_these_must_be_fetched():
+    assert choose_some(5, None).tolist() == [0, 1, 2, 3, 4]
+    assert choose_some(10**6, None)[[0, -1]].tolist() == [0, 10**6 - 1]
+    blocks = torch.arange(100_000) // 100
+    chosen = choose_some(100_000, blocks[torch.randperm(100_000)])
+    assert len(chosen.unique()) == len(chosen) == 16 * 100
+    assert choose_some(3, torch.tensor([7, 7, 9])).sort().values.tolist() in ([0, 1], [0, 1, 2], [2])
 
 
 def test_images_in_memory_change_with_the_epoch_alone_and_not_when_measured():

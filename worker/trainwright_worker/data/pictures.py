@@ -21,6 +21,8 @@ from trainwright_worker.errors import DataError
 
 CHECKED: Final = 2048
 """Images that are decoded before training begins: to measure their scaling, and to find out what cannot be decoded."""
+CHECKED_BLOCKS: Final = 16
+"""Blocks of large remote files that are fetched for this."""
 
 
 class Images(Protocol):
@@ -187,7 +189,7 @@ def measure_pictures(train: Pictures, spec: Normalize) -> Normalization:
     """Return the scaling of images, and see on the way that they can be decoded.
 
     Args:
-        train: The training split; up to CHECKED images of it are read, evenly spread.
+        train: The training split; up to CHECKED images of it are read.
         spec: How to scale.
 
     Raises:
@@ -195,12 +197,21 @@ def measure_pictures(train: Pictures, spec: Normalize) -> Normalization:
         UserError: The images are not ones that ImageNet's numbers describe.
     """
     plain = replace(train, normalization=Normalization(), augmentation=None)
-    count = min(CHECKED, len(plain))
-    chosen = torch.linspace(0, len(plain) - 1, count).round().to(torch.int64)
+    chosen = choose_some(len(plain), plain.blocks())
     with ThreadPoolExecutor(max(1, torch.get_num_threads()) * (8 if plain.reading == Reading.NETWORK else 1)) as pool:
         sums = np.sum(list(pool.map(lambda index: _moments(plain, index), torch.split(chosen, 1))), axis=0)
-    found = _scaling(sums, count * train.form.size**2, spec, train.shape[0])
+    found = _scaling(sums, len(chosen) * train.form.size**2, spec, train.shape[0])
     return found if spec == Normalize.NONE else found.with_targets(train.targets)
+
+
+def choose_some(samples: int, blocks: Tensor | None) -> Tensor:
+    """Return up to CHECKED samples, evenly spread ([k] int64); where they lie in blocks, those of a few blocks."""
+    if blocks is not None:
+        spread = torch.linspace(0, int(blocks.max()), CHECKED_BLOCKS).round().to(torch.int64)
+        candidates = torch.isin(blocks, spread).nonzero().flatten()
+        near = candidates[blocks[candidates].argsort(stable=True)]
+        return near[choose_some(len(near), None)] if len(near) else choose_some(samples, None)
+    return torch.linspace(0, samples - 1, min(CHECKED, samples), dtype=torch.float64).round().to(torch.int64)
 
 
 def _moments(pictures: Pictures, index: Tensor) -> Array:
