@@ -14,6 +14,7 @@ from situations import NOW, job, observed, report
 
 from trainwright.api.exit_codes import ExitCode, classify
 from trainwright.api.names import LABEL_ATTEMPT, LABEL_WORKER
+from trainwright.api.spec.budget import BudgetSpec
 from trainwright.api.status import Checkpoint, Goodput, LaunchSeconds, Phase, TrainingJobStatus, read_status
 from trainwright.api.worker import Termination, WorkerPhase
 from trainwright.plan import Plan, Pod, plan
@@ -187,6 +188,19 @@ class JobLife(RuleBasedStateMachine):
         self.job = replace(
             self.job, generation=self.job.generation + 1, spec=self.job.spec.model_copy(update={"suspend": suspend})
         )
+
+    @rule(hours=st.sampled_from([None, 0.2, 0.5, 2.0]))
+    def grant(self, hours):
+        """Somebody changes the budget, to less than what was used already if it comes to that."""
+        budget = None if hours is None else BudgetSpec(worker_hours=hours)
+        self.job = replace(
+            self.job, generation=self.job.generation + 1, spec=self.job.spec.model_copy(update={"budget": budget})
+        )
+
+    @invariant()
+    def a_spent_budget_lets_nobody_start(self):
+        if self.status.budget_spent_at is not None:
+            assert not any(manifest["kind"] == "Pod" for manifest in self.decide().create)
 
     @invariant()
     def status_survives_the_wire(self):

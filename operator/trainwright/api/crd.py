@@ -20,7 +20,7 @@ from trainwright.api.status import TrainingJobStatus
 Schema = dict[str, Any]
 
 MUTABLE: Final = frozenset(
-    {"suspend", "start_deadline_seconds", "active_deadline_seconds", "ttl_seconds_after_finished", "restart"}
+    {"suspend", "start_deadline_seconds", "active_deadline_seconds", "ttl_seconds_after_finished", "restart", "budget"}
 )
 """Fields of the spec that may change after the first start; the others decide what is trained, and how."""
 

@@ -53,12 +53,13 @@ class ConditionType(StrEnum):
     SUSPENDED = "Suspended"
     COMPLETE = "Complete"
     FAILED = "Failed"
+    DEGRADED = "Degraded"
 
 
 class Condition(StatusModel):
     """A standard Kubernetes condition."""
 
-    type: str = Field(max_length=316, description="Accepted, Running, Suspended, Complete or Failed.")
+    type: str = Field(max_length=316, description="Accepted, Running, Suspended, Complete, Failed or Degraded.")
     status: str = Field(pattern="^(True|False|Unknown)$", max_length=7, description="True, False or Unknown.")
     reason: str = Field(
         min_length=1,
@@ -312,6 +313,9 @@ class TrainingJobStatus(StatusModel):
     waiting_since: Time | None = Field(None, description="Since when the job waits for all its workers to run.")
     started_at: Time | None = Field(
         None, description="When the job first became active; the deadline counts from here."
+    )
+    budget_spent_at: Time | None = Field(
+        None, description="When spec.budget was found spent; since then the workers save and go."
     )
     finished_at: Time | None = Field(None, description="When it succeeded or failed.")
     preflight: Preflight | None = Field(None, description="What was found out before the first step.")

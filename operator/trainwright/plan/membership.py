@@ -126,11 +126,11 @@ def terminations(crew: Crew, now: datetime) -> list[datetime]:
 
 
 def to_delete(observed: Observed, status: TrainingJobStatus, crew: Crew) -> tuple[PodDeletion, ...]:
-    """Return the pods that must go: those a restart left behind, all that live once the job ended or is suspended."""
+    """Return the pods that must go: those a restart left behind, all that live once the job must not run."""
     if status.phase == Phase.SUCCEEDED:
         overdue = status.finished_at is not None and observed.now >= status.finished_at + LINGER
         doomed: Iterable[Pod] = (pod for pod in crew.all_pods if pod.live and overdue)
-    elif status.phase in (Phase.FAILED, Phase.SUSPENDED):
+    elif status.phase in (Phase.FAILED, Phase.SUSPENDED) or status.budget_spent_at is not None:
         doomed = (pod for pod in crew.all_pods if pod.live)
     else:
         doomed = (

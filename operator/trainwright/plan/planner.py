@@ -4,9 +4,21 @@ from datetime import datetime
 
 from trainwright.api.job import InvalidJobError
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.api.status import Phase, TrainingJobStatus
+from trainwright.api.status import ConditionType, Phase, TrainingJobStatus
 from trainwright.api.worker import WorkerReport
-from trainwright.plan import goodput, limits, membership, phase, placement, progress, restart, start, tell
+from trainwright.plan import (
+    budget,
+    forecast,
+    goodput,
+    limits,
+    membership,
+    phase,
+    placement,
+    progress,
+    restart,
+    start,
+    tell,
+)
 from trainwright.plan.membership import Crew
 from trainwright.plan.types import Event, Observed, Plan
 
@@ -67,13 +79,13 @@ def _drive(observed: Observed, spec: TrainingJobSpec) -> Plan:
     if status != before:
         # The ledger rides along with what is written anyway: it is never a reason to write by itself.
         status = status.model_copy(update={"goodput": goodput.account(observed, spec, status, heard)})
-    events = _events(before, status)
+    events = (*_events(before, status), *forecast.events(before, status, observed.now))
     urgent = _is_news(before, status)
     changed = status if status != before else None
     if (status.attempt, status.oldest_attempt) != (before.attempt, before.oldest_attempt):
         # Write the counters first: whatever is deleted and created follows from them, also after a crash in between.
         return Plan(status=changed, urgent=True, events=events, requeue_after=0)
-    active = status.phase not in (Phase.SUSPENDED, Phase.FAILED, Phase.SUCCEEDED)
+    active = status.phase not in (Phase.SUSPENDED, Phase.FAILED, Phase.SUCCEEDED) and not budget.stopping(status)
     create = membership.to_create(observed, spec, status, crew) if active else ()
     return Plan(
         status=changed,
@@ -95,7 +107,8 @@ def _settle(
     if phase.done(crew):
         return phase.succeed(status, observed.now)
     status = limits.enforce_deadline(observed, spec, status)
-    if status.phase == Phase.FAILED:
+    status = budget.enforce(observed, spec, status, crew)
+    if status.phase == Phase.FAILED or budget.stopping(status):
         return status
     if spec.suspend:
         return phase.suspend(status)
@@ -119,6 +132,9 @@ def _speak(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus,
     """
     heard = progress.newest_report(observed, status, crew)
     reason, message = tell.describe(observed, spec, status, crew, heard[0] if heard else None)
+    risk = forecast.forecast(spec, status, observed.now)
+    if risk is not None:
+        message = f"{message}; {risk.text}"
     status = status.model_copy(
         update={
             "workers": membership.count(crew, spec.workers.count),
@@ -128,6 +144,8 @@ def _speak(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus,
         }
     )
     spoken = tell.conditions(status, crew, observed.job.generation, observed.now)
+    degraded = forecast.condition(status.condition(ConditionType.DEGRADED), risk, observed.job.generation, observed.now)
+    spoken += [] if degraded is None else [degraded]
     return status.model_copy(update={"conditions": spoken, "summary": tell.summarize(status)})
 
 
@@ -168,24 +186,21 @@ def _milestones(before: TrainingJobStatus, status: TrainingJobStatus) -> tuple[E
 def _next_look(
     observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew, *, creating: bool
 ) -> float | None:
-    waits = [
+    moments = (
         limits.deadline(spec, status),
-        progress.stale_at(observed, status) if not status.progress.stale else None,
-        _ahead(observed, start.deadline(spec, status)),
-        _ahead(observed, placement.patience_ends(status)),
-        _ahead(observed, status.next_start),
+        budget.spent_at(spec, observed.job.status, observed.now),
+        progress.stale_at(observed, status),
+        start.deadline(spec, status),
+        placement.patience_ends(status),
+        status.next_start,
         *membership.terminations(crew, observed.now),
-        limits.expiry(spec, status),
-    ]
-    soonest = _until(observed.now, *waits)
+    )
+    # What is over was dealt with in this pass; to look again at once would be to look for ever.
+    ahead = (moment for moment in moments if moment is not None and moment > observed.now)
+    soonest = _until(observed.now, *ahead, limits.expiry(spec, status))
     if creating:
         return _RETRY_CREATION if soonest is None else min(soonest, _RETRY_CREATION)
     return soonest
-
-
-def _ahead(observed: Observed, moment: datetime | None) -> datetime | None:
-    """Return a moment if it is still to come."""
-    return moment if moment is not None and moment > observed.now else None
 
 
 def _until(now: datetime, *moments: datetime | None) -> float | None:

@@ -7,9 +7,10 @@ from trainwright.api.exit_codes import FailureClass
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Condition, ConditionType, Metrics, Phase, Progress, Summary, TrainingJobStatus
 from trainwright.api.worker import WorkerPhase, WorkerReport
-from trainwright.plan import placement
+from trainwright.plan import budget, placement
 from trainwright.plan.membership import Crew, is_over
 from trainwright.plan.types import Observed
+from trainwright.plan.words import duration
 
 _LONGEST_MESSAGE = 1024
 _DOING = {
@@ -17,7 +18,7 @@ _DOING = {
     WorkerPhase.PREDICTING: "writing predictions",
     WorkerPhase.FINISHED: "done, writing results",
 }
-_TELLING_REASONS = ("OOMKilled", "Evicted", "DeadlineExceeded")
+_TELLING_REASONS = ("OOMKilled", "Evicted", "DeadlineExceeded", "BudgetSpent")
 """Kubernetes' reasons that say more than the class of the failure; its usual one is just Error."""
 _QUIET_WAITS = ("ContainerCreating", "PodInitializing")
 """What every pod waits for on its way; anything else is worth a reason of its own."""
@@ -27,14 +28,13 @@ def describe(
     observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew, report: WorkerReport | None
 ) -> tuple[str, str]:
     """Return (reason, message): in one word and in one honest line, what the job does or why it does not run."""
+    if budget.stopping(status):
+        return _out_of_budget(observed, spec, crew)
     match status.phase:
         case Phase.SUSPENDED:
             return _suspended(observed, status, crew)
-        case Phase.SUCCEEDED:
-            return "Succeeded", _succeeded(status)
-        case Phase.FAILED if status.failure is not None:
-            failure = status.failure
-            return failure.reason if failure.reason in _TELLING_REASONS else failure.category, failure.message
+        case Phase.SUCCEEDED | Phase.FAILED:
+            return _ended(status)
         case Phase.RUNNING:
             return _running(observed, status, crew, report)
         case Phase.STARTING:
@@ -46,6 +46,18 @@ def describe(
             return reason if reason != "WorkersPending" else "Restarting", f"{_restarting(spec, status)}; {message}"
         case _:
             return _waiting(observed, spec, status, crew)
+
+
+def _ended(status: TrainingJobStatus) -> tuple[str, str]:
+    failure = status.failure
+    if status.phase == Phase.SUCCEEDED or failure is None:
+        return str(status.phase), _succeeded(status)
+    return failure.reason if failure.reason in _TELLING_REASONS else failure.category, failure.message
+
+
+def _out_of_budget(observed: Observed, spec: TrainingJobSpec, crew: Crew) -> tuple[str, str]:
+    left = sum(not is_over(pod, observed.now) for pod in crew.all_pods)
+    return "BudgetSpent", f"{budget.name(spec)} are spent: {left} worker{_s(left)} still saving and stopping"
 
 
 def _suspended(observed: Observed, status: TrainingJobStatus, crew: Crew) -> tuple[str, str]:
@@ -221,16 +233,6 @@ def _main_metric(status: TrainingJobStatus) -> str:
         if name in evaluation.metrics:
             return f"{name} {evaluation.metrics[name]:.4g}"
     return ""
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as kubectl prints ages: 45s, 2m10s, 3h5m, 4d2h."""
-    whole = int(seconds)
-    for size, unit, part, rest in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= size:
-            lesser = whole % size // part
-            return f"{whole // size}{unit}" + (f"{lesser}{rest}" if lesser else "")
-    return f"{whole}s"
 
 
 def _s(number: int) -> str:

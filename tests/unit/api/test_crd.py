@@ -101,7 +101,8 @@ def test_every_rule_has_a_message():
 def test_only_what_cannot_change_the_training_may_change_after_the_first_start():
     frozen = {rule["fieldPath"].removeprefix(".spec.") for rule in SCHEMA["x-kubernetes-validations"][1:]}
     every = set(SCHEMA["properties"]["spec"]["properties"])
-    assert every - frozen == {"suspend", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "restart"}
+    deadlines = {"startDeadlineSeconds", "activeDeadlineSeconds", "ttlSecondsAfterFinished"}
+    assert every - frozen == {"suspend", "restart", "budget", *deadlines}
 
 
 def test_lists_that_merge_by_key():

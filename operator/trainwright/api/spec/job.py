@@ -7,6 +7,7 @@ from typing import Final
 from pydantic import Field
 
 from trainwright.api.base import Model, Rule
+from trainwright.api.spec.budget import BudgetSpec
 from trainwright.api.spec.checkpoint import CheckpointSpec, Parallelism, StartFromSpec
 from trainwright.api.spec.dataset import BuiltinName, DatasetSpec, SyntheticKind
 from trainwright.api.spec.evaluation import EvaluationSpec, MetricName
@@ -131,6 +132,7 @@ class TrainingJobSpec(Model):
     active_deadline_seconds: int | None = Field(
         None, ge=1, le=31_536_000, description="Seconds the job may be active before it is stopped and failed."
     )
+    budget: BudgetSpec | None = Field(None, description="What the job may use up before it is stopped and failed.")
     ttl_seconds_after_finished: int | None = Field(
         None, ge=0, le=31_536_000, description="Seconds after its end at which the job is deleted with its pods."
     )
@@ -231,6 +233,24 @@ class TrainingJobSpec(Model):
             message="only single predictions can be explained: use it with classification or regression",
             cel="!has(self.explanation) || self.task == 'classification' || self.task == 'regression'",
             holds=lambda self: self.explanation is None or self.task in (Task.CLASSIFICATION, Task.REGRESSION),
+        ),
+        Rule(
+            field="budget.gpuHours",
+            message="the workers ask for no GPUs (workers.resources.limits): set workerHours instead",
+            cel="!has(self.budget) || !has(self.budget.gpuHours) || (has(self.workers.resources) && "
+            "has(self.workers.resources.limits) && self.workers.resources.limits.exists(name, "
+            "name.endsWith('/gpu') || name.contains('/gpu.') || name.contains('/mig-')))",
+            holds=lambda self: (
+                self.budget is None
+                or self.budget.gpu_hours is None
+                or (
+                    self.workers.resources is not None
+                    and any(
+                        name.endswith("/gpu") or "/gpu." in name or "/mig-" in name
+                        for name in self.workers.resources.limits or ()
+                    )
+                )
+            ),
         ),
         Rule(
             field="prediction.inputs",
