@@ -77,17 +77,17 @@ def _shard(model: nn.Module, spec: TrainingJobSpec, group: Group) -> None:
     # Weights, gradients and the optimizer stay fp32; only what a block computes with is bf16.
     half = torch.bfloat16 if spec.training.precision == Precision.BF16 else None
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None)
-    for block in list(_blocks(model)):
+    for block in list(shards_of(model)):
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
     _share_statistics(model)
 
 
-def _blocks(model: nn.Module) -> Iterator[nn.Module]:
+def shards_of(model: nn.Module) -> Iterator[nn.Module]:
     """Yield what repeats in a model: the members of its outermost lists and sequences that have weights."""
     for child in model.children():
         if not isinstance(model, nn.ModuleList | nn.Sequential) or isinstance(child, nn.ModuleList | nn.ModuleDict):
-            yield from _blocks(child)
+            yield from shards_of(child)
         elif any(True for _ in child.parameters()):
             yield child
 

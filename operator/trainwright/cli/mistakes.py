@@ -74,7 +74,8 @@ def _types_at(steps: list[str]) -> list[Any]:
 
 def _below(kind: Any, step: str) -> Iterator[Any]:
     if step.isdigit():
-        yield from _alternatives(*get_args(kind)[:1])
+        for item in get_args(kind)[:1]:
+            yield from _alternatives(item)
     elif isinstance(kind, type) and issubclass(kind, BaseModel):
         for name, info in kind.model_fields.items():
             if step in (info.alias, name):

@@ -26,7 +26,7 @@ def modules_of(*arguments):
     return done.stdout, json.loads(done.stderr.splitlines()[-1])
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("validate", "--help"), ("--version",)])
+@pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("plan", "--help"), ("validate", "--help"), ("--version",)])
 def test_help_imports_nothing_costly(arguments):
     output, modules = modules_of(*arguments)
     assert output
@@ -35,7 +35,7 @@ def test_help_imports_nothing_costly(arguments):
 
 def test_help_names_every_command():
     output, _ = modules_of("--help")
-    assert [c for c in ("run", "validate", "crd", "version", "operator") if f"  {c} " not in output] == []
+    assert [c for c in ("run", "plan", "validate", "crd", "version", "operator") if f"  {c} " not in output] == []
 
 
 @pytest.mark.parametrize("program", ["trainwright", "kubectl-tj"])

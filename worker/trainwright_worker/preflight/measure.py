@@ -19,8 +19,9 @@ from trainwright_worker.batch import Batch, run_model
 from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
 from trainwright_worker.models.build import build
-from trainwright_worker.models.recompute import blocks_of, enable_gradient_checkpointing
+from trainwright_worker.models.recompute import enable_gradient_checkpointing
 from trainwright_worker.optim import make_optimizer
+from trainwright_worker.parallel import shards_of
 from trainwright_worker.preflight.ledger import Ledger
 
 _SHAPE_WORDS: Final = ("shape", "size", "dimension", "channel", "must match", "expected")
@@ -103,7 +104,7 @@ class Gauge:
         with _without_data():
             model = self._build(checkpointing=False)
         parameters = list(model.parameters())
-        blocks = blocks_of(model)
+        blocks = list(shards_of(model))
         everything = _bytes(parameters)
         return Weights(
             parameters=sum(weight.numel() for weight in parameters),

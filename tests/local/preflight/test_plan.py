@@ -1,0 +1,124 @@
+"""`trainwright plan` as a person runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.local
+
+JOB = """\
+apiVersion: trainwright.dev/v1alpha1
+kind: TrainingJob
+metadata:
+  name: job
+spec:
+{spec}
+"""
+GPT3 = """\
+  task: language-modeling
+  model: {name: gpt, args: {size: 175B}}
+  dataset: {text: {path: corpus}, tokenizer: {maxLength: 2048, vocabularySize: 50257}}
+  optimizer: {name: adamw}
+  training: {steps: 1000, globalBatchSize: 64, microBatchSize: 1, precision: bf16}
+  workers: {count: 64}
+"""
+MLP = """\
+  model: {name: mlp, args: {hidden: [64, 64]}}
+  dataset: {synthetic: {kind: clusters, features: 100}}
+  training: {epochs: 1}
+"""
+TWO_CONVOLUTIONS = """\
+  model:
+    layers:
+    - conv2d: {channels: 32, kernelSize: 3, activation: relu}
+    - conv2d: {channels: 64, kernelSize: 3, activation: relu}
+    - maxPool2d: {}
+    - dense: {units: 128, inputs: 3136, activation: relu}
+    - dense: {units: 10}
+  dataset: {idx: {images: train-images, labels: train-labels}}
+  training: {epochs: 5}
+"""
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """Return a function that plans a job and returns (exit code, standard output, standard error)."""
+
+    def run(spec, *options):
+        (tmp_path / "job.yaml").write_text(JOB.format(spec=spec.rstrip("\n")))
+        program = Path(sys.executable).with_name("trainwright")
+        done = subprocess.run(
+            [program, "plan", "job.yaml", *options], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+def test_a_job_that_fits(plan):
+    code, output, _ = plan(MLP, "--device-memory", "1Gi")
+    rows = dict(line.split("  ", 1) for line in output.splitlines() if "  " in line)
+    # 100 x 64 + 64, 64 x 64 + 64 and 64 x 10 + 10
+    assert code == 0
+    assert rows["parameters"].strip() == "11,274"
+    assert rows["global batch"].strip() == "64 = 1 process(es) x 1 pass(es) x 64 sample(s)"
+    assert rows["memory per process"].strip().endswith("of 1 GiB (CPU)")
+
+
+def test_json_says_the_same_to_programs(plan):
+    code, output, _ = plan(MLP, "--device-memory", "100Ki", "-o", "json")
+    answer = json.loads(output)
+    preflight = answer["preflight"]
+    assert code == 1
+    assert preflight["memory"]["weights"] == 4 * 11_274
+    assert preflight["memory"]["optimizer"] == 2 * 4 * 11_274 + 4 * 6
+    assert preflight["totalBytes"] == sum(preflight["memory"].values())
+    assert (preflight["fits"], preflight["availableBytes"]) == (False, 102_400)
+    assert all(way["bytes"] <= 102_400 for way in answer["ways"])
+
+
+def test_a_model_that_fits_nowhere_here_and_what_would_hold_it(plan):
+    code, output, _ = plan(GPT3, "--gpu", "h200", "-o", "json")
+    answer = json.loads(output)
+    preflight = answer["preflight"]
+    assert code == 1
+    assert preflight["parameters"] == 174_604_259_328
+    assert preflight["memory"]["weights"] == preflight["memory"]["gradients"] == 4 * 174_604_259_328
+    # Six operations per parameter and token, and those of attention.
+    tokens = 64 * 2048
+    assert preflight["flopsPerStep"] == pytest.approx(6 * 174.6e9 * tokens, rel=0.05)
+    sharded = answer["ways"][0]
+    assert sharded["change"] == "parallelism: fsdp over 64 H200 with training.gradientCheckpointing: true"
+    assert 50 * 2**30 < sharded["bytes"] < 80 * 2**30
+    assert "2,048 tokens per sample" in answer["assumed"]
+
+
+def test_a_dense_layer_that_expects_other_inputs_is_found_without_the_data(plan):
+    code, _, errors = plan(TWO_CONVOLUTIONS)
+    assert code == 64
+    assert "spec.model.layers[3].dense.inputs" in errors
+    assert "3136 given, but the layers before it produce 9216" in errors
+    assert plan(TWO_CONVOLUTIONS.replace("3136", "9216"))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [(("--gpu", "voodoo"), "--gpu\n    'voodoo' is not known"), (("--device-memory", "lots"), "'lots' is no amount")],
+)
+def test_wrong_options_are_named(plan, options, words):
+    code, _, errors = plan(MLP, *options)
+    assert code == 64
+    assert words in errors
+
+
+def test_data_that_is_at_hand_is_read(plan, tmp_path):
+    (tmp_path / "points.csv").write_text("a,b,c,kind\n" + "1,2,3,x\n2,3,4,y\n3,1,2,z\n" * 40)
+    spec = MLP.replace("synthetic: {kind: clusters, features: 100}", "csv: {path: points.csv, target: kind}")
+    _, output, _ = plan(spec, "-o", "json")
+    answer = json.loads(output)
+    # Three features and three classes.
+    assert answer["preflight"]["parameters"] == 3 * 64 + 64 + 64 * 64 + 64 + 64 * 3 + 3
+    assert answer["assumed"] == []
