@@ -201,7 +201,7 @@ def prepare(
     found, note = find_newest(folder, group)
     dataset = load(spec, config.data_root, group, None if found is None else found.facts["data"], scratch)
     _check(spec, dataset)
-    check_outcome(spec, config.job_folder, config.data_root, dataset, leads=place.leads)
+    check_outcome(spec, config.job_folder, config.data_root, dataset, exports=place.leads and found is None)
 
     preflight = _fly_before(config, place, dataset, reporter, fresh=found is None)
     torch.manual_seed(spec.training.seed)  # The same first weights on every rank, before the ranks' seeds part.

@@ -11,7 +11,7 @@ from trainwright_worker.results.given import existing_split, samples_to_predict
 from trainwright_worker.tracking.tracking import check_tracking
 
 
-def check_outcome(spec: TrainingJobSpec, job_folder: str, root: str, dataset: Dataset, *, leads: bool) -> None:
+def check_outcome(spec: TrainingJobSpec, job_folder: str, root: str, dataset: Dataset, *, exports: bool) -> None:
     """Check everything that the spec asks for after and beside training.
 
     Args:
@@ -19,7 +19,7 @@ def check_outcome(spec: TrainingJobSpec, job_folder: str, root: str, dataset: Da
         job_folder: Its folder.
         root: Folder at which relative paths start.
         dataset: Its data.
-        leads: Whether this is rank 0, which makes the exports and tries them out.
+        exports: Whether to try out exports, which takes seconds: once in a job's life, by the rank that makes them.
 
     Raises:
         UserError: Something cannot work; names the field.
@@ -33,5 +33,5 @@ def check_outcome(spec: TrainingJobSpec, job_folder: str, root: str, dataset: Da
         for package in ("captum", "matplotlib", "sklearn"):
             if importlib.util.find_spec(package) is None:
                 raise UserError(f"spec.explanation: the package {package} is not in the image")
-    if spec.export is not None and leads:
+    if spec.export is not None and exports:
         check_export(spec, dataset, root)

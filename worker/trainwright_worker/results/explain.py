@@ -89,11 +89,15 @@ def explain_one(
     row = make_reader(dataset, dataset.task)(batch, outputs, True)[0]
     text = {} if dataset.tokenizer is None else {"text": dataset.tokenizer.decode(subject.ids.tolist())}
     return Explanation(
-        facts={"index": index, "split": spec.split.value, **text, **row, "output": float(outputs[0, answer])},
+        facts={"index": index, "split": spec.split.value, **text, **row},
         answer=dataset.classes[answer] if dataset.classes is not None else "the prediction",
         parts=_parts(dataset, subject, batch),
         image=_image(dataset, batch) if subject.grid is not None else None,
-        attributions={method.value: attribute(method, subject, seed + index).cpu() for method in spec.methods},
+        attributions={
+            # In units of the target, where it has any.
+            method.value: attribute(method, subject, seed + index).cpu() * dataset.normalization.target_deviation
+            for method in spec.methods
+        },
     )
 
 

@@ -64,8 +64,9 @@ def _head(figure: Any, explanation: "Explanation", height: float) -> None:
         note = f"what speaks for “{explanation.answer}” is blue, what speaks against it red"
     else:
         note = "what raises the prediction is blue, what lowers it red"
-    if set(explanation.attributions) == {ExplanationMethod.SALIENCY}:
-        note = "the darker, the more a small change matters"
+    if ExplanationMethod.SALIENCY in explanation.attributions:
+        saliency = "saliency: how much a small change matters"
+        note = saliency if len(explanation.attributions) == 1 else f"{note}; {saliency}"
     figure.text(0.5, 1 - 0.48 / height, note, ha="center", va="top", size=9, color=FAINT)
 
 
