@@ -6,7 +6,7 @@ from typing import Any
 
 from trainwright.api.spec import DatasetSpec, TrainingJobSpec
 from trainwright.api.spec.job import Task
-from trainwright.api.spec.paths import is_uri, list_paths
+from trainwright.api.spec.paths import list_paths
 from trainwright_worker.data.builtin import read_builtin
 from trainwright_worker.data.folders import read_image_folder
 from trainwright_worker.data.images import read_cifar10, read_idx
@@ -58,7 +58,10 @@ def preload(data: DatasetSpec) -> None:
 def _libraries(data: DatasetSpec) -> Iterator[str]:
     if data.builtin is not None:
         yield "sklearn.datasets"
-    if any(is_uri(path) for _, path in list_paths(data)):
+    paths = [path for _, path in list_paths(data)]
+    if paths:
+        yield "fsspec.implementations.local"
+    if any(path.startswith("s3://") for path in paths):
         yield "s3fs"
     if data.has_texts:
         yield "tokenizers"
