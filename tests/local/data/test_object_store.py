@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import s3fs
 import torch
+from moto import settings
 from moto.server import ThreadedMotoServer
 from pyarrow import Table, parquet
 
@@ -138,13 +139,20 @@ def test_a_missing_bucket_or_key_is_named(store, path, words):
     assert "AWS_ENDPOINT_URL" in caught.value.hint
 
 
-def test_a_store_that_asks_for_credentials_or_forbids(store, monkeypatch):
+def test_a_store_that_asks_for_credentials(store, monkeypatch):
     path = put(store, "a.csv", b"x,y\n1,a\n")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(DataError, match=r"cannot read s3://.*: Unable to locate credentials") as caught:
         load(job({"csv": {"path": path, "target": "y"}}))
     assert "AWS_ACCESS_KEY_ID" in caught.value.hint
+
+
+def test_a_store_that_forbids(store, monkeypatch):
+    path = put(store, "a.csv", b"x,y\n1,a\n")
+    monkeypatch.setattr(settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0)  # From now on the store asks who calls.
+    with pytest.raises(DataError, match=rf"spec.dataset.csv.path: not allowed to read {path}"):
+        load(job({"csv": {"path": path, "target": "y"}}))
 
 
 def test_a_saved_dataset(store):
