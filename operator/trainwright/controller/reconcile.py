@@ -131,6 +131,7 @@ class Reconciler:
             rejection=snapshot.rejection,
             settings=self._settings,
             now=self._now(),
+            strangers=tuple(_workers(snapshot.strangers)),
         )
 
     async def _relist(self, key: JobKey) -> None:

@@ -37,6 +37,7 @@ class Snapshot:
     Attributes:
         job: The manifest of the job.
         pods: The manifests of the worker pods that it owns.
+        strangers: The manifests of pods of a former job of the same name.
         report: The newest report of its workers.
         report_at: When that arrived.
         rejection: Why the cluster refused to create a child in the pass before.
@@ -47,6 +48,7 @@ class Snapshot:
     report: WorkerReport | None
     report_at: datetime | None
     rejection: str | None
+    strangers: tuple[Manifest, ...] = ()
 
 
 class Store:
@@ -170,7 +172,8 @@ class Store:
             return None
         uid = _uid(known.job)
         pods = tuple(pod for pod in known.pods.values() if owner_uid(pod) == uid)
-        return Snapshot(known.job, pods, known.report, known.report_at, known.rejection)
+        strangers = tuple(pod for pod in known.pods.values() if owner_uid(pod) != uid)
+        return Snapshot(known.job, pods, known.report, known.report_at, known.rejection, strangers)
 
     def pod_belongs(self, key: JobKey, job_uid: str, pod_uid: str) -> bool:
         """Return whether the job has a worker pod with this UID."""

@@ -106,6 +106,18 @@ def to_create(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStat
     return (*companions, *pods)
 
 
+def step_aside(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> TrainingJobStatus:
+    """Return the status, in a later attempt if a former job's pod holds a name that is needed and will not go.
+
+    A job that is deleted and created again uses the same names, for which it waits. On a dead node that is for ever.
+    """
+    needed = {index for index in range(spec.workers.count) if _needs_pod(crew.newest.get(index), status)}
+    stuck = [pod for pod in observed.strangers if pod.deleting and not pod.ended and is_over(pod, observed.now)]
+    if not any(pod.index in needed and pod.attempt == status.attempt for pod in stuck):
+        return status
+    return status.model_copy(update={"attempt": max(pod.attempt for pod in stuck) + 1})
+
+
 def _needs_pod(pod: Pod | None, status: TrainingJobStatus) -> bool:
     return pod is None or (pod.attempt < status.attempt and (pod.phase == "Failed" or pod.deleting))
 

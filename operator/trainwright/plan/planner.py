@@ -118,6 +118,8 @@ def _settle(
     if decided is not status:
         return decided
     status = phase.advance(spec, status, crew, heard[0] if heard else None, observed.now)
+    if status.waiting_since is not None:
+        status = membership.step_aside(observed, spec, status, crew)
     status = start.enforce_deadline(observed, spec, status, crew)
     status = placement.relent(observed, status, crew.newest.values())
     stale_at = progress.stale_at(observed, status)

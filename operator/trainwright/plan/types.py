@@ -93,6 +93,7 @@ class Observed:
         rejection: Why the cluster refused to create a child in the pass before, if it did.
         settings: What the platform decides for all jobs.
         now: The time of this pass, in UTC.
+        strangers: Pods of a former job of the same name that are not gone yet.
     """
 
     job: Job
@@ -102,6 +103,7 @@ class Observed:
     rejection: str | None
     settings: Settings
     now: datetime
+    strangers: tuple[Pod, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from manifests import job
 from memory_cluster import MemoryCluster
 from world import World
 
-from trainwright.api.names import KIND
+from trainwright.api.names import KIND, LABEL_ATTEMPT, LABEL_JOB, LABEL_WORKER
+from trainwright.api.status import rfc3339
 from trainwright.api.worker import WorkerPhase, WorkerReport
 from trainwright.cluster.port import ClusterError, JobKey, RejectedError
 from trainwright.controller.tuning import Tuning
@@ -117,6 +118,24 @@ async def test_a_pod_of_a_former_job_is_waited_for():
         )
         cluster.objects.remove(foreign)
         await world.until(lambda: [p["metadata"]["name"] for p in cluster.pods()] == ["digits-0-1"])
+
+
+@scenario
+async def test_a_pod_of_a_former_job_on_a_dead_node_is_not():
+    cluster = MemoryCluster()
+    labels = {LABEL_JOB: "digits", LABEL_WORKER: "0", LABEL_ATTEMPT: "1"}
+    owner = {"apiVersion": "v1", "kind": KIND, "name": "digits", "uid": "former", "controller": True}
+    gone_at = rfc3339(datetime.now(UTC) + timedelta(seconds=30))
+    stuck = {"namespace": "team", "name": "digits-0-1", "labels": labels, "ownerReferences": [owner]}
+    foreign = {"apiVersion": "v1", "kind": "Pod", "metadata": {**stuck, "deletionTimestamp": gone_at}, "spec": {}}
+    cluster.objects.add({**foreign, "status": {"phase": "Running"}})
+    async with World(cluster) as world:
+        cluster.submit(job("team"))
+        await world.until(
+            lambda: "waiting for it to be deleted" in (cluster.job().get("status") or {}).get("message", "")
+        )
+        await world.until(lambda: {p["metadata"]["name"] for p in cluster.pods()} == {"digits-0-1", "digits-0-2"})
+        assert world.status()["restarts"] == 0
 
 
 @scenario

@@ -70,6 +70,21 @@ def test_a_pod_stuck_for_ever_causes_no_further_look():
     assert again.requeue_after is None
 
 
+def test_a_pod_that_a_former_job_left_on_a_dead_node_does_not_keep_its_name_for_ever():
+    started, _ = decide(job())
+    former = pod(1, attempt=1, deletes_at=NOW + MINUTE)
+    waiting, decision = decide(started, strangers=(former,))
+    assert waiting.status.attempt == 1
+    assert set(created(decision)) == {"digits-0-1", "digits-1-1"}  # refused as long as the name is taken
+    later = NOW + MINUTE + timedelta(seconds=5)
+    aside, decision = decide(waiting, pod(0), strangers=(former,), now=later)
+    assert (aside.status.attempt, aside.status.oldest_attempt, aside.status.restarts) == (2, 1, 0)
+    assert decision.create == ()
+    pods = created(plan(observed(aside, pod(0), strangers=(former,), now=later)))
+    assert set(pods) == {"digits-1-2"}
+    assert host_told(pods["digits-1-2"]).split(".")[0] == "worker-0-1"
+
+
 def test_suspension_is_over_when_a_stuck_pod_must_have_ended():
     stuck = pod(0, deletes_at=NOW + MINUTE)
     suspending, decision = decide(replace(running_job(), spec=job(suspend=True).spec), stuck)
