@@ -9,7 +9,9 @@ from rich.console import Console
 from trainwright.api.exit_codes import FailureClass
 from trainwright.api.status import (
     Evaluation,
+    Export,
     Failure,
+    Generated,
     Metrics,
     Phase,
     Progress,
@@ -112,6 +114,35 @@ def test_the_end_of_a_good_run(tmp_path):
         " restarts    1",
         " results     /r",
         " weights     /r/model.safetensors",
+    ]
+
+
+def test_what_a_run_has_left_is_shown_with_its_figures(tmp_path):
+    results = Results(
+        folder="/r",
+        weights="/r/weights.safetensors",
+        generated="/r/generated.jsonl",
+        samples=[Generated(prompt="Once", text=" upon\na time")],
+        exports=[
+            Export(format="safetensors", path="/r/weights.safetensors", bytes=400_000),
+            Export(format="onnx", path="/r/model.onnx", bytes=410_000, metrics={"samples": 180, "accuracy": 0.9667}),
+            Export(
+                format="int8", path="/r/model-int8.onnx", bytes=120_500, metrics={"samples": 180, "accuracy": 0.9611}
+            ),
+        ],
+        explanations="/r/explanations",
+        problems=["spec.generation: RuntimeError: no"],
+    )
+    lines = printed(RUNNING.model_copy(update={"phase": Phase.SUCCEEDED, "results": results}), tmp_path)
+    assert [line.split(maxsplit=1) for line in lines[-8:]] == [
+        ["results", "/r"],
+        ["weights", "/r/weights.safetensors"],
+        ["generated", "/r/generated.jsonl"],
+        ["explanations", "/r/explanations"],
+        ["onnx", "/r/model.onnx  0.41 MB  accuracy 0.9667"],
+        ["int8", "/r/model-int8.onnx  0.12 MB  accuracy 0.9611"],
+        ["sample", "Once upon a time"],
+        ["problem", "spec.generation: RuntimeError: no"],
     ]
 
 

@@ -6,6 +6,10 @@ import struct
 from pathlib import Path
 
 import pytest
+from corpora import object_store
+
+from trainwright_worker.tracking.tensorboard import TensorboardTracker
+from trainwright_worker.tracking.tracker import Record, Story
 
 pytestmark = pytest.mark.local
 
@@ -19,10 +23,14 @@ SPEC = {
 
 
 def scalars(job):
+    return points(Path(job.config.job_folder) / "tensorboard")
+
+
+def points(folder):
     """Return the points of each tag as TensorBoard shows them: [(step, value)]."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: PLC0415
 
-    accumulator = EventAccumulator(str(Path(job.config.job_folder) / "tensorboard"))
+    accumulator = EventAccumulator(str(folder))
     accumulator.Reload()
     return {
         tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]
@@ -51,6 +59,18 @@ def test_tensorboard_shows_the_whole_run_and_nothing_twice_after_a_restart(make_
         steps = [step for step, _ in again[tag]]
         assert steps == sorted(set(steps)), tag
     assert again["validation/loss"] == shown["validation/loss"], "the steps up to 10 are still there, the rest is anew"
+
+
+def test_event_files_lie_whole_in_a_bucket(tmp_path, monkeypatch):
+    with object_store("runs") as (files, env):
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        tracker = TensorboardTracker("s3://runs/job/tensorboard", Story("job", "u1", 1, 0, {}, ""))
+        for step in (5, 10):
+            tracker.write([Record(step, 1.0, {"train/loss": 1 / step})])
+        (key,) = files.ls("runs/job/tensorboard")
+        (tmp_path / Path(key).name).write_bytes(files.cat_file(key))
+    assert points(tmp_path)["train/loss"] == [(5, pytest.approx(0.2)), (10, pytest.approx(0.1))]
 
 
 def test_mlflow_and_wandb_hold_the_same_run(make_job, tmp_path, monkeypatch):

@@ -1,0 +1,62 @@
+"""Outputs as rows, and rows as files."""
+
+import json
+
+import pytest
+import torch
+
+from trainwright.api.spec.job import Task
+from trainwright.api.spec.outcome import PredictionFormat
+from trainwright_worker.batch import IGNORED, Batch
+from trainwright_worker.data.dataset import Dataset
+from trainwright_worker.data.measured import Measured
+from trainwright_worker.data.normalization import Normalization
+from trainwright_worker.results.measure import evenly
+from trainwright_worker.results.predict import encode
+from trainwright_worker.results.readable import make_reader
+
+
+def rows(task, batch, outputs, *, classes=None, known=True, **scale):
+    data = Dataset(None, Measured(classes, Normalization(**scale)), task)
+    return make_reader(data, task)(batch, outputs, known)
+
+
+def test_classes_have_names_and_probabilities():
+    batch = Batch(torch.zeros(2, 1), torch.tensor([1, 0]))
+    outputs = torch.tensor([[0.0, 0.0, torch.log(torch.tensor(2.0))], [5.0, 0.0, 0.0]])
+    first, second = rows(Task.CLASSIFICATION, batch, outputs, classes=("a", "b", "c"))
+    assert first["probabilities"] == pytest.approx({"a": 0.25, "b": 0.25, "c": 0.5})
+    assert (first["target"], first["prediction"]) == ("b", "c")
+    assert (second["target"], second["prediction"]) == ("a", "a")
+    assert "target" not in rows(Task.CLASSIFICATION, batch, outputs, classes=("a", "b", "c"), known=False)[0]
+
+
+def test_numbers_are_in_the_units_of_the_target():
+    batch = Batch(torch.zeros(1, 1), torch.tensor([[1.0]]))
+    (row,) = rows(Task.REGRESSION, batch, torch.tensor([[0.5]]), target_mean=100.0, target_deviation=10.0)
+    assert row == {"target": 110.0, "prediction": 105.0}
+
+
+def test_transcripts_are_read_as_ctc_means_them():
+    best = torch.tensor([[1, 1, 0, 1, 2, 2, 0, 2], [2, 0, 1, 1, 1, 1, 1, 1]])
+    mask = torch.tensor([[True] * 8, [True] * 2 + [False] * 6])
+    batch = Batch(torch.zeros(2, 8, 1), torch.tensor([[1, 1, 2], [2, IGNORED, IGNORED]]), mask)
+    outputs = torch.nn.functional.one_hot(best, 3).float()
+    found = rows(Task.TRANSCRIPTION, batch, outputs, classes=("x", "y"))
+    assert found == [{"target": "xxy", "prediction": "xxyy"}, {"target": "y", "prediction": "y"}]
+
+
+def test_files_of_rows():
+    said = [{"index": 0, "text": 'a "b",\nc', "prediction": "x", "probabilities": {"x": 0.75, "y": 0.25}}]
+    assert b"".join(encode(iter(said), PredictionFormat.CSV)) == (
+        b"index,text,prediction,probability_x,probability_y\r\n" + b'0,"a ""b"",\nc",x,0.75,0.25\r\n'
+    )
+    assert [json.loads(line) for line in encode(iter(said), PredictionFormat.JSONL)] == said
+    several = [{"index": 0, "prediction": [1.5, 2.0]}]
+    assert b"".join(encode(iter(several), PredictionFormat.CSV)) == b"index,prediction_0,prediction_1\r\n0,1.5,2\r\n"
+    assert list(encode(iter(()), PredictionFormat.CSV)) == []
+
+
+@pytest.mark.parametrize(("total", "count", "found"), [(10, 3, [0, 4, 9]), (2, 5, [0, 1]), (7, 1, [0]), (1, 4, [0])])
+def test_samples_are_chosen_evenly(total, count, found):
+    assert evenly(total, count).tolist() == found
