@@ -55,6 +55,14 @@ def test_an_epoch_shows_every_sample_at_most_once_whatever_the_ranks_and_goes_on
         assert torch.equal(late, early)
 
 
+@pytest.mark.parametrize("blocks", [None, torch.arange(100) // 7])
+def test_a_step_sees_the_same_samples_whatever_the_number_of_ranks(blocks):
+    alone = list(Sampler(100, 12, 0, 1, 5, blocks).shares(0, CPU))
+    pairs = zip(*(Sampler(100, 12, rank, 2, 5, blocks).shares(0, CPU) for rank in range(2)), strict=True)
+    for whole, parts in zip(alone, pairs, strict=True):
+        assert sorted(whole.tolist()) == sorted(torch.cat(parts).tolist())
+
+
 def test_blocks_are_read_window_by_window_and_each_rank_takes_what_lies_together():
     blocks = torch.arange(4000) // 20
     ranks = [Sampler(4000, 200, rank, 2, 3, blocks) for rank in range(2)]
