@@ -57,6 +57,7 @@ def begin(run: Run) -> None:
     run.model.train()
     if run.saved_step < 0 and run.spec.health.non_finite == NonFinitePolicy.ROLLBACK:
         _save(run)  # There must be something to go back to.
+    _leave_bad_data(run)
     run.agenda.plan_next(run.progress.step)
 
 
@@ -77,15 +78,25 @@ def hold(run: Run, norm: Tensor | None) -> bool:
     verdict = _agree(run, norm)
     if not verdict.sound:
         roll_back(run)
+        _leave_bad_data(run)
+        run.agenda.plan_next(run.progress.step)
         return True
     count_skipped(run)
     _attend(run, verdict, norm)
-    moved = pass_over(run)
-    if moved:
-        _attend(run, verdict, None)
+    moved = _leave_bad_data(run)
     run.agenda.interval = verdict.interval
     run.agenda.plan_next(run.progress.step)
     run.clock.met, run.clock.met_step = time.monotonic(), run.progress.step
+    return moved
+
+
+def _leave_bad_data(run: Run) -> bool:
+    """Pass over bad data if any begins here, and do what is due where it ends; return whether there was any."""
+    moved = False
+    while pass_over(run):  # Bad data may begin where other bad data ends.
+        moved = True
+        _attend(run, _agree(run, None), None)
+        run.clock.met_step = run.progress.step
     return moved
 
 

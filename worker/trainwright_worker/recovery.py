@@ -35,7 +35,6 @@ def roll_back(run: Run) -> None:
         raise NonFiniteError(f"the loss is not finite at step {step}, after {len(holes)} rollbacks", NON_FINITE_HINT)
     reload(run)
     run.agenda.holes = run.progress.omissions.holes = [*holes, (sound, step)]
-    run.agenda.plan_next(run.progress.step)
     run.clock.met_step = run.progress.step
     run.clock.loss_sum, run.clock.loss_steps = 0.0, 0
     run.warn(
