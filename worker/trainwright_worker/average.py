@@ -21,7 +21,7 @@ class WeightAverage:
         """
         named = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self._names = list(named)
-        self._weights = list(named.values())
+        self._weights: list[Tensor] = list(named.values())
         self._averages = [weight.detach().clone() for weight in self._weights]
         self._decay = decay
 

@@ -34,6 +34,7 @@ from trainwright.api.worker import Termination, WorkerConfig
 from trainwright_worker.console import say
 from trainwright_worker.data.readers import preload
 from trainwright_worker.errors import MEMORY_HINT, InfrastructureError, WorkerError
+from trainwright_worker.measures import preload as preload_measures
 from trainwright_worker.models.build import preload as preload_model
 from trainwright_worker.place import Place
 from trainwright_worker.processes import Processes
@@ -241,6 +242,7 @@ def launch(config: WorkerConfig, index: int, attempt: int, host: str) -> Termina
         preload(config.spec.dataset)
         preload_model(config.spec.model)
         preload_storage(config.job_folder)
+        preload_measures(config.spec)
         agent = WorkerAgent(config, index, attempt, host, Path(scratch))
         signal.signal(signal.SIGTERM, agent.request_stop)
         signal.signal(signal.SIGINT, agent.request_stop)

@@ -29,14 +29,15 @@ def make_loss(name: LossName, spec: LossSpec | None = None) -> Loss:
     """
     smoothing = (spec.label_smoothing if spec is not None else None) or 0.0
     delta = (spec.delta if spec is not None else None) or 1.0
-    return {
+    losses: dict[LossName, Loss] = {
         LossName.CROSS_ENTROPY: partial(_cross_entropy, smoothing=smoothing),
         LossName.BCE: _binary_cross_entropy,
         LossName.MSE: lambda outputs, batch: F.mse_loss(outputs, batch.targets),
         LossName.L1: lambda outputs, batch: F.l1_loss(outputs, batch.targets),
         LossName.HUBER: lambda outputs, batch: F.huber_loss(outputs, batch.targets, delta=delta),
         LossName.CTC: _ctc,
-    }[name]
+    }
+    return losses[name]
 
 
 def make_measure(name: LossName, spec: LossSpec | None = None) -> Loss:

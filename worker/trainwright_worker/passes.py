@@ -5,6 +5,7 @@ of the step it holds, so that the sum of the gradients is that of the whole shar
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -168,5 +169,5 @@ def _compile(model: nn.Module, device: torch.device) -> nn.Module:
                 "spec.training.compile: true, but there is no C++ compiler on this worker",
                 "remove it, or use an image with g++",
             ) from error
-    compiled: nn.Module = torch.compile(model)
-    return compiled
+    compiled = torch.compile(model)
+    return cast("nn.Module", compiled)  # torch says that it returns a function, and returns a module
