@@ -100,6 +100,8 @@ def _draw_image(make: Any, explanation: "Explanation", image: Tensor) -> Any:
     axes[0].imshow(picture.numpy(), extent=extent, interpolation="nearest")
     axes[0].set_title("the image", size=10, color=INK)
     for axis, (method, values) in zip(axes[1:], methods.items(), strict=True):
+        if method == ExplanationMethod.SALIENCY:  # A few pixels tower above all others; they must not hide them.
+            values = values.clamp(max=float(values.flatten().float().quantile(0.99)))  # noqa: PLW2901 - the same, bounded
         shares = _shares(values).numpy()
         colours = _colour_map(method)
         lowest = 0.0 if method == ExplanationMethod.SALIENCY else -1.0
