@@ -195,21 +195,21 @@ def test_a_worker_of_two_processes_trains_from_shards_in_the_store(store, tmp_pa
         for number in range(24):
             members += [(f"{number}.png", picture(200 * (number % 2))), (f"{number}.cls", b"01"[number % 2 :][:1])]
         write_tar(tmp_path / "shard.tar", members)
-        put(store, f"s/{shard}.tar", (tmp_path / "shard.tar").read_bytes())
+        put(store, f"two/{shard}.tar", (tmp_path / "shard.tar").read_bytes())
     spec = {
         "model": {"name": "mlp", "args": {"hidden": [8]}},
         "training": {"epochs": 12, "globalBatchSize": 8},
         "workers": {"processesPerWorker": 2},
     }
-    source = {"path": f"s3://{BUCKET}/s/{{0..1}}.tar", "size": 8}
+    source = {"path": f"s3://{BUCKET}/two/{{0..1}}.tar", "size": 8}
     dataset = {"webdataset": source, "augmentation": {"horizontalFlip": 0.5}, "split": {"test": 0.25}}
     program, ending = run_worker(tmp_path, job(dataset, **spec))
     assert program.returncode == 0, program.stdout + program.stderr
     assert ending.report.evaluation.metrics["accuracy"] == 1
-    missing = {"webdataset": {**source, "path": f"s3://{BUCKET}/s/{{0..2}}.tar"}}
+    missing = {"webdataset": {**source, "path": f"s3://{BUCKET}/two/{{0..2}}.tar"}}
     program, ending = run_worker(tmp_path, job(missing, **spec))
     assert program.returncode == ExitCode.DATA
-    assert ending.message == f"spec.dataset.webdataset.path: s3://{BUCKET}/s/2.tar does not exist"
+    assert ending.message == f"spec.dataset.webdataset.path: s3://{BUCKET}/two/2.tar does not exist"
 
 
 def test_a_store_that_is_away_may_come_back(store):

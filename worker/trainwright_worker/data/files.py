@@ -18,6 +18,8 @@ from trainwright_worker.errors import DataError, InfrastructureError
 _RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _COMPRESSED: Final = frozenset({".gz", ".bz2", ".xz"})
 _PROTOCOLS: Final = frozenset({"s3", "gs", "az", "abfs", "http", "https"})
+_AHEAD_BYTES: Final = 8 << 20
+"""How much of a remote file is fetched at once when it is read from its beginning."""
 _PASSING: Final = frozenset(
     {"ConnectTimeoutError", "ReadTimeoutError", "EndpointConnectionError", "ConnectionClosedError", "HTTPClientError"}
 )
@@ -64,7 +66,7 @@ class Location:
     def open(self) -> BinaryIO:
         """Return the file, open for reading from its beginning, decompressed if its name says that it is compressed."""
         with self.reading():
-            file: BinaryIO = self.system.open(self.path, "rb", compression="infer")
+            file: BinaryIO = self.system.open(self.path, "rb", block_size=_AHEAD_BYTES, compression="infer")
         return file
 
     def read(self, begin: int | None = None, end: int | None = None) -> bytes:
