@@ -8,8 +8,8 @@ from trainwright.api.names import KIND, LABEL_ATTEMPT, LABEL_JOB, LABEL_WORKER
 from trainwright.cluster.local.objects import Objects, identity, now_text
 from trainwright.cluster.port import ClusterError, JobKey, Manifest, NotFoundError, PodIdentity, Sink
 
-Fate = Callable[[int, int], int]
-"""The exit code of worker `index` of `attempt`."""
+Fate = Callable[[int, int], int | None]
+"""The exit code of worker `index` of `attempt`; None while it runs on."""
 
 
 class MemoryCluster:
@@ -20,6 +20,7 @@ class MemoryCluster:
         die_after: Number of writes after which the caller is dead: that write is done, but nothing ever answers again.
         lagging: Whether events are held back until `deliver`.
         refuse: Raises for manifests that must not be created.
+        waits: Whether worker `index` of `attempt` finds no place.
     """
 
     def __init__(self) -> None:
@@ -28,6 +29,7 @@ class MemoryCluster:
         self.die_after: int | None = None
         self.lagging = False
         self.refuse: Callable[[Manifest], None] = lambda _: None
+        self.waits: Callable[[int, int], bool] = lambda _index, _attempt: False
         self.fail_next: ClusterError | None = None
         self.sink: Sink | None = None
         self._late: list[tuple[Manifest, bool]] = []
@@ -120,14 +122,13 @@ class MemoryCluster:
     def step(self, fate: Fate) -> None:
         """Move every pod one stage on: pending, running, ended; and remove those that are to go."""
         for pod in self.pods():
-            phase = pod["status"]["phase"]
+            phase, labels = pod["status"]["phase"], pod["metadata"]["labels"]
+            place = int(labels[LABEL_WORKER]), int(labels[LABEL_ATTEMPT])
             if "deletionTimestamp" in pod["metadata"]:
                 self.remove(pod)
-            elif phase == "Pending":
+            elif phase == "Pending" and not self.waits(*place):
                 self.edit({**pod, "status": {"phase": "Running", "containerStatuses": [_container({"running": {}})]}})
-            elif phase == "Running":
-                labels = pod["metadata"]["labels"]
-                code = fate(int(labels[LABEL_WORKER]), int(labels[LABEL_ATTEMPT]))
+            elif phase == "Running" and (code := fate(*place)) is not None:
                 ended = {"exitCode": code, "finishedAt": now_text(), "reason": "Error" if code else "Completed"}
                 phase = "Failed" if code else "Succeeded"
                 self.edit({**pod, "status": {"phase": phase, "containerStatuses": [_container({"terminated": ended})]}})

@@ -22,6 +22,7 @@ def is_decision(old: TrainingJobStatus, new: TrainingJobStatus) -> bool:
         or old.attempt != new.attempt
         or old.oldest_attempt != new.oldest_attempt
         or old.restarts != new.restarts
+        or old.budget_spent_at != new.budget_spent_at
         or old.finished_at != new.finished_at
         or old.observed_generation != new.observed_generation
     )

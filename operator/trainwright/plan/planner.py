@@ -82,8 +82,8 @@ def _drive(observed: Observed, spec: TrainingJobSpec) -> Plan:
     events = (*_events(before, status), *forecast.events(before, status, observed.now))
     urgent = _is_news(before, status)
     changed = status if status != before else None
-    if (status.attempt, status.oldest_attempt) != (before.attempt, before.oldest_attempt):
-        # Write the counters first: whatever is deleted and created follows from them, also after a crash in between.
+    if _decided(status) != _decided(before):
+        # Write that first: whatever is deleted and created follows from it, also after a crash in between.
         return Plan(status=changed, urgent=True, events=events, requeue_after=0)
     active = status.phase not in (Phase.SUSPENDED, Phase.FAILED, Phase.SUCCEEDED) and not budget.stopping(status)
     create = membership.to_create(observed, spec, status, crew) if active else ()
@@ -95,6 +95,11 @@ def _drive(observed: Observed, spec: TrainingJobSpec) -> Plan:
         events=events,
         requeue_after=_next_look(observed, spec, status, crew, creating=bool(create)),
     )
+
+
+def _decided(status: TrainingJobStatus) -> tuple[object, ...]:
+    """Return what pods are deleted and created for."""
+    return status.attempt, status.oldest_attempt, status.budget_spent_at
 
 
 def _settle(

@@ -30,10 +30,16 @@ def always_broken(_index, _attempt):
     return ExitCode.INFRASTRUCTURE
 
 
+def endless(_index, _attempt):
+    return None
+
+
 STORIES = {
     "succeeds": (succeed, {}, "Succeeded"),
     "restarts": (crash_once, {"restart": {"limit": 3}}, "Succeeded"),
     "fails at once": (user_error, {}, "Failed"),
+    "spends its budget": (endless, {"budget": {"workerHours": 0.005}}, "Failed"),
+    "starts late": (succeed, {"startDeadlineSeconds": 5}, "Succeeded"),
     "gives up": (always_broken, {"restart": {"limit": 2}}, "Failed"),
 }
 
@@ -65,6 +71,8 @@ def _tell(story, die_after=None):
 
     async def main():
         cluster = MemoryCluster()
+        if story == "starts late":
+            cluster.waits = lambda index, attempt: (index, attempt) == (1, 1)
         cluster.submit(job("team", workers=2, **fields))
         await _live(cluster, fate, die_after)
         if die_after is not None:

@@ -44,9 +44,11 @@ def test_a_spent_budget_has_the_workers_save_and_go_before_the_job_ends():
     assert decision.delete == ()
     assert decision.requeue_after == pytest.approx(30)
     stopping, decision = decide(on_time, *CREW, report=said(40), now=NOW + HOUR)
+    assert (decision.delete, decision.requeue_after) == ((), 0)  # first it is written, then it is done
     assert stopping.status.phase == Phase.RUNNING
     assert stopping.status.reason == "BudgetSpent"
     assert "2 worker hours (spec.budget.workerHours) are spent: 2 workers still saving" in stopping.status.message
+    _, decision = decide(stopping, *CREW, report=said(40), now=NOW + HOUR)
     assert {deletion.name for deletion in decision.delete} == {"digits-0-1", "digits-1-1"}
     # What they save on their way out is heard of and told; their end is no failure that a restart would answer.
     going = tuple(replace(p, deletes_at=NOW + HOUR + timedelta(seconds=60)) for p in CREW)
