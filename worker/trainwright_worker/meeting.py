@@ -20,7 +20,7 @@ from trainwright_worker.evaluate import evaluate
 from trainwright_worker.figures import Figures
 from trainwright_worker.losses import make_measure
 from trainwright_worker.measures import make_measures, shown_figures
-from trainwright_worker.patience import lose_patience
+from trainwright_worker.patience import is_better, lose_patience
 from trainwright_worker.recovery import count_skipped, is_sound, pass_over, roll_back
 from trainwright_worker.run import Run
 from trainwright_worker.state import gather_state, pack_rank
@@ -233,7 +233,7 @@ def _evaluate(run: Run) -> None:
     evaluation = _measure_average(run)
     if evaluation is not None:
         run.progress.evaluation = evaluation
-        if run.progress.best is None or _score(evaluation) > _score(run.progress.best):
+        if is_better(evaluation, run.progress.best, run.spec.training.early_stopping):
             run.progress.best = evaluation
         _consider_stopping(run, evaluation)
     run.tell(phase=WorkerPhase.TRAINING, evaluation=run.progress.evaluation, best=run.progress.best)
@@ -263,11 +263,6 @@ def _keeps(run: Run) -> bool:
     """Whether this step was measured and is the best so far, and such steps are kept."""
     best = run.progress.best
     return run.spec.checkpoint.keep_best and best is not None and best.step == run.progress.step
-
-
-def _score(evaluation: Evaluation) -> tuple[float, float]:
-    """Return what makes an evaluation better: accuracy where there is one, then a lower loss."""
-    return evaluation.metrics.get("accuracy", 0.0), -evaluation.metrics["loss"]
 
 
 def _save(run: Run) -> None:

@@ -1,8 +1,26 @@
-"""Early stopping: whether the validation split still shows progress."""
+"""Which evaluation is the best, and whether there is still progress."""
 
 from trainwright.api.spec import EarlyStoppingSpec
-from trainwright.api.spec.evaluation import LOWER_IS_BETTER
+from trainwright.api.spec.evaluation import LOWER_IS_BETTER, MetricName
+from trainwright.api.status import Evaluation
 from trainwright_worker.state import Patience
+
+
+def is_better(evaluation: Evaluation, best: Evaluation | None, stopping: EarlyStoppingSpec | None) -> bool:
+    """Whether an evaluation is better than the best so far.
+
+    Early stopping, if there is any, says by which metric; else it is accuracy, if there is one, and then the loss.
+    """
+    if best is None:
+        return True
+    by = [MetricName.ACCURACY, MetricName.LOSS] if stopping is None else [stopping.metric]
+    return _score(evaluation, by) > _score(best, by)
+
+
+def _score(evaluation: Evaluation, metrics: list[MetricName]) -> list[float]:
+    """Return the named figures so that larger is better; one that was not measured counts as 0."""
+    found = evaluation.metrics
+    return [found.get(name, 0.0) * (-1 if name in LOWER_IS_BETTER else 1) for name in metrics]
 
 
 def lose_patience(patience: Patience, spec: EarlyStoppingSpec, metrics: dict[str, float]) -> bool:

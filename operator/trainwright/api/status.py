@@ -98,7 +98,10 @@ class Evaluation(StatusModel):
 
     split: str = Field(max_length=16, description="validation or test.")
     step: int = Field(ge=0, description="Optimizer step at which it was measured.")
-    metrics: MetricValues = Field(description="loss, and accuracy (classification) or mae and r2 (regression).")
+    metrics: MetricValues = Field(
+        description="loss; what its task always has, as accuracy (classification) or mae and r2 (regression); and what "
+        "spec.evaluation.metrics adds."
+    )
 
 
 class Metrics(StatusModel):

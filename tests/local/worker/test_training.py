@@ -4,12 +4,18 @@ import json
 import math
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from trainwright.api.exit_codes import ExitCode
+from trainwright.api.job import read_spec
+from trainwright_worker.batch import Batch
+from trainwright_worker.losses import make_loss
+from trainwright_worker.passes import Passes
 
 pytestmark = pytest.mark.local
 
@@ -78,7 +84,52 @@ def test_a_compiled_model_trains_as_it_is_written(make_job):
     plain.run()
     compiled.run()
     assert distance(weights_of(plain), weights_of(compiled)) < 1e-4
-    assert "recompil" not in compiled.workers[0].log
+
+
+def test_a_shorter_batch_is_not_compiled_for():
+    import torch._dynamo.utils as dynamo  # noqa: PLC0415
+
+    spec = read_spec(spec_of(training={"compile": True, "globalBatchSize": 8}))
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 10))
+    one_rank = SimpleNamespace(size=1, rank=0, device=torch.device("cpu"))
+    passes = Passes(spec, model, model, one_rank, make_loss(spec.loss_name), None)
+    dynamo.counters.clear()
+    for count in (5, 8, 8, 5, 8):
+        batch = Batch(torch.randn(count, 4), torch.randint(10, (count,)))
+        loss = passes.learn(batch)
+        assert float(loss) == pytest.approx(make_loss(spec.loss_name)(model(batch.inputs), batch).item(), rel=1e-5)
+    assert dynamo.counters["stats"]["unique_graphs"] == 1
+
+
+def text_spec(**changes):
+    return {
+        "model": {"name": "gpt", "args": {"dimension": 16, "heads": 2, "layers": 1}},
+        "task": "language-modeling",
+        "dataset": {
+            "text": {"path": "story.txt"},
+            "tokenizer": {"name": "character", "maxLength": 12},
+            "split": {"validation": 0.1, "test": 0.1},
+        },
+        "optimizer": {"name": "sgd", "learningRate": 0.1},
+        "training": {"steps": 12, "globalBatchSize": 6, "deterministic": True, **changes.pop("training", {})},
+        **changes,
+    }
+
+
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
+def test_tokens_weigh_the_same_however_they_are_divided(make_job, parallelism):
+    one = make_job(text_spec(), "one")
+    many = make_job(
+        text_spec(training={"microBatchSize": 2}, workers={"processesPerWorker": 2}, parallelism=parallelism), "many"
+    )
+    for job in (one, many):
+        (job.folder / "data").mkdir()
+        (job.folder / "data" / "story.txt").write_text("once upon a time there was a small model. " * 30)
+        job.run()
+    assert distance(weights_of(one), weights_of(many)) < 1e-5
+    figures = many.summary["test"]["metrics"]
+    assert figures == pytest.approx(one.summary["test"]["metrics"], rel=1e-4)
+    assert figures["perplexity"] == pytest.approx(math.exp(figures["loss"]))
 
 
 def test_every_metric_over_uneven_shards(make_job):

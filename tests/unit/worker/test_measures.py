@@ -8,13 +8,14 @@ import torch
 from trainwright.api.job import read_spec
 from trainwright.api.spec import EarlyStoppingSpec
 from trainwright.api.spec.evaluation import MetricName
+from trainwright.api.status import Evaluation
 from trainwright_worker.batch import IGNORED, Batch
 from trainwright_worker.data.table import Samples
 from trainwright_worker.errors import UserError
 from trainwright_worker.evaluate import evaluate
 from trainwright_worker.losses import make_measure
 from trainwright_worker.measures import check_metrics, make_measures, shown_figures
-from trainwright_worker.patience import lose_patience
+from trainwright_worker.patience import is_better, lose_patience
 from trainwright_worker.state import Patience
 
 CPU = torch.device("cpu")
@@ -148,3 +149,16 @@ def test_patience_ends_after_so_many_evaluations_without_progress():
     assert waits(MetricName.ACCURACY, [0.5, 0.6, 0.5, 0.6], patience=2) == [False, False, False, True]
     assert waits(MetricName.LOSS, [3, 2.95, 2.8, 2.75], patience=2, min_delta=0.15) == [False, False, False, False]
     assert waits(MetricName.LOSS, [3, 2.95, 2.9], patience=2, min_delta=0.15) == [False, False, True]
+
+
+def test_the_best_evaluation_is_that_of_the_metric_that_matters():
+    def better(now, before, metric=None):
+        now, before = (Evaluation(split="validation", step=1, metrics=metrics) for metrics in (now, before))
+        return is_better(now, before, None if metric is None else EarlyStoppingSpec(metric=metric))
+
+    assert is_better(Evaluation(split="validation", step=1, metrics={"loss": 1.0}), None, None)
+    assert better({"loss": 0.9}, {"loss": 1.0})
+    assert not better({"loss": 0.5, "accuracy": 0.7}, {"loss": 0.9, "accuracy": 0.8})
+    assert better({"loss": 0.5, "accuracy": 0.8}, {"loss": 0.9, "accuracy": 0.8})
+    assert better({"loss": 0.5, "accuracy": 0.7}, {"loss": 0.9, "accuracy": 0.8}, MetricName.LOSS)
+    assert not better({"loss": 0.5, "f1": 0.7}, {"loss": 0.9, "f1": 0.8}, MetricName.F1)

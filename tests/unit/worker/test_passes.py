@@ -1,5 +1,6 @@
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -85,6 +86,26 @@ def test_gradients_of_parts_are_those_of_the_whole(count, micro):
         assert again == pytest.approx(loss, rel=1e-5)
         for expected, found in zip(whole, parts, strict=True):
             assert torch.allclose(expected, found, atol=1e-6)
+
+
+def test_ranks_with_more_tokens_have_more_weight(monkeypatch):
+    torch.manual_seed(0)
+    model, batch = Tokens(), texts(8)
+    spec = spec_of(task="language-modeling", dataset={"text": {"path": "a"}}, training={"microBatchSize": 3})
+    loss, whole = gradients(model, spec, batch)
+    counts = [int((half != IGNORED).sum()) for half in batch.targets.split(4)]
+    assert counts[0] != counts[1]
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.fill_(sum(counts)))
+    losses, parts = [], []
+    for rank in range(2):
+        twin, half = copy.deepcopy(model), slice(4 * rank, 4 * rank + 4)
+        group = SimpleNamespace(size=2, rank=rank, device=torch.device("cpu"))
+        passes = Passes(spec, twin, twin, group, make_loss(spec.loss_name), None)
+        losses.append(float(passes.learn(Batch(batch.inputs[half], batch.targets[half], batch.mask[half]))))
+        parts.append([weight.grad for weight in twin.parameters()])
+    assert sum(losses) / 2 == pytest.approx(loss, rel=1e-5)
+    for expected, one, two in zip(whole, *parts, strict=True):
+        assert torch.allclose(expected, (one + two) / 2, atol=1e-6)
 
 
 def test_fp16_scales_the_loss_and_gives_gradients_back_in_their_own_size():

@@ -31,7 +31,9 @@ class EmaSpec(Model):
 class EarlyStoppingSpec(Model):
     """Ends the job, as a success, when the validation split shows no more progress."""
 
-    metric: MetricName = Field(MetricName.LOSS, description="What must get better.")
+    metric: MetricName = Field(
+        MetricName.LOSS, description="What must get better, and says which evaluation is the best."
+    )
     patience: int = Field(3, ge=1, le=100_000, description="Evaluations in a row without progress that are accepted.")
     min_delta: float = Field(0, ge=0, le=1_000_000, description="Smallest change that counts as progress.")
 
