@@ -7,7 +7,7 @@ from typing import Any
 from trainwright.api.status import Checkpoint
 from trainwright_worker.checkpoint.folder import CheckpointFolder
 from trainwright_worker.checkpoint.staging import Staging, State
-from trainwright_worker.errors import InfrastructureError, NonFiniteError, explain
+from trainwright_worker.errors import InfrastructureError, explain
 
 
 class Writer:
@@ -64,11 +64,6 @@ class Writer:
             ) from self._failure
         if self._failure is not None:
             raise explain(self._failure) from self._failure
-
-    def forget(self) -> None:
-        """Forget that the last state was not worth keeping, since training goes back to an older one."""
-        if isinstance(self._failure, NonFiniteError):
-            self._failure = None
 
     def _write(self, write: Callable[[], list[Checkpoint]]) -> None:
         try:
