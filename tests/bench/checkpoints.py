@@ -21,9 +21,9 @@ from torch import nn
 
 from trainwright_worker.checkpoint.folder import CheckpointFolder
 from trainwright_worker.checkpoint.writer import Writer
-from trainwright_worker.distributed import count_cores
-from trainwright_worker.state import Progress, gather_state, pack_rank
+from trainwright_worker.distributed.group import count_cores
 from trainwright_worker.storage import FolderStorage
+from trainwright_worker.training.state import Progress, gather_state, pack_rank
 
 INTERVAL = 30.0
 """Seconds between two checkpoints."""

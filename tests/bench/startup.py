@@ -22,7 +22,7 @@ from workloads import make_config, write_data
 
 WORKER = """
 import runpy, sys, time
-from trainwright_worker.update import Update
+from trainwright_worker.training.update import Update
 take = Update.take
 def first(self, *args, **kwargs):
     norm = take(self, *args, **kwargs)

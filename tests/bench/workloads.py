@@ -14,11 +14,11 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 from trainwright.api.job import read_spec
 from trainwright.api.worker import WorkerConfig
 from trainwright_worker.batch import Batch, run_model
-from trainwright_worker.distributed import Group
-from trainwright_worker.loop import fit
-from trainwright_worker.place import Place
-from trainwright_worker.report import Pulse, Reporter, first_report
-from trainwright_worker.run import Run, prepare
+from trainwright_worker.distributed.group import Group
+from trainwright_worker.distributed.place import Place
+from trainwright_worker.reporting.report import Pulse, Reporter, first_report
+from trainwright_worker.training.loop import fit
+from trainwright_worker.training.run import Run, prepare
 
 ENDLESS = 1_000_000
 IMAGES = 12_800

@@ -19,8 +19,8 @@ from trainwright.api.names import (
     ENV_WORKER_INDEX,
 )
 from trainwright.api.worker import Termination, WorkerConfig
+from trainwright_worker.agent.termination import describe, write_termination
 from trainwright_worker.console import say
-from trainwright_worker.termination import describe, write_termination
 
 DEFAULT_TERMINATION_LOG = "/dev/termination-log"
 
@@ -57,7 +57,7 @@ def _run(index: int) -> Termination:
         code = ExitCode.USER_ERROR
         return Termination(exit_code=code, category=classify(code), message=f"cannot read the config: {error}"[:1024])
     try:
-        from trainwright_worker.launch import launch  # noqa: PLC0415 - torch takes seconds; a bad config needs none
+        from trainwright_worker.agent.launch import launch  # noqa: PLC0415 - torch takes seconds; a bad config needs none
 
         attempt, host = int(os.environ.get(ENV_ATTEMPT, "1")), os.environ.get(ENV_RENDEZVOUS_HOST, "localhost")
         return launch(config, index, attempt, host)

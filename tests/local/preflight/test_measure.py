@@ -10,12 +10,12 @@ from trainwright.api.spec.training import Precision
 from trainwright_worker.batch import Batch, run_model
 from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
-from trainwright_worker.losses import make_loss
 from trainwright_worker.models.build import build
 from trainwright_worker.models.recompute import enable_gradient_checkpointing
-from trainwright_worker.optim import make_optimizer
+from trainwright_worker.optim.optimizer import make_optimizer
 from trainwright_worker.preflight.dry import take_dry_step
 from trainwright_worker.preflight.measure import Gauge
+from trainwright_worker.training.losses import make_loss
 
 pytestmark = pytest.mark.local
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import sklearn.datasets
 
-import trainwright_worker.launch
+import trainwright_worker.agent.launch
 from trainwright_worker.__main__ import main
 
 
@@ -37,7 +37,7 @@ def answer(message: dict[str, Any]) -> None:
 
 def serve() -> None:
     assert sklearn.datasets
-    assert trainwright_worker.launch
+    assert trainwright_worker.agent.launch
     waiting = b""
     while True:
         readable, _, _ = select.select([0], [], [], 0.01)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainwright_worker.layerwise import Lamb, Lars
+from trainwright_worker.optim.layerwise import Lamb, Lars
 
 pytestmark = pytest.mark.local
 

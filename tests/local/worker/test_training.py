@@ -14,8 +14,8 @@ from torch import nn
 from trainwright.api.exit_codes import ExitCode
 from trainwright.api.job import read_spec
 from trainwright_worker.batch import Batch
-from trainwright_worker.losses import make_loss
-from trainwright_worker.passes import Passes
+from trainwright_worker.training.losses import make_loss
+from trainwright_worker.training.passes import Passes
 
 pytestmark = pytest.mark.local
 

@@ -26,7 +26,9 @@ def modules_of(*arguments):
     return done.stdout, json.loads(done.stderr.splitlines()[-1])
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("plan", "--help"), ("validate", "--help"), ("--version",)])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("run", "--help"), ("plan", "--help"), ("validate", "--help"), ("--version",)]
+)
 def test_help_imports_nothing_costly(arguments):
     output, modules = modules_of(*arguments)
     assert output

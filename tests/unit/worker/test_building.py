@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from trainwright.api.job import read_spec
-from trainwright_worker.agenda import make_agenda
 from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
 from trainwright_worker.models.build import build
+from trainwright_worker.training.agenda import make_agenda
 
 RELU = {"activation": "relu"}
 

@@ -17,9 +17,9 @@ from trainwright_worker.checkpoint.staging import Staging
 from trainwright_worker.checkpoint.tensors import read_header
 from trainwright_worker.checkpoint.writer import Writer
 from trainwright_worker.errors import InfrastructureError, NonFiniteError, UserError
-from trainwright_worker.layerwise import Lamb, Lars
-from trainwright_worker.state import Progress, gather_state, pack_rank
+from trainwright_worker.optim.layerwise import Lamb, Lars
 from trainwright_worker.storage import FolderStorage
+from trainwright_worker.training.state import Progress, gather_state, pack_rank
 
 ALONE = SimpleNamespace(rank=0, size=1, device=torch.device("cpu"))
 OPTIMIZERS = {

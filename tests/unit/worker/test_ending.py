@@ -7,9 +7,9 @@ import torch
 from trainwright.api.exit_codes import ExitCode
 from trainwright.api.status import Checkpoint, Evaluation
 from trainwright.api.worker import RankHeartbeat, Termination, WorkerPhase, WorkerReport
+from trainwright_worker.agent.termination import describe, fit, read_post_mortem, write_post_mortem, write_termination
 from trainwright_worker.errors import DataError, OutOfMemoryError, PeersLostError, UserError, explain
-from trainwright_worker.report import first_report
-from trainwright_worker.termination import describe, fit, read_post_mortem, write_post_mortem, write_termination
+from trainwright_worker.reporting.report import first_report
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from torch import nn
 from trainwright.api.spec import LossSpec, RegularizationSpec
 from trainwright.api.spec.objective import LossName
 from trainwright_worker.batch import IGNORED, Batch
-from trainwright_worker.losses import count_targets, frame_lengths, make_loss, make_measure, make_penalty
-from trainwright_worker.teacher import compare
+from trainwright_worker.training.losses import count_targets, frame_lengths, make_loss, make_measure, make_penalty
+from trainwright_worker.training.teacher import compare
 
 
 def loss_of(name, outputs, targets, **settings):

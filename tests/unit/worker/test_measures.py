@@ -12,11 +12,11 @@ from trainwright.api.status import Evaluation
 from trainwright_worker.batch import IGNORED, Batch
 from trainwright_worker.data.table import Samples
 from trainwright_worker.errors import UserError
-from trainwright_worker.evaluate import evaluate
-from trainwright_worker.losses import make_measure
-from trainwright_worker.measures import check_metrics, make_measures, shown_figures
-from trainwright_worker.patience import is_better, lose_patience
-from trainwright_worker.state import Patience
+from trainwright_worker.training.evaluate import evaluate
+from trainwright_worker.training.losses import make_measure
+from trainwright_worker.training.measures import check_metrics, make_measures, shown_figures
+from trainwright_worker.training.patience import is_better, lose_patience
+from trainwright_worker.training.state import Patience
 
 CPU = torch.device("cpu")
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from trainwright.api.spec import OptimizerSpec, ScheduleSpec
-from trainwright_worker.muon import hidden_matrices
-from trainwright_worker.optim import make_optimizer
-from trainwright_worker.schedule import is_constant, learning_rate
+from trainwright_worker.optim.muon import hidden_matrices
+from trainwright_worker.optim.optimizer import make_optimizer
+from trainwright_worker.optim.schedule import is_constant, learning_rate
 
 OPTIMIZERS = {
     "sgd": '{"name": "sgd", "learningRate": 0.1, "momentum": 0.9, "nesterov": true, "weightDecay": 0.01}',

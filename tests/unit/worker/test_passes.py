@@ -8,9 +8,9 @@ from torch import nn
 
 from trainwright.api.job import read_spec
 from trainwright_worker.batch import IGNORED, Batch
-from trainwright_worker.losses import make_loss
-from trainwright_worker.passes import Passes
-from trainwright_worker.update import Update
+from trainwright_worker.training.losses import make_loss
+from trainwright_worker.training.passes import Passes
+from trainwright_worker.training.update import Update
 
 
 class OneRank:
@@ -126,7 +126,7 @@ def test_fp16_scales_the_loss_and_gives_gradients_back_in_their_own_size():
 @pytest.mark.parametrize("kind", ["sgd", "adam", "adafactor", "muon"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_step_that_is_not_finite_leaves_no_trace_but_its_count(kind, precision):
-    from trainwright_worker.optim import make_optimizer  # noqa: PLC0415
+    from trainwright_worker.optim.optimizer import make_optimizer  # noqa: PLC0415
 
     torch.manual_seed(0)
     spec = spec_of(

@@ -13,7 +13,7 @@ from trainwright_worker.preflight.assume import assume
 from trainwright_worker.preflight.budget import Device, Setup, add_up, setup_of
 from trainwright_worker.preflight.measure import Passes, Weights
 from trainwright_worker.preflight.verdict import count, scaled, size, table
-from trainwright_worker.stopwatch import find_stragglers
+from trainwright_worker.reporting.stopwatch import find_stragglers
 
 SETUP = Setup(
     processes=1,

@@ -9,9 +9,9 @@ import pytest
 
 from trainwright.api.job import read_spec
 from trainwright.api.worker import WorkerConfig
-from trainwright_worker import rendezvous, store
+from trainwright_worker.agent import rendezvous, store
+from trainwright_worker.agent.rendezvous import FixedRendezvous, RendezvousLostError, StoppedError
 from trainwright_worker.errors import InfrastructureError
-from trainwright_worker.rendezvous import FixedRendezvous, RendezvousLostError, StoppedError
 
 
 @pytest.fixture(autouse=True)

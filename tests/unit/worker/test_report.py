@@ -4,7 +4,7 @@ import time
 import pytest
 
 from trainwright.api.worker import ReportsEndpoint, WorkerPhase
-from trainwright_worker.report import Pulse, Reporter, first_report
+from trainwright_worker.reporting.report import Pulse, Reporter, first_report
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 
 from trainwright.api.status import LaunchSeconds
 from trainwright.api.worker import WorkerPhase
-from trainwright_worker import timesheet
-from trainwright_worker.report import Pulse, Reporter, first_report
-from trainwright_worker.timesheet import ACTIVITY_OF, Activity, Timesheet
+from trainwright_worker.reporting import timesheet
+from trainwright_worker.reporting.report import Pulse, Reporter, first_report
+from trainwright_worker.reporting.timesheet import ACTIVITY_OF, Activity, Timesheet
 
 
 @pytest.fixture

@@ -26,8 +26,8 @@ from trainwright_worker.checkpoint.manifest import (
 from trainwright_worker.checkpoint.plans import box_of, decode_plan, encode_plan
 from trainwright_worker.checkpoint.staging import Copy
 from trainwright_worker.checkpoint.tensors import write_tensors
+from trainwright_worker.distributed.ranks import Ranks
 from trainwright_worker.errors import NON_FINITE_HINT, NonFiniteError
-from trainwright_worker.ranks import Ranks
 from trainwright_worker.storage import Storage, read
 
 PARENT: Final = "checkpoints"

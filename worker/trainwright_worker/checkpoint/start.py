@@ -12,11 +12,11 @@ from trainwright_worker.checkpoint.folder import PARENT, CheckpointFolder, Found
 from trainwright_worker.checkpoint.manifest import MANIFEST, Manifest
 from trainwright_worker.checkpoint.resume import Source, difference, make_optimizer_state, send, set_optimizer_state
 from trainwright_worker.checkpoint.tensors import read_header
-from trainwright_worker.distributed import Group
+from trainwright_worker.distributed.group import Group
+from trainwright_worker.distributed.parallel import is_sharded
 from trainwright_worker.errors import UserError
-from trainwright_worker.parallel import is_sharded
-from trainwright_worker.state import named_weights
 from trainwright_worker.storage import Storage, open_storage
+from trainwright_worker.training.state import named_weights
 
 WEIGHTS = "weights.safetensors"
 SUFFIX = ".safetensors"

@@ -8,7 +8,7 @@ from trainwright.api.spec import TrainingJobSpec
 from trainwright_worker.data.dataset import Dataset, measure, process, read
 from trainwright_worker.data.measured import Measured
 from trainwright_worker.data.ragged import Scratch
-from trainwright_worker.distributed import Group
+from trainwright_worker.distributed.group import Group
 from trainwright_worker.errors import DataError
 
 

@@ -11,7 +11,7 @@ from trainwright.api.devices import Gpu, find_gpu
 from trainwright.api.figures import MemoryUse
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.training import Precision
-from trainwright_worker.parallel import is_sharded
+from trainwright_worker.distributed.parallel import is_sharded
 from trainwright_worker.preflight.measure import Passes, Weights
 
 CUDA_CONTEXT: Final = 2**30

@@ -11,9 +11,9 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from trainwright_worker.batch import Batch
-from trainwright_worker.evaluate import Forward
-from trainwright_worker.losses import Loss
-from trainwright_worker.optim import set_learning_rate
+from trainwright_worker.optim.optimizer import set_learning_rate
+from trainwright_worker.training.evaluate import Forward
+from trainwright_worker.training.losses import Loss
 
 CPU_SAMPLES: Final = 2
 """Samples of a dry step on a CPU, where it only has to show that everything works; batch normalization needs two."""

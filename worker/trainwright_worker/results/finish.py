@@ -18,7 +18,6 @@ from torch import nn
 
 from trainwright.api.status import Evaluation, Export, Results
 from trainwright.api.worker import WorkerPhase
-from trainwright_worker.meeting import evaluation_batch, measure_split
 from trainwright_worker.models.huggingface import HuggingFaceModel
 from trainwright_worker.results.explain import explain
 from trainwright_worker.results.export import export, reason
@@ -28,7 +27,8 @@ from trainwright_worker.results.given import samples_to_predict
 from trainwright_worker.results.huggingface import write_pretrained
 from trainwright_worker.results.predict import encode, predict
 from trainwright_worker.results.weights import model_of, on_device, savable, weights_of
-from trainwright_worker.run import Run
+from trainwright_worker.training.meeting import evaluation_batch, measure_split
+from trainwright_worker.training.run import Run
 
 WEIGHTS: Final = "weights.safetensors"
 SUMMARY: Final = "results.json"

@@ -19,10 +19,10 @@ from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.data.loader import Request, read_ahead
 from trainwright_worker.data.pictures import Pictures
 from trainwright_worker.data.table import Split
-from trainwright_worker.distributed import Group
+from trainwright_worker.distributed.group import Group
 from trainwright_worker.results.given import Given
 from trainwright_worker.results.readable import Row, make_reader
-from trainwright_worker.run import Run
+from trainwright_worker.training.run import Run
 
 
 def predict(run: Run, split: Split, batch: int, *, known: bool) -> Iterator[Row]:

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainwright_worker.distributed.parallel import full_state_dict, is_sharded
 from trainwright_worker.models.build import build
 from trainwright_worker.models.lora import merge_lora
-from trainwright_worker.parallel import full_state_dict, is_sharded
-from trainwright_worker.run import Run
+from trainwright_worker.training.run import Run
 
 
 def weights_of(run: Run) -> dict[str, Tensor]:

@@ -18,8 +18,8 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 
 from trainwright.api.spec import TrainingSpec
 from trainwright.api.worker import WorkerConfig
-from trainwright_worker.place import Place
-from trainwright_worker.store import connect_store, round_store
+from trainwright_worker.agent.store import connect_store, round_store
+from trainwright_worker.distributed.place import Place
 
 COLLECTIVE_TIMEOUT: Final = timedelta(minutes=30)
 """Longest silence of a peer inside a collective; prediction on rank 0 is the longest that is legitimate."""

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainwright.api.figures import StepTime, Straggler
-from trainwright_worker.agenda import Agenda
 from trainwright_worker.batch import Batch
+from trainwright_worker.training.agenda import Agenda
 
 TIMED_STEPS: Final = 2
 """Steps before each meeting that are timed. The last of them measures the gradient too, so the one before tells more."""

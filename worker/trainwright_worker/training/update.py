@@ -9,10 +9,10 @@ from torch.optim import Optimizer
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.health import NonFinitePolicy
 from trainwright.api.spec.training import Precision
-from trainwright_worker.average import WeightAverage
-from trainwright_worker.guard import Guard
-from trainwright_worker.optim import can_skip_on_device, set_learning_rate
-from trainwright_worker.schedule import is_constant, learning_rate
+from trainwright_worker.optim.optimizer import can_skip_on_device, set_learning_rate
+from trainwright_worker.optim.schedule import is_constant, learning_rate
+from trainwright_worker.training.average import WeightAverage
+from trainwright_worker.training.guard import Guard
 
 _SCALE, _GROWTH = "scaler.scale", "scaler.growth"
 

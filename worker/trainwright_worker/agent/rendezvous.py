@@ -22,9 +22,9 @@ from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
 from trainwright.api.worker import WorkerConfig
+from trainwright_worker.agent.store import LOCAL_HOST, StoreServer, connect_store, round_store
 from trainwright_worker.console import say
 from trainwright_worker.errors import InfrastructureError
-from trainwright_worker.store import LOCAL_HOST, StoreServer, connect_store, round_store
 
 BEAT_SECONDS: Final = 1.0
 LOST_AFTER_BEATS: Final = 15

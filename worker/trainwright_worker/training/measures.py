@@ -16,9 +16,9 @@ from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.evaluation import MetricName
 from trainwright.api.spec.job import Task
 from trainwright_worker.batch import IGNORED, Batch
-from trainwright_worker.distributed import Group
+from trainwright_worker.distributed.group import Group
 from trainwright_worker.errors import UserError
-from trainwright_worker.losses import BLANK, Loss, count_targets, frame_lengths
+from trainwright_worker.training.losses import BLANK, Loss, count_targets, frame_lengths
 
 _TORCHMETRICS: Final = frozenset(
     {MetricName.TOP5_ACCURACY, MetricName.F1, MetricName.PRECISION, MetricName.RECALL, MetricName.AUROC}

@@ -2,8 +2,8 @@
 
 import time
 
-from trainwright_worker.meeting import begin, hold
-from trainwright_worker.run import Run
+from trainwright_worker.training.meeting import begin, hold
+from trainwright_worker.training.run import Run
 
 
 def fit(run: Run) -> None:

@@ -15,10 +15,10 @@ from trainwright.api.spec.training import Precision
 from trainwright_worker.batch import IGNORED, Batch, run_model
 from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.errors import UserError
-from trainwright_worker.losses import Loss
 from trainwright_worker.models.build import build
 from trainwright_worker.models.files import local_path
 from trainwright_worker.models.pretrained import read_pretrained
+from trainwright_worker.training.losses import Loss
 
 FIELD: Final = "spec.distillation.weights"
 SUMMARY: Final = "results.json"

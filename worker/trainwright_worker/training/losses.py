@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 from trainwright.api.spec import LossSpec, RegularizationSpec
 from trainwright.api.spec.objective import LossName
 from trainwright_worker.batch import IGNORED, Batch
-from trainwright_worker.parallel import whole
+from trainwright_worker.distributed.parallel import whole
 
 Loss = Callable[[Tensor, Batch], Tensor]
 """Maps the model's outputs for a batch (float32) to their mean loss, a scalar."""

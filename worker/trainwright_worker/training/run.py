@@ -13,7 +13,6 @@ from trainwright.api.figures import Preflight
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Checkpoint
 from trainwright.api.worker import WorkerConfig, WorkerPhase
-from trainwright_worker.agenda import Agenda, make_agenda
 from trainwright_worker.checkpoint.folder import CheckpointFolder, Found
 from trainwright_worker.checkpoint.resume import find_newest, restore
 from trainwright_worker.checkpoint.start import start_from
@@ -23,31 +22,32 @@ from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.data.load import load
 from trainwright_worker.data.loader import Loader
 from trainwright_worker.data.sampler import Sampler
-from trainwright_worker.distributed import Group, seed_everything
+from trainwright_worker.distributed.group import Group, seed_everything
+from trainwright_worker.distributed.parallel import is_sharded, parallelize
+from trainwright_worker.distributed.place import Place
+from trainwright_worker.distributed.ranks import Ranks
 from trainwright_worker.errors import DataError, InfrastructureError, UserError
-from trainwright_worker.evaluate import Forward
-from trainwright_worker.figures import Scale, make_scale
-from trainwright_worker.losses import Loss, make_loss
-from trainwright_worker.measures import check_metrics
-from trainwright_worker.metrics import Metrics
 from trainwright_worker.models.build import build
 from trainwright_worker.models.pretrained import load_pretrained
 from trainwright_worker.models.recompute import enable_gradient_checkpointing
-from trainwright_worker.optim import make_optimizer
-from trainwright_worker.parallel import is_sharded, parallelize
-from trainwright_worker.passes import Passes
-from trainwright_worker.place import Place
+from trainwright_worker.optim.optimizer import make_optimizer
 from trainwright_worker.preflight.check import measure_job, refuse_if_too_large
 from trainwright_worker.preflight.dry import CPU_SAMPLES, take_dry_step
-from trainwright_worker.ranks import Ranks
-from trainwright_worker.report import Pulse, Reporter
+from trainwright_worker.reporting.figures import Scale, make_scale
+from trainwright_worker.reporting.metrics import Metrics
+from trainwright_worker.reporting.report import Pulse, Reporter
+from trainwright_worker.reporting.timesheet import Activity
 from trainwright_worker.results.checks import check_outcome
-from trainwright_worker.state import Progress
 from trainwright_worker.storage import check_storage, open_storage
-from trainwright_worker.teacher import make_distilled
-from trainwright_worker.timesheet import Activity
 from trainwright_worker.tracking.tracking import Tracking
-from trainwright_worker.update import Update
+from trainwright_worker.training.agenda import Agenda, make_agenda
+from trainwright_worker.training.evaluate import Forward
+from trainwright_worker.training.losses import Loss, make_loss
+from trainwright_worker.training.measures import check_metrics
+from trainwright_worker.training.passes import Passes
+from trainwright_worker.training.state import Progress
+from trainwright_worker.training.teacher import make_distilled
+from trainwright_worker.training.update import Update
 
 
 @dataclass

@@ -18,10 +18,10 @@ from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.job import Task
 from trainwright.api.spec.training import Precision
 from trainwright_worker.batch import Batch, run_model
-from trainwright_worker.distributed import Group
+from trainwright_worker.distributed.group import Group
 from trainwright_worker.errors import UserError
-from trainwright_worker.losses import Loss, count_targets, make_penalty
-from trainwright_worker.stopwatch import Stopwatch
+from trainwright_worker.reporting.stopwatch import Stopwatch
+from trainwright_worker.training.losses import Loss, count_targets, make_penalty
 
 _AUTOCAST = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 

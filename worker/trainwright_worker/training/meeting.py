@@ -16,15 +16,15 @@ from trainwright.api.spec.health import NonFinitePolicy
 from trainwright.api.status import Evaluation
 from trainwright.api.worker import WorkerPhase
 from trainwright_worker.errors import NON_FINITE_HINT, NonFiniteError, PreemptedError
-from trainwright_worker.evaluate import evaluate
-from trainwright_worker.figures import Figures
-from trainwright_worker.losses import make_measure
-from trainwright_worker.measures import make_measures, shown_figures
-from trainwright_worker.patience import is_better, lose_patience
-from trainwright_worker.recovery import count_skipped, is_sound, pass_over, roll_back
-from trainwright_worker.run import Run
-from trainwright_worker.state import gather_state, pack_rank
-from trainwright_worker.timesheet import Activity
+from trainwright_worker.reporting.figures import Figures
+from trainwright_worker.reporting.timesheet import Activity
+from trainwright_worker.training.evaluate import evaluate
+from trainwright_worker.training.losses import make_measure
+from trainwright_worker.training.measures import make_measures, shown_figures
+from trainwright_worker.training.patience import is_better, lose_patience
+from trainwright_worker.training.recovery import count_skipped, is_sound, pass_over, roll_back
+from trainwright_worker.training.run import Run
+from trainwright_worker.training.state import gather_state, pack_rank
 
 LOG_SECONDS: Final = 5.0
 SMALLEST_EVALUATION_BATCH: Final = 256

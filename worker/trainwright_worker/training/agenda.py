@@ -8,7 +8,7 @@ that the loss is no longer finite. The loop itself compares one number per step.
 from dataclasses import dataclass, field
 
 from trainwright.api.spec import TrainingJobSpec
-from trainwright_worker.state import Progress
+from trainwright_worker.training.state import Progress
 
 MEETING_SECONDS = 1.0
 DEFAULT_CHECKPOINT_SECONDS = 60

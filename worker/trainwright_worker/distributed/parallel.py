@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.checkpoint import Parallelism
 from trainwright.api.spec.training import Precision
-from trainwright_worker.distributed import Group
+from trainwright_worker.distributed.group import Group
 
 COMMUTING_RANKS = 2
 

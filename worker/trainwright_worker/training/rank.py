@@ -15,19 +15,19 @@ import torch._dynamo  # noqa: F401
 
 from trainwright.api.exit_codes import ExitCode
 from trainwright.api.worker import WorkerConfig
+from trainwright_worker.agent.store import connect_store, round_store
+from trainwright_worker.agent.termination import post_mortem_path, write_last_report, write_post_mortem
 from trainwright_worker.console import say
-from trainwright_worker.distributed import Group, choose_device, set_determinism, set_threads
+from trainwright_worker.distributed.group import Group, choose_device, set_determinism, set_threads
+from trainwright_worker.distributed.place import Place
 from trainwright_worker.errors import InfrastructureError
-from trainwright_worker.loop import fit
-from trainwright_worker.metrics import Metrics
-from trainwright_worker.place import Place
-from trainwright_worker.report import Pulse, PulseSender, Reporter, first_report
+from trainwright_worker.reporting.metrics import Metrics
+from trainwright_worker.reporting.report import Pulse, PulseSender, Reporter, first_report
 from trainwright_worker.results.finish import finish
-from trainwright_worker.run import Run, prepare
-from trainwright_worker.store import connect_store, round_store
-from trainwright_worker.termination import post_mortem_path, write_last_report, write_post_mortem
 from trainwright_worker.tracking.tracker import Ending
 from trainwright_worker.tracking.tracking import Tracking
+from trainwright_worker.training.loop import fit
+from trainwright_worker.training.run import Run, prepare
 
 LAST_WRITE_SECONDS: Final = 4.0
 """How long a failing rank lets a checkpoint that is being written come to its end; the agent waits a little longer."""

@@ -13,8 +13,8 @@ from trainwright.api.spec.evaluation import MetricName
 from trainwright_worker.batch import Batch
 from trainwright_worker.data.loader import read_ahead
 from trainwright_worker.data.table import Split
-from trainwright_worker.distributed import Group
-from trainwright_worker.measures import Measure
+from trainwright_worker.distributed.group import Group
+from trainwright_worker.training.measures import Measure
 
 Forward = Callable[[Batch], Tensor]
 """Maps a batch to the model's outputs, float32."""

@@ -13,7 +13,7 @@ from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.job import Task
 from trainwright.api.spec.training import Precision
 from trainwright_worker.data.dataset import Facts
-from trainwright_worker.distributed import Group
+from trainwright_worker.distributed.group import Group
 
 
 @dataclass(frozen=True)

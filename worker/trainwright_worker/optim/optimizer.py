@@ -11,8 +11,8 @@ from torch.optim import SGD, Adafactor, Adam, AdamW, Optimizer
 
 from trainwright.api.spec import OptimizerSpec
 from trainwright.api.spec.optimization import SPARING, DecayScope, OptimizerName
-from trainwright_worker.layerwise import Lamb, Lars
-from trainwright_worker.muon import MuonWithAdamW, hidden_matrices
+from trainwright_worker.optim.layerwise import Lamb, Lars
+from trainwright_worker.optim.muon import MuonWithAdamW, hidden_matrices
 
 DEFAULT_BETAS: Final = (0.9, 0.999)
 DEFAULT_EPSILON: Final = 1e-8

@@ -31,17 +31,23 @@ from torch.distributed.elastic.events.api import Event, EventSource
 from trainwright.api.exit_codes import RETRYABLE, SIGNAL_BASE, ExitCode, classify
 from trainwright.api.spec.restart import Reaction
 from trainwright.api.worker import Termination, WorkerConfig
+from trainwright_worker.agent.processes import Processes
+from trainwright_worker.agent.rendezvous import FixedRendezvous, RendezvousLostError, StoppedError
+from trainwright_worker.agent.termination import (
+    PostMortem,
+    describe,
+    post_mortem_path,
+    read_last_report,
+    read_post_mortem,
+)
 from trainwright_worker.console import say
 from trainwright_worker.data.readers import preload
+from trainwright_worker.distributed.place import Place
 from trainwright_worker.errors import MEMORY_HINT, InfrastructureError, WorkerError
-from trainwright_worker.measures import preload as preload_measures
 from trainwright_worker.models.build import preload as preload_model
-from trainwright_worker.place import Place
-from trainwright_worker.processes import Processes
-from trainwright_worker.rendezvous import FixedRendezvous, RendezvousLostError, StoppedError
 from trainwright_worker.storage import preload as preload_storage
-from trainwright_worker.termination import PostMortem, describe, post_mortem_path, read_last_report, read_post_mortem
-from trainwright_worker.train import run_rank
+from trainwright_worker.training.measures import preload as preload_measures
+from trainwright_worker.training.rank import run_rank
 
 MONITOR_SECONDS: Final = 0.05
 STOP_SECONDS: Final = 5.0

@@ -19,8 +19,8 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 from trainwright.api.figures import MOST_STRAGGLERS
 from trainwright.api.worker import RankHeartbeat, ReportsEndpoint, WorkerPhase, WorkerReport
 from trainwright_worker.console import say
-from trainwright_worker.timesheet import ACTIVITY_OF, Timesheet
-from trainwright_worker.stopwatch import find_stragglers
+from trainwright_worker.reporting.stopwatch import find_stragglers
+from trainwright_worker.reporting.timesheet import ACTIVITY_OF, Timesheet
 
 SEND_SECONDS: Final = 5.0
 FAREWELL_SECONDS: Final = 5.0

@@ -6,8 +6,8 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from trainwright_worker.console import say
-from trainwright_worker.figures import Figures
-from trainwright_worker.place import Place
+from trainwright_worker.distributed.place import Place
+from trainwright_worker.reporting.figures import Figures
 
 _STEP_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 
