@@ -364,6 +364,8 @@ def _announce_checkpoints(reporter: Reporter | None, metrics: Metrics | None) ->
 def _say_where_we_are(run: Run, found: Found | None, note: str) -> None:
     step = run.progress.step
     run.pulse.step = step
+    if note:
+        run.warn(note)
     run.tell(
         resumed_from_step=None if found is None else found.manifest.step,
         step=step,
@@ -376,8 +378,6 @@ def _say_where_we_are(run: Run, found: Found | None, note: str) -> None:
         checkpoints=run.checkpoints.list_complete() if run.place.leads else [],
         phase=WorkerPhase.TRAINING,
     )
-    if note:
-        run.warn(note)
     weights = sum(parameter.numel() for parameter in run.model.parameters())
     start = "from scratch" if found is None else f"from the checkpoint of step {found.manifest.step}"
     run.log(
