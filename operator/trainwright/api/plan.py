@@ -12,6 +12,7 @@ class Question(Model):
 
     spec: TrainingJobSpec = Field(description="The job, its paths as this machine has them.")
     data_root: str = Field(description="Folder at which relative paths start.")
+    absent: list[str] = Field([], description="Fields whose paths lead to nothing on this machine.")
     gpu: str | None = Field(None, description="Key of a GPU in the table of devices; None for this machine.")
     memory: int | None = Field(None, ge=1, description="Bytes that each process has, whatever the device has.")
     mfu: float = Field(0.4, gt=0, le=1, description="Share of the device's peak arithmetic to expect.")
@@ -30,7 +31,7 @@ class Answer(Model):
 
     preflight: Preflight | None = Field(None, description="What the job needs; None if there is a mistake.")
     table: list[str] = Field([], description="The same as lines to print.")
-    assumed: list[str] = Field([], description="What was assumed about data that is not at hand.")
+    assumed: list[str] = Field([], description="What was assumed about data and weights that are not at hand.")
     ways: list[Way] = Field([], description="What would make it fit.")
     seconds_per_step: float | None = Field(
         None, ge=0, description="Duration of a step at the expected share of the peak."

@@ -122,3 +122,14 @@ def test_data_that_is_at_hand_is_read(plan, tmp_path):
     # Three features and three classes.
     assert answer["preflight"]["parameters"] == 3 * 64 + 64 + 64 * 64 + 64 + 64 * 3 + 3
     assert answer["assumed"] == []
+
+
+@pytest.mark.parametrize("name", ["gpt2-finetuning", "bert-finetuning", "resnet50-imagenet", "tabular-s3"])
+def test_examples_are_planned_without_their_volumes(name):
+    path = Path(__file__).parents[3] / "manifests" / "examples" / f"{name}.yaml"
+    command = [Path(sys.executable).with_name("trainwright"), "plan", path, "--gpu", "h200", "-o", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["preflight"]["fits"]
+    assert answer["assumed"]

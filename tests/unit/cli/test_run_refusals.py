@@ -58,6 +58,15 @@ def test_a_relative_path_into_such_a_volume(run, tmp_path):
     assert f"{tmp_path}/prices.csv does not exist" in output
 
 
+def test_the_whole_of_a_volume_is_never_taken_for_the_manifests_folder(run, tmp_path):
+    job = yaml.safe_load((tmp_path / "job.yaml").read_text())
+    job["spec"] |= {"task": "classification", "dataset": {"labeledText": {"path": "."}}, "model": {"name": "lstm"}}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    code, output = run("job.yaml")
+    assert code == 64
+    assert "pass --volume houses=FOLDER" in output
+
+
 def test_a_file_that_the_volume_does_not_hold(run, tmp_path):
     code, output = run("job.yaml", "--volume", f"houses={tmp_path}")
     assert code == 64

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 from trainwright.api.devices import GPUS
 from trainwright.api.plan import Answer, Question, Way
@@ -12,7 +11,7 @@ from trainwright_worker.data.dataset import measure, process, read
 from trainwright_worker.data.ragged import Scratch
 from trainwright_worker.errors import UserError, WorkerError
 from trainwright_worker.preflight.advice import Need
-from trainwright_worker.preflight.assume import Assumed, assume
+from trainwright_worker.preflight.assume import Assumed, assume, without_absent_weights
 from trainwright_worker.preflight.budget import CUDA_CONTEXT, Device, setup_of, this_device
 from trainwright_worker.preflight.measure import Gauge, UnmeasurableError
 from trainwright_worker.preflight.verdict import judge, table
@@ -32,15 +31,16 @@ def main() -> int:
 
 
 def _answer(question: Question) -> Answer:
-    spec, device = question.spec, _device(question)
-    assumed = _facts(spec, question.data_root)
+    device = _device(question)
+    spec, notes = without_absent_weights(question.spec, question.absent)
+    assumed = _facts(spec, question)
     need = Need(Gauge(spec, assumed.facts, cuda=device.cuda, root=question.data_root), spec.optimizer)
     preflight, found = judge(need, setup_of(spec), device)
     peak = device.peak(spec.training.precision)
     return Answer(
         preflight=preflight,
         table=table(preflight),
-        assumed=list(assumed.notes),
+        assumed=[*assumed.notes, *notes],
         ways=[Way(change=way.text, processes=way.setup.processes, bytes=way.bytes) for way in found],
         seconds_per_step=None if peak is None else preflight.flops_per_step / preflight.processes / peak / question.mfu,
     )
@@ -54,10 +54,11 @@ def _device(question: Question) -> Device:
     return Device(gpu.name, question.memory or gpu.memory - CUDA_CONTEXT, cuda=True, gpu=gpu)
 
 
-def _facts(spec: TrainingJobSpec, root: str) -> Assumed:
+def _facts(spec: TrainingJobSpec, question: Question) -> Assumed:
     """Return the facts of the data: read where it is at hand, else as the spec tells them."""
-    paths = [path for _, path in list_paths(spec.dataset)]
-    if not paths or any(is_uri(path) or not _exists(Path(root) / path) for path in paths):
+    root, paths = question.data_root, [path for _, path in list_paths(spec.dataset)]
+    absent = any(field.startswith("spec.dataset.") for field in question.absent)
+    if not paths or absent or any(is_uri(path) for path in paths):
         return assume(spec)
     splits, classes = read(spec, root)
     dataset = process(spec, splits, measure(spec, splits, classes, root), Scratch())
@@ -67,10 +68,6 @@ def _facts(spec: TrainingJobSpec, root: str) -> Assumed:
             f"{len(splits.train)} samples"
         )
     return Assumed(dataset.facts, ())
-
-
-def _exists(place: Path) -> bool:
-    return place.exists() or any(place.parent.glob(place.name))
 
 
 if __name__ == "__main__":

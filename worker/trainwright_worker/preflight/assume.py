@@ -52,6 +52,21 @@ def assume(spec: TrainingJobSpec) -> Assumed:
     return _rows(spec)
 
 
+def without_absent_weights(spec: TrainingJobSpec, absent: list[str]) -> tuple[TrainingJobSpec, list[str]]:
+    """Return the job without pretrained weights that are not at hand, and what is assumed in their place.
+
+    Args:
+        spec: The job.
+        absent: Fields whose paths lead to nothing on this machine.
+    """
+    model = spec.model
+    if "spec.model.pretrained" not in absent:
+        return spec, []
+    shape = "its args describe it" if model.args else "its defaults are"
+    changed = model.model_copy(update={"pretrained": None})
+    return spec.model_copy(update={"model": changed}), [f"the pretrained model is {model.name} as {shape}"]
+
+
 def _text(spec: TrainingJobSpec) -> Assumed:
     tokenizer = spec.dataset.tokenizer
     own = spec.model.resolved_args()

@@ -22,7 +22,7 @@ from trainwright.cli.local.command import named_volumes
 from trainwright.cli.manifest import Manifest, read_job
 from trainwright.cli.mistakes import show_mistakes
 from trainwright.cluster.local import Folders
-from trainwright.cluster.local.mounts import localize_spec
+from trainwright.cluster.local.mounts import absent_paths, localize_spec
 
 DOES_NOT_FIT: Final = 1
 _PREFLIGHT: Final = "trainwright_worker.preflight"
@@ -82,8 +82,10 @@ def _question(request: Request, manifest: Manifest) -> Question:
     if request.workers is not None and isinstance(document, dict) and isinstance(document.get("spec"), dict):
         workers = {**(document["spec"].get("workers") or {}), "count": request.workers}
         document = {**document, "spec": {**document["spec"], "workers": workers}}
-    spec = read_manifest(document)
-    spec, root = localize_spec(spec, Folders(Path(), manifest.folder, named_volumes(request.volumes)))
+    written = read_manifest(document)
+    folders = Folders(Path(), manifest.folder, named_volumes(request.volumes))
+    absent = [field for field, _ in absent_paths(written, folders)]
+    spec, root = localize_spec(written, folders)
     limits = spec.workers.resources.limits if spec.workers.resources and spec.workers.resources.limits else {}
     gpu = _gpu(request.gpu, spec)
     memory = request.memory
@@ -91,10 +93,11 @@ def _question(request: Request, manifest: Manifest) -> Question:
         each = (
             _bytes("spec.workers.resources.limits.memory", str(limits["memory"])) // spec.workers.processes_per_worker
         )
-        return Question(spec=spec, data_root=str(root), memory=each)
+        return Question(spec=spec, data_root=str(root), absent=absent, memory=each)
     return Question(
         spec=spec,
         data_root=str(root),
+        absent=absent,
         gpu=gpu,
         memory=None if memory is None else _bytes("--device-memory", memory),
     )
@@ -156,7 +159,7 @@ def _print(request: Request, answer: Answer) -> None:
     if answer.seconds_per_step is not None:
         lines.append(f"a step at 40 % of the peak takes {answer.seconds_per_step:.3g} s")
     if answer.assumed:
-        lines.append(f"assumed of the data, which is not at hand: {'; '.join(answer.assumed)}")
+        lines.append(f"assumed of what is not at hand: {'; '.join(answer.assumed)}")
     if answer.preflight is not None:
         lines += ["", answer.preflight.message.partition(". It fits with")[0]]
     lines += [f"  fits with {way.change}: {way.bytes / 2**30:,.3g} GiB per process" for way in answer.ways]

@@ -68,21 +68,26 @@ def mistakes(spec: TrainingJobSpec, data: Path, volumes: Mapping[str, Path]) -> 
         if not folder.is_dir()
     ]
     folders = Folders(Path(), data, volumes)
-    absent: set[str] = set()
-    for field, path in list_paths(spec):
-        # Joining an absolute path to a folder leaves the path alone.
-        place = _data_root(spec, folders) / _local_path(spec, path, folders)
-        if is_uri(path) or _exists(place):
-            continue
+    told: set[str] = set()
+    for field, path in absent_paths(spec, folders):
         volume = _volume_of(spec, str(PurePosixPath(DATA_MOUNT) / path))
         if volume is None or volume.name in volumes:
-            found.append(FieldError(field, f"{place} does not exist"))
-        elif volume.name not in absent:
-            absent.add(volume.name)
+            found.append(FieldError(field, f"{_place(spec, path, folders)} does not exist"))
+        elif volume.name not in told:
+            told.add(volume.name)
             advice = f"pass --volume {volume.name}=FOLDER with the folder that holds its files"
             text = f"{path} lies in the volume {volume.name!r}, which this machine does not have: {advice}"
             found.append(FieldError(field, text))
     return found
+
+
+def absent_paths(spec: TrainingJobSpec, folders: Folders) -> list[tuple[str, str]]:
+    """Return the paths of a spec, with their fields, that lead to nothing on this machine."""
+    return [
+        (field, path)
+        for field, path in list_paths(spec)
+        if not is_uri(path) and (_is_missing_volume(spec, path, folders) or not _exists(_place(spec, path, folders)))
+    ]
 
 
 def localize(config: WorkerConfig, folders: Folders, pod: str) -> WorkerConfig:
@@ -137,6 +142,21 @@ def _exists(place: Path) -> bool:
     """Return whether a path leads to data; it may name many files by wildcards, or shards by {000..015}."""
     pattern = re.sub(r"\{[^}]*\}", "*", place.name)
     return place.exists() or any(place.parent.glob(pattern))
+
+
+def _place(spec: TrainingJobSpec, path: str, folders: Folders) -> Path:
+    # Joining an absolute path to a folder leaves the path alone.
+    return _data_root(spec, folders) / _local_path(spec, path, folders)
+
+
+def _is_missing_volume(spec: TrainingJobSpec, path: str, folders: Folders) -> bool:
+    """Return whether a path means the whole of a volume that this machine does not have.
+
+    What lies in such a volume may lie beside the manifest instead; the manifest's whole folder is never meant.
+    """
+    inside = PurePosixPath(DATA_MOUNT) / path
+    volume = _volume_of(spec, str(inside))
+    return volume is not None and volume.name not in folders.volumes and inside == PurePosixPath(volume.mount_path)
 
 
 def _volume_of(spec: TrainingJobSpec, path: str) -> VolumeSpec | None:
