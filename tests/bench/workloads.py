@@ -18,7 +18,8 @@ from trainwright_worker.distributed.group import Group
 from trainwright_worker.distributed.place import Place
 from trainwright_worker.reporting.report import Pulse, Reporter, first_report
 from trainwright_worker.training.loop import fit
-from trainwright_worker.training.run import Run, prepare
+from trainwright_worker.training.prepare import prepare
+from trainwright_worker.training.run import Run
 
 ENDLESS = 1_000_000
 IMAGES = 12_800

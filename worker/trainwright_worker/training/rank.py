@@ -27,7 +27,8 @@ from trainwright_worker.results.finish import finish
 from trainwright_worker.tracking.tracker import Ending
 from trainwright_worker.tracking.tracking import Tracking
 from trainwright_worker.training.loop import fit
-from trainwright_worker.training.run import Run, prepare
+from trainwright_worker.training.prepare import prepare
+from trainwright_worker.training.run import Run
 
 LAST_WRITE_SECONDS: Final = 4.0
 """How long a failing rank lets a checkpoint that is being written come to its end; the agent waits a little longer."""

@@ -8,7 +8,8 @@ from torch import Tensor
 from trainwright.api.spec.health import NonFinitePolicy
 from trainwright_worker.errors import NON_FINITE_HINT, NonFiniteError
 from trainwright_worker.training.guard import MOST_IN_A_ROW
-from trainwright_worker.training.run import Run, reload
+from trainwright_worker.training.prepare import reload
+from trainwright_worker.training.run import Run
 
 MOST_ROLLBACKS: Final = 3
 

@@ -1,52 +1,30 @@
-"""Everything a rank needs to train, gathered once: the data, the model, the state, and who is to be told."""
+"""A rank in training: everything it needs, gathered once, and who is to be told."""
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from trainwright.api.figures import Preflight
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.api.status import Checkpoint
-from trainwright.api.worker import WorkerConfig, WorkerPhase
-from trainwright_worker.checkpoint.folder import CheckpointFolder, Found
-from trainwright_worker.checkpoint.resume import find_newest, restore
-from trainwright_worker.checkpoint.start import start_from
+from trainwright.api.worker import WorkerConfig
+from trainwright_worker.checkpoint.folder import CheckpointFolder
 from trainwright_worker.checkpoint.writer import Writer
 from trainwright_worker.console import say
 from trainwright_worker.data.dataset import Dataset
-from trainwright_worker.data.load import load
 from trainwright_worker.data.loader import Loader
 from trainwright_worker.data.sampler import Sampler
-from trainwright_worker.distributed.group import Group, seed_everything
-from trainwright_worker.distributed.parallel import is_sharded, parallelize
+from trainwright_worker.distributed.group import Group
 from trainwright_worker.distributed.place import Place
-from trainwright_worker.distributed.ranks import Ranks
-from trainwright_worker.errors import DataError, InfrastructureError, UserError
-from trainwright_worker.models.build import build
-from trainwright_worker.models.pretrained import load_pretrained
-from trainwright_worker.models.recompute import enable_gradient_checkpointing
-from trainwright_worker.optim.optimizer import make_optimizer
-from trainwright_worker.preflight.check import measure_job, refuse_if_too_large
-from trainwright_worker.preflight.dry import CPU_SAMPLES, take_dry_step
-from trainwright_worker.reporting.figures import Scale, make_scale
+from trainwright_worker.reporting.figures import Scale
 from trainwright_worker.reporting.metrics import Metrics
 from trainwright_worker.reporting.report import Pulse, Reporter
 from trainwright_worker.reporting.timesheet import Activity
-from trainwright_worker.results.checks import check_outcome
-from trainwright_worker.storage import check_storage, open_storage
 from trainwright_worker.tracking.tracking import Tracking
-from trainwright_worker.training.agenda import Agenda, make_agenda
+from trainwright_worker.training.agenda import Agenda
 from trainwright_worker.training.evaluate import Forward
-from trainwright_worker.training.losses import Loss, make_loss
-from trainwright_worker.training.measures import check_metrics
 from trainwright_worker.training.passes import Passes
 from trainwright_worker.training.state import Progress
-from trainwright_worker.training.teacher import make_distilled
 from trainwright_worker.training.update import Update
 
 
@@ -170,217 +148,3 @@ class Run:
         """Print a line, on rank 0 only."""
         if self.place.leads:
             say(f"rank {self.place.rank}", text)
-
-
-def prepare(
-    config: WorkerConfig,
-    place: Place,
-    group: Group,
-    pulse: Pulse,
-    reporter: Reporter | None,
-    metrics: Metrics | None,
-    scratch: Path | None = None,
-) -> Run:
-    """Read the data, build the model, and put back the newest checkpoint if there is one.
-
-    Args:
-        config: The worker's config.
-        place: Where this rank stands.
-        group: All ranks.
-        pulse: This rank's sign of life.
-        reporter: What tells the operator; on rank 0 only.
-        metrics: What tells Prometheus, if configured.
-        scratch: Folder that the ranks of this machine share, for what is derived from the data.
-
-    Raises:
-        DataError: The data is not what the spec says.
-        UserError: The parts of the spec do not fit each other or the data.
-    """
-    spec = config.spec
-    folder = _open_checkpoints(config, group)
-    found, note = find_newest(folder, group)
-    dataset = load(spec, config.data_root, group, None if found is None else found.facts["data"], scratch)
-    _check(spec, dataset)
-    check_outcome(spec, config.job_folder, config.data_root, dataset, exports=place.leads and found is None)
-
-    preflight = _fly_before(config, place, dataset, reporter, fresh=found is None)
-    torch.manual_seed(spec.training.seed)  # The same first weights on every rank, before the ranks' seeds part.
-    model, said = _build_model(spec, dataset, config.data_root, fresh=found is None)
-    trained = parallelize(model, spec, group)
-    optimizer = make_optimizer(spec.optimizer, model)
-    sampler = _make_sampler(spec, dataset, group)
-    agenda = make_agenda(spec, sampler.steps_per_epoch)
-    seed_everything(spec.training.seed, group.rank)
-    progress = Progress(step=0, loss_sum=torch.zeros((), dtype=torch.float64, device=group.device))
-    extras: dict[str, Tensor] = {}
-    if found is not None:
-        _check_samples(found, sampler)
-        extras = restore(folder, found, model, optimizer, progress, group)
-    elif spec.start_from is not None:
-        said.append(start_from(spec.start_from, config, model, optimizer, group))
-    update = Update(spec, model, optimizer, agenda.total_steps, group.device)
-    update.restore(extras)
-    agenda.resume(progress)
-    passes = Passes(spec, model, trained, group, _make_loss(config, dataset, group), update.scaler)
-    if found is None and not (spec.start_from is not None and spec.start_from.optimizer):
-        preflight = _take_dry_step(spec, dataset, model, passes, optimizer, preflight)
-    loader = Loader(dataset.splits.train, sampler, group.device)
-    writer = Writer(folder, _announce_checkpoints(reporter, metrics))
-    run = Run(
-        config, place, group, dataset, loader, model, passes, update, optimizer, sampler, agenda, progress, folder,
-        writer, pulse, reporter, metrics, make_scale(spec, dataset.facts, preflight, group),
-    )  # fmt: skip
-    run.saved_step = -1 if found is None else found.manifest.step
-    run.tell(preflight=preflight)
-    for line in said:
-        run.log(line)
-    _say_where_we_are(run, found, note)
-    return run
-
-
-def reload(run: Run) -> None:
-    """Go back to the newest checkpoint in the middle of training; all ranks must call this.
-
-    Raises:
-        InfrastructureError: None can be read.
-    """
-    run.writer.wait()
-    run.group.barrier()
-    found, _ = find_newest(run.checkpoints, run.group)
-    if found is None:
-        raise InfrastructureError("no checkpoint to go back to can be read", "check the volume in spec.checkpoint")
-    extras = restore(run.checkpoints, found, run.model, run.optimizer, run.progress, run.group)
-    run.update.restore(extras)
-
-
-def _build_model(spec: TrainingJobSpec, dataset: Dataset, root: str, *, fresh: bool) -> tuple[nn.Module, list[str]]:
-    """Return the model on the host, and what is to be said about where its weights come from."""
-    model = build(spec, dataset.facts, root)
-    # A resumed job has weights of its own.
-    said = load_pretrained(model, spec, dataset.facts, root) if fresh else []
-    if spec.training.gradient_checkpointing:
-        enable_gradient_checkpointing(model)
-    return model, said
-
-
-def _fly_before(
-    config: WorkerConfig, place: Place, dataset: Dataset, reporter: Reporter | None, *, fresh: bool
-) -> Preflight | None:
-    """Measure the job on rank 0; a resumed one on a GPU too, whose arithmetic is compared with what the GPU can do.
-
-    Raises:
-        OutOfMemoryError: It will not fit.
-        UserError: The model does not fit the data.
-    """
-    if reporter is None or not (fresh or torch.cuda.is_available()):
-        return None
-    preflight, lines = measure_job(config.spec, dataset.facts, config.data_root, place.local_size)
-    for line in lines:
-        say(f"rank {place.rank}", line)
-    if preflight is not None:
-        reporter.update(preflight=preflight)
-        if not preflight.fits:
-            reporter.close()  # Nothing but the news of it will be told any more.
-        refuse_if_too_large(preflight)
-    return preflight
-
-
-def _take_dry_step(
-    spec: TrainingJobSpec,
-    dataset: Dataset,
-    model: nn.Module,
-    passes: Passes,
-    optimizer: Optimizer,
-    preflight: Preflight | None,
-) -> Preflight | None:
-    """Let a few samples go through everything; on a GPU a whole micro-batch, which shows the memory that it takes."""
-    share = min(spec.training.global_batch_size // spec.world_size, len(dataset.splits.train))
-    samples = min(share, spec.training.micro_batch_size or share)
-    if passes.device.type == "cpu":
-        samples = min(samples, CPU_SAMPLES)
-    batch = dataset.splits.train.take(torch.arange(samples), 0).to(passes.device)
-    seconds = take_dry_step(model, passes.forward, passes.loss, optimizer, batch)
-    return None if preflight is None else preflight.model_copy(update={"dry_step_seconds": seconds})
-
-
-def _make_loss(config: WorkerConfig, dataset: Dataset, group: Group) -> Loss:
-    loss = make_loss(config.spec.loss_name, config.spec.loss)
-    if config.spec.distillation is None:
-        return loss
-    return make_distilled(config.spec, dataset, config.data_root, group.device, loss)
-
-
-def _open_checkpoints(config: WorkerConfig, group: Group) -> CheckpointFolder:
-    """Return the job's checkpoints; under DDP rank 0 alone looks after them."""
-    spec, storage = config.spec, open_storage(config.job_folder)
-    if group.rank == 0:
-        check_storage(storage, "spec.checkpoint")
-    ranks = Ranks(group.rank, group.size) if is_sharded(spec) else Ranks()
-    return CheckpointFolder(storage, spec.checkpoint.keep, ranks, keep_best=spec.checkpoint.keep_best)
-
-
-def _check_samples(found: Found, sampler: Sampler) -> None:
-    samples = found.facts["trainSamples"]
-    if samples != sampler.samples:
-        raise DataError(
-            f"spec.dataset: the training split has {sampler.samples} samples, but the checkpoint of step "
-            f"{found.manifest.step} was made with {samples}",
-            "put the data back as it was, or start a new job",
-        )
-
-
-def _make_sampler(spec: TrainingJobSpec, dataset: Dataset, group: Group) -> Sampler:
-    samples = len(dataset.splits.train)
-    batch = max(samples, group.size) // group.size * group.size
-    if not spec.training.full_batch:
-        batch = spec.training.global_batch_size
-    return Sampler(samples, batch, group.rank, group.size, spec.training.seed, dataset.blocks)
-
-
-def _check(spec: TrainingJobSpec, dataset: Dataset) -> None:
-    """Check what only the data can tell.
-
-    Raises:
-        UserError: The spec asks for something that the data does not allow.
-    """
-    check_metrics(spec, dataset.facts.outputs)
-    if spec.training.early_stopping is not None and dataset.splits.validation is None:
-        raise UserError(
-            "spec.training.earlyStopping: needs a validation split, but the data has none",
-            "hold some out with spec.dataset.split.validation",
-        )
-
-
-def _announce_checkpoints(reporter: Reporter | None, metrics: Metrics | None) -> Callable[[list[Checkpoint]], None]:
-    def announce(complete: list[Checkpoint]) -> None:
-        if reporter is not None:
-            reporter.update(checkpoints=complete)
-        if metrics is not None:
-            metrics.observe_checkpoint(complete[-1].step, complete[-1].saved_at.timestamp())
-
-    return announce
-
-
-def _say_where_we_are(run: Run, found: Found | None, note: str) -> None:
-    step = run.progress.step
-    run.pulse.step = step
-    if note:
-        run.warn(note)
-    run.tell(
-        resumed_from_step=None if found is None else found.manifest.step,
-        step=step,
-        total_steps=run.agenda.total_steps,
-        epoch=step // run.agenda.steps_per_epoch,
-        total_epochs=run.spec.training.epochs,
-        samples=run.sampler.samples_before(step),
-        evaluation=run.progress.evaluation,
-        best=run.progress.best,
-        checkpoints=run.checkpoints.list_complete() if run.place.leads else [],
-        phase=WorkerPhase.TRAINING,
-    )
-    weights = sum(parameter.numel() for parameter in run.model.parameters())
-    start = "from scratch" if found is None else f"from the checkpoint of step {found.manifest.step}"
-    run.log(
-        f"training {weights:,} weights on {len(run.dataset.splits.train):,} samples, {run.agenda.total_steps:,} steps of "
-        f"{run.sampler.batch} samples, {run.group.size} process(es) on {run.group.device}, {start}"
-    )
