@@ -25,7 +25,7 @@ from trainwright_worker.reporting.timesheet import ACTIVITY_OF, Timesheet
 SEND_SECONDS: Final = 5.0
 FAREWELL_SECONDS: Final = 5.0
 MAX_BACKOFF_SECONDS: Final = 10.0
-_REFUSED: Final = frozenset({403, 410})
+_REFUSED: Final = frozenset({403, 404, 409})
 
 
 class Pulse:

@@ -1,12 +1,11 @@
-"""The lessons of the curriculum at small size, each from its spec to its results."""
+"""What a job leaves behind: predictions, metrics, counts and weights. The lessons themselves are in test_examples.py."""
 
 import csv
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-import numpy as np
+import corpora
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,30 +13,6 @@ from safetensors.torch import load_file
 from trainwright.api.worker import Termination
 
 pytestmark = pytest.mark.local
-
-RELU = {"activation": "relu"}
-
-
-def write_idx(folder: Path, side: int = 12, samples: int = 160) -> None:
-    """Write images whose class is the row of their bright line, in MNIST's format."""
-    folder.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(0)
-    labels = np.arange(samples, dtype=np.uint8) % 10
-    images = random.integers(0, 60, (samples, side, side), dtype=np.uint8)
-    images[np.arange(samples), labels] = 250
-    (folder / "images").write_bytes(np.array([2051, samples, side, side], dtype=">u4").tobytes() + images.tobytes())
-    (folder / "labels").write_bytes(np.array([2049, samples], dtype=">u4").tobytes() + labels.tobytes())
-
-
-def write_cifar(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(0)
-    for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
-        records = random.integers(0, 256, (20, 3073), dtype=np.uint8)
-        records[:, 0] = np.arange(20) % 10
-        records[:, 1:] //= 4
-        records[:, 1:] += 19 * records[:, :1]  # The brighter, the higher the class.
-        (folder / f"{name}.bin").write_bytes(records.tobytes())
 
 
 def rows(job):
@@ -85,47 +60,6 @@ def test_linear_regression_from_a_csv_predicts_a_split_beside_the_truth(make_job
         assert float(row["target"]) % 1000 == pytest.approx(500, abs=0.1)
 
 
-def test_first_classifier_and_perceptron(make_job):
-    for name, features, hidden, batch in (("first", 32, [64], 64), ("mlp", 100, [64, 64], 32)):
-        job = make_job(
-            {
-                "model": {"name": "mlp", "args": {"hidden": hidden}},
-                "dataset": {"synthetic": {"kind": "clusters", "samples": 1000, "features": features, "noise": 0.5}},
-                "training": {"epochs": 5, "globalBatchSize": batch},
-                "prediction": {"inputs": [[0.0] * features]},
-            },
-            name,
-        )
-        job.run()
-        assert job.summary["test"]["metrics"]["accuracy"] > 0.95
-        shares = [float(value) for key, value in rows(job)[0].items() if key.startswith("probability_")]
-        assert sum(shares) == pytest.approx(1, abs=1e-6)
-        assert job.summary["best"]["split"] == "validation"
-
-
-def test_cnn_for_digits_and_two_convolutions(make_job):
-    conv = {"conv2d": {"channels": 8, "kernelSize": 3, **RELU}}
-    dense = [{"dense": {"units": 32, **RELU}}, {"dense": {"units": 10}}]
-    lessons = {
-        "three": ([conv, {"maxPool2d": {}}, conv, *dense], {"name": "adam", "learningRate": 0.005}),
-        "two": ([conv, conv, {"maxPool2d": {}}, *dense], {"name": "sgd", "learningRate": 0.01, "momentum": 0.9}),
-    }
-    for name, (layers, optimizer) in lessons.items():
-        job = make_job(
-            {
-                "model": {"layers": layers},
-                "dataset": {"idx": {"images": "images", "labels": "labels"}},
-                "optimizer": optimizer,
-                "training": {"epochs": 12, "globalBatchSize": 16, "precision": "bf16" if name == "three" else "fp32"},
-            },
-            name,
-        )
-        write_idx(job.folder / "data")
-        job.run()
-        assert job.summary["test"]["metrics"]["accuracy"] > 0.8
-        assert load_file(job.results / "weights.safetensors")["0.weight"].shape == (8, 1, 3, 3)
-
-
 def test_lenet_on_cifar10_over_two_processes_uses_its_test_file(make_job):
     job = make_job(
         {
@@ -137,7 +71,7 @@ def test_lenet_on_cifar10_over_two_processes_uses_its_test_file(make_job):
             "prediction": {"split": "test"},
         }
     )
-    write_cifar(job.folder / "data" / "cifar")
+    corpora.write_cifar10(job.folder / "data" / "cifar", 20)
     job.run()
     assert len(rows(job)) == 20
     # 90 samples make six batches of 14 and one of 6.
