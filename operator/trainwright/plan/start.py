@@ -66,7 +66,7 @@ def _failure(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatu
     return Failure(
         category=FailureClass.INFRASTRUCTURE,
         message=f"{who} did not run within {spec.start_deadline_seconds} s (spec.startDeadlineSeconds){why}"[:4096],
-        hint="Ask for less, wait for other jobs to end, or hand the job to a queue (Kueue) or a gang scheduler.",
+        hint="It tries again after a wait. Ask for less, or wait for other jobs to end.",
         attempt=status.attempt,
         worker=absent[0] if absent else None,
         reason="StartDeadlineExceeded",
