@@ -229,7 +229,7 @@ def _main_metric(status: TrainingJobStatus) -> str:
     evaluation = status.metrics.evaluation
     if evaluation is None:
         return ""
-    for name in ("accuracy", "r2", "loss"):
+    for name in ("accuracy", "r2", "perplexity", "character-error-rate", "loss"):
         if name in evaluation.metrics:
             return f"{name} {evaluation.metrics[name]:.4g}"
     return ""

@@ -21,7 +21,7 @@ _COLOURS = {
     Phase.RESTARTING: "yellow",
     Phase.SUSPENDED: "yellow",
 }
-_METRICS = ("accuracy", "mae", "r2", "loss")
+_METRICS = ("accuracy", "mae", "r2", "perplexity", "character-error-rate", "loss")
 
 
 class Display(Protocol):
