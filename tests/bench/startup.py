@@ -21,15 +21,27 @@ sys.path.insert(0, str(Path(__file__).parent))
 from workloads import make_config, write_data
 
 WORKER = """
-import runpy, sys, time
-from trainwright_worker.training.update import Update
-take = Update.take
-def first(self, *args, **kwargs):
-    norm = take(self, *args, **kwargs)
-    print("first step", time.monotonic(), flush=True)
-    Update.take = take
-    return norm
-Update.take = first
+import importlib.util, runpy, sys, time
+class Hook:
+    # Has the first step print the time, without importing anything before the worker does.
+    def find_spec(self, name, path=None, target=None):
+        if name != "trainwright_worker.training.update":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
+        def exec_module(module):
+            load(module)
+            take = module.Update.take
+            def first(update, *args, **kwargs):
+                norm = take(update, *args, **kwargs)
+                print("first step", time.monotonic(), flush=True)
+                module.Update.take = take
+                return norm
+            module.Update.take = first
+        spec.loader.exec_module = exec_module
+        return spec
+sys.meta_path.insert(0, Hook())
 runpy.run_module("trainwright_worker", run_name="__main__")
 """
 BARE = """

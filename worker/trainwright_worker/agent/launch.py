@@ -11,6 +11,7 @@ them again when they fail or when the others open a new round. What is added her
   has become of its peers.
 """
 
+import gc
 import os
 import signal
 import tempfile
@@ -249,6 +250,7 @@ def launch(config: WorkerConfig, index: int, attempt: int, host: str) -> Termina
         preload_model(config.spec.model)
         preload_storage(config.job_folder)
         preload_measures(config.spec)
+        gc.enable()  # The imports are done, see __main__.
         agent = WorkerAgent(config, index, attempt, host, Path(scratch))
         signal.signal(signal.SIGTERM, agent.request_stop)
         signal.signal(signal.SIGINT, agent.request_stop)

@@ -6,6 +6,7 @@ exists that a child could inherit in a broken state. Where fork is not available
 are spawned.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -84,6 +85,7 @@ def _begin(entry: Callable[..., None], values: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the agent too, and it decides.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    gc.freeze()  # What the agent has imported stays for good: no collection need look through it, or unshare its pages.
     entry(*values)
 
 
