@@ -20,6 +20,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from workloads import BATCH, JOBS, BareLoop, WorkerLoop, make_run, write_data
 
+from trainwright_worker.distributed.group import keep_freed_memory
+
 
 def measure(loop: WorkerLoop | BareLoop, steps: int) -> tuple[float, float]:
     """Return wall-clock and CPU seconds per step of one block."""
@@ -34,6 +36,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--model", choices=JOBS, default="cnn")
     options = parser.parse_args()
+    keep_freed_memory()  # as every rank does; both loops profit alike
     torch.set_num_threads(1)  # One thread does all the work, so its CPU time is the whole cost.
     with tempfile.TemporaryDirectory() as name:
         write_data(Path(name))

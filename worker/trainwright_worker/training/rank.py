@@ -18,7 +18,7 @@ from trainwright.api.worker import WorkerConfig
 from trainwright_worker.agent.store import connect_store, round_store
 from trainwright_worker.agent.termination import post_mortem_path, write_last_report, write_post_mortem
 from trainwright_worker.console import say
-from trainwright_worker.distributed.group import Group, choose_device, set_determinism, set_threads
+from trainwright_worker.distributed.group import Group, choose_device, keep_freed_memory, set_determinism, set_threads
 from trainwright_worker.distributed.place import Place
 from trainwright_worker.errors import InfrastructureError
 from trainwright_worker.reporting.metrics import Metrics
@@ -71,6 +71,7 @@ class Rank:
             reporter = Reporter(config.reports, first_report(config.uid, place.attempt, launch), pulse)
         metrics = None if config.metrics_port is None else Metrics(config.metrics_port, place)
         set_threads(place)
+        keep_freed_memory()
         device = choose_device(place)
         set_determinism(config.spec.training, device)
         self.group = Group(config, place, self.host, device)
