@@ -42,6 +42,24 @@ class Ragged:
         """Return a row ([length] or [length, width]), not copied."""
         return self.values[self.ends[index] : self.ends[index + 1]]
 
+    def padded(self, rows: Array, length: int, padding: int) -> tuple[Array, Array]:
+        """Return rows of whole numbers, filled up or cut off to one length, and where they are real.
+
+        Args:
+            rows: Which rows ([k] int64).
+            length: Length of all.
+            padding: What to fill up with.
+
+        Returns:
+            int64 [k, length] and bool [k, length].
+        """
+        positions = np.arange(length)
+        begins = self.ends[rows]
+        mask = positions < (self.ends[rows + 1] - begins)[:, None]
+        # Positions beyond a row read whatever comes after it, which the mask then hides.
+        found = self.values.take(begins[:, None] + positions, mode="clip")
+        return np.where(mask, found, np.int64(padding)).astype(np.int64, copy=False), mask
+
     def lengths(self) -> Array:
         """Return the length of each row ([rows] int64)."""
         return np.diff(self.ends)

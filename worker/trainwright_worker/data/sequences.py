@@ -52,9 +52,10 @@ class Tokens:
 
     def take(self, indices: Tensor, epoch: int | None = None) -> Batch:  # noqa: ARG002 - nothing is augmented here
         """Return the samples at `indices` as ids [k, length] with their mask."""
-        texts = [self.ids.row(row) for row in self.rows[indices].tolist()]
-        length = self.max_length if self.fixed else round_up(max(map(len, texts)), self.max_length)
-        inputs, mask = pad(texts, length, self.padding)
+        rows = self.rows[indices].numpy()
+        longest = int((self.ids.ends[rows + 1] - self.ids.ends[rows]).max())
+        length = self.max_length if self.fixed else round_up(longest, self.max_length)
+        inputs, mask = self.ids.padded(rows, length, self.padding)
         return Batch(torch.from_numpy(inputs), self.targets[indices], torch.from_numpy(mask))
 
 
