@@ -130,9 +130,9 @@ def _per_job(jobs: list[tuple[tuple[str, str], Manifest]]) -> Iterator[Metric]:
     )
     for labels, status in jobs:
         restarts.add_metric(labels, status.get("restarts") or 0)
-        percent = _at(status, ("progress", "percent"))
-        if percent is not None:
-            ratio.add_metric(labels, percent / 100)
+        step, total = (_at(status, ("progress", field)) for field in ("step", "totalSteps"))
+        if step is not None and total:
+            ratio.add_metric(labels, min(1, step / total))
         newest = (status.get("metrics") or {}).get("evaluation") or {}
         for metric, value in (newest.get("metrics") or {}).items():
             evaluation.add_metric((*labels, metric, str(newest.get("split", ""))), value)

@@ -23,7 +23,7 @@ def test_reads_jobs_at_every_scrape():
             "a",
             phase="Running",
             restarts=2,
-            progress={"percent": 25, "step": 10},
+            progress={"percent": 25, "step": 10, "totalSteps": 40},
             metrics={
                 "loss": 0.5,
                 "samplesPerSecond": 12.5,
