@@ -1,6 +1,7 @@
 """From the spec's dataset to what training consumes: read, split, measure, process."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -76,7 +77,7 @@ class Dataset:
         train = self.splits.train
         return train.blocks() if isinstance(train, Pictures) else None
 
-    @property
+    @cached_property
     def facts(self) -> Facts:
         """What a model must know of the data."""
         shape = self.splits.train.shape

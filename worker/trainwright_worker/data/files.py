@@ -136,7 +136,7 @@ class Location:
             if names & _PASSING:
                 raise InfrastructureError(f"{self.field}: cannot reach {self.name}: {error}") from error
             if names & {"BotoCoreError", "ClientError"}:
-                hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in spec.workers.env or envFrom"
+                hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in spec.workers.env"
                 raise DataError(f"{self.field}: cannot read {self.name}: {error}", hint) from error
             raise
 
@@ -192,14 +192,16 @@ def find_all(path: str, root: str, field: str, suffixes: tuple[str, ...] = ()) -
     Raises:
         DataError: There is no such file.
     """
-    places = [place(name, root, field) for name in expand(path)]
+    names = expand(path)
+    places = [place(name, root, field) for name in names]
     if "*" in path:
         found = [match for pattern in places for match in pattern.matches()]
         if not found:
             raise DataError(f"{field}: no file fits {path} (looked at {places[0].name})")
         return found
-    if len(places) > 1 or not find(path if len(places) == 1 else expand(path)[0], root, field).is_folder():
-        return [find(name, root, field) for name in expand(path)]
+    found = [find(name, root, field) for name in names]
+    if len(found) > 1 or not found[0].is_folder():
+        return found
     found = [file for file in places[0].files() if file.suffix in suffixes]
     if not found:
         raise DataError(f"{field}: the folder {places[0].name} holds no {', '.join(suffixes)} file")
