@@ -9,6 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from trainwright_worker.data.dataset import Dataset
+from trainwright_worker.data.files import find_all
 from trainwright_worker.errors import DataError, UserError
 
 from .conftest import picture, sentences, write_jsonl, write_tar
@@ -190,3 +191,9 @@ def test_texts_to_predict(open_data, tmp_path):
     assert data.batch_of_texts(["good film", "warm"]).mask.sum(1).tolist() == [2, 1]
     with pytest.raises(UserError, match=re.escape("spec.prediction.texts[1]: ' ' holds no token")):
         data.batch_of_texts(["good", " "])
+
+
+def test_a_range_of_one_is_a_range(tmp_path):
+    (tmp_path / "shard-7.tar").touch()
+    (found,) = find_all("shard-{7..7}.tar", str(tmp_path), "spec.dataset.webdataset.path")
+    assert found.path == str(tmp_path / "shard-7.tar")
