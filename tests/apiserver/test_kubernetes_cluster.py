@@ -73,6 +73,26 @@ async def test_deletes_only_the_job_it_means(cluster, namespace):
     assert await cluster.list_jobs() == []
 
 
+async def test_tells_the_newest_warning_about_a_pod(cluster, server, namespace):
+    stored = await cluster.create(pod(namespace))
+    uid = stored["metadata"]["uid"]
+    assert await cluster.pod_warning(namespace, uid) is None
+    for number, (kind, seen) in enumerate([("Warning", 10), ("Warning", 12), ("Normal", 14), ("Warning", 11)]):
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"event-{number}", "namespace": namespace},
+            "involvedObject": {"kind": "Pod", "namespace": namespace, "name": "digits-0-1", "uid": uid},
+            "type": kind,
+            "reason": f"At{seen}",
+            "message": f"seen at {seen}",
+            "lastTimestamp": f"2026-01-01T00:00:{seen}Z",
+        }
+        await server.request("POST", collection("v1", "events", namespace), "events", event)
+    assert await cluster.pod_warning(namespace, uid) == ("At12", "seen at 12")
+    assert await cluster.pod_warning(namespace, "another-uid") is None
+
+
 async def test_tells_the_pod_of_a_token(cluster, server, namespace):
     accounts = collection("v1", "serviceaccounts", namespace)
     stored = await cluster.create(pod(namespace))

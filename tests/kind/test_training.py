@@ -89,6 +89,14 @@ def test_gpus_that_exist_are_given_and_the_lack_of_others_is_told(operator, name
     assert "Insufficient nvidia.com/gpu" in waiting["message"]
 
 
+def test_a_volume_that_cannot_be_mounted_is_named(operator, namespace):
+    missing = {"name": "corpus", "mountPath": "/corpus", "configMap": {"name": "no-such-corpus"}}
+    kube.apply(jobs.manifest("unmounted", workers={"volumes": [missing]}), namespace)
+    waiting = jobs.wait_for(namespace, "unmounted", lambda now: now.get("reason") == "FailedMount")
+    assert waiting["phase"] == "Pending"
+    assert 'configmap "no-such-corpus" not found' in waiting["message"]
+
+
 def test_a_user_error_fails_once_and_explains_itself(operator, namespace):
     wrong = jobs.manifest("wrong", dataset={"csv": {"path": "missing.csv", "target": "y"}})
     kube.apply(wrong, namespace)

@@ -20,6 +20,8 @@ class MemoryCluster:
         die_after: Number of writes after which the caller is dead: that write is done, but nothing ever answers again.
         lagging: Whether events are held back until `deliver`.
         refuse: Raises for manifests that must not be created.
+        warnings: By UID of a pod, the newest warning about it.
+        inquiries: How often somebody asked for a warning.
         waits: Whether worker `index` of `attempt` finds no place.
     """
 
@@ -32,6 +34,8 @@ class MemoryCluster:
         self.waits: Callable[[int, int], bool] = lambda _index, _attempt: False
         self.fail_next: ClusterError | None = None
         self.sink: Sink | None = None
+        self.warnings: dict[str, tuple[str, str]] = {}
+        self.inquiries = 0
         self._late: list[tuple[Manifest, bool]] = []
 
     # The port.
@@ -85,6 +89,12 @@ class MemoryCluster:
         self._tell(stored)
         await self._wrote("status", KIND, stored["metadata"]["name"])
         return stored
+
+    async def pod_warning(self, namespace: str, uid: str) -> tuple[str, str] | None:
+        del namespace  # a UID is enough
+        await self._answer()
+        self.inquiries += 1
+        return self.warnings.get(uid)
 
     async def review_token(self, token: str, audience: str) -> PodIdentity | None:
         raise NotImplementedError

@@ -78,6 +78,13 @@ class KubernetesCluster:
         }
         return await self._server.request("PUT", path, f"{PLURAL}/status", body)
 
+    async def pod_warning(self, namespace: str, uid: str) -> tuple[str, str] | None:
+        """Return the newest warning about the pod with this UID as (reason, message), or None if there is none."""
+        query: dict[str, str | int] = {"fieldSelector": f"involvedObject.uid={uid},type=Warning"}
+        answer = await self._server.request("GET", collection("v1", "events", namespace), "events", query=query)
+        newest = max(answer.get("items") or (), key=_last_seen, default=None)
+        return None if newest is None else (newest.get("reason") or "Warning", newest.get("message") or "")
+
     async def review_token(self, token: str, audience: str) -> PodIdentity | None:
         """Return the pod that the token was issued to for this audience, or None if it is not valid."""
         review = {
@@ -135,6 +142,13 @@ def collection(api_version: str, resource: str, namespace: str | None) -> str:
     """Return the path of a collection; without a namespace, over all namespaces."""
     root = "/api/v1" if api_version == "v1" else f"/apis/{api_version}"
     return f"{root}/{resource}" if namespace is None else f"{root}/namespaces/{quote(namespace)}/{resource}"
+
+
+def _last_seen(event: Manifest) -> str:
+    """Return when an event was last seen, as text that sorts; the older API and the newer one keep it in other fields."""
+    series = event.get("series") or {}
+    times = (series.get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime"))
+    return next((time for time in times if time), "")
 
 
 def _pod_identity(user: Manifest) -> PodIdentity | None:

@@ -99,5 +99,8 @@ class Cluster(Protocol):
             NotFoundError: The job is gone.
         """
 
+    async def pod_warning(self, namespace: str, uid: str) -> tuple[str, str] | None:
+        """Return the newest warning about the pod with this UID as (reason, message), or None if there is none."""
+
     async def review_token(self, token: str, audience: str) -> PodIdentity | None:
         """Return the pod that the token was issued to for this audience, or None if it is not valid."""

@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime
 
 import structlog
 
 from trainwright.cluster.port import Cluster, ConflictError, JobKey, Manifest, RejectedError
 from trainwright.controller.apply import Applier
+from trainwright.controller.inquiries import Inquiries
 from trainwright.controller.queue import RetryError
-from trainwright.controller.store import Snapshot, Store
+from trainwright.controller.store import PodWarning, Snapshot, Store
 from trainwright.controller.throttle import StatusThrottle, is_decision
 from trainwright.metrics import Metrics
 from trainwright.plan import plan
@@ -49,6 +51,7 @@ class Reconciler:
         self._settings = settings
         self._metrics = metrics
         self._now = now
+        self._inquiries = Inquiries(cluster, store)
 
     async def reconcile(self, key: JobKey) -> float | None:
         """Do what can be done for the job now and return after how many seconds to look again, or None."""
@@ -59,6 +62,7 @@ class Reconciler:
         snapshot, observed = self._observe(key)
         if snapshot is None or observed is None:
             self._throttle.forget(key)
+            self._inquiries.forget(key)
             return None
         chosen = plan(observed)
         if needs_proof(observed, chosen):
@@ -84,6 +88,8 @@ class Reconciler:
             return 0.0  # nothing was refused this time; the status still says otherwise
         if chosen.status is not None and is_decision(observed.job.status, chosen.status):
             return 0.0  # what follows from it is the next pass's business
+        if chosen.inquire is not None:
+            wait = _earlier(wait, await self._inquiries.make(key, chosen.inquire))
         return _earlier(wait, chosen.requeue_after)
 
     async def _say(self, key: JobKey, snapshot: Snapshot, observed: Observed, chosen: Plan) -> float | None:
@@ -125,7 +131,7 @@ class Reconciler:
             return None, None
         return snapshot, Observed(
             job=read_job(snapshot.job),
-            pods=tuple(_workers(snapshot.pods)),
+            pods=tuple(_workers(snapshot.pods, snapshot.warning)),
             report=snapshot.report,
             report_at=snapshot.report_at,
             rejection=snapshot.rejection,
@@ -139,12 +145,15 @@ class Reconciler:
         self._store.put_pods(key, before, await self._cluster.list_pods(key))
 
 
-def _workers(pods: Iterable[Manifest]) -> Iterator[Pod]:
-    for pod in pods:
+def _workers(pods: Iterable[Manifest], warning: PodWarning | None = None) -> Iterator[Pod]:
+    for manifest in pods:
         try:
-            yield read_pod(pod)
+            pod = read_pod(manifest)
         except ValueError:  # someone changed its labels: whatever it is now, it is no worker
             continue
+        if warning is not None and warning.uid == pod.uid:
+            pod = replace(pod, warning=(warning.reason, warning.message))
+        yield pod
 
 
 def needs_proof(observed: Observed, chosen: Plan) -> bool:

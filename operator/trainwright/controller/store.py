@@ -19,6 +19,15 @@ from trainwright.cluster.port import JobKey, Manifest
 _TOMBSTONES = 8192
 
 
+@dataclass(frozen=True)
+class PodWarning:
+    """What the cluster warned of about the pod with this UID."""
+
+    uid: str
+    reason: str
+    message: str
+
+
 @dataclass
 class _Known:
     """What is known of one job."""
@@ -28,6 +37,7 @@ class _Known:
     report: WorkerReport | None = None
     report_at: datetime | None = None
     rejection: str | None = None
+    warning: PodWarning | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,7 @@ class Snapshot:
         report: The newest report of its workers.
         report_at: When that arrived.
         rejection: Why the cluster refused to create a child in the pass before.
+        warning: What the cluster last warned of when asked about one of the pods.
     """
 
     job: Manifest
@@ -49,6 +60,7 @@ class Snapshot:
     report_at: datetime | None
     rejection: str | None
     strangers: tuple[Manifest, ...] = ()
+    warning: PodWarning | None = None
 
 
 class Store:
@@ -165,6 +177,14 @@ class Store:
         if known is not None:
             known.rejection = reason
 
+    def warn(self, key: JobKey, warning: PodWarning | None) -> bool:
+        """Remember what the cluster warned of about a pod of this job, and return whether that is news."""
+        known = self._known.get(key)
+        if known is None or known.warning == warning:
+            return False
+        known.warning = warning
+        return True
+
     def snapshot(self, key: JobKey) -> Snapshot | None:
         """Return what is known of the job, or None if there is no such job."""
         known = self._known.get(key)
@@ -173,7 +193,7 @@ class Store:
         uid = _uid(known.job)
         pods = tuple(pod for pod in known.pods.values() if owner_uid(pod) == uid)
         strangers = tuple(pod for pod in known.pods.values() if owner_uid(pod) != uid)
-        return Snapshot(known.job, pods, known.report, known.report_at, known.rejection, strangers)
+        return Snapshot(known.job, pods, known.report, known.report_at, known.rejection, strangers, known.warning)
 
     def pod_belongs(self, key: JobKey, job_uid: str, pod_uid: str) -> bool:
         """Return whether the job has a worker pod with this UID."""
@@ -244,7 +264,7 @@ class Store:
             uid = _uid(known.job)
             self._bury(uid)
             known.pods = {pod_uid: pod for pod_uid, pod in known.pods.items() if owner_uid(pod) != uid}
-        known.job = known.report = known.report_at = known.rejection = None
+        known.job = known.report = known.report_at = known.rejection = known.warning = None
         self._tidy(key)
 
     def _tidy(self, key: JobKey) -> None:

@@ -10,6 +10,7 @@ from trainwright.plan import (
     budget,
     forecast,
     goodput,
+    inquiry,
     limits,
     membership,
     phase,
@@ -93,6 +94,7 @@ def _drive(observed: Observed, spec: TrainingJobSpec) -> Plan:
         delete=membership.to_delete(observed, status, crew),
         create=create,
         events=events,
+        inquire=inquiry.subject(observed, status, crew),
         requeue_after=_next_look(observed, spec, status, crew, creating=bool(create)),
     )
 
@@ -198,6 +200,7 @@ def _next_look(
         budget.spent_at(spec, observed.job.status, observed.now),
         progress.stale_at(observed, status),
         start.deadline(spec, status),
+        inquiry.due(status, crew),
         placement.patience_ends(status),
         status.next_start,
         *membership.terminations(crew, observed.now),

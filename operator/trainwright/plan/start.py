@@ -84,6 +84,6 @@ def _reason(observed: Observed, crew: Crew, absent: list[int]) -> str:
     if observed.rejection:
         return observed.rejection
     pods = (crew.newest.get(index) for index in absent)
-    waits = (pod.waiting for pod in pods if pod is not None and pod.waiting is not None)
-    reason, message = next(waits, ("", ""))
+    waits = (pod.obstacle or pod.waiting for pod in pods if pod is not None)
+    reason, message = next(filter(None, waits), ("", ""))
     return f"{reason}: {message}".rstrip(": ")

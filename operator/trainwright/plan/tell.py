@@ -20,8 +20,6 @@ _DOING = {
 }
 _TELLING_REASONS = ("OOMKilled", "Evicted", "DeadlineExceeded", "BudgetSpent")
 """Kubernetes' reasons that say more than the class of the failure; its usual one is just Error."""
-_QUIET_WAITS = ("ContainerCreating", "PodInitializing")
-"""What every pod waits for on its way; anything else is worth a reason of its own."""
 
 
 def describe(
@@ -135,10 +133,9 @@ def _waiting(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatu
         return "CreationRefused", f"the cluster refuses to create a worker: {observed.rejection}"
     if status.next_start is not None and observed.now < status.next_start:
         return "BackingOff", f"waiting until {status.next_start:%H:%M:%S} UTC"
-    waits = Counter(pod.waiting for pod in crew.newest.values() if pod.waiting and not pod.deleting)
-    loud = [(wait, times) for wait, times in waits.most_common() if wait[0] not in _QUIET_WAITS]
-    if loud:
-        (reason, message), times = loud[0]
+    obstacles = Counter(pod.obstacle for pod in crew.newest.values() if pod.obstacle and not pod.deleting)
+    if obstacles:
+        (reason, message), times = obstacles.most_common(1)[0]
         what = "unschedulable" if reason == "Unschedulable" else f"waiting, {reason}"
         return reason, _and(f"{times} of {count} workers {what}: {message}".rstrip(": "), placement.explain(status))
     return "WorkersPending", _and(f"{crew.running} of {count} workers run", placement.explain(status))

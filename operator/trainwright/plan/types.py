@@ -12,6 +12,9 @@ from trainwright.build.settings import Settings
 
 Manifest = dict[str, Any]
 
+_USUAL_WAITS = ("ContainerCreating", "PodInitializing")
+"""What every pod waits for on its way; anything else is worth a reason of its own."""
+
 __all__ = ["Event", "Job", "Manifest", "Observed", "Plan", "Pod", "PodDeletion", "Settings"]
 
 
@@ -43,6 +46,7 @@ class Pod:
         phase: Kubernetes' pod phase: Pending, Running, Succeeded, Failed or Unknown.
         deletes_at: When its grace period ends, if its deletion was asked for.
         waiting: Why it does not run yet, as (reason, message), or None.
+        warning: What the cluster last warned of while it does not start, as (reason, message), or None.
         exit_code: Exit code of the worker container, once it ended.
         reason: What Kubernetes calls its end: OOMKilled, Error, Evicted, ...
         disrupted: Why the cluster evicts or preempts the pod, if it does.
@@ -58,6 +62,7 @@ class Pod:
     deletes_at: datetime | None = None
     node: str | None = None
     waiting: tuple[str, str] | None = None
+    warning: tuple[str, str] | None = None
     exit_code: int | None = None
     reason: str | None = None
     message: str = ""
@@ -70,6 +75,16 @@ class Pod:
     def deleting(self) -> bool:
         """Whether its deletion was asked for."""
         return self.deletes_at is not None
+
+    @property
+    def starting(self) -> bool:
+        """Whether its kubelet is at work on it, and says no more about that than in events."""
+        return self.waiting is not None and self.waiting[0] in _USUAL_WAITS
+
+    @property
+    def obstacle(self) -> tuple[str, str] | None:
+        """What keeps the pod from running, as (reason, message); None if it is on its usual way."""
+        return self.warning if self.starting else self.waiting
 
     @property
     def ended(self) -> bool:
@@ -133,6 +148,7 @@ class Plan:
         urgent: Whether the status says something new that must not wait for the next periodic write.
         delete: Pods to delete.
         create: Children to create, in order. An object that exists already counts as created.
+        inquire: UID of a pod about which the cluster should be asked for warnings, or None.
         delete_job: Whether the job's time to live is over.
         events: Events to emit once the status is written.
         requeue_after: Seconds until the job must be looked at again even if nothing happens, or None.
@@ -142,6 +158,7 @@ class Plan:
     urgent: bool = False
     delete: tuple[PodDeletion, ...] = ()
     create: tuple[Manifest, ...] = ()
+    inquire: str | None = None
     delete_job: bool = False
     events: tuple[Event, ...] = ()
     requeue_after: float | None = None

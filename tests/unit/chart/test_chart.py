@@ -114,7 +114,7 @@ def test_what_the_operator_may_do(render):
         ("", "configmaps"): ("create",),
         ("", "services"): ("create",),
         ("networking.k8s.io", "networkpolicies"): ("create",),
-        ("", "events"): ("create",),
+        ("", "events"): ("list", "create"),
     }
 
 

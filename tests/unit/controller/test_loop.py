@@ -107,6 +107,31 @@ async def test_a_refusal_is_said_and_retried():
 
 
 @scenario
+async def test_why_a_kubelet_does_not_start_a_pod_is_asked_for_seldom_and_told_once():
+    cluster = MemoryCluster()
+    cluster.waits = lambda _index, _attempt: True
+    async with World(cluster) as world:
+        cluster.submit(job("team"))
+        await world.until(lambda: len(cluster.pods()) == 1)
+        (stuck,) = cluster.pods()
+        cluster.warnings[stuck["metadata"]["uid"]] = ("FailedMount", 'secret "hub" not found')
+        creating = {"name": "worker", "state": {"waiting": {"reason": "ContainerCreating"}}}
+        cluster.edit({**stuck, "status": {"phase": "Pending", "containerStatuses": [creating]}})
+        await world.until(lambda: world.status()["reason"] == "FailedMount")
+        assert 'secret "hub" not found' in world.status()["message"]
+        writes, asked = len(cluster.writes), cluster.inquiries
+        await asyncio.sleep(600)
+        assert len(cluster.writes) == writes
+        assert 600 / 15 - 2 <= cluster.inquiries - asked <= 600 / 15 + 2
+        cluster.fail_next = ClusterError("events are not to be had")
+        await asyncio.sleep(60)
+        assert len(cluster.writes) == writes
+        cluster.waits = lambda _index, _attempt: False
+        cluster.step(succeed)
+        await world.until(lambda: world.status()["reason"] != "FailedMount")
+
+
+@scenario
 async def test_a_pod_of_a_former_job_is_waited_for():
     cluster = MemoryCluster()
     foreign = {"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "team", "name": "digits-0-1"}}

@@ -20,5 +20,6 @@
 {{- end }}
 - apiGroups: [""]
   resources: [events]
-  verbs: [create]
+  # list: why a kubelet does not start a pod is in no other place.
+  verbs: [list, create]
 {{- end -}}

@@ -130,6 +130,10 @@ class LocalCluster:
         written = {**present, "metadata": {**present["metadata"], **read}, "status": status}
         return self._tell(self._objects.replace(written))
 
+    async def pod_warning(self, namespace: str, uid: str) -> tuple[str, str] | None:  # noqa: ARG002 - nothing warns here
+        """Return None: what keeps a process of this machine from starting is in its pod's status."""
+        return None
+
     async def review_token(self, token: str, audience: str) -> PodIdentity | None:
         """Return the pod that the token was issued to for this audience, or None if it is not valid."""
         return self._kubelet.pod_of(token, audience)
