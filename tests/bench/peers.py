@@ -1,10 +1,11 @@
 # ruff: noqa: T201 - a bench prints its table
 """The worker beside Hugging Face's Trainer and Lightning: the same small GPT, data, optimizer and steps.
 
-Rounds take turns in one process. Of each round the first steps are left out, so that only training counts and not how long
+The small GPT is by default the one that nanoGPT's README trains on a CPU: 4 blocks, 4 heads, 128 features, 64 tokens, batch
+12. The longer the arithmetic of a step, the less of it any loop can save: `--model gpt` has 128 tokens and batch 16. Rounds take turns in one process, with one thread, so that its CPU time is the whole cost. Of each round the first steps are left out, so that only training counts and not how long
 it takes to begin. All three use fused AdamW without clipping, write no checkpoint and log nothing.
 
-    python tests/bench/peers.py [--rounds 5] [--steps 60]
+    python tests/bench/peers.py [--model nanogpt|gpt] [--rounds 7] [--steps 100]
 """
 
 import argparse
@@ -28,6 +29,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 from workloads import BATCH, WorkerLoop, all_samples, make_run, write_data
 
 WARM = 10
+Cost = tuple[float, float]
+"""Wall-clock and CPU seconds per step."""
+
+
+def now() -> Cost:
+    return time.perf_counter(), time.process_time()
+
+
+def per_step(begun: Cost, ended: Cost, steps: int) -> Cost:
+    return (ended[0] - begun[0]) / steps, (ended[1] - begun[1]) / steps
 
 
 class Windows(Dataset[dict[str, Tensor]]):
@@ -54,28 +65,28 @@ class WithLoss(nn.Module):
         return {"loss": F.cross_entropy(self.model(inputs).flatten(0, -2), labels.flatten())}
 
 
-def with_trainer(model: nn.Module, data: Windows, folder: str, steps: int) -> float:
+def with_trainer(model: nn.Module, data: Windows, batch: int, folder: str, steps: int) -> Cost:
     from transformers import Trainer, TrainerCallback, TrainingArguments  # noqa: PLC0415 - slow
 
-    ticks: list[float] = []
+    ticks: list[Cost] = []
 
     class Ticks(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            ticks.append(time.perf_counter())
+            ticks.append(now())
 
     arguments = TrainingArguments(
-        output_dir=folder, max_steps=WARM + steps, per_device_train_batch_size=BATCH["gpt"], use_cpu=True,
+        output_dir=folder, max_steps=WARM + steps, per_device_train_batch_size=batch, use_cpu=True,
         optim="adamw_torch_fused", lr_scheduler_type="constant", learning_rate=0.001, max_grad_norm=0.0,
         save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True, remove_unused_columns=False,
     )  # fmt: skip
     Trainer(WithLoss(copy.deepcopy(model)), arguments, train_dataset=data, callbacks=[Ticks()]).train()
-    return (ticks[-1] - ticks[WARM - 1]) / steps
+    return per_step(ticks[WARM - 1], ticks[-1], steps)
 
 
-def with_lightning(model: nn.Module, data: Windows, folder: str, steps: int) -> float:
+def with_lightning(model: nn.Module, data: Windows, batch: int, folder: str, steps: int) -> Cost:
     import lightning  # noqa: PLC0415 - slow
 
-    ticks: list[float] = []
+    ticks: list[Cost] = []
 
     class Module(lightning.LightningModule):
         def __init__(self) -> None:
@@ -89,20 +100,21 @@ def with_lightning(model: nn.Module, data: Windows, folder: str, steps: int) -> 
             return torch.optim.AdamW(self.parameters(), lr=0.001, weight_decay=0, fused=True)
 
         def on_train_batch_end(self, *_: Any) -> None:
-            ticks.append(time.perf_counter())
+            ticks.append(now())
 
     trainer = lightning.Trainer(
         max_steps=WARM + steps, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
     )  # fmt: skip
-    trainer.fit(Module(), DataLoader(data, batch_size=BATCH["gpt"], shuffle=True))
-    return (ticks[-1] - ticks[WARM - 1]) / steps
+    trainer.fit(Module(), DataLoader(data, batch_size=batch, shuffle=True))
+    return per_step(ticks[WARM - 1], ticks[-1], steps)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--model", choices=("nanogpt", "gpt"), default="nanogpt")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     for name in ("lightning.pytorch", "transformers"):
@@ -110,28 +122,29 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         write_data(Path(folder))
-        run = make_run(Path(folder), "gpt")
+        run, batch = make_run(Path(folder), options.model), BATCH[options.model]
         samples = all_samples(run)
         data, fresh = Windows(samples.inputs, samples.targets), copy.deepcopy(run.model)
         worker = WorkerLoop(run)
 
-        def with_worker() -> float:
+        def with_worker() -> Cost:
             worker.block(WARM)
-            begun = time.perf_counter()
+            begun = now()
             worker.block(options.steps)
-            return (time.perf_counter() - begun) / options.steps
+            return per_step(begun, now(), options.steps)
 
-        ways: dict[str, Callable[[], float]] = {
+        ways: dict[str, Callable[[], Cost]] = {
             "worker": with_worker,
-            "HF Trainer": lambda: with_trainer(fresh, data, folder, options.steps),
-            "Lightning": lambda: with_lightning(fresh, data, folder, options.steps),
+            "HF Trainer": lambda: with_trainer(fresh, data, batch, folder, options.steps),
+            "Lightning": lambda: with_lightning(fresh, data, batch, folder, options.steps),
         }
         rounds = [{name: way() for name, way in ways.items()} for _ in range(options.rounds)]
-    print(f"small GPT, batch {BATCH['gpt']}: {options.rounds} rounds of {options.steps} steps each, in turn")
+    print(f"{options.model}, batch {batch}: {options.rounds} rounds of {options.steps} steps each, in turn")
+    print(f"{'':12}{'wall ms/step':>14}{'CPU ms/step':>14}{'worker is faster, wall':>25}{'CPU':>8}")
     for name in ways:
-        seconds = statistics.median(times[name] for times in rounds)
-        ratio = statistics.median(times[name] / times["worker"] for times in rounds)
-        print(f"{name:12}{1000 * seconds:10.3f} ms/step   worker is {ratio:.3f} times as fast")
+        wall, cpu = (1000 * statistics.median(times[name][kind] for times in rounds) for kind in (0, 1))
+        ratios = [statistics.median(times[name][kind] / times["worker"][kind] for times in rounds) for kind in (0, 1)]
+        print(f"{name:12}{wall:14.3f}{cpu:14.3f}{ratios[0]:25.3f}{ratios[1]:8.3f}")
 
 
 if __name__ == "__main__":

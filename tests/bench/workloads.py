@@ -16,7 +16,8 @@ from trainwright.api.worker import WorkerConfig
 from trainwright_worker.batch import Batch, run_model
 from trainwright_worker.distributed.group import Group
 from trainwright_worker.distributed.place import Place
-from trainwright_worker.reporting.report import Pulse, Reporter, first_report
+from trainwright_worker.reporting.pulse import Pulse
+from trainwright_worker.reporting.report import Reporter, first_report
 from trainwright_worker.training.loop import fit
 from trainwright_worker.training.prepare import prepare
 from trainwright_worker.training.run import Run
@@ -37,6 +38,22 @@ CNN = [
     {"dense": {"units": 64, "activation": "relu"}},
     {"dense": {"units": 10}},
 ]
+
+
+def gpt(context: int) -> dict[str, Any]:
+    """Return a job that trains a GPT of 4 blocks, 4 heads and 128 features from random letters."""
+    return {
+        "task": "language-modeling",
+        "model": {"name": "gpt", "args": {"dimension": 128, "heads": 4, "layers": 4}},
+        "dataset": {
+            "text": {"path": "text.txt"},
+            "tokenizer": {"name": "byte", "maxLength": context},
+            "split": {"validation": 0, "test": 0},
+        },
+        "optimizer": {"name": "adamw"},
+    }
+
+
 JOBS: dict[str, dict[str, Any]] = {
     "mlp": {"model": {"name": "mlp", "args": {"hidden": [64, 64]}}, "dataset": IDX},
     "cnn": {"model": {"layers": CNN}, "dataset": IDX},
@@ -48,18 +65,11 @@ JOBS: dict[str, dict[str, Any]] = {
             "split": {"validation": 0, "test": 0},
         },
     },
-    "gpt": {
-        "task": "language-modeling",
-        "model": {"name": "gpt", "args": {"dimension": 128, "heads": 4, "layers": 4}},
-        "dataset": {
-            "text": {"path": "text.txt"},
-            "tokenizer": {"name": "byte", "maxLength": 128},
-            "split": {"validation": 0, "test": 0},
-        },
-        "optimizer": {"name": "adamw"},
-    },
+    "gpt": gpt(128),
+    "nanogpt": gpt(64),
 }
-BATCH = {"mlp": 64, "cnn": 64, "lstm": 64, "gpt": 16}
+BATCH = {"mlp": 64, "cnn": 64, "lstm": 64, "gpt": 16, "nanogpt": 12}
+"""Samples per step; nanogpt is what nanoGPT's README trains on a CPU."""
 
 
 def write_data(folder: Path) -> None:
@@ -121,7 +131,7 @@ class BareLoop:
         self._data = all_samples(run)
         self._size = BATCH[name]
         self._model = copy.deepcopy(run.model).train()
-        kind = torch.optim.AdamW if name == "gpt" else torch.optim.Adam
+        kind = torch.optim.AdamW if "gpt" in name else torch.optim.Adam
         self._optimizer = kind(self._model.parameters(), lr=0.001, weight_decay=0, fused=True)
         self._batches = self._endless()
 
