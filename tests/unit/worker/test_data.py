@@ -73,16 +73,39 @@ def epoch(sampler, step=0):
     return list(sampler.shares(step, CPU))
 
 
+def counting(sampler, step, indices):
+    """Return those of a rank's indices that count."""
+    share = sampler.share(step)
+    return indices if share is None else indices[: share.own]
+
+
 @pytest.mark.parametrize(
-    ("samples", "batch", "size"), [(100, 10, 1), (103, 10, 1), (103, 10, 2), (101, 10, 2), (64, 64, 4)]
+    ("samples", "batch", "size"),
+    [(100, 10, 1), (103, 10, 1), (103, 10, 2), (101, 10, 2), (64, 64, 4), (64, 10, 3), (65, 64, 4), (9, 7, 5)],
 )
-def test_an_epoch_shows_every_sample_once_in_equal_shares(samples, batch, size):
-    ranks = [epoch(Sampler(samples, batch, rank, size, seed=3)) for rank in range(size)]
-    for shares in zip(*ranks, strict=True):
-        assert len({len(share) for share in shares}) == 1
-    seen = torch.cat([share for shares in ranks for share in shares]).tolist()
-    assert len(seen) == len(set(seen)) == samples - samples % batch % size
-    assert len(ranks[0]) == Sampler(samples, batch, 0, size, 3).steps_per_epoch
+def test_an_epoch_shows_every_sample_once_in_shares_as_equal_as_can_be(samples, batch, size):
+    ranks = [Sampler(samples, batch, rank, size, seed=3) for rank in range(size)]
+    steps = ranks[0].steps_per_epoch
+    shares = [[counting(rank, step, part) for step, part in enumerate(epoch(rank))] for rank in ranks]
+    seen = torch.cat([part for parts in shares for part in parts]).tolist()
+    assert sorted(seen) == list(range(samples))
+    for step, parts in enumerate(zip(*shares, strict=True)):
+        sizes = [len(part) for part in parts]
+        assert max(sizes) - min(sizes) <= 1
+        told = ranks[0].share(steps + step)
+        assert (told is None) == (max(sizes) == min(sizes))
+        assert told is None or (told.own, told.largest, told.mean) == (sizes[0], max(sizes), sum(sizes) / size)
+    assert all(len(part) for rank in ranks for part in epoch(rank)), "every rank has something to pass"
+
+
+def test_which_samples_make_up_a_step_does_not_depend_on_the_number_of_ranks():
+    alone = Sampler(103, 10, 0, 1, seed=3)
+    for size in (2, 3, 4, 7, 16):
+        ranks = [Sampler(103, 10, rank, size, seed=3) for rank in range(size)]
+        assert ranks[0].steps_per_epoch == alone.steps_per_epoch
+        for step, (whole, *parts) in enumerate(zip(epoch(alone), *map(epoch, ranks), strict=True)):
+            together = torch.cat([counting(rank, step, part) for rank, part in zip(ranks, parts, strict=True)])
+            assert torch.equal(together, whole)
 
 
 def test_every_epoch_has_an_order_of_its_own():
@@ -101,7 +124,7 @@ def test_a_resumed_epoch_goes_on_where_it_was():
 def test_samples_are_counted_exactly():
     sampler = Sampler(55, 10, 0, 2, seed=0)
     assert sampler.steps_per_epoch == 6
-    assert [sampler.samples_before(step) for step in (0, 1, 5, 6, 7)] == [0, 10, 50, 54, 64]
+    assert [sampler.samples_before(step) for step in (0, 1, 5, 6, 7)] == [0, 10, 50, 55, 65]
 
 
 def test_fewer_samples_than_a_batch_are_refused():

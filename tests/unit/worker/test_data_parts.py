@@ -1,6 +1,8 @@
 """The pure parts of reading data: order, padding, blocks, ranges, labels, augmentation, and what is kept on disk."""
 
+import itertools
 from random import Random
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 
 from trainwright.api.spec.dataset import Normalize
 from trainwright.api.spec.preparation import AugmentationSpec
-from trainwright_worker.batch import IGNORED
+from trainwright_worker.batch import IGNORED, Batch
+from trainwright_worker.data import sequences
 from trainwright_worker.data.augment import augment, center, draw_part
 from trainwright_worker.data.blocks import BlockReader
 from trainwright_worker.data.files import expand, find, find_all, place
@@ -31,24 +34,28 @@ CPU = torch.device("cpu")
 @st.composite
 def samplers(draw):
     samples = draw(st.integers(4, 300))
-    size = draw(st.sampled_from([1, 2, 3]))
-    batch = size * draw(st.integers(1, max(1, samples // size)))
+    size = draw(st.sampled_from([1, 2, 3, 5]))
+    batch = draw(st.integers(1, samples))
     blocks = None
     if draw(st.booleans()):
         blocks = torch.tensor(draw(st.lists(st.integers(0, 40), min_size=samples, max_size=samples)))
     seed = draw(st.integers(0, 2**32 - 1))
-    return [Sampler(samples, min(batch, samples // size * size), rank, size, seed, blocks) for rank in range(size)]
+    return [Sampler(samples, batch, rank, size, seed, blocks) for rank in range(size)]
 
 
 @settings(max_examples=150, deadline=None)
 @given(samplers(), st.integers(0, 3))
-def test_an_epoch_shows_every_sample_at_most_once_whatever_the_ranks_and_goes_on_where_it_was(ranks, epoch):
+def test_an_epoch_shows_every_sample_once_whatever_the_ranks_and_goes_on_where_it_was(ranks, epoch):
     sampler = ranks[0]
     first = epoch * sampler.steps_per_epoch
     shares = [list(rank.shares(first, CPU)) for rank in ranks]
-    assert len({len(share) for rank in zip(*shares, strict=True) for share in rank}) <= 2
-    seen = torch.cat([share for rank in shares for share in rank]).tolist()
-    assert len(set(seen)) == len(seen) == sampler.samples - sampler.samples % sampler.batch % sampler.size
+    told = [[rank.share(first + step) for step in range(rank.steps_per_epoch)] for rank in ranks]
+    counting = [
+        indices if share is None else indices[: share.own]
+        for rank, said in zip(shares, told, strict=True)
+        for indices, share in zip(rank, said, strict=True)
+    ]
+    assert sorted(torch.cat(counting).tolist()) == list(range(sampler.samples))
     middle = first + sampler.steps_per_epoch // 2
     again = Sampler(sampler.samples, sampler.batch, 0, sampler.size, sampler.seed, sampler.blocks)
     for late, early in zip(again.shares(middle, CPU), shares[0][middle - first :], strict=True):
@@ -119,6 +126,23 @@ def test_texts_of_different_lengths_make_a_batch_with_a_mask():
     assert batch.targets.tolist() == [1, 0]
     fixed = Tokens(ids, torch.tensor([0]), torch.tensor([0]), padding=0, max_length=20, fixed=True)
     assert fixed.take(torch.tensor([0])).inputs.shape == (1, 20)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=20), st.booleans(), st.data())
+def test_texts_in_memory_make_the_batches_that_texts_in_their_file_make(lengths, fixed, data):
+    ids = Ragged(np.arange(sum(lengths), dtype=np.uint16), np.array([0, *itertools.accumulate(lengths)]))
+    rows = torch.tensor(data.draw(st.permutations(range(len(lengths)))))
+    asked = torch.tensor(data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=8)))
+
+    def take(resident: int) -> Batch:
+        with patch.object(sequences, "_RESIDENT_BYTES", resident):
+            return Tokens(ids, rows, rows * 2, padding=7, max_length=30, fixed=fixed).take(asked)
+
+    kept, mapped = take(1 << 20), take(0)
+    assert torch.equal(kept.inputs, mapped.inputs)
+    assert torch.equal(kept.mask, mapped.mask)
+    assert torch.equal(kept.targets, mapped.targets)
+    assert kept.inputs.dtype == mapped.inputs.dtype == torch.int64
 
 
 @given(st.integers(2, 200), st.integers(1, 30))

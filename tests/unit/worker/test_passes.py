@@ -1,20 +1,29 @@
 import copy
 import math
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from trainwright.api.job import read_spec
 from trainwright_worker.batch import IGNORED, Batch
+from trainwright_worker.data.sampler import Sampler
 from trainwright_worker.training.losses import make_loss
 from trainwright_worker.training.passes import Passes
 from trainwright_worker.training.update import Update
 
+CPU = torch.device("cpu")
+LANGUAGE = {"task": "language-modeling", "dataset": {"text": {"path": "a"}}}
+REGRESSION = {"task": "regression", "dataset": {"builtin": {"name": "diabetes"}}}
+TRANSCRIPTION = {"task": "transcription", "dataset": {"labeledSequences": {"path": "a"}}}
+
 
 class OneRank:
-    size, rank, device = 1, 0, torch.device("cpu")
+    size, rank, device = 1, 0, CPU
 
 
 class Tokens(nn.Module):
@@ -59,6 +68,16 @@ def gradients(model, spec, batch):
 def features(count):
     generator = torch.Generator().manual_seed(count)
     return Batch(torch.randn(count, 4, generator=generator), torch.randint(3, (count,), generator=generator))
+
+
+def numbers(count):
+    return Batch(features(count).inputs, torch.randn(count, 2, generator=torch.Generator().manual_seed(count)))
+
+
+def frames(count):
+    generator = torch.Generator().manual_seed(count)
+    targets = torch.randint(1, 3, (count, 3), generator=generator)
+    return Batch(torch.randn(count, 9, 4, generator=generator), targets)
 
 
 def texts(count):
@@ -106,6 +125,60 @@ def test_ranks_with_more_tokens_have_more_weight(monkeypatch):
     assert sum(losses) / 2 == pytest.approx(loss, rel=1e-5)
     for expected, one, two in zip(whole, *parts, strict=True):
         assert torch.allclose(expected, (one + two) / 2, atol=1e-6)
+
+
+@st.composite
+def shared_steps(draw):
+    """Draw a model, a spec, a batch, and the indices and the share of each rank."""
+    count, size = draw(st.integers(2, 12)), draw(st.integers(2, 5))
+    micro = draw(st.sampled_from([{}, {"microBatchSize": 1}, {"microBatchSize": 2}, {"microBatchSize": 5}]))
+    penalised = draw(st.sampled_from([{}, {"regularization": {"l1": 0.01, "l2": 0.1}}]))
+    model, batch, fields = draw(
+        st.sampled_from([
+            (nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)), features, {}),
+            (nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)), numbers, REGRESSION),
+            (Tokens(), texts, LANGUAGE),
+            (nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)), frames, TRANSCRIPTION),
+        ])
+    )  # fmt: skip
+    spec = spec_of(training=micro, **fields, **penalised)
+    ranks = [Sampler(count, count, rank, size, 0) for rank in range(size)]
+    return model, spec, batch(count), [(next(rank.shares(0, CPU)), rank.share(0)) for rank in ranks]
+
+
+@settings(max_examples=40, deadline=None)
+@given(shared_steps())
+def test_the_mean_of_uneven_ranks_gradients_is_the_gradient_of_the_batch(step):
+    model, spec, batch, ranks = step
+    loss, whole = gradients(model, spec, batch)
+    tokens = int((batch.targets != IGNORED).sum())
+    losses, parts, passes_made = [], [], set()
+    for rank, (indices, share) in enumerate(ranks):
+        twin = copy.deepcopy(model)
+        group = SimpleNamespace(size=len(ranks), rank=rank, device=CPU)
+        passes = Passes(spec, twin, twin, group, make_loss(spec.loss_name), None)
+        made = []
+        twin.register_forward_pre_hook(lambda _, args, made=made: made.append(len(args[0])))
+        mine = Batch(*(None if part is None else part[indices] for part in (batch.inputs, batch.targets, batch.mask)))
+        with patch.object(torch.distributed, "all_reduce", lambda tensor: tensor.fill_(tokens)):
+            losses.append(float(passes.learn(mine, share)))
+        parts.append([weight.grad for weight in twin.parameters()])
+        passes_made.add(len(made))
+        assert max(made) <= (spec.training.micro_batch_size or len(batch))
+    assert len(passes_made) == 1, "sharded models compute together"
+    assert sum(losses) / len(ranks) == pytest.approx(loss, rel=1e-4, abs=1e-6)
+    for expected, *found in zip(whole, *parts, strict=True):
+        assert torch.allclose(expected, torch.stack(found).mean(0), atol=1e-5)
+
+
+def test_equal_shares_take_no_other_way_than_before():
+    """Weights that are one would still be multiplied with, and waited for."""
+    model, batch = nn.Linear(4, 3), features(6)
+    assert Sampler(12, 12, 1, 2, 0).share(0) is None
+    passes = passes_of(model, spec_of())
+    with patch.object(passes, "_backward", wraps=passes._backward) as backward:
+        passes.learn(batch, None)
+    backward.assert_called_once_with(batch, None)
 
 
 def test_fp16_scales_the_loss_and_gives_gradients_back_in_their_own_size():

@@ -15,7 +15,7 @@ from trainwright_worker.checkpoint.tensors import read_tensors
 from trainwright_worker.distributed.group import Group
 from trainwright_worker.errors import UserError
 from trainwright_worker.storage import Storage
-from trainwright_worker.training.state import Progress, named_weights, unpack_rank
+from trainwright_worker.training.state import Progress, named_weights, share_losses, unpack_rank
 
 Tensors = dict[str, Tensor]
 
@@ -98,6 +98,8 @@ def restore(
     packed = ranks.get(f"ranks.{group.rank}")
     if packed is not None:
         unpack_rank(packed, progress)
+    if len(ranks) != group.size:
+        share_losses(ranks.values(), progress)
     return extras
 
 

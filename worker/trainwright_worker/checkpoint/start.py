@@ -35,7 +35,7 @@ def start_from(spec: StartFromSpec, config: WorkerConfig, model: nn.Module, opti
         UserError: There is nothing to start from, or it is of another model or optimizer.
     """
     place = _resolve(spec.path, config)
-    everywhere = is_sharded(config.spec)
+    everywhere = is_sharded(config.spec, group.size)
     storage, found = _locate(place) if everywhere or group.rank == 0 else (open_storage(place), None)
     found = found if everywhere else send(found, group)
     if found is None:

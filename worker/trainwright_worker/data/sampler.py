@@ -1,9 +1,9 @@
-"""Which samples make up a step: shuffled anew every epoch, the same on every rank, cut into equal shares.
+"""Which samples make up a step: shuffled anew every epoch, the same on every rank, cut into one share per rank.
 
 The order is a function of seed and epoch and the place in it a function of the step, so the position of a checkpoint is
-the step itself and nothing needs replaying. A step takes the next global batch. The last step of an epoch takes what is
-left, rounded down to a multiple of the number of ranks, so that every rank always holds the same share and the mean of
-the ranks' gradients is the gradient of the batch; up to `size - 1` samples sit out an epoch, others each time.
+the step itself and nothing needs replaying. A step takes the next global batch, the last one of an epoch what is left. None
+of this depends on the number of ranks, so a job may go on with more or fewer. Where a batch does not divide by it the first
+ranks hold one sample more, and `Share` says how the ranks' losses are to be weighted.
 
 Samples of large remote files lie in blocks that are fetched whole. There, blocks are shuffled, and samples within windows of
 some blocks, so that a block is needed once and not for long; and ranks take from a batch what lies together.
@@ -16,12 +16,28 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from trainwright.api.spec import TrainingJobSpec
 from trainwright_worker.errors import UserError
 
 WINDOW_BLOCKS: Final = 16
 """Blocks whose samples are mixed with each other."""
 _EPOCH_STRIDE = 1_000_003
 """Keeps the seeds of different epochs apart from those of neighbouring job seeds."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """One rank's part of a batch that does not divide by the number of ranks.
+
+    Attributes:
+        own: Samples of this rank. With 0 it still gets one, which must not count: all ranks pass something.
+        largest: Most samples that any rank has.
+        mean: Samples per rank on average.
+    """
+
+    own: int
+    largest: int
+    mean: float
 
 
 @dataclass(frozen=True)
@@ -53,18 +69,22 @@ class Sampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps after which every sample was seen, but for the few that do not divide by the number of ranks."""
-        return self.samples // self.batch + (self._leftover > 0)
-
-    @property
-    def _leftover(self) -> int:
-        return self.samples % self.batch // self.size * self.size
+        """Steps after which every sample was seen."""
+        return -(-self.samples // self.batch)
 
     def samples_before(self, step: int) -> int:
         """Return how many samples all ranks have seen when `step` steps are done."""
         epochs, steps = divmod(step, self.steps_per_epoch)
-        per_epoch = (self.steps_per_epoch - (self._leftover > 0)) * self.batch + self._leftover
-        return epochs * per_epoch + steps * self.batch
+        return epochs * self.samples + steps * self.batch
+
+    def share(self, step: int) -> Share | None:
+        """Return this rank's part of the batch that follows `step` steps; None if all ranks have as many samples."""
+        begin = step % self.steps_per_epoch * self.batch
+        whole = min(self.batch, self.samples - begin)
+        if whole % self.size == 0:
+            return None
+        first, last = self._bounds(whole)
+        return Share(own=last - first, largest=-(-whole // self.size), mean=whole / self.size)
 
     def order(self, epoch: int) -> Tensor:
         """Return the order of all samples in `epoch` ([samples] int64)."""
@@ -86,9 +106,27 @@ class Sampler:
         epoch, first = divmod(step, self.steps_per_epoch)
         order = self.order(epoch).to(device)
         for position in range(first, self.steps_per_epoch):
-            begin = position * self.batch
-            whole = self.batch if begin + self.batch <= self.samples else self._leftover
-            batch, share = order[begin : begin + whole], whole // self.size
+            batch = order[position * self.batch : (position + 1) * self.batch]
             if self.blocks is not None:
                 batch = batch[self.blocks[batch].argsort(stable=True)]
-            yield batch[self.rank * share : (self.rank + 1) * share]
+            first, last = self._bounds(len(batch))
+            yield batch[first:last] if last > first else batch[:1]
+
+    def _bounds(self, whole: int) -> tuple[int, int]:
+        """Return where this rank's samples of a batch begin and end."""
+        share, more = divmod(whole, self.size)
+        first = self.rank * share + min(self.rank, more)
+        return first, first + share + (self.rank < more)
+
+
+def largest_pass(spec: TrainingJobSpec, batch: int) -> int:
+    """Return the most samples that a process passes at once: a micro-batch, or its share when all workers are there.
+
+    With fewer workers shares grow, but not the memory that a pass takes.
+
+    Args:
+        spec: The job.
+        batch: Samples per step over all ranks.
+    """
+    share = -(-batch // spec.world_size)
+    return min(share, spec.training.micro_batch_size or share)

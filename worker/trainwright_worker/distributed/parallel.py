@@ -24,9 +24,9 @@ from trainwright_worker.distributed.group import Group
 COMMUTING_RANKS = 2
 
 
-def is_sharded(spec: TrainingJobSpec) -> bool:
-    """Return whether every rank holds a part of the model only."""
-    return spec.parallelism == Parallelism.FSDP and spec.world_size > 1
+def is_sharded(spec: TrainingJobSpec, processes: int) -> bool:
+    """Return whether each of so many ranks holds a part of the model only."""
+    return spec.parallelism == Parallelism.FSDP and processes > 1
 
 
 def parallelize(model: nn.Module, spec: TrainingJobSpec, group: Group) -> nn.Module:
@@ -42,7 +42,7 @@ def parallelize(model: nn.Module, spec: TrainingJobSpec, group: Group) -> nn.Mod
     """
     if group.size == 1:
         return model.to(group.device)
-    if is_sharded(spec):
+    if is_sharded(spec, group.size):
         _shard(model, spec, group)
         return model
     # Looking for unused parameters keeps DDP from regrouping gradients after the first step of a launch, which

@@ -11,6 +11,7 @@ from trainwright.api.devices import Gpu, find_gpu
 from trainwright.api.figures import MemoryUse
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.training import Precision
+from trainwright_worker.data.sampler import largest_pass
 from trainwright_worker.distributed.parallel import is_sharded
 from trainwright_worker.preflight.measure import Passes, Weights
 
@@ -68,18 +69,23 @@ class Device:
         return self.gpu.single if precision == Precision.FP32 else self.gpu.half
 
 
-def setup_of(spec: TrainingJobSpec) -> Setup:
-    """Return how a job asks to be run."""
+def setup_of(spec: TrainingJobSpec, processes: int | None = None) -> Setup:
+    """Return how a job is run.
+
+    Args:
+        spec: The job.
+        processes: Training processes, if there are fewer than it asks for.
+    """
     training = spec.training
-    share = max(1, training.global_batch_size // spec.world_size)
-    micro_batch = min(share, training.micro_batch_size or share)
+    processes = processes or spec.world_size
+    micro_batch = largest_pass(spec, training.global_batch_size)
     return Setup(
-        processes=spec.world_size,
+        processes=processes,
         micro_batch=micro_batch,
-        accumulation=math.ceil(share / micro_batch),
+        accumulation=math.ceil(training.global_batch_size / processes / micro_batch),
         precision=training.precision,
         checkpointing=training.gradient_checkpointing,
-        sharded=is_sharded(spec),
+        sharded=is_sharded(spec, processes),
         average=training.ema is not None,
     )
 

@@ -3,6 +3,7 @@
 from trainwright.api.figures import Preflight
 from trainwright.api.spec import TrainingJobSpec
 from trainwright_worker.data.dataset import Facts
+from trainwright_worker.distributed.place import Place
 from trainwright_worker.errors import OutOfMemoryError
 from trainwright_worker.preflight.advice import Need
 from trainwright_worker.preflight.budget import setup_of, this_device
@@ -10,24 +11,22 @@ from trainwright_worker.preflight.measure import Gauge, UnmeasurableError
 from trainwright_worker.preflight.verdict import judge, table
 
 
-def measure_job(
-    spec: TrainingJobSpec, facts: Facts, root: str, local_processes: int
-) -> tuple[Preflight | None, list[str]]:
+def measure_job(spec: TrainingJobSpec, facts: Facts, root: str, place: Place) -> tuple[Preflight | None, list[str]]:
     """Return what a job needs, and lines to print; no more than a line if that cannot be known.
 
     Args:
         spec: The job.
         facts: What its data is like.
         root: Folder at which relative paths start.
-        local_processes: Processes that share this worker's memory.
+        place: Where this rank stands; the processes of its worker share its memory.
 
     Raises:
         UserError: The model does not fit the data.
     """
-    device = this_device(local_processes)
+    device = this_device(place.local_size)
     need = Need(Gauge(spec, facts, cuda=device.cuda, root=root), spec.optimizer)
     try:
-        preflight, _ = judge(need, setup_of(spec), device)
+        preflight, _ = judge(need, setup_of(spec, place.size), device)
     except UnmeasurableError as error:
         return None, [f"preflight: memory cannot be told beforehand: {error}"]
     return preflight, ["preflight", *(f"  {line}" for line in table(preflight))]

@@ -19,7 +19,7 @@ def weights_of(run: Run) -> dict[str, Tensor]:
 
 def model_of(run: Run, weights: dict[str, Tensor]) -> nn.Module:
     """Return a model of its own with these weights: on the CPU, for evaluation, without wrappers and LoRA's matrices."""
-    if is_sharded(run.spec):
+    if is_sharded(run.spec, run.group.size):
         with torch.random.fork_rng(devices=[]):
             model = build(run.spec, run.dataset.facts, run.config.data_root)
         model.load_state_dict(weights)

@@ -17,12 +17,12 @@ def fit(run: Run) -> None:
         NonFiniteError: The loss or a weight is no longer a number.
     """
     progress, agenda, pulse, learn, update = run.progress, run.agenda, run.pulse, run.passes.learn, run.update
-    guard, watch = update.guard, run.passes.watch
+    guard, watch, share = update.guard, run.passes.watch, run.sampler.share
     begin(run)
     while progress.step < agenda.total_steps:
         update.settle()
         for batch in watch.batches(run.loader.batches(progress.step), agenda, pulse):
-            loss = learn(batch)
+            loss = learn(batch, share(progress.step))
             pausing = progress.step + 1 == agenda.next
             norm = update.take(progress.step, measured=pausing)
             watch.end()

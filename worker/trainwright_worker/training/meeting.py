@@ -15,6 +15,7 @@ from torch import Tensor
 from trainwright.api.spec.health import NonFinitePolicy
 from trainwright.api.status import Evaluation
 from trainwright.api.worker import WorkerPhase
+from trainwright_worker.data.sampler import largest_pass
 from trainwright_worker.errors import NON_FINITE_HINT, NonFiniteError, PreemptedError
 from trainwright_worker.reporting.figures import Figures
 from trainwright_worker.reporting.timesheet import Activity
@@ -76,6 +77,19 @@ def hold(run: Run, norm: Tensor | None) -> bool:
         NonFiniteError: Some rank's loss is not a number, and going back is not wanted or does not help.
     """
     verdict = _agree(run, norm)
+    clock, steps = run.clock, max(1, run.progress.step - run.clock.met_step)
+    run.tolerance.note((time.monotonic() - clock.met) / steps)
+    run.pulse.rest()  # What follows may take its time: an evaluation, a checkpoint, the way back to one.
+    moved = _follow(run, verdict, norm)
+    if moved:
+        run.tolerance.restart()
+    if run.progress.step < run.agenda.total_steps:
+        run.pulse.expect(run.tolerance.seconds)
+    return moved
+
+
+def _follow(run: Run, verdict: Verdict, norm: Tensor | None) -> bool:
+    """Do what was agreed on; return whether the position in the data has moved."""
     if not verdict.sound:
         roll_back(run)
         _leave_bad_data(run)
@@ -140,8 +154,7 @@ def measure_split(run: Run, name: str) -> Evaluation | None:
 def evaluation_batch(run: Run) -> int:
     """Return how many samples an evaluation passes at once: as many as training does, more if they are small."""
     facts = run.dataset.facts
-    share = run.sampler.batch // run.group.size
-    usual = min(share, run.spec.training.micro_batch_size or share)
+    usual = largest_pass(run.spec, run.sampler.batch)
     small = facts.vocabulary is None and math.prod(facts.shape) <= SMALL_SAMPLE
     return max(usual, SMALLEST_EVALUATION_BATCH) if small else usual
 

@@ -1,7 +1,8 @@
 """The passes of a batch through the model: forward to evaluate, forward and backward to learn.
 
 A process whose share of a step is larger than a micro-batch passes it in parts. Every part's loss is weighted by how much
-of the step it holds, so that the sum of the gradients is that of the whole share, however it is cut.
+of the step it holds, so that the sum of the gradients is that of the whole share, however it is cut. Where ranks hold shares
+of different sizes, weights are such that the mean of the ranks' gradients still is the gradient of the batch.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +19,7 @@ from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.job import Task
 from trainwright.api.spec.training import Precision
 from trainwright_worker.batch import Batch, run_model
+from trainwright_worker.data.sampler import Share
 from trainwright_worker.distributed.group import Group
 from trainwright_worker.errors import UserError
 from trainwright_worker.reporting.stopwatch import Stopwatch
@@ -32,6 +34,7 @@ class Passes:
     Attributes:
         device: Where it is done.
         loss: The loss.
+        micro: Most samples that pass at once; None for whole shares.
         watch: Times the parts of a step.
     """
 
@@ -43,6 +46,7 @@ class Passes:
         group: Group,
         loss: Loss,
         scaler: GradScaler | None,
+        micro: int | None = None,
     ) -> None:
         """Prepare.
 
@@ -53,6 +57,7 @@ class Passes:
             group: All ranks.
             loss: The loss.
             scaler: Scales the loss in fp16.
+            micro: Most samples that pass at once; None for what the spec says.
 
         Raises:
             UserError: The model is to be compiled where nothing can.
@@ -61,29 +66,37 @@ class Passes:
         self.device, self.loss, self._scaler = group.device, loss, scaler
         self.watch = Stopwatch(trained, group.device)
         self._penalty = make_penalty(spec.regularization, model.parameters())
-        self._micro = spec.training.micro_batch_size
+        self.micro = micro or spec.training.micro_batch_size
         dtype = _AUTOCAST.get(spec.training.precision)
         self._autocast = None if dtype is None else torch.autocast(group.device.type, dtype)
-        # Samples are shared evenly, tokens are not: then a rank must know how many the others have.
-        self._uneven = spec.task == Task.LANGUAGE_MODELING and group.size > 1
+        # How many samples the others have follows from the step. How many tokens does not: they must say so.
+        self._counted = spec.task == Task.LANGUAGE_MODELING and group.size > 1
         self._compiled = _compile(trained, group.device) if spec.training.compile else None
-        self._full = _full_size(spec, group)
+        self._full = _full_size(spec, group, self.micro)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the model's outputs, float32."""
         return self._run(self._model, batch)
 
-    def learn(self, batch: Batch) -> Tensor:
+    def learn(self, batch: Batch, share: Share | None = None) -> Tensor:
         """Add the gradient of this rank's share of a step to the weights' gradients.
 
+        Args:
+            batch: The samples.
+            share: How many of them count, if ranks have different numbers.
+
         Returns:
-            The mean loss, penalties included: a scalar on the device, without a gradient.
+            What has the mean loss of the step, penalties included, as its mean over ranks: a scalar on the device, without
+            a gradient.
         """
-        parts = self._cut(batch)
-        if len(parts) == 1 and not self._uneven:
-            return self._backward(batch, None)
-        counts = [count_targets(part) for part in parts]
-        total = self._mean_over_ranks(sum(counts))
+        if share is None:
+            parts = self._cut(batch)
+            if len(parts) == 1 and not self._counted:
+                return self._backward(batch, None)
+            counts = [count_targets(part) for part in parts]
+        else:
+            parts, counts = self._cut_as_others(batch, share)
+        total = share.mean if share is not None and not self._counted else self._mean_over_ranks(sum(counts))
         if isinstance(total, Tensor):
             total = total.clamp(min=torch.finfo(torch.float32).tiny)  # A step may have no token that counts.
         losses = []
@@ -118,15 +131,30 @@ class Passes:
         return self._compiled
 
     def _cut(self, batch: Batch) -> list[Batch]:
-        if self._micro is None or len(batch) <= self._micro:
+        if self.micro is None or len(batch) <= self.micro:
             return [batch]
-        inputs, targets = torch.split(batch.inputs, self._micro), torch.split(batch.targets, self._micro)
-        masks = [None] * len(inputs) if batch.mask is None else torch.split(batch.mask, self._micro)
+        inputs, targets = torch.split(batch.inputs, self.micro), torch.split(batch.targets, self.micro)
+        masks = [None] * len(inputs) if batch.mask is None else torch.split(batch.mask, self.micro)
         return [Batch(*part) for part in zip(inputs, targets, masks, strict=True)]
+
+    def _cut_as_others(self, batch: Batch, share: Share) -> tuple[list[Batch], list[int | Tensor]]:
+        """Return parts, as many as on every other rank, and what each counts: sharded models compute together.
+
+        Parts are as large as each other, but for one sample. One for which there is none left repeats one for nothing.
+        """
+        rounds = 1 if self.micro is None else -(-share.largest // self.micro)
+        parts: list[Batch] = []
+        counts: list[int | Tensor] = []
+        for places in torch.arange(share.own).tensor_split(rounds):
+            begin, end = (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 1)
+            mask = None if batch.mask is None else batch.mask[begin:end]
+            parts.append(Batch(batch.inputs[begin:end], batch.targets[begin:end], mask))
+            counts.append(count_targets(parts[-1]) if len(places) else 0)
+        return parts, counts
 
     def _mean_over_ranks(self, count: int | Tensor) -> int | float | Tensor:
         """Return how much a rank has on average, since the gradient is averaged over ranks."""
-        if not self._uneven:
+        if not self._counted:
             return count
         total = torch.as_tensor(count, device=self._group.device).clone()
         dist.all_reduce(total)
@@ -143,13 +171,13 @@ class Passes:
         return nullcontext()
 
 
-def _full_size(spec: TrainingJobSpec, group: Group) -> int | None:
-    """Return how many samples most forward passes of training have; None if all have the same number."""
+def _full_size(spec: TrainingJobSpec, group: Group, micro: int | None) -> int | None:
+    """Return how many samples most forward passes of training have; None if that is not known or all have as many."""
     training = spec.training
     if training.full_batch:
         return training.micro_batch_size
-    share = training.global_batch_size // group.size
-    return min(share, training.micro_batch_size or share)
+    share, more = divmod(training.global_batch_size, group.size)
+    return None if more else min(share, micro or share)
 
 
 def _compile(model: nn.Module, device: torch.device) -> nn.Module:

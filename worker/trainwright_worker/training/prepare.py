@@ -19,7 +19,7 @@ from trainwright_worker.console import say
 from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.data.load import load
 from trainwright_worker.data.loader import Loader
-from trainwright_worker.data.sampler import Sampler
+from trainwright_worker.data.sampler import Sampler, largest_pass
 from trainwright_worker.distributed.group import Group, seed_everything
 from trainwright_worker.distributed.parallel import is_sharded, parallelize
 from trainwright_worker.distributed.place import Place
@@ -33,7 +33,8 @@ from trainwright_worker.preflight.check import measure_job, refuse_if_too_large
 from trainwright_worker.preflight.dry import CPU_SAMPLES, take_dry_step
 from trainwright_worker.reporting.figures import make_scale
 from trainwright_worker.reporting.metrics import Metrics
-from trainwright_worker.reporting.report import Pulse, Reporter
+from trainwright_worker.reporting.pulse import Pulse, Tolerance, rest_while_compiling
+from trainwright_worker.reporting.report import Reporter
 from trainwright_worker.results.checks import check_outcome
 from trainwright_worker.storage import check_storage, open_storage
 from trainwright_worker.training.agenda import make_agenda
@@ -95,14 +96,17 @@ def prepare(
     update = Update(spec, model, optimizer, agenda.total_steps, group.device)
     update.restore(extras)
     agenda.resume(progress)
-    passes = Passes(spec, model, trained, group, _make_loss(config, dataset, group), update.scaler)
+    micro = largest_pass(spec, sampler.batch)
+    passes = Passes(spec, model, trained, group, _make_loss(config, dataset, group), update.scaler, micro)
     if found is None and not (spec.start_from is not None and spec.start_from.optimizer):
-        preflight = _take_dry_step(spec, dataset, model, passes, optimizer, preflight)
+        preflight = _take_dry_step(dataset, model, passes, optimizer, preflight)
+    if spec.training.compile:
+        rest_while_compiling(pulse)
     loader = Loader(dataset.splits.train, sampler, group.device)
     writer = Writer(folder, _announce_checkpoints(reporter, metrics))
     run = Run(
         config, place, group, dataset, loader, model, passes, update, optimizer, sampler, agenda, progress, folder,
-        writer, pulse, reporter, metrics, make_scale(spec, dataset.facts, preflight, group),
+        writer, pulse, Tolerance(spec.health.hang), reporter, metrics, make_scale(spec, dataset.facts, preflight, group),
     )  # fmt: skip
     run.saved_step = -1 if found is None else found.manifest.step
     run.tell(preflight=preflight)
@@ -148,7 +152,7 @@ def _fly_before(
     """
     if reporter is None or not (fresh or torch.cuda.is_available()):
         return None
-    preflight, lines = measure_job(config.spec, dataset.facts, config.data_root, place.local_size)
+    preflight, lines = measure_job(config.spec, dataset.facts, config.data_root, place)
     for line in lines:
         say(f"rank {place.rank}", line)
     if preflight is not None:
@@ -160,7 +164,6 @@ def _fly_before(
 
 
 def _take_dry_step(
-    spec: TrainingJobSpec,
     dataset: Dataset,
     model: nn.Module,
     passes: Passes,
@@ -168,8 +171,7 @@ def _take_dry_step(
     preflight: Preflight | None,
 ) -> Preflight | None:
     """Let a few samples go through everything; on a GPU a whole micro-batch, which shows the memory that it takes."""
-    share = min(spec.training.global_batch_size // spec.world_size, len(dataset.splits.train))
-    samples = min(share, spec.training.micro_batch_size or share)
+    samples = min(passes.micro or len(dataset.splits.train), len(dataset.splits.train))
     if passes.device.type == "cpu":
         samples = min(samples, CPU_SAMPLES)
     batch = dataset.splits.train.take(torch.arange(samples), 0).to(passes.device)
@@ -189,7 +191,7 @@ def _open_checkpoints(config: WorkerConfig, group: Group) -> CheckpointFolder:
     spec, storage = config.spec, open_storage(config.job_folder)
     if group.rank == 0:
         check_storage(storage, "spec.checkpoint")
-    ranks = Ranks(group.rank, group.size) if is_sharded(spec) else Ranks()
+    ranks = Ranks(group.rank, group.size) if is_sharded(spec, group.size) else Ranks()
     return CheckpointFolder(storage, spec.checkpoint.keep, ranks, keep_best=spec.checkpoint.keep_best)
 
 
@@ -205,9 +207,7 @@ def _check_samples(found: Found, sampler: Sampler) -> None:
 
 def _make_sampler(spec: TrainingJobSpec, dataset: Dataset, group: Group) -> Sampler:
     samples = len(dataset.splits.train)
-    batch = max(samples, group.size) // group.size * group.size
-    if not spec.training.full_batch:
-        batch = spec.training.global_batch_size
+    batch = samples if spec.training.full_batch else spec.training.global_batch_size
     return Sampler(samples, batch, group.rank, group.size, spec.training.seed, dataset.blocks)
 
 

@@ -4,6 +4,7 @@ The position in the data and the learning rate are functions of the step, so the
 between ranks (generators, the running sum of the loss) is packed per rank and gathered by rank 0.
 """
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -112,6 +113,17 @@ def unpack_rank(packed: Tensor, progress: Progress) -> None:
     torch.set_rng_state(packed[_LOSS_BYTES : _LOSS_BYTES + cpu_bytes].clone())
     if progress.loss_sum.is_cuda and packed.numel() > _LOSS_BYTES + cpu_bytes:
         torch.cuda.set_rng_state(packed[_LOSS_BYTES + cpu_bytes :].clone(), progress.loss_sum.device)
+
+
+def share_losses(packed: Collection[Tensor], progress: Progress) -> None:
+    """Have this rank go on from the mean of all ranks' sums of losses: there were more of them, or fewer, than there are now.
+
+    Args:
+        packed: What `pack_rank` took of each.
+        progress: Of this rank.
+    """
+    sums = [rank[:_LOSS_BYTES].clone().view(torch.float64)[0] for rank in packed]
+    progress.loss_sum.copy_(torch.stack(sums).mean())
 
 
 def gather_state(
