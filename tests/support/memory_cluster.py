@@ -6,7 +6,7 @@ from typing import Any
 
 from trainwright.api.names import KIND, LABEL_ATTEMPT, LABEL_JOB, LABEL_WORKER
 from trainwright.cluster.local.objects import Objects, identity, now_text
-from trainwright.cluster.port import ClusterError, JobKey, Manifest, NotFoundError, PodIdentity, Sink
+from trainwright.cluster.port import ClusterError, InLine, JobKey, Listing, Manifest, NotFoundError, PodIdentity, Sink
 
 Fate = Callable[[int, int], int | None]
 """The exit code of worker `index` of `attempt`; None while it runs on."""
@@ -22,6 +22,9 @@ class MemoryCluster:
         refuse: Raises for manifests that must not be created.
         warnings: By UID of a pod, the newest warning about it.
         inquiries: How often somebody asked for a warning.
+        served: What else there is, as (API version, resource).
+        lines: By (namespace, queue), what waits in it.
+        questions: How often somebody asked for what waits in a queue.
         waits: Whether worker `index` of `attempt` finds no place.
     """
 
@@ -36,19 +39,21 @@ class MemoryCluster:
         self.sink: Sink | None = None
         self.warnings: dict[str, tuple[str, str]] = {}
         self.inquiries = 0
+        self.served: set[tuple[str, str]] = set()
+        self.lines: dict[tuple[str, str], list[InLine]] = {}
+        self.questions = 0
         self._late: list[tuple[Manifest, bool]] = []
 
     # The port.
 
-    async def list_jobs(self) -> list[Manifest]:
+    async def list_jobs(self) -> Listing:
         await self._answer()
-        return self.objects.select(KIND, {})
+        return Listing(self.objects.select(KIND, {}), self.objects.version)
 
-    async def list_pods(self, key: JobKey | None = None) -> list[Manifest]:
+    async def list_pods(self, key: JobKey | None = None) -> Listing:
         await self._answer()
-        if key is None:
-            return self.objects.select("Pod", {LABEL_JOB: None})
-        return self.objects.select("Pod", {LABEL_JOB: key.name}, key.namespace)
+        name, namespace = (None, None) if key is None else (key.name, key.namespace)
+        return Listing(self.objects.select("Pod", {LABEL_JOB: name}, namespace), self.objects.version)
 
     async def create(self, manifest: Manifest) -> Manifest:
         await self._answer()
@@ -95,6 +100,15 @@ class MemoryCluster:
         await self._answer()
         self.inquiries += 1
         return self.warnings.get(uid)
+
+    async def serves(self, api_version: str, resource: str) -> bool:
+        await self._answer()
+        return (api_version, resource) in self.served
+
+    async def line(self, namespace: str, queue: str) -> list[InLine]:
+        await self._answer()
+        self.questions += 1
+        return self.lines.get((namespace, queue), [])
 
     async def review_token(self, token: str, audience: str) -> PodIdentity | None:
         raise NotImplementedError

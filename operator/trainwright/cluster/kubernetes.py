@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from trainwright.api.names import API_VERSION, KIND, LABEL_JOB, PLURAL
 from trainwright.cluster.compact import compact, compact_pod
-from trainwright.cluster.port import ConflictError, JobKey, Manifest, NotFoundError, PodIdentity
+from trainwright.cluster.port import ConflictError, InLine, JobKey, Listing, Manifest, NotFoundError, PodIdentity
 from trainwright.cluster.rest import ApiServer
 
 _PAGE = 500
@@ -17,9 +17,13 @@ _PLURALS = {
     "Lease": "leases",
     "NetworkPolicy": "networkpolicies",
     "Pod": "pods",
+    "PodGroup": "podgroups",
     "Secret": "secrets",
     "Service": "services",
 }
+_VISIBILITY = ("visibility.kueue.x-k8s.io/v1beta2", "visibility.kueue.x-k8s.io/v1beta1")
+_OTHER_UID = "UID in "
+"""From how the API server says that the object of this name is another one: by the UID in the precondition."""
 _POD_NAME = "authentication.kubernetes.io/pod-name"
 _POD_UID = "authentication.kubernetes.io/pod-uid"
 
@@ -36,12 +40,12 @@ class KubernetesCluster:
         self._server = server
         self._namespaces = tuple(namespaces)
 
-    async def list_jobs(self) -> list[Manifest]:
+    async def list_jobs(self) -> Listing:
         """Return every TrainingJob that this operator looks after."""
         jobs = await self._list_everywhere(API_VERSION, PLURAL, None, compact)
-        return [{"apiVersion": API_VERSION, "kind": KIND, **job} for job in jobs]
+        return Listing(({"apiVersion": API_VERSION, "kind": KIND, **job} for job in jobs), jobs.version)
 
-    async def list_pods(self, key: JobKey | None = None) -> list[Manifest]:
+    async def list_pods(self, key: JobKey | None = None) -> Listing:
         """Return the worker pods (by label) of one job, or of all jobs."""
         if key is None:
             return await self._list_everywhere("v1", "pods", LABEL_JOB, compact_pod)
@@ -85,6 +89,33 @@ class KubernetesCluster:
         newest = max(answer.get("items") or (), key=_last_seen, default=None)
         return None if newest is None else (newest.get("reason") or "Warning", newest.get("message") or "")
 
+    async def serves(self, api_version: str, resource: str) -> bool:
+        """Return whether the API server serves such a resource."""
+        try:
+            answer = await self._server.request("GET", f"/apis/{api_version}", "apis")
+        except NotFoundError:
+            return False
+        return any(item.get("name") == resource for item in answer.get("resources") or ())
+
+    async def line(self, namespace: str, queue: str) -> list[InLine]:
+        """Return what waits in a LocalQueue of Kueue, the first first, from its visibility API."""
+        newer, older = (
+            f"{collection(version, 'localqueues', namespace)}/{quote(queue)}/pendingworkloads"
+            for version in _VISIBILITY
+        )
+        try:
+            answer = await self._server.request("GET", newer, "localqueues/pendingworkloads")
+        except NotFoundError:
+            answer = await self._server.request("GET", older, "localqueues/pendingworkloads")
+        return [
+            InLine(
+                name=item["metadata"]["name"],
+                place=item.get("positionInLocalQueue", 0) + 1,
+                overall=item.get("positionInClusterQueue", 0) + 1,
+            )
+            for item in answer.get("items") or ()
+        ]
+
     async def review_token(self, token: str, audience: str) -> PodIdentity | None:
         """Return the pod that the token was issued to for this audience, or None if it is not valid."""
         review = {
@@ -104,18 +135,21 @@ class KubernetesCluster:
         try:
             await self._server.request("DELETE", path, resource, body)
         except ConflictError as error:
+            if _OTHER_UID not in str(error):
+                raise
             raise NotFoundError(str(error)) from error  # the name is another object's by now
 
     async def _list_everywhere(
         self, api_version: str, resource: str, selector: str | None, shrink: Callable[[Manifest], Manifest]
-    ) -> list[Manifest]:
+    ) -> Listing:
         lists = await asyncio.gather(
             *(
                 self._list(api_version, resource, namespace, selector, shrink)
                 for namespace in self._namespaces or (None,)
             )
         )
-        return [item for items in lists for item in items]
+        # Together they prove no more than the oldest of them.
+        return Listing((item for items in lists for item in items), min(items.version for items in lists))
 
     async def _list(
         self,
@@ -124,7 +158,7 @@ class KubernetesCluster:
         namespace: str | None,
         selector: str | None,
         shrink: Callable[[Manifest], Manifest],
-    ) -> list[Manifest]:
+    ) -> Listing:
         """List page by page, and keep of each only what is read: whole pods would fill the memory."""
         items: list[Manifest] = []
         query: dict[str, str | int] = {"limit": _PAGE, **({"labelSelector": selector} if selector else {})}
@@ -133,9 +167,10 @@ class KubernetesCluster:
                 "GET", collection(api_version, resource, namespace), resource, query=query
             )
             items += [shrink(item) for item in page.get("items") or ()]
-            query["continue"] = (page.get("metadata") or {}).get("continue") or ""
+            meta = page.get("metadata") or {}
+            query["continue"] = meta.get("continue") or ""
             if not query["continue"]:
-                return items
+                return Listing(items, int(meta.get("resourceVersion") or 0))
 
 
 def collection(api_version: str, resource: str, namespace: str | None) -> str:

@@ -4,6 +4,7 @@ Objects cross it as plain dicts in Kubernetes' own shape (`Manifest`). An adapte
 and retries nothing: retrying belongs to the queue.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,6 +42,19 @@ class JobKey:
         return f"{self.namespace}/{self.name}"
 
 
+class Listing(list[Manifest]):
+    """All objects of a kind, as they were at one moment.
+
+    Attributes:
+        version: The resource version of that moment. An object of which a newer one is known is not gone because it is not
+            listed: the listing is older.
+    """
+
+    def __init__(self, items: Iterable[Manifest], version: int) -> None:
+        super().__init__(items)
+        self.version = version
+
+
 @dataclass(frozen=True)
 class PodIdentity:
     """The pod that a token was issued to."""
@@ -48,6 +62,21 @@ class PodIdentity:
     namespace: str
     name: str
     uid: str
+
+
+@dataclass(frozen=True)
+class InLine:
+    """What waits in a queue of Kueue, with its places counted from 1.
+
+    Attributes:
+        name: What Kueue calls it.
+        place: Its place in this queue.
+        overall: Its place among all queues that share the quota.
+    """
+
+    name: str
+    place: int
+    overall: int
 
 
 class Sink(Protocol):
@@ -63,10 +92,10 @@ class Sink(Protocol):
 class Cluster(Protocol):
     """A cluster."""
 
-    async def list_jobs(self) -> list[Manifest]:
+    async def list_jobs(self) -> Listing:
         """Return every TrainingJob that this operator looks after."""
 
-    async def list_pods(self, key: JobKey | None = None) -> list[Manifest]:
+    async def list_pods(self, key: JobKey | None = None) -> Listing:
         """Return the worker pods (by label) of one job, or of all jobs."""
 
     async def create(self, manifest: Manifest) -> Manifest:
@@ -82,6 +111,7 @@ class Cluster(Protocol):
 
         Raises:
             NotFoundError: It is gone, or another pod has its name.
+            ConflictError: It was not deleted, for another reason.
         """
 
     async def delete_job(self, key: JobKey, uid: str) -> None:
@@ -101,6 +131,16 @@ class Cluster(Protocol):
 
     async def pod_warning(self, namespace: str, uid: str) -> tuple[str, str] | None:
         """Return the newest warning about the pod with this UID as (reason, message), or None if there is none."""
+
+    async def serves(self, api_version: str, resource: str) -> bool:
+        """Return whether there is such a resource."""
+
+    async def line(self, namespace: str, queue: str) -> list[InLine]:
+        """Return what waits in a LocalQueue of Kueue, the first first.
+
+        Raises:
+            ClusterError: Or one of its kinds; a cluster need not tell.
+        """
 
     async def review_token(self, token: str, audience: str) -> PodIdentity | None:
         """Return the pod that the token was issued to for this audience, or None if it is not valid."""

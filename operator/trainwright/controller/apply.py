@@ -18,7 +18,6 @@ from trainwright.cluster.port import (
     AlreadyExistsError,
     Cluster,
     ClusterError,
-    ConflictError,
     JobKey,
     Manifest,
     NotFoundError,
@@ -108,8 +107,6 @@ class Applier:
                 await self._cluster.delete_pod(key, deletion.name, deletion.uid)
             except NotFoundError:
                 self._store.pod_gone(key, deletion.uid)
-            except ConflictError:
-                log.debug("pod changed while it was deleted", pod=deletion.name)
             else:
                 # Until the watch says so itself, or the next pass would delete it again.
                 self._store.pod_deleting(key, deletion.uid, self._now())
@@ -125,6 +122,11 @@ class Applier:
             except RejectedError as error:
                 refused.append(error)
                 return
+            except NotFoundError as error:
+                if manifest["kind"] != "PodGroup":
+                    raise
+                refused.append(RejectedError(f"no {manifest['apiVersion']} PodGroup in this cluster: {error}"))
+                return
         if manifest["kind"] == "Pod":
             self._store.put_pod(stored)
 
@@ -133,9 +135,8 @@ class Applier:
         wanted = {manifest["metadata"]["name"] for manifest in manifests if manifest["kind"] == "Pod"}
         if wanted <= self._store.pod_names(key, job_uid):
             return
-        before = self._store.uids(key)
         pods = await self._cluster.list_pods(key)
-        self._store.put_pods(key, before, pods)
+        self._store.put_pods(key, pods)
         foreign = wanted - {pod["metadata"]["name"] for pod in pods if owner_uid(pod) == job_uid}
         if foreign:
             raise RejectedError(

@@ -93,9 +93,8 @@ class Controller:
 
     async def resync(self) -> None:
         """List all jobs and pods, forget what is gone, and look at every job again."""
-        before = self.store.uids()
         jobs, pods = await asyncio.gather(self._cluster.list_jobs(), self._cluster.list_pods())
-        self.store.put_listing(before, jobs, pods)
+        self.store.put_listing(jobs, pods)
         for key in self.store.job_keys():
             self.queue.add(key)
 

@@ -141,8 +141,7 @@ class Reconciler:
         )
 
     async def _relist(self, key: JobKey) -> None:
-        before = self._store.uids(key)
-        self._store.put_pods(key, before, await self._cluster.list_pods(key))
+        self._store.put_pods(key, await self._cluster.list_pods(key))
 
 
 def _workers(pods: Iterable[Manifest], warning: PodWarning | None = None) -> Iterator[Pod]:

@@ -5,7 +5,7 @@ resource version wins. Decides nothing and calls nobody but its listener.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,7 +14,7 @@ from trainwright.api.names import LABEL_JOB
 from trainwright.api.status import rfc3339
 from trainwright.api.worker import WorkerReport
 from trainwright.cluster.compact import compact, compact_pod
-from trainwright.cluster.port import JobKey, Manifest
+from trainwright.cluster.port import JobKey, Listing, Manifest
 
 _TOMBSTONES = 8192
 
@@ -214,48 +214,32 @@ class Store:
         """Return the keys of all jobs, and of pods whose job is not known."""
         return list(self._known)
 
-    def uids(self, key: JobKey | None = None) -> frozenset[str]:
-        """Return the UIDs of all that is known, or of one job's pods: the part of a listing that may prove it gone."""
-        if key is not None:
-            known = self._known.get(key)
-            return frozenset(known.pods) if known is not None else frozenset()
-        jobs = (_uid(job) for job in self.jobs())
-        pods = (uid for known in self._known.values() for uid in known.pods)
-        return frozenset((*jobs, *pods))
-
-    def put_listing(self, before: frozenset[str], jobs: Iterable[Manifest], pods: Iterable[Manifest]) -> None:
-        """Take over a complete listing of all jobs and pods.
-
-        Args:
-            before: `uids()` from before the listing began. Only these can be proven gone by not being listed: what
-                came to be known meanwhile may be younger than the listing.
-            jobs: All jobs.
-            pods: All worker pods.
-        """
-        jobs, pods = list(jobs), list(pods)
-        gone = before - {_uid(item) for item in (*jobs, *pods)}
+    def put_listing(self, jobs: Listing, pods: Listing) -> None:
+        """Take over a complete listing of all jobs and of all worker pods."""
+        listed = {_uid(item) for item in (*jobs, *pods)}
         for key, known in list(self._known.items()):
-            if known.job is not None and _uid(known.job) in gone:
+            if known.job is not None and _is_gone(known.job, listed, jobs.version):
                 self.job_changed(known.job, deleted=True)
-            self._drop_pods(key, gone)
+            self._drop_pods(key, listed, pods.version)
         for job in jobs:
             self.job_changed(job)
         for pod in pods:
             self.pod_changed(pod)
 
-    def put_pods(self, key: JobKey, before: frozenset[str], pods: Iterable[Manifest]) -> None:
-        """Take over a complete listing of one job's pods; `before` is `uids(key)` from before it began."""
-        pods = list(pods)
+    def put_pods(self, key: JobKey, pods: Listing) -> None:
+        """Take over a complete listing of one job's pods."""
         for pod in pods:
             self.pod_changed(pod)
-        self._drop_pods(key, before - {_uid(pod) for pod in pods})
+        self._drop_pods(key, {_uid(pod) for pod in pods}, pods.version)
 
-    def _drop_pods(self, key: JobKey, gone: frozenset[str]) -> None:
+    def _drop_pods(self, key: JobKey, listed: set[str], version: int) -> None:
         known = self._known.get(key)
-        for uid in gone.intersection(known.pods) if known is not None else ():
-            self._bury(uid)
-            del self._known[key].pods[uid]
-            self._changed(key)
+        pods = list(known.pods.items()) if known is not None else []
+        for uid, pod in pods:
+            if _is_gone(pod, listed, version):
+                self._bury(uid)
+                del self._known[key].pods[uid]
+                self._changed(key)
         self._tidy(key)
 
     def _drop_job(self, key: JobKey, known: _Known) -> None:
@@ -304,6 +288,11 @@ def _said(pod: Manifest) -> tuple[Any, ...]:
 def _uid(manifest: Manifest) -> str:
     uid: str = manifest["metadata"]["uid"]
     return uid
+
+
+def _is_gone(manifest: Manifest, listed: set[str], version: int) -> bool:
+    """Return whether a listing of this version proves the object gone: what is younger than the listing it cannot show."""
+    return _uid(manifest) not in listed and _version(manifest) <= version
 
 
 def _version(manifest: Manifest) -> int:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from trainwright.api.names import LABEL_JOB
 from trainwright.api.worker import WorkerPhase, WorkerReport
-from trainwright.cluster.port import JobKey
+from trainwright.cluster.port import JobKey, Listing
 from trainwright.controller.store import Store
 
 KEY = JobKey("team", "digits")
@@ -74,7 +74,7 @@ def test_what_is_gone_never_comes_back(order):
             store.job_changed(job(3), deleted=True)
             deleted = True
         elif step == "listing":
-            store.put_listing(frozenset(), [job(2)], [pod(2)])
+            store.put_listing(Listing([job(2)], 2), Listing([pod(2)], 2))
         else:
             store.job_changed(job({"add": 1, "change": 2}[step]))
             store.pod_changed(pod({"add": 1, "change": 2}[step]))
@@ -133,13 +133,12 @@ def test_a_job_created_again_starts_afresh(store):
 def test_a_listing_removes_what_it_lacks_but_not_what_is_younger(store, told):
     store.job_changed(job(1))
     store.pod_changed(pod(2, uid="lost"))
-    before = store.uids()
     store.put_pod(pod(9, uid="young"))  # created while the listing was under way
     told.clear()
-    store.put_listing(before, [job(1)], [])
+    store.put_listing(Listing([job(1)], 8), Listing([], 8))
     assert [p["metadata"]["uid"] for p in store.snapshot(KEY).pods] == ["young"]
     assert told == [KEY]
-    store.put_listing(store.uids(), [], [])
+    store.put_listing(Listing([], 9), Listing([], 9))
     assert store.job_keys() == []
 
 
@@ -149,7 +148,7 @@ def test_a_listing_of_one_job_leaves_the_others_alone(store):
     other = pod(3, uid="b")
     other["metadata"]["labels"] = {LABEL_JOB: "other"}
     store.pod_changed(other)
-    store.put_pods(KEY, store.uids(KEY), [pod(4, uid="c")])
+    store.put_pods(KEY, Listing([pod(4, uid="c")], 4))
     assert [p["metadata"]["uid"] for p in store.snapshot(KEY).pods] == ["c"]
     assert JobKey("team", "other") in store.job_keys()
 

@@ -11,7 +11,16 @@ from trainwright.cluster.local import pod_status
 from trainwright.cluster.local.kubelet import Kubelet
 from trainwright.cluster.local.mounts import Folders
 from trainwright.cluster.local.objects import Objects, identity
-from trainwright.cluster.port import JobKey, Manifest, NotFoundError, PodIdentity, RejectedError, Sink
+from trainwright.cluster.port import (
+    InLine,
+    JobKey,
+    Listing,
+    Manifest,
+    NotFoundError,
+    PodIdentity,
+    RejectedError,
+    Sink,
+)
 
 DEFAULT_GRACE_SECONDS = 30
 
@@ -67,15 +76,14 @@ class LocalCluster:
 
     # The port.
 
-    async def list_jobs(self) -> list[Manifest]:
+    async def list_jobs(self) -> Listing:
         """Return every TrainingJob."""
-        return self._objects.select(KIND, {})
+        return Listing(self._objects.select(KIND, {}), self._objects.version)
 
-    async def list_pods(self, key: JobKey | None = None) -> list[Manifest]:
+    async def list_pods(self, key: JobKey | None = None) -> Listing:
         """Return the worker pods of one job, or of all jobs."""
-        if key is None:
-            return self._objects.select("Pod", {LABEL_JOB: None})
-        return self._objects.select("Pod", {LABEL_JOB: key.name}, key.namespace)
+        name, namespace = (None, None) if key is None else (key.name, key.namespace)
+        return Listing(self._objects.select("Pod", {LABEL_JOB: name}, namespace), self._objects.version)
 
     async def create(self, manifest: Manifest) -> Manifest:
         """Create any object; a pod's process starts at once.
@@ -133,6 +141,14 @@ class LocalCluster:
     async def pod_warning(self, namespace: str, uid: str) -> tuple[str, str] | None:  # noqa: ARG002 - nothing warns here
         """Return None: what keeps a process of this machine from starting is in its pod's status."""
         return None
+
+    async def serves(self, api_version: str, resource: str) -> bool:  # noqa: ARG002 - nothing is, here
+        """Return False: whatever starts here starts at once."""
+        return False
+
+    async def line(self, namespace: str, queue: str) -> list[InLine]:  # noqa: ARG002 - there are no queues
+        """Return nothing: nobody waits here."""
+        return []
 
     async def review_token(self, token: str, audience: str) -> PodIdentity | None:
         """Return the pod that the token was issued to for this audience, or None if it is not valid."""

@@ -1,10 +1,9 @@
 """Objects in memory with the bookkeeping of an API server: UIDs, versions, generations, owners. No I/O."""
 
-import copy
-import itertools
 import uuid
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from trainwright.api.status import rfc3339
 from trainwright.cluster.port import AlreadyExistsError, ConflictError, Manifest, NotFoundError
@@ -24,11 +23,15 @@ def identity(manifest: Manifest) -> Identity:
 
 
 class Objects:
-    """All objects of the local cluster. What goes in and out is copied, so nobody changes an object in place."""
+    """All objects of the local cluster. What goes in and out is copied, so nobody changes an object in place.
+
+    Attributes:
+        version: The resource version of the newest change.
+    """
 
     def __init__(self) -> None:
         self._objects: dict[Identity, Manifest] = {}
-        self._versions = itertools.count(1)
+        self.version = 0
 
     def get(self, key: Identity) -> Manifest:
         """Return an object.
@@ -39,12 +42,13 @@ class Objects:
         if key not in self._objects:
             kind, namespace, name = key
             raise NotFoundError(f'{kind} "{name}" not found in namespace "{namespace}"')
-        return copy.deepcopy(self._objects[key])
+        found: Manifest = _copy(self._objects[key])
+        return found
 
     def select(self, kind: str, labels: Mapping[str, str | None], namespace: str | None = None) -> list[Manifest]:
         """Return the objects of a kind that carry these labels; None stands for any value."""
         return [
-            copy.deepcopy(manifest)
+            _copy(manifest)
             for (a_kind, a_namespace, _), manifest in self._objects.items()
             if a_kind == kind
             and namespace in (None, a_namespace)
@@ -56,7 +60,7 @@ class Objects:
         for manifest in list(self._objects.values()):
             owners = manifest["metadata"].get("ownerReferences") or []
             if any(owner["uid"] == uid for owner in owners):
-                yield copy.deepcopy(manifest)
+                yield _copy(manifest)
 
     def add(self, manifest: Manifest, *, restored: bool = False) -> Manifest:
         """Store a new object and return it as stored.
@@ -68,7 +72,7 @@ class Objects:
         Raises:
             AlreadyExistsError: One of that identity exists.
         """
-        stored = copy.deepcopy(manifest)
+        stored = _copy(manifest)
         metadata = stored["metadata"]
         metadata.setdefault("namespace", "default")
         if "name" not in metadata and "generateName" in metadata:
@@ -94,7 +98,7 @@ class Objects:
             raise ConflictError(f"{manifest['metadata']['name']} has changed since it was read")
         if present == manifest:
             return present
-        changed = copy.deepcopy(manifest)
+        changed = _copy(manifest)
         if present.get("spec") != changed.get("spec"):
             changed["metadata"]["generation"] = present["metadata"]["generation"] + 1
         return self._store(changed)
@@ -104,9 +108,17 @@ class Objects:
         self._objects.pop(identity(manifest), None)
 
     def _store(self, manifest: Manifest) -> Manifest:
-        manifest["metadata"]["resourceVersion"] = str(next(self._versions))
+        self.version += 1
+        manifest["metadata"]["resourceVersion"] = str(self.version)
         self._objects[identity(manifest)] = manifest
-        return copy.deepcopy(manifest)
+        return self.get(identity(manifest))
+
+
+def _copy(value: Any) -> Any:
+    """Copy JSON data; what copies anything else takes five times as long."""
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value
 
 
 def _carries(labels: Mapping[str, str], wanted: Mapping[str, str | None]) -> bool:
