@@ -1,13 +1,20 @@
 """Writes checkpoints in the background, one at a time."""
 
 import threading
+import weakref
 from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any
 
 from trainwright.api.status import Checkpoint
 from trainwright_worker.checkpoint.folder import CheckpointFolder
-from trainwright_worker.checkpoint.staging import Staging, State
+from trainwright_worker.checkpoint.staging import Copy, Staging, State
 from trainwright_worker.errors import InfrastructureError, explain
+
+Work = SimpleQueue[Callable[[], None] | None]
+"""What the writing thread is to do, one after the other; it ends with None."""
 
 
 class Writer:
@@ -23,13 +30,16 @@ class Writer:
         self._folder = folder
         self._done = done
         self._staging = Staging()
-        self._thread: threading.Thread | None = None
-        self._failure: Exception | None = None
+        self._saving: Future[None] | None = None
+        # Training would have to wait until a thread that is started with a save has been given a core.
+        self._work: Work = SimpleQueue()
+        threading.Thread(target=_serve, args=(self._work,), name="checkpoint", daemon=True).start()
+        weakref.finalize(self, self._work.put, None)
 
     @property
     def busy(self) -> bool:
         """Whether a checkpoint is being written; the next save would wait for it."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._saving is not None and not self._saving.done()
 
     def save(self, state: State, facts: dict[str, Any]) -> None:
         """Copy the state and begin to write it; waits for the save before, if that is still being written.
@@ -43,11 +53,9 @@ class Writer:
             NonFiniteError: Its weights were not numbers.
         """
         self.wait()
-        copy = self._staging.copy(state)
-        self._thread = threading.Thread(
-            target=lambda: self._write(lambda: self._folder.write(copy, facts)), name="checkpoint", daemon=True
-        )
-        self._thread.start()
+        copy, saving = self._staging.copy(state), Future[None]()
+        self._saving = saving
+        self._work.put(lambda: self._write(copy, facts, saving))
 
     def wait(self, seconds: float | None = None) -> None:
         """Wait until nothing is being written, or at most so many seconds.
@@ -56,19 +64,29 @@ class Writer:
             InfrastructureError: The last state could not be written.
             NonFiniteError: Its weights were not numbers.
         """
-        if self._thread is not None:
-            self._thread.join(seconds)
-        if isinstance(self._failure, OSError):
+        failure = None
+        with suppress(TimeoutError):
+            failure = None if self._saving is None else self._saving.exception(seconds)
+        if isinstance(failure, OSError):
             raise InfrastructureError(
-                f"cannot save a checkpoint: {self._failure}", "check the storage in spec.checkpoint"
-            ) from self._failure
-        if self._failure is not None:
-            raise explain(self._failure) from self._failure
+                f"cannot save a checkpoint: {failure}", "check the storage in spec.checkpoint"
+            ) from failure
+        if failure is not None:
+            raise explain(failure) from failure
 
-    def _write(self, write: Callable[[], list[Checkpoint]]) -> None:
+    def _write(self, copy: Copy, facts: dict[str, Any], saving: Future[None]) -> None:
         try:
-            saved = write()
+            saved = self._folder.write(copy, facts)
             if saved:
                 self._done(saved)
         except Exception as error:  # noqa: BLE001 - whatever it is, the training thread will raise it
-            self._failure = error
+            saving.set_exception(error)
+        else:
+            saving.set_result(None)
+
+
+def _serve(work: Work) -> None:
+    """Do what comes until the writer is gone."""
+    while (task := work.get()) is not None:
+        task()
+        del task  # It holds the writer, which could not go while this waits for more.
