@@ -13,11 +13,11 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import kopf
 import pytest
 import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from kubernetes.aio.client.configuration import Configuration
 
 from trainwright.cluster.rest import ApiServer
 
@@ -56,11 +56,7 @@ class RunningServer:
         )
 
     def connect(self, count=None) -> ApiServer:
-        configuration = Configuration()
-        configuration.host = self.url
-        configuration.verify_ssl = False
-        configuration.api_key["BearerToken"] = f"Bearer {TOKEN}"
-        return ApiServer(configuration, count)
+        return ApiServer(kopf.ConnectionInfo(server=self.url, insecure=True, token=TOKEN), count=count)
 
     def ready(self) -> bool:
         request = urllib.request.Request(f"{self.url}/readyz", headers={"Authorization": f"Bearer {TOKEN}"})  # noqa: S310

@@ -1,7 +1,6 @@
 """Requests to an API server with plain dicts, and the one place where its errors become those of the port.
 
-Uses of the official client only what knows how to connect and authenticate; its typed models stay out, since they cost
-memory and drop fields they do not know.
+How to get in is kopf's knowledge, as for the watches. The official client is not used: importing it alone takes 15 MiB.
 """
 
 import asyncio
@@ -11,9 +10,8 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 import aiohttp
-from kubernetes.aio.client.configuration import Configuration
-from kubernetes.aio.client.rest import RESTClientObject
-from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+import kopf
+import yaml
 
 from trainwright.cluster.port import (
     AlreadyExistsError,
@@ -25,24 +23,52 @@ from trainwright.cluster.port import (
 )
 
 _TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10)
+_UNAUTHORIZED = 401
 _REJECTIONS = frozenset({400, 403, 405, 413, 415, 422})
 
 Counter = Callable[[str, str, str], None]
 """Told of every request: verb, resource, status code."""
 
 
+def login() -> kopf.ConnectionInfo | None:
+    """Return how to reach the API server from within a pod, or else as the kubeconfig says; None if neither is there.
+
+    Raises:
+        Exception: The kubeconfig is not readable, or not a kubeconfig.
+    """
+    settings = kopf.OperatorSettings()
+    return kopf.login_with_service_account(settings=settings) or kopf.login_with_kubeconfig(settings=settings)
+
+
 class ApiServer:
     """A connection to an API server.
 
     Args:
-        configuration: Address and credentials. A token that rotates is read anew by the configuration's own hook.
+        info: Address and credentials.
+        connections: How many requests may be under way at once.
         count: Told of every request.
+        renew: Asked for credentials again when the server does not take the present ones any more.
     """
 
-    def __init__(self, configuration: Configuration, count: Counter | None = None) -> None:
-        self._configuration = configuration
-        self._client = RESTClientObject(configuration)
+    def __init__(
+        self,
+        info: kopf.ConnectionInfo,
+        connections: int = 100,
+        count: Counter | None = None,
+        renew: Callable[[], kopf.ConnectionInfo | None] | None = None,
+    ) -> None:
+        self._info = info
+        self._authorization = info.as_http_headers()
         self._count = count or (lambda *_: None)
+        self._renew = renew or (lambda: None)
+        # Without trust_env, or aiohttp looks for a .netrc, in a thread, before every request.
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=connections, ssl=info.as_ssl_context()),
+            headers={"Accept": "application/json", "Content-Type": "application/json", "User-Agent": "trainwright"},
+            timeout=_TIMEOUT,
+            trust_env=False,
+            proxy=info.proxy_url,
+        )
 
     @classmethod
     async def connect(cls, connections: int = 100, count: Counter | None = None) -> Self:
@@ -51,22 +77,17 @@ class ApiServer:
         Raises:
             ClusterError: Neither is there.
         """
-        configuration = Configuration()
         try:
-            load_incluster_config(client_configuration=configuration)
-        except ConfigException:
-            try:
-                await load_kube_config(client_configuration=configuration)
-            except ConfigException as error:
-                raise ClusterError(f"no cluster to connect to: {error}") from error
-        configuration.connection_pool_maxsize = connections
-        # Or aiohttp looks for a .netrc, in a thread, before every request. A kubeconfig's own proxy is honoured anyway.
-        configuration.client_session_kwargs = {"trust_env": False}
-        return cls(configuration, count)
+            info = login()
+        except (kopf.LoginError, KeyError, OSError, ValueError, yaml.YAMLError) as error:
+            raise ClusterError(f"no cluster to connect to: {type(error).__name__}: {error}") from error
+        if info is None:
+            raise ClusterError("no cluster to connect to: neither a service account nor a kubeconfig is there")
+        return cls(info, connections, count, login)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.close()
+        await self._session.close()
 
     async def request(
         self, verb: str, path: str, resource: str, body: Any = None, query: Mapping[str, str | int] | None = None
@@ -83,28 +104,33 @@ class ApiServer:
         Raises:
             ClusterError: Or one of its kinds; see the port.
         """
+        url = f"{self._info.server}{path}{f'?{urlencode(query)}' if query else ''}"
+        content = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        status, data = await self._send(verb, url, resource, content)
+        if status == _UNAUTHORIZED and self._log_in_again():
+            status, data = await self._send(verb, url, resource, content)
+        return _read(status, data)
+
+    async def _send(self, verb: str, url: str, resource: str, content: bytes | None) -> tuple[int, bytes]:
         code = "none"
         try:
-            url = f"{self._configuration.host}{path}{f'?{urlencode(query)}' if query else ''}"
-            answer = await self._client.request(
-                verb, url, headers=await self._headers(), body=body, _request_timeout=_TIMEOUT
-            )
-            data = await answer.read()
-            code = str(answer.status)
+            async with self._session.request(verb, url, data=content, headers=self._authorization) as answer:
+                data = await answer.read()
+                code = str(answer.status)
+                return answer.status, data
         except (aiohttp.ClientError, TimeoutError, OSError, asyncio.IncompleteReadError) as error:
             raise ClusterError(f"no answer from the API server: {str(error) or type(error).__name__}") from error
         finally:
             self._count(verb, resource, code)
-        return _read(answer.status, data)
 
-    async def _headers(self) -> dict[str, str]:
-        headers = {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": "trainwright"}
-        credentials = await self._configuration.get_api_key_with_prefix("BearerToken")
-        if not credentials and self._configuration.username:
-            credentials = self._configuration.get_basic_auth_token()
-        if credentials:
-            headers["Authorization"] = str(credentials)
-        return headers
+    def _log_in_again(self) -> bool:
+        """Read the credentials anew, and return whether they have changed: tokens rotate."""
+        try:
+            info = self._renew()
+        except (kopf.LoginError, KeyError, OSError, ValueError, yaml.YAMLError):
+            return False
+        before, self._authorization = self._authorization, info.as_http_headers() if info else self._authorization
+        return self._authorization != before
 
 
 def _read(status: int, data: bytes) -> Manifest:

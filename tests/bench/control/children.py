@@ -58,14 +58,26 @@ async def make_namespace(client: Client, name: str) -> None:
 
 async def clear(client: Client, recorder: Recorder, namespace: str) -> None:
     """Delete all jobs of a namespace and their children at once: the garbage collector takes its time."""
-    now = {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0}
-    await client.request("DELETE", JOBS.format(namespace), now)
+    await delete_all(client, JOBS.format(namespace))
     await recorder.until(lambda: not any(key[0] == namespace for key in recorder.jobs), 60, "jobs are deleted")
     for collection in ("Pod", "ConfigMap", "NetworkPolicy"):
-        await client.request("DELETE", _COLLECTIONS[collection].format(namespace), now)
+        await delete_all(client, _COLLECTIONS[collection].format(namespace))
     services = await client.request("GET", _COLLECTIONS["Service"].format(namespace))
     paths = [f"{_COLLECTIONS['Service'].format(namespace)}/{item['metadata']['name']}" for item in services["items"]]
     await gather((lambda path=path: _delete(client, path)) for path in paths)
+
+
+async def delete_all(client: Client, collection: str) -> None:
+    """Delete a collection at once, in as many requests as that takes: the server gives up on each after a minute."""
+    while True:
+        try:
+            options = {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0}
+            await client.request("DELETE", collection, options)
+        except ApiError as error:
+            if error.status != 504:
+                raise
+        else:
+            return
 
 
 async def _delete(client: Client, path: str) -> None:

@@ -19,7 +19,11 @@ _LOOK = 0.02
 
 
 class ApiError(Exception):
-    """The API server refused."""
+    """The API server refused; `status` is the HTTP status."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(f"{status} {text}")
+        self.status = status
 
 
 class Client:
@@ -48,7 +52,7 @@ class Client:
             elif answer.status < 300:
                 return json.loads(text)
             else:
-                raise ApiError(f"{verb} {path}: {answer.status} {text[:500]!r}")
+                raise ApiError(answer.status, f"{verb} {path}: {text[:500]!r}")
 
     async def watch(self, path: str, version: str) -> AsyncIterator[Manifest]:
         """Yield the events of a watch until the server ends it."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from children import LABEL_BARE, BareChildren, apply, clear, job, make_namespace
+from children import LABEL_BARE, BareChildren, apply, clear, delete_all, job, make_namespace
 from client import Client, Manifest, PodRecord, Recorder, gather
 from operating import Meter, Operator
 from plane import Plane
@@ -126,8 +126,8 @@ async def restart(bench: Bench) -> None:
     for _ in range(3):
         began, before = time.monotonic(), {pod.uid for pod in bench.seen.pods_of(namespace)}
         await _fail(bench.admin, _worker(bench, namespace, "wide", 0))
-        await bench.seen.until(lambda b=before: len(_fresh(bench, namespace, b)) >= workers, 60, "all replaced")
-        whole.append(_last_created(_fresh(bench, namespace, before)) - began)
+        await bench.seen.until(lambda b=before: len(_fresh(bench, namespace, "wide", b)) >= workers, 60, "all replaced")
+        whole.append(_last_created(_fresh(bench, namespace, "wide", before)) - began)
         await bench.seen.until(lambda: record.status.get("workers", {}).get("ready") == workers, 60, "all run again")
     lowest = await _bare_restart(bench, workers)
     bench.add("100 workers: restart of all, median of 3", median(whole), 1.5, "s", ceiling=lowest)
@@ -178,8 +178,7 @@ async def steady(bench: Bench) -> None:
     more = bench.operator.process.memory() - memory
     bench.add(f"{UNRELATED} unrelated pods come: CPU", busy.percent, 2, "%", note=f"{busy.seconds:.0f} s")
     bench.add("… memory more", max(0.0, more), 2, "MiB")
-    now = {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0}
-    await bench.admin.request("DELETE", "/api/v1/namespaces/others/pods", now)
+    await delete_all(bench.admin, "/api/v1/namespaces/others/pods")
 
 
 async def kill(bench: Bench) -> None:
@@ -311,11 +310,11 @@ async def _replacements(bench: Bench, namespace: str, name: str, disturb: Any) -
     for index in range(1, 8):
         began, before = time.monotonic(), {pod.uid for pod in bench.seen.pods_of(namespace, name)}
         await disturb(bench.admin, _worker(bench, namespace, name, index))
-        await bench.seen.until(lambda b=before: _fresh(bench, namespace, b), 60, "a replacement")
-        taken.append(_last_created(_fresh(bench, namespace, before)) - began)
+        await bench.seen.until(lambda b=before: _fresh(bench, namespace, name, b), 60, "a replacement")
+        taken.append(_last_created(_fresh(bench, namespace, name, before)) - began)
         await bench.seen.until(
             lambda b=before: (
-                all(pod.running for pod in _fresh(bench, namespace, b))
+                all(pod.running for pod in _fresh(bench, namespace, name, b))
                 and record.status.get("workers", {}).get("ready") == 10
             ),
             60,
@@ -358,8 +357,8 @@ def _worker(bench: Bench, namespace: str, name: str, index: int) -> PodRecord:
     return next(pod for pod in bench.seen.pods_of(namespace, name) if pod.live and pod.index == str(index))
 
 
-def _fresh(bench: Bench, namespace: str, before: set[str]) -> list[PodRecord]:
-    return [pod for pod in bench.seen.pods_of(namespace) if pod.uid not in before]
+def _fresh(bench: Bench, namespace: str, name: str, before: set[str]) -> list[PodRecord]:
+    return [pod for pod in bench.seen.pods_of(namespace, name) if pod.uid not in before]
 
 
 def _last_created(pods: list[PodRecord]) -> float:
