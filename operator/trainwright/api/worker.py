@@ -36,6 +36,16 @@ class WorkerConfig(Model):
     data_root: str = Field(description="Folder at which relative dataset paths start.")
     reports: ReportsEndpoint | None = Field(None, description="Where to report; None keeps reports in the log.")
 
+    def sized(self, count: int, least: int | None) -> "WorkerConfig":
+        """Return the config for another number of workers.
+
+        Args:
+            count: Workers of the job.
+            least: Fewest workers to train with; None if all are needed.
+        """
+        workers = self.spec.workers.model_copy(update={"count": count, "min_count": least})
+        return self.model_copy(update={"spec": self.spec.model_copy(update={"workers": workers})})
+
     @property
     def job_folder(self) -> str:
         """The folder or URI that holds all a job writes: `checkpoints/` and `results/`. Nothing is written outside."""
@@ -61,6 +71,18 @@ class RankHeartbeat(Model):
     seconds_ago: float = Field(ge=0, description="Age of that step, in seconds, when the report was made.")
 
 
+class Cause(Model):
+    """Why processes ended before their work was done: the post-mortem of the one that failed first."""
+
+    exit_code: int = Field(description="Exit code of the worker.")
+    category: FailureClass | None = Field(None, description="Class of the failure; None on success.")
+    message: str = Field("", max_length=1024, description="What happened, in a sentence.")
+    hint: str | None = Field(None, max_length=512, description="What to do about it.")
+    rank: int | None = Field(None, ge=0, description="Rank that failed first.")
+    exception: str | None = Field(None, max_length=512, description="Python exception with its message.")
+    traceback: str | None = Field(None, max_length=2048, description="Last lines of the traceback.")
+
+
 class WorkerReport(Model):
     """What rank 0 says about the whole job. Every report is complete: a newer one replaces all older ones."""
 
@@ -72,6 +94,9 @@ class WorkerReport(Model):
     )
     phase: WorkerPhase = Field(description="What the processes are doing.")
     message: str = Field("", max_length=1024, description="Anything worth saying, for example a checkpoint skipped.")
+    absent: list[int] = Field(
+        [], max_length=10_000, description="Workers that this launch goes on without (workers.minCount)."
+    )
     resumed_from_step: int | None = Field(None, ge=0, description="Step of the checkpoint this launch began from.")
     step: int = Field(0, ge=0, description="Optimizer steps done.")
     total_steps: int | None = Field(None, ge=1, description="Steps of the whole run; None until the data was read.")
@@ -97,23 +122,19 @@ class WorkerReport(Model):
     checkpoints: list[Checkpoint] = Field([], max_length=100, description="Verified checkpoints, oldest first.")
     heartbeats: list[RankHeartbeat] = Field([], max_length=4096, description="Per rank, the newest step.")
     results: Results | None = Field(None, description="What was written at the end.")
+    relaunched: Cause | None = Field(
+        None, description="Why the launch before this one ended, if the processes were started again inside their pods."
+    )
 
     def newer_than(self, other: "WorkerReport | None") -> bool:
         """Return whether this report replaces the other: a later attempt, or later within the same."""
         return other is None or (self.attempt, self.sequence) > (other.attempt, other.sequence)
 
 
-class Termination(Model):
+class Termination(Cause):
     """How a worker ended, in at most 4 KiB: the pod's termination message, which survives a silent operator.
 
     On failure it carries the post-mortem of the process that failed first; on success, worker 0's last report.
     """
 
-    exit_code: int = Field(description="Exit code of the worker.")
-    category: FailureClass | None = Field(None, description="Class of the failure; None on success.")
-    message: str = Field("", max_length=1024, description="What happened, in a sentence.")
-    hint: str | None = Field(None, max_length=512, description="What to do about it.")
-    rank: int | None = Field(None, ge=0, description="Rank that failed first.")
-    exception: str | None = Field(None, max_length=512, description="Python exception with its message.")
-    traceback: str | None = Field(None, max_length=2048, description="Last lines of the traceback.")
     report: WorkerReport | None = Field(None, description="The last report, without heartbeats.")

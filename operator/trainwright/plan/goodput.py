@@ -16,14 +16,15 @@ from trainwright.plan.types import Observed
 
 _WAITS = {
     None: "pending",
+    Phase.QUEUED: "queued",
     Phase.PENDING: "pending",
     Phase.STARTING: "starting",
     Phase.RESTARTING: "restarting",
     Phase.SUSPENDED: "suspended",
 }
-_REPORTED = {"loading": "starting", "checkpointing": "checkpointing", "evaluating": "evaluating"}
+_REPORTED = {"loading": "starting"} | {kind: kind for kind in ("checkpointing", "evaluating", "stalled")}
 """What a worker's own words are charged to; its training is split into progress and replay."""
-_INACTIVE = ("pending", "suspended")
+_INACTIVE = ("queued", "pending", "suspended")
 _COMPUTING = ("training", "replaying", "evaluating")
 
 

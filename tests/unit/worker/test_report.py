@@ -4,7 +4,8 @@ import time
 import pytest
 
 from trainwright.api.worker import ReportsEndpoint, WorkerPhase
-from trainwright_worker.reporting.report import Pulse, Reporter, first_report
+from trainwright_worker.reporting.pulse import Pulse
+from trainwright_worker.reporting.report import Reporter, first_report
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import pytest
 from trainwright.api.status import LaunchSeconds
 from trainwright.api.worker import WorkerPhase
 from trainwright_worker.reporting import timesheet
-from trainwright_worker.reporting.report import Pulse, Reporter, first_report
+from trainwright_worker.reporting.pulse import Pulse
+from trainwright_worker.reporting.report import Reporter, first_report
 from trainwright_worker.reporting.timesheet import ACTIVITY_OF, Activity, Timesheet
 
 

@@ -2,21 +2,25 @@
 
 import json
 import os
+import signal
+import time
 import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from trainwright.api.exit_codes import classify
+from trainwright.api.exit_codes import SIGNAL_BASE, ExitCode, classify
 from trainwright.api.names import TERMINATION_MESSAGE_BYTES
 from trainwright.api.worker import Termination, WorkerReport
-from trainwright_worker.errors import PeersLostError, WorkerError, explain
+from trainwright_worker.errors import MEMORY_HINT, PeersLostError, WorkerError, explain
 
 MESSAGE: Final = 1024
 HINT: Final = 512
 EXCEPTION: Final = 512
 TRACEBACK: Final = 2048
 LAST_REPORT: Final = "report.json"
+_OOM_EVENTS: Final = Path("/sys/fs/cgroup/memory.events")
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,45 @@ def read_post_mortem(path: Path) -> PostMortem | None:
         return None
 
 
+def read_failures(
+    scratch: Path, ended: Mapping[int, int], rank_of: Callable[[int], int], *, out_of_memory: bool
+) -> list[PostMortem]:
+    """Return the post-mortems of the ranks that have failed, also of those that could not write their own.
+
+    Args:
+        scratch: Where they left them.
+        ended: Exit code by local rank of those that have ended; 128 + n for an end by signal n.
+        rank_of: Returns the rank of a local rank.
+        out_of_memory: Whether the kernel has killed a process for memory.
+    """
+    return [
+        read_post_mortem(post_mortem_path(scratch, number))
+        or _killed(rank_of(number), code, out_of_memory=out_of_memory)
+        for number, code in ended.items()
+        if code
+    ]
+
+
+def _killed(rank: int, code: int, *, out_of_memory: bool) -> PostMortem:
+    message, hint = f"rank {rank} ended with exit code {code}", None
+    if code > SIGNAL_BASE:
+        message = f"rank {rank} was ended by {signal.Signals(code - SIGNAL_BASE).name}"
+    if code == SIGNAL_BASE + signal.SIGKILL and out_of_memory:
+        code, hint = ExitCode.OUT_OF_MEMORY, MEMORY_HINT
+        message = f"rank {rank} was killed because the worker ran out of memory"
+    ending = Termination(exit_code=code, category=classify(code), message=message, hint=hint, rank=rank)
+    return PostMortem(ending, consequence=False, formed=False, seconds=time.time())
+
+
+def count_oom_kills() -> int:
+    """Return how many processes of this container the kernel has killed for memory; 0 where it does not say."""
+    try:
+        lines = _OOM_EVENTS.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
 def fit(termination: Termination) -> bytes:
     """Return the JSON of a termination in at most 4096 bytes; what matters least is dropped first."""
     candidates = [termination]
@@ -120,7 +163,7 @@ def write_termination(path: str, termination: Termination) -> None:
 def _trimmed(report: WorkerReport) -> list[WorkerReport]:
     plain = report.model_copy(update={"heartbeats": []})
     # What was found out before the first step has been told since then.
-    told = plain.model_copy(update={"preflight": None})
+    told = plain.model_copy(update={"preflight": None, "relaunched": None})
     shorter = [told.model_copy(update={"checkpoints": told.checkpoints[-keep:]}) for keep in (10, 3, 1)]
     last = shorter[-1].model_copy(update={"checkpoints": [], "message": ""})
     if last.results is not None and last.results.samples:

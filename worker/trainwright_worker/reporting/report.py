@@ -10,6 +10,7 @@ import json
 import ssl
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -17,8 +18,9 @@ from urllib.parse import urlsplit
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from trainwright.api.figures import MOST_STRAGGLERS
-from trainwright.api.worker import RankHeartbeat, ReportsEndpoint, WorkerPhase, WorkerReport
+from trainwright.api.worker import Cause, RankHeartbeat, ReportsEndpoint, WorkerPhase, WorkerReport
 from trainwright_worker.console import say
+from trainwright_worker.reporting.pulse import Pulse
 from trainwright_worker.reporting.stopwatch import find_stragglers
 from trainwright_worker.reporting.timesheet import ACTIVITY_OF, Timesheet
 
@@ -26,27 +28,6 @@ SEND_SECONDS: Final = 5.0
 FAREWELL_SECONDS: Final = 5.0
 MAX_BACKOFF_SECONDS: Final = 10.0
 _REFUSED: Final = frozenset({403, 404, 409})
-
-
-class Pulse:
-    """The sign of life of one rank: written by its loop, read by its reporting thread.
-
-    Attributes:
-        step: Newest optimizer step.
-        moves: Rises with every step and every batch that is evaluated.
-        seconds: Seconds that a step of its own work takes; 0 until that is known.
-    """
-
-    __slots__ = ("moves", "seconds", "step")
-
-    def __init__(self) -> None:
-        self.step = 0
-        self.moves = 0
-        self.seconds = 0.0
-
-    def beat(self) -> None:
-        """Show life without a step."""
-        self.moves += 1
 
 
 class Reporter:
@@ -142,6 +123,7 @@ class Reporter:
         with self._condition:
             sequence = max(int(time.time() * 1000), self._report.sequence + 1)
             changes = {"sequence": sequence, "heartbeats": heartbeats, "stragglers": stragglers}
+            self.timesheet.mark_stalled(self._pulse.stalled)
             changes["seconds"] = self.timesheet.read()
             self._report = self._report.model_copy(update=changes)
             report = self._report
@@ -252,7 +234,26 @@ class PulseSender:
         self._store.set(self._key, f"{self._pulse.step} {self._pulse.moves} {self._pulse.seconds:.6f}")
 
 
-def first_report(uid: str, attempt: int, launch: str) -> WorkerReport:
-    """Return the report with which a launch begins, before any data was read."""
+def first_report(
+    uid: str, attempt: int, launch: str, cause: Cause | None = None, absent: Iterable[int] = ()
+) -> WorkerReport:
+    """Return the report with which a launch begins, before any data was read.
+
+    Args:
+        uid: UID of the job.
+        attempt: Attempt that created this pod.
+        launch: Identifies the launch.
+        cause: Why the launch before it, in the same pod, came to an end; None if it is the pod's first.
+        absent: Workers that it goes on without.
+    """
     sequence = int(time.time() * 1000)
-    return WorkerReport(uid=uid, attempt=attempt, launch=launch, sequence=sequence, phase=WorkerPhase.PREPARING)
+    phase = WorkerPhase.PREPARING
+    return WorkerReport(
+        uid=uid,
+        attempt=attempt,
+        launch=launch,
+        sequence=sequence,
+        phase=phase,
+        relaunched=cause,
+        absent=list(absent),
+    )

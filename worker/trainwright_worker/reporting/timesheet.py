@@ -18,6 +18,7 @@ class Activity(StrEnum):
     TRAINING = "training"
     CHECKPOINTING = "checkpointing"
     EVALUATING = "evaluating"
+    STALLED = "stalled"
 
 
 ACTIVITY_OF: Final = {
@@ -37,6 +38,7 @@ class Timesheet:
         self._activity = Activity.LOADING
         self._since = time.monotonic()
         self._spent = dict.fromkeys(Activity, 0.0)
+        self._stalled = False
         self._lock = Lock()
 
     def turn_to(self, activity: Activity) -> Activity:
@@ -55,6 +57,12 @@ class Timesheet:
         finally:
             self.turn_to(before)
 
+    def mark_stalled(self, stalled: bool) -> None:  # noqa: FBT001 - a fact, not a mode
+        """Say whether training stands still, for reasons that are not its own; no other activity can."""
+        with self._lock:
+            self._charge()
+            self._stalled = stalled
+
     def read(self) -> LaunchSeconds:
         """Return the seconds so far."""
         with self._lock:
@@ -63,5 +71,6 @@ class Timesheet:
 
     def _charge(self) -> None:
         now = time.monotonic()
-        self._spent[self._activity] += now - self._since
+        stalled = self._stalled and self._activity is Activity.TRAINING
+        self._spent[Activity.STALLED if stalled else self._activity] += now - self._since
         self._since = now

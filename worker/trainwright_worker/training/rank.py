@@ -14,7 +14,8 @@ from typing import Final
 import torch._dynamo  # noqa: F401
 
 from trainwright.api.exit_codes import ExitCode
-from trainwright.api.worker import WorkerConfig
+from trainwright.api.worker import Cause, WorkerConfig
+from trainwright_worker.agent.stacks import answer_with_stacks
 from trainwright_worker.agent.store import connect_store, round_store
 from trainwright_worker.agent.termination import post_mortem_path, write_last_report, write_post_mortem
 from trainwright_worker.console import say
@@ -22,7 +23,8 @@ from trainwright_worker.distributed.group import Group, choose_device, keep_free
 from trainwright_worker.distributed.place import Place
 from trainwright_worker.errors import InfrastructureError
 from trainwright_worker.reporting.metrics import Metrics
-from trainwright_worker.reporting.report import Pulse, PulseSender, Reporter, first_report
+from trainwright_worker.reporting.pulse import Pulse
+from trainwright_worker.reporting.report import PulseSender, Reporter, first_report
 from trainwright_worker.results.finish import finish
 from trainwright_worker.tracking.tracker import Ending
 from trainwright_worker.tracking.tracking import Tracking
@@ -45,7 +47,9 @@ FAILED_FAREWELL_SECONDS: Final = 1.0
 class Rank:
     """A training process: what it has built so far, and how it ends."""
 
-    def __init__(self, config: WorkerConfig, place: Place, host: str, scratch: Path) -> None:
+    def __init__(
+        self, config: WorkerConfig, place: Place, host: str, scratch: Path, pulse: Pulse, cause: Cause | None
+    ) -> None:
         """Remember what to do.
 
         Args:
@@ -53,22 +57,26 @@ class Rank:
             place: Where this rank stands.
             host: Host under which the rendezvous store is reached from here.
             scratch: Folder for the post-mortem or the last report.
+            pulse: Its sign of life.
+            cause: Why the launch before this one failed, if there was one in this pod.
         """
         self.config = config
         self.place = place
         self.host = host
         self.scratch = scratch
+        self.pulse = pulse
+        self.cause = cause
         self.group: Group | None = None
         self.run: Run | None = None
 
     def train(self) -> None:
         """Train, measure, predict, and write the results."""
-        config, place = self.config, self.place
-        pulse = Pulse()
+        config, place, pulse = self.config, self.place, self.pulse
         reporter = None
         if place.leads:
             launch = f"{place.attempt}-{uuid.uuid4().hex[:12]}"
-            reporter = Reporter(config.reports, first_report(config.uid, place.attempt, launch), pulse)
+            report = first_report(config.uid, place.attempt, launch, self.cause, place.absent)
+            reporter = Reporter(config.reports, report, pulse)
         metrics = None if config.metrics_port is None else Metrics(config.metrics_port, place)
         set_threads(place)
         keep_freed_memory()
@@ -117,6 +125,7 @@ class Rank:
 
     def fail(self, error: BaseException) -> int:
         """Leave a post-mortem and return the exit code."""
+        self.pulse.rest()
         formed = self.group is not None
         path = post_mortem_path(self.scratch, self.place.local_rank)
         termination = write_post_mortem(path, error, self.place.rank, formed=formed)
@@ -140,9 +149,10 @@ class Rank:
             self.run.tracking.close(ending, {} if results is None else results.paths(), seconds)
 
 
-def run_rank(config: WorkerConfig, place: Place, host: str, scratch: Path) -> None:
+def run_rank(config: WorkerConfig, place: Place, host: str, scratch: Path, pulse: Pulse, cause: Cause | None) -> None:
     """Run one training process and end it with its exit code; the entry that the agent forks into."""
-    rank = Rank(config, place, host, scratch)
+    answer_with_stacks(scratch, place.local_rank)
+    rank = Rank(config, place, host, scratch, pulse, cause)
     try:
         rank.train()
     except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a post-mortem and an exit code

@@ -18,7 +18,8 @@ from trainwright_worker.distributed.group import Group
 from trainwright_worker.distributed.place import Place
 from trainwright_worker.reporting.figures import Scale
 from trainwright_worker.reporting.metrics import Metrics
-from trainwright_worker.reporting.report import Pulse, Reporter
+from trainwright_worker.reporting.pulse import Pulse, Tolerance
+from trainwright_worker.reporting.report import Reporter
 from trainwright_worker.reporting.timesheet import Activity
 from trainwright_worker.tracking.tracking import Tracking
 from trainwright_worker.training.agenda import Agenda
@@ -75,6 +76,7 @@ class Run:
         checkpoints: Where checkpoints lie.
         writer: What writes them.
         pulse: This rank's sign of life.
+        tolerance: How long it may go without a step.
         reporter: What tells the operator; on rank 0 only.
         metrics: What tells Prometheus, if configured.
         scale: What turns steps per second into other figures.
@@ -101,6 +103,7 @@ class Run:
     checkpoints: CheckpointFolder
     writer: Writer
     pulse: Pulse
+    tolerance: Tolerance
     reporter: Reporter | None
     metrics: Metrics | None
     scale: Scale

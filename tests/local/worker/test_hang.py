@@ -1,0 +1,192 @@
+"""A process that takes no step any more is found, told of and started again; one that is merely slow is left alone."""
+
+import io
+import os
+import signal
+import time
+
+import boto3
+import numpy as np
+import pytest
+from moto.server import DomainDispatcherApplication, ThreadedMotoServer
+from PIL import Image
+
+from trainwright.api.exit_codes import ExitCode, FailureClass
+
+from .conftest import wait_for
+
+pytestmark = pytest.mark.local
+
+MIN_SECONDS = 5
+WATCHFUL = {"hang": {"minSeconds": MIN_SECONDS}}
+
+
+def spec_of(workers=2, epochs=15, **changes):
+    return {
+        "model": {"name": "cnn", "args": {"channels": [8], "hidden": [32]}},
+        "dataset": {"builtin": {"name": "digits"}},
+        "training": {"epochs": epochs, "globalBatchSize": 64, "deterministic": True, "seed": 7},
+        "checkpoint": {"everySteps": 53},
+        "workers": {"count": workers},
+        "health": WATCHFUL,
+        **changes,
+    }
+
+
+def relaunches(job):
+    return [report.relaunched for report in job.reports if report.relaunched is not None]
+
+
+def test_a_stopped_process_is_found_and_the_job_ends_as_if_undisturbed(make_job):
+    straight = make_job(spec_of(), "straight")
+    straight.run()
+    job = make_job(spec_of(), "stopped")
+    first, second = job.start(0), job.start(1)
+    job.wait_for_step(60)
+    os.kill(second.ranks[0], signal.SIGSTOP)
+    wait_for(lambda: relaunches(job), "the restart")
+    assert (first.wait(), second.wait()) == (0, 0), first.log + second.log
+    assert job.weights == straight.weights
+    cause = relaunches(job)[0]
+    assert (cause.category, cause.exit_code, cause.rank) == (FailureClass.HANG, ExitCode.HANG, 1)
+    assert "rank 1 (worker 1) hangs: no step for 5 s after step" in cause.message
+    assert "the process is stopped (SIGSTOP)" in cause.message
+    assert "its stacks:" in first.log
+    assert "loop.py" in first.log
+    assert "[rank 1] has not moved for" in second.log
+    assert job.reports[-1].seconds.stalled == 0  # of this launch; the one before stood still
+    before = [report for report in job.reports if report.launch != job.reports[-1].launch]
+    assert before[-1].seconds.stalled > MIN_SECONDS / 3
+
+
+def test_a_process_that_is_stopped_while_it_prepares_is_found_too(make_job):
+    job = make_job(spec_of())
+    first, second = job.start(0), job.start(1)
+    rank = wait_for(lambda: second.ranks, "the process")[0]
+    os.kill(rank, signal.SIGSTOP)
+    wait_for(lambda: relaunches(job), "the restart")
+    assert (first.wait(), second.wait()) == (0, 0), first.log + second.log
+    assert relaunches(job)[0].rank == 1
+
+
+# -- data that does not come: what a network volume does when its server is gone ---------------------------------------
+
+
+def picture(value):
+    file = io.BytesIO()
+    Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def images_of(job, count=24):
+    """Write a folder of images, and return the path of one of them."""
+    folder = job.folder / "data" / "images" / "train"
+    for label in range(2):
+        (folder / str(label)).mkdir(parents=True)
+        for number in range(count):
+            (folder / str(label) / f"{number}.png").write_bytes(picture(100 * label + number))
+    return folder / "0" / "0.png"
+
+
+def clog(path):
+    """Put a pipe in the place of a file: whoever reads it waits for ever."""
+    pipe = path.with_suffix(".pipe")
+    os.mkfifo(pipe)
+    pipe.replace(path)
+
+
+def test_a_process_that_waits_for_its_data_for_ever_fails_as_the_job_says(make_job):
+    spec = spec_of(
+        dataset={"imageFolder": {"path": "images/train", "size": 8}, "split": {"validation": 0.1}},
+        training={"steps": 100_000, "globalBatchSize": 16},
+        evaluation={"everySteps": 100_000},
+        restart={"onFailure": {"Hang": "fail"}},
+    )
+    job = make_job(spec)
+    image = images_of(job)
+    workers = [job.start(0), job.start(1)]
+    job.wait_for_step(50)
+    clog(image)
+    ended = wait_for(lambda: next((worker for worker in workers if worker.ended), None), "a worker to give up")
+    assert ended.wait() == ExitCode.HANG, ended.log
+    ending = ended.termination
+    assert ending.category == FailureClass.HANG
+    assert f"rank {workers.index(ended)} " in ending.message
+    assert "it stands in read_ahead" in ending.message
+    assert "loader.py" in ending.traceback
+    assert "minSeconds" in ending.hint
+    assert all("its stacks:" in worker.log for worker in workers)
+    assert "pictures.py" in ended.log
+
+
+# -- what merely takes its time ----------------------------------------------------------------------------------------
+
+
+class SlowStore:
+    """An S3 API that lets the first request of a kind wait."""
+
+    def __init__(self, monkeypatch):
+        self.waited = []
+        self._slow = {}
+        answer = DomainDispatcherApplication.__call__
+
+        def answer_late(application, environ, start_response):
+            request = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
+            for words in [words for words in self._slow if all(word in request for word in words)]:
+                seconds = self._slow.pop(words)
+                time.sleep(seconds)
+                self.waited.append(words)
+            return answer(application, environ, start_response)
+
+        monkeypatch.setattr(DomainDispatcherApplication, "__call__", answer_late)
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        self._server.start()
+        host, port = self._server.get_host_and_port()
+        keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+        self.env = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", **keys}
+        self.client = boto3.client(
+            "s3",
+            endpoint_url=self.env["AWS_ENDPOINT_URL"],
+            aws_access_key_id="key",
+            aws_secret_access_key="secret",
+            region_name="us-east-1",
+        )
+        self.client.create_bucket(Bucket="slow")
+
+    def delay(self, *words, seconds):
+        """Let the next request that contains all of these words wait."""
+        self._slow[words] = seconds
+
+    def close(self):
+        self._server.stop()
+
+
+@pytest.fixture
+def slow_store(monkeypatch):
+    store = SlowStore(monkeypatch)
+    yield store
+    store.close()
+
+
+def test_slow_evaluations_and_slow_checkpoints_are_no_hangs(make_job, slow_store):
+    for split in ("train", "val"):
+        for number in range(32):
+            key = f"images/{split}/{number % 2}/{number}.png"
+            slow_store.client.put_object(Bucket="slow", Key=key, Body=picture(100 * (number % 2) + number))
+    spec = spec_of(
+        dataset={"imageFolder": {"path": "s3://slow/images", "size": 8}},
+        training={"steps": 120, "globalBatchSize": 16},
+        evaluation={"everySteps": 50},
+        checkpoint={"everySteps": 40, "uri": "s3://slow/models"},
+    )
+    job = make_job(spec, env=slow_store.env)
+    workers = [job.start(0), job.start(1)]
+    job.wait_for_step(1)
+    slow_store.delay("GET", "/val/", seconds=1.6 * MIN_SECONDS)
+    # The second checkpoint waits for the first to be written.
+    slow_store.delay("PUT", "/step-", seconds=1.6 * MIN_SECONDS)
+    assert [worker.wait() for worker in workers] == [0, 0], workers[0].log
+    assert len(slow_store.waited) == 2
+    assert not relaunches(job)
+    assert len({report.launch for report in job.reports}) == 1
+    assert all("has not moved" not in worker.log for worker in workers)

@@ -1,0 +1,139 @@
+"""How the workers of a job find out together why it hangs, through the store of their rendezvous.
+
+The worker that notices a hang opens the inquest of its round. The others look for one every second, as they look for a new
+round. Each leaves its ranks' stacks in its log and what they show in the store; the one that has opened it judges, and all
+go by its verdict. Workers also tell each other here that a rank of theirs is at something that may take long: who waits for
+it stands still too, and must not be taken for hung.
+
+Keys, all below the job's uid: `resting/<round>` (a counter that rises while a rank of any worker cannot be expected to take
+a step), `hang/<round>` (who has opened an inquest), `witnesses/<round>/<index>` and `witnesses/<round>` (what each worker
+has found, and how many have), `verdict/<round>`, `cause/<round>` (why the launch of that round has failed).
+"""
+
+import json
+import time
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from typing import Final
+
+from pydantic import ValidationError
+from torch.distributed import Store  # type: ignore[attr-defined]
+
+from trainwright.api.worker import Cause
+from trainwright_worker.agent.verdict import Verdict, Witness, judge
+
+WITNESS_SECONDS: Final = 6.0
+"""How long the other workers may take to notice an inquest and to say what they have found."""
+VERDICT_SECONDS: Final = 10.0
+_POLL_SECONDS: Final = 0.05
+
+
+class Inquest:
+    """The inquest of one round, seen from one worker.
+
+    Every method raises RuntimeError if the store is gone.
+    """
+
+    def __init__(self, keys: Store, number: int, index: int, members: Collection[int]) -> None:
+        """Prepare; nothing is opened.
+
+        Args:
+            keys: The job's part of the store.
+            number: Number of the round.
+            index: This worker.
+            members: All workers of the round.
+        """
+        self._keys = keys
+        self._round = number
+        self._index = index
+        self._members = members
+        self._rested = 0
+
+    @property
+    def others(self) -> list[int]:
+        """All workers of the round but this one."""
+        return [member for member in self._members if member != self._index]
+
+    @property
+    def opened(self) -> bool:
+        """Whether some worker has noticed a hang."""
+        return len(self._members) > 1 and bool(self._keys.check([f"hang/{self._round}"]))
+
+    def tell_resting(self) -> None:
+        """Tell the others that a rank of this worker cannot be expected to take a step."""
+        if len(self._members) > 1:
+            self._keys.add(f"resting/{self._round}", 1)
+
+    def someone_rested(self) -> bool:
+        """Return whether any worker has told of a resting rank since this was asked last."""
+        if len(self._members) == 1:
+            return False
+        before, self._rested = self._rested, self._keys.add(f"resting/{self._round}", 0)
+        return self._rested > before
+
+    def open(self) -> bool:
+        """Open the inquest; return whether this worker is the first to."""
+        return bytes(self._keys.compare_set(f"hang/{self._round}", "", str(self._index))).decode() == str(self._index)
+
+    def testify(self, witnesses: Sequence[Witness]) -> None:
+        """Say what was found of the ranks of this worker."""
+        content = json.dumps([witness.to_wire() for witness in witnesses])
+        self._keys.set(f"witnesses/{self._round}/{self._index}", content)
+        self._keys.add(f"witnesses/{self._round}", 1)
+
+    def close(self, finder: Witness) -> Verdict:
+        """Hear all workers and judge; for the worker that has opened the inquest."""
+        self._await_witnesses()
+        found: list[Witness] = []
+        silent = []
+        for member in self._members:
+            key = f"witnesses/{self._round}/{member}"
+            answer = _read(bytes(self._keys.get(key))) if self._keys.check([key]) else None
+            if answer is None:
+                silent.append(member)
+            else:
+                found += answer
+        verdict = judge(found, silent, finder)
+        self._keys.set(f"verdict/{self._round}", json.dumps(verdict.to_wire()))
+        return verdict
+
+    def _await_witnesses(self) -> None:
+        deadline = time.monotonic() + WITNESS_SECONDS
+        while self._keys.add(f"witnesses/{self._round}", 0) < len(self._members) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+
+    def hear(self) -> Verdict | None:
+        """Wait for the verdict; None if none comes."""
+        key = f"verdict/{self._round}"
+        deadline = time.monotonic() + VERDICT_SECONDS
+        while not self._keys.check([key]):
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(_POLL_SECONDS)
+        try:
+            return Verdict.model_validate_json(bytes(self._keys.get(key)))
+        except ValidationError:
+            return None
+
+
+def leave_cause(keys: Store, number: int, cause: Cause) -> None:
+    """Leave why the launch of a round has failed, for whoever reports of the next one, unless another worker was first."""
+    content = json.dumps(Cause(**{name: getattr(cause, name) for name in Cause.model_fields}).to_wire())
+    with suppress(RuntimeError):
+        keys.compare_set(f"cause/{number}", "", content)
+
+
+def read_cause(keys: Store, number: int) -> Cause | None:
+    """Return why the launch of a round has failed; None if nobody knows."""
+    key = f"cause/{number}"
+    with suppress(RuntimeError, ValidationError):
+        return Cause.model_validate_json(bytes(keys.get(key))) if keys.check([key]) else None
+    return None
+
+
+def _read(content: bytes) -> list[Witness] | None:
+    """Return what a worker has said, or None if it makes no sense."""
+    try:
+        return [Witness.model_validate_json(json.dumps(item)) for item in json.loads(content)]
+    except (ValidationError, ValueError, TypeError):
+        return None
