@@ -31,6 +31,7 @@ NodeFailures = Annotated[dict[str, int], Field(max_length=64)]
 class Phase(StrEnum):
     """Where a job is in its life."""
 
+    QUEUED = "Queued"
     PENDING = "Pending"
     STARTING = "Starting"
     RUNNING = "Running"
@@ -49,6 +50,7 @@ class ConditionType(StrEnum):
     """The conditions of a job."""
 
     ACCEPTED = "Accepted"
+    QUEUED = "Queued"
     RUNNING = "Running"
     SUSPENDED = "Suspended"
     COMPLETE = "Complete"
@@ -59,7 +61,7 @@ class ConditionType(StrEnum):
 class Condition(StatusModel):
     """A standard Kubernetes condition."""
 
-    type: str = Field(max_length=316, description="Accepted, Running, Suspended, Complete, Failed or Degraded.")
+    type: str = Field(max_length=316, description="Accepted, Queued, Running, Suspended, Complete, Failed or Degraded.")
     status: str = Field(pattern="^(True|False|Unknown)$", max_length=7, description="True, False or Unknown.")
     reason: str = Field(
         min_length=1,
@@ -140,9 +142,17 @@ class WorkerStatus(StatusModel):
 class Workers(StatusModel):
     """The worker pods, counted; the first hundred by name."""
 
-    desired: int = Field(0, ge=0, description="Workers that the job asks for now.")
+    desired: int = Field(0, ge=0, description="Workers that the pods of this attempt were made for (workers.count).")
+    minimum: int | None = Field(None, ge=1, description="Fewest of them to train with, if not all (workers.minCount).")
+    formerly: int | None = Field(
+        None, ge=1, description="Workers before workers.count was changed; set until the new ones all run."
+    )
     ready: int = Field(0, ge=0, description="Workers whose pod runs.")
     failed: int = Field(0, ge=0, description="Workers whose pod failed.")
+    training: int | None = Field(None, ge=0, description="Workers that take part in training, as last reported.")
+    absent: list[int] = Field(
+        [], max_length=10_000, description="Indices of those that training goes on without (workers.minCount)."
+    )
     pods: list[WorkerStatus] = Field([], max_length=100, description="Each worker, up to a hundred.")
 
 
@@ -153,20 +163,22 @@ class LaunchSeconds(StatusModel):
     training: float = Field(0, ge=0, description="Taking steps.")
     checkpointing: float = Field(0, ge=0, description="Training stood still to save; writing goes on beside it.")
     evaluating: float = Field(0, ge=0, description="Measuring, predicting, and writing results.")
+    stalled: float = Field(0, ge=0, description="Training stood still for longer than a step ever takes.")
 
 
 class Goodput(StatusModel):
     """The ledger of the job's time: each second since its creation, charged to what it was spent on."""
 
     KINDS: ClassVar[tuple[str, ...]] = (
-        *("pending", "starting", "training", "checkpointing", "evaluating"),
+        *("queued", "pending", "starting", "training", "checkpointing", "evaluating"),
         *("replaying", "stalled", "restarting", "suspended"),
     )
 
     ratio: float = Field(
-        0, ge=0, le=1, description="Share of the time neither pending nor suspended that went into new steps."
+        0, ge=0, le=1, description="Share of the time neither queued, pending nor suspended that went into new steps."
     )
-    pending: int = Field(0, ge=0, description="Seconds in a queue, or waiting for places.")
+    queued: int = Field(0, ge=0, description="Seconds in a queue: until the workers were admitted all together.")
+    pending: int = Field(0, ge=0, description="Seconds waiting for places.")
     starting: int = Field(0, ge=0, description="Seconds from the last worker's start to the first step.")
     training: int = Field(0, ge=0, description="Seconds of steps not taken before.")
     checkpointing: int = Field(0, ge=0, description="Seconds that training stood still to save.")

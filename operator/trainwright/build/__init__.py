@@ -1,7 +1,18 @@
 """Pure constructors of Kubernetes objects as plain dicts. No I/O, no clock, no decisions."""
 
+from trainwright.build.gang import Group, group_of, pod_group
 from trainwright.build.objects import config_map, network_policy, service
 from trainwright.build.pod import Seat, worker_pod
 from trainwright.build.settings import Settings
 
-__all__ = ["Seat", "Settings", "config_map", "network_policy", "service", "worker_pod"]
+__all__ = [
+    "Group",
+    "Seat",
+    "Settings",
+    "config_map",
+    "group_of",
+    "network_policy",
+    "pod_group",
+    "service",
+    "worker_pod",
+]

@@ -8,9 +8,11 @@ from datetime import datetime
 import structlog
 
 from trainwright.cluster.port import Cluster, ConflictError, JobKey, Manifest, RejectedError
+from trainwright.controller.apis import Apis
 from trainwright.controller.apply import Applier
 from trainwright.controller.inquiries import Inquiries
 from trainwright.controller.queue import RetryError
+from trainwright.controller.queues import Queues
 from trainwright.controller.store import PodWarning, Snapshot, Store
 from trainwright.controller.throttle import StatusThrottle, is_decision
 from trainwright.metrics import Metrics
@@ -29,6 +31,7 @@ class Reconciler:
         store: What is known.
         applier: Carries plans out.
         throttle: Says when a status may be written.
+        apis: Knows what the cluster serves.
         settings: What the platform decides for all jobs.
         metrics: Told of conflicts.
         now: The clock.
@@ -40,6 +43,7 @@ class Reconciler:
         store: Store,
         applier: Applier,
         throttle: StatusThrottle,
+        apis: Apis,
         settings: Settings,
         metrics: Metrics,
         now: Callable[[], datetime],
@@ -51,7 +55,9 @@ class Reconciler:
         self._settings = settings
         self._metrics = metrics
         self._now = now
+        self._apis = apis
         self._inquiries = Inquiries(cluster, store)
+        self._queues = Queues(cluster)
 
     async def reconcile(self, key: JobKey) -> float | None:
         """Do what can be done for the job now and return after how many seconds to look again, or None."""
@@ -63,6 +69,7 @@ class Reconciler:
         if snapshot is None or observed is None:
             self._throttle.forget(key)
             self._inquiries.forget(key)
+            self._queues.forget(key)
             return None
         chosen = plan(observed)
         if needs_proof(observed, chosen):
@@ -78,7 +85,9 @@ class Reconciler:
         try:
             await self._applier.create(key, observed.job.uid, chosen.create)
         except RejectedError as error:
-            await self._say_rejected(key, str(error))
+            # What was asked for may not be served any more: then the next pass asks for less.
+            if not await self._apis.look():
+                await self._say_rejected(key, str(error))
             raise RetryError from error
         wait = await self._say(key, snapshot, observed, chosen)
         if chosen.delete_job:
@@ -90,6 +99,10 @@ class Reconciler:
             return 0.0  # what follows from it is the next pass's business
         if chosen.inquire is not None:
             wait = _earlier(wait, await self._inquiries.make(key, chosen.inquire))
+        if chosen.ticket is not None:
+            wait = _earlier(wait, await self._queues.look(key, chosen.ticket))
+        else:
+            self._queues.forget(key)
         return _earlier(wait, chosen.requeue_after)
 
     async def _say(self, key: JobKey, snapshot: Snapshot, observed: Observed, chosen: Plan) -> float | None:
@@ -138,6 +151,8 @@ class Reconciler:
             settings=self._settings,
             now=self._now(),
             strangers=tuple(_workers(snapshot.strangers)),
+            groups_served=self._apis.groups,
+            place=self._queues.place(key),
         )
 
     async def _relist(self, key: JobKey) -> None:

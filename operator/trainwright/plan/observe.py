@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainwright.api.job import InvalidJobError, read_spec
-from trainwright.api.names import LABEL_ATTEMPT, LABEL_WORKER, WORKER_CONTAINER
+from trainwright.api.names import LABEL_ATTEMPT, LABEL_GROUP, LABEL_WORKER, WORKER_CONTAINER
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import read_status
 from trainwright.api.worker import Termination
@@ -50,6 +50,7 @@ def read_pod(manifest: Manifest) -> Pod:
         index=int(labels.get(LABEL_WORKER, "")),
         attempt=int(labels.get(LABEL_ATTEMPT, "")),
         phase=status.get("phase", "Pending"),
+        group=labels.get(LABEL_GROUP),
         deletes_at=read_time(metadata["deletionTimestamp"]) if metadata.get("deletionTimestamp") else None,
         node=spec.get("nodeName"),
         waiting=_waiting(status, state),

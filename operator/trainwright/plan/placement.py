@@ -15,7 +15,7 @@ _REMEMBERED = 64
 _AVOIDED = 16
 _PATIENCE = timedelta(seconds=30)
 """How long a pod may be unschedulable before the avoided nodes are used again: another pod may be about to leave."""
-_WAITING = (Phase.PENDING, Phase.RESTARTING)
+_WAITING = (Phase.QUEUED, Phase.PENDING, Phase.RESTARTING)
 
 
 def blame(status: TrainingJobStatus, failure: Failure) -> dict[str, Any]:

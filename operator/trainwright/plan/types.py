@@ -15,7 +15,7 @@ Manifest = dict[str, Any]
 _USUAL_WAITS = ("ContainerCreating", "PodInitializing")
 """What every pod waits for on its way; anything else is worth a reason of its own."""
 
-__all__ = ["Event", "Job", "Manifest", "Observed", "Plan", "Pod", "PodDeletion", "Settings"]
+__all__ = ["Event", "Job", "Manifest", "Observed", "Place", "Plan", "Pod", "PodDeletion", "Settings", "Ticket"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Pod:
     """A worker pod, read.
 
     Attributes:
+        group: Name of the group that it is placed with all together or not at all, or None.
         phase: Kubernetes' pod phase: Pending, Running, Succeeded, Failed or Unknown.
         deletes_at: When its grace period ends, if its deletion was asked for.
         waiting: Why it does not run yet, as (reason, message), or None.
@@ -59,6 +60,7 @@ class Pod:
     index: int
     attempt: int
     phase: str
+    group: str | None = None
     deletes_at: datetime | None = None
     node: str | None = None
     waiting: tuple[str, str] | None = None
@@ -98,6 +100,36 @@ class Pod:
 
 
 @dataclass(frozen=True)
+class Ticket:
+    """What names a job that waits in a queue of Kueue.
+
+    Attributes:
+        queue: The LocalQueue.
+        group: Name of the pods' group, or None if there is a single pod.
+        pod: Name of a pod that waits.
+    """
+
+    queue: str
+    group: str | None
+    pod: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a queue a job is, counted from 1.
+
+    Attributes:
+        place: Its place among the jobs of this queue.
+        length: How many wait in this queue.
+        overall: Its place among the jobs of all queues that share the quota.
+    """
+
+    place: int
+    length: int
+    overall: int
+
+
+@dataclass(frozen=True)
 class Observed:
     """Everything a decision may depend on.
 
@@ -109,6 +141,8 @@ class Observed:
         settings: What the platform decides for all jobs.
         now: The time of this pass, in UTC.
         strangers: Pods of a former job of the same name that are not gone yet.
+        groups_served: Whether the cluster serves Kubernetes' own groups of pods.
+        place: The job's place in its queue, as far as it is known.
     """
 
     job: Job
@@ -119,6 +153,8 @@ class Observed:
     settings: Settings
     now: datetime
     strangers: tuple[Pod, ...] = ()
+    groups_served: bool = False
+    place: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +185,7 @@ class Plan:
         delete: Pods to delete.
         create: Children to create, in order. An object that exists already counts as created.
         inquire: UID of a pod about which the cluster should be asked for warnings, or None.
+        ticket: What to ask a queue for the place of, or None.
         delete_job: Whether the job's time to live is over.
         events: Events to emit once the status is written.
         requeue_after: Seconds until the job must be looked at again even if nothing happens, or None.
@@ -159,6 +196,7 @@ class Plan:
     delete: tuple[PodDeletion, ...] = ()
     create: tuple[Manifest, ...] = ()
     inquire: str | None = None
+    ticket: Ticket | None = None
     delete_job: bool = False
     events: tuple[Event, ...] = ()
     requeue_after: float | None = None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from situations import SETTINGS, UID, spec
 
-from trainwright.build import Seat, config_map, network_policy, service, worker_pod
+from trainwright.build import Seat, config_map, group_of, network_policy, pod_group, service, worker_pod
 from trainwright.manifests import dump
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -43,6 +43,54 @@ FULL = spec(
     training={"steps": 100, "globalBatchSize": 64},
     checkpoint={"persistentVolumeClaim": "checkpoints"},
 )
+
+
+def placed(gang: str, **scheduling) -> list[dict[str, object]]:
+    """Return the group of a job's first start and its worker 1, as who places them wants both."""
+    workers = FULL.to_wire()["workers"] | {"schedulerName": None}
+    job = spec(
+        workers=workers,
+        training={"steps": 100, "globalBatchSize": 64},
+        checkpoint={"persistentVolumeClaim": "checkpoints"},
+        scheduling={"gang": gang, **scheduling},
+    )
+    group = group_of(*JOB[1:], job, 1, served=True)
+    told = pod_group(*JOB, job, group)
+    pod = worker_pod(*JOB, job, SETTINGS, Seat(1, 1, 1, group=group))
+    member = {"metadata": pod["metadata"]} | {
+        "spec": {
+            field: pod["spec"].get(field) for field in ("schedulerName", "schedulingGroup") if field in pod["spec"]
+        }
+    }
+    return [*([] if told is None else [told]), member]
+
+
+@pytest.mark.parametrize(
+    ("name", "scheduling"),
+    [
+        ("gang-kubernetes", {"gang": "auto"}),
+        ("gang-volcano", {"gang": "volcano", "queue": "team-a"}),
+        ("gang-scheduler-plugins", {"gang": "scheduler-plugins"}),
+        ("gang-kueue", {"gang": "none", "queue": "team-a", "priority": "urgent"}),
+    ],
+)
+def test_a_gang_is_as_approved(name, scheduling):
+    path = GOLDEN / f"{name}.yaml"
+    text = "---\n".join(dump(manifest) for manifest in placed(**scheduling))
+    if os.environ.get("TRAINWRIGHT_UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("amount", "total"),
+    [("100m", "300m"), ("300Mi", "900Mi"), ("1.5Gi", "4.5Gi"), (2, "6"), ("1e3", "3e3"), (".5", "1.5"), ("10", "30")],
+)
+def test_a_group_asks_for_what_its_workers_ask_for_together(amount, total):
+    workers = {"count": 3, "resources": {"requests": {"memory": amount}}}
+    job = spec(workers=workers, scheduling={"gang": "volcano"})
+    group = group_of(*JOB[1:], job, 1, served=False)
+    assert pod_group(*JOB, job, group)["spec"]["minResources"] == {"memory": total}
 
 
 @pytest.mark.parametrize(
@@ -83,3 +131,5 @@ def test_names_fit_into_dns_labels_at_their_longest():
     assert len(pod["metadata"]["name"]) <= 63
     assert len(pod["spec"]["hostname"]) <= 63
     assert len(config_map("team", longest, UID, PLAIN, SETTINGS)["metadata"]["name"]) <= 63
+    largest = spec(workers={"count": 10_000}, training={"steps": 1, "globalBatchSize": 10_000})
+    assert len(group_of(longest, UID, largest, 9999, served=True).name) <= 63

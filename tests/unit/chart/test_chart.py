@@ -115,6 +115,10 @@ def test_what_the_operator_may_do(render):
         ("", "services"): ("create",),
         ("networking.k8s.io", "networkpolicies"): ("create",),
         ("", "events"): ("list", "create"),
+        ("scheduling.k8s.io", "podgroups"): ("create",),
+        ("scheduling.volcano.sh", "podgroups"): ("create",),
+        ("scheduling.x-k8s.io", "podgroups"): ("create",),
+        ("visibility.kueue.x-k8s.io", "localqueues/pendingworkloads"): ("get",),
     }
 
 

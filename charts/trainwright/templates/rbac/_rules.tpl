@@ -18,6 +18,13 @@
   resources: [networkpolicies]
   verbs: [create]
 {{- end }}
+# All or nothing (spec.scheduling): the groups of Kubernetes itself, of Volcano and of scheduler-plugins; a place in a queue.
+- apiGroups: [scheduling.k8s.io, scheduling.volcano.sh, scheduling.x-k8s.io]
+  resources: [podgroups]
+  verbs: [create]
+- apiGroups: [visibility.kueue.x-k8s.io]
+  resources: [localqueues/pendingworkloads]
+  verbs: [get]
 - apiGroups: [""]
   resources: [events]
   # list: why a kubelet does not start a pod is in no other place.

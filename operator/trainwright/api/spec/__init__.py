@@ -10,6 +10,7 @@ from trainwright.api.spec.objective import DistillationSpec, LossSpec, Regulariz
 from trainwright.api.spec.optimization import OptimizerSpec, ScheduleSpec
 from trainwright.api.spec.outcome import ExplanationSpec, ExportSpec, GenerationSpec, PredictionSpec, TrackingSpec
 from trainwright.api.spec.restart import RestartSpec
+from trainwright.api.spec.scheduling import Gang, SchedulingSpec
 from trainwright.api.spec.training import EarlyStoppingSpec, EmaSpec, TrainingSpec
 from trainwright.api.spec.workers import WorkersSpec
 
@@ -22,6 +23,7 @@ __all__ = [
     "EvaluationSpec",
     "ExplanationSpec",
     "ExportSpec",
+    "Gang",
     "GenerationSpec",
     "HealthSpec",
     "LossSpec",
@@ -31,6 +33,7 @@ __all__ = [
     "RegularizationSpec",
     "RestartSpec",
     "ScheduleSpec",
+    "SchedulingSpec",
     "StartFromSpec",
     "TrackingSpec",
     "TrainingJobSpec",

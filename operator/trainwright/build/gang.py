@@ -1,0 +1,162 @@
+"""All or nothing: the group of pods that a scheduler places together, and how pods say that they belong to it.
+
+Four systems know such groups, each in its own words. Kubernetes' own and Volcano's and scheduler-plugins' are an object beside
+the pods; Kueue's follows from labels on them, and it may be combined with the others: it grants quota, they find places.
+"""
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from trainwright.api.names import LABEL_GROUP
+from trainwright.api.spec import Gang, TrainingJobSpec
+from trainwright.api.spec.workers import ResourcesSpec
+from trainwright.build.naming import job_labels, owner_reference
+
+Manifest = dict[str, Any]
+
+GROUPS_API = "scheduling.k8s.io/v1beta1"
+"""Where Kubernetes' own groups are served: since 1.37, if an administrator has switched them on."""
+GROUPS_RESOURCE = "podgroups"
+
+_VERSIONS = {
+    Gang.KUBERNETES: GROUPS_API,
+    Gang.VOLCANO: "scheduling.volcano.sh/v1beta1",
+    Gang.SCHEDULER_PLUGINS: "scheduling.x-k8s.io/v1alpha1",
+}
+_SCHEDULERS = {Gang.VOLCANO: "volcano", Gang.SCHEDULER_PLUGINS: "scheduler-plugins-scheduler"}
+_AMOUNT = re.compile(r"[+]?(?P<number>[0-9.]+)(?P<unit>.*)")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Pods that are placed all together or not at all.
+
+    Attributes:
+        name: Its name; differs from start to start, and from size to size, which is fixed when the group is made.
+        gang: Who places them; NONE where Kueue alone looks after them.
+    """
+
+    name: str
+    gang: Gang
+
+
+def group_of(job: str, uid: str, spec: TrainingJobSpec, oldest_attempt: int, *, served: bool) -> Group | None:
+    """Return the group that a start of all workers forms, or None if it forms none.
+
+    Args:
+        job: Name of the job.
+        uid: Its UID.
+        spec: The job.
+        oldest_attempt: The attempt in which all workers start.
+        served: Whether the cluster serves Kubernetes' own groups.
+    """
+    gang = _gang(spec, served=served)
+    if gang == Gang.NONE and not (spec.scheduling.in_kueue and spec.workers.count > 1):
+        return None
+    # Kueue counts all that a group is made of, the others only how many are enough.
+    size = spec.workers.count if spec.scheduling.in_kueue else quorum(spec)
+    return Group(f"{job}-{uid[:6]}-{oldest_attempt}x{size}", gang)
+
+
+def _gang(spec: TrainingJobSpec, *, served: bool) -> Gang:
+    gang = spec.scheduling.gang
+    if gang == Gang.VOLCANO:
+        return gang  # the group tells it the queue, also that of a single pod
+    if spec.workers.count == 1:
+        return Gang.NONE
+    if gang == Gang.AUTO:
+        return Gang.KUBERNETES if served else Gang.NONE
+    return gang
+
+
+def quorum(spec: TrainingJobSpec) -> int:
+    """Return how many workers must be placed for any to be."""
+    return spec.workers.min_count or spec.workers.count
+
+
+def pod_group(namespace: str, job: str, uid: str, spec: TrainingJobSpec, group: Group) -> Manifest | None:
+    """Return the object that tells the scheduler of the group, or None if it needs none."""
+    if group.gang == Gang.NONE:
+        return None
+    return {
+        "apiVersion": _VERSIONS[group.gang],
+        "kind": "PodGroup",
+        "metadata": {
+            "name": group.name,
+            "namespace": namespace,
+            "labels": job_labels(job),
+            "ownerReferences": [owner_reference(job, uid)],
+        },
+        "spec": _terms(group.gang, spec),
+    }
+
+
+def _terms(gang: Gang, spec: TrainingJobSpec) -> Manifest:
+    workers, least = spec.workers, quorum(spec)
+    priority = {"priorityClassName": workers.priority_class_name} if workers.priority_class_name else {}
+    if gang == Gang.KUBERNETES:
+        # A gang that lost one pod to another would hold the rest for nothing.
+        together: Manifest = {"disruptionMode": {"all": {}}} if least == workers.count else {}
+        return {"schedulingPolicy": {"gang": {"minCount": least}}, **together, **priority}
+    resources = _needed(workers.resources, least)
+    terms = {"minMember": least, **({"minResources": resources} if resources else {})}
+    if gang == Gang.SCHEDULER_PLUGINS:
+        return terms
+    queue = {"queue": spec.scheduling.queue} if spec.scheduling.queue else {}
+    return {**terms, **queue, **priority}
+
+
+def _needed(resources: ResourcesSpec | None, workers: int) -> dict[str, str]:
+    """Return what so many workers ask for together."""
+    if resources is None:
+        return {}
+    # As the API server does: what has a limit and no request is requested up to its limit.
+    asked = {**(resources.limits or {}), **(resources.requests or {})}
+    return {name: _times(amount, workers) for name, amount in sorted(asked.items())}
+
+
+def _times(amount: int | str, factor: int) -> str:
+    """Return a multiple of a quantity, in its own unit."""
+    parts = _AMOUNT.fullmatch(str(amount))
+    if parts is None:
+        raise ValueError(f"not a quantity: {amount}")
+    return f"{(Decimal(parts['number']) * factor).normalize():f}{parts['unit']}"
+
+
+def join(pod: Manifest, spec: TrainingJobSpec, group: Group | None) -> Manifest:
+    """Return the pod as a member of its group and of the job's queue, as far as it has them."""
+    labels, annotations = dict(pod["metadata"]["labels"]), dict(pod["metadata"]["annotations"])
+    fields: Manifest = {}
+    if spec.scheduling.gang in _SCHEDULERS:
+        fields["schedulerName"] = spec.workers.scheduler_name or _SCHEDULERS[spec.scheduling.gang]
+    if spec.scheduling.in_kueue:
+        _enqueue(spec, group, labels, annotations)
+    if group is not None:
+        labels[LABEL_GROUP] = group.name
+        match group.gang:
+            case Gang.KUBERNETES:
+                fields["schedulingGroup"] = {"podGroupName": group.name}
+            case Gang.VOLCANO:
+                annotations["scheduling.k8s.io/group-name"] = group.name
+            case Gang.SCHEDULER_PLUGINS:
+                labels["scheduling.x-k8s.io/pod-group"] = group.name
+    metadata = {**pod["metadata"], "labels": labels, "annotations": annotations}
+    return {**pod, "metadata": metadata, "spec": {**pod["spec"], **fields}}
+
+
+def _enqueue(spec: TrainingJobSpec, group: Group | None, labels: dict[str, str], annotations: dict[str, str]) -> None:
+    """Hand the pod to Kueue: a webhook of its own then holds it back until its whole group has quota."""
+    scheduling = spec.scheduling
+    labels["kueue.x-k8s.io/queue-name"] = scheduling.queue or ""
+    if scheduling.priority is not None:
+        labels["kueue.x-k8s.io/priority-class"] = scheduling.priority
+    if group is None:
+        return
+    labels["kueue.x-k8s.io/pod-group-name"] = group.name
+    annotations["kueue.x-k8s.io/pod-group-total-count"] = str(spec.workers.count)
+    # Replacements count as the same kind of pod, even where they are kept off a node.
+    annotations["kueue.x-k8s.io/role-hash"] = "workers"
+    # When all pods of the group have ended, it gives its quota back: a restart of all is a new group.
+    annotations["kueue.x-k8s.io/retriable-in-group"] = "false"

@@ -1,0 +1,34 @@
+"""Which APIs the cluster serves that not every cluster does."""
+
+import structlog
+
+from trainwright.build.gang import GROUPS_API, GROUPS_RESOURCE
+from trainwright.cluster.port import Cluster, ClusterError
+
+log = structlog.get_logger(__name__)
+
+
+class Apis:
+    """Looks up what the cluster serves.
+
+    Attributes:
+        groups: Whether it serves Kubernetes' own groups of pods, as last seen.
+
+    Args:
+        cluster: Whom to ask.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.groups = False
+        self._cluster = cluster
+
+    async def look(self) -> bool:
+        """Look again, and return whether anything has changed. Without an answer, what was known stays."""
+        before = self.groups
+        try:
+            self.groups = await self._cluster.serves(GROUPS_API, GROUPS_RESOURCE)
+        except ClusterError as error:
+            log.info("cannot learn which APIs the cluster serves", error=str(error))
+        if self.groups != before:
+            log.info("groups of pods", api=GROUPS_API, served=self.groups)
+        return self.groups != before

@@ -1,0 +1,106 @@
+"""Two jobs that do not fit beside each other: with Kubernetes' own gang scheduling switched on, and without any.
+
+Each asks for three of the four GPUs that the nodes pretend to have.
+"""
+
+from collections.abc import Iterator
+
+import jobs
+import kube
+import pytest
+
+pytestmark = pytest.mark.timeout(900, func_only=True)
+
+GPUS = {"requests": {"cpu": "50m", "memory": "300Mi"}, "limits": {"nvidia.com/gpu": 1}}
+
+
+def three_gpus(name: str, **spec):
+    return jobs.manifest(
+        name,
+        workers={"count": 3, "resources": GPUS},
+        training={"steps": 300, "globalBatchSize": 48},
+        **spec,
+    )
+
+
+def switch(operator: str, visibly, to: str) -> None:
+    """Have the cluster serve groups of pods or not, and the operator see that now rather than in five minutes."""
+    visibly("gangs", to)
+    kube.kubectl("rollout", "restart", "deployment", f"--namespace={operator}")
+    kube.kubectl("rollout", "status", "deployment", f"--namespace={operator}", "--timeout=180s", timeout=200)
+
+
+@pytest.fixture(scope="module")
+def gangs(operator, visibly) -> Iterator[None]:
+    """Kubernetes' own gang scheduling, switched on for these tests and off again."""
+    switch(operator, visibly, "on")
+    yield
+    switch(operator, visibly, "off")
+
+
+def placed(namespace: str, name: str) -> list[str]:
+    """Return the names of the job's pods that hold a place."""
+    return [
+        pod["metadata"]["name"]
+        for pod in jobs.pods(namespace, name)
+        if pod["spec"].get("nodeName") and pod["status"]["phase"] in ("Pending", "Running")
+    ]
+
+
+def test_of_two_jobs_one_waits_and_holds_nothing(gangs, namespace):
+    for name in ("one", "two"):
+        kube.apply(three_gpus(name), namespace)
+    kube.wait_until(
+        lambda: sorted(len(placed(namespace, name)) for name in ("one", "two")) == [0, 3],
+        timeout=120,
+        describe=lambda: str([placed(namespace, name) for name in ("one", "two")]),
+    )
+    first, second = sorted(("one", "two"), key=lambda name: -len(placed(namespace, name)))
+    waiting = jobs.wait_for(namespace, second, lambda now: now.get("phase") == "Queued")
+    assert "until all 3 workers can be placed at once" in waiting["message"]
+    assert "nvidia.com/gpu" in waiting["message"]
+    condition = next(condition for condition in waiting["conditions"] if condition["type"] == "Queued")
+    assert (condition["status"], condition["reason"]) == ("True", "WaitingForAllPlaces")
+
+    def first_is_done() -> bool:
+        holding = placed(namespace, second)
+        assert not holding or jobs.status(namespace, first)["phase"] == "Succeeded" or not placed(namespace, first)
+        return jobs.succeeded(jobs.status(namespace, first))
+
+    kube.wait_until(first_is_done, timeout=300, describe=lambda: str(jobs.status(namespace, first)))
+    final = jobs.wait_for(namespace, second, jobs.succeeded, timeout=300)
+    assert (final["attempt"], final["restarts"], final["startsGivenUp"]) == (1, 0, 0)
+    assert final["goodput"]["queued"] > 0
+    groups = kube.kubectl_json("get", "podgroups.scheduling.k8s.io", f"--namespace={namespace}")["items"]
+    assert [group["spec"]["schedulingPolicy"]["gang"]["minCount"] for group in groups] == [3, 3]
+
+
+def test_a_worker_of_a_gang_is_replaced_alone(gangs, namespace):
+    kube.apply(jobs.endless("lost", workers={"count": 3, "resources": GPUS}), namespace)
+    jobs.wait_for(namespace, "lost", jobs.running_at(20), timeout=180)
+    kube.kubectl("delete", "pod", f"--namespace={namespace}", "lost-1-1", "--grace-period=0", "--force")
+    after = jobs.wait_for(
+        namespace, "lost", lambda now: now.get("phase") == "Running" and now.get("restarts") == 1, timeout=180
+    )
+    assert after["attempt"] == 2
+    assert sorted(placed(namespace, "lost")) == ["lost-0-1", "lost-1-2", "lost-2-1"]
+
+
+def test_a_deleted_job_of_a_gang_leaves_nothing(gangs, namespace):
+    kube.apply(three_gpus("gone"), namespace)
+    kube.wait_until(lambda: len(placed(namespace, "gone")) == 3, timeout=120, describe=lambda: "not placed")
+    kube.kubectl("delete", "tj", "gone", f"--namespace={namespace}", "--timeout=60s")
+
+    def left() -> str:
+        return kube.kubectl("get", "pods,podgroups.scheduling.k8s.io", f"--namespace={namespace}", "--output=name")
+
+    kube.wait_until(lambda: not left().strip(), timeout=150, describe=left)
+
+
+def test_without_gangs_half_started_jobs_give_back_what_they_hold(operator, namespace):
+    """Neither waits for the other for ever: both succeed in the end."""
+    kube.apply(three_gpus("one", startDeadlineSeconds=20), namespace)
+    kube.apply(three_gpus("two", startDeadlineSeconds=20), namespace)
+    finals = {name: jobs.wait_for(namespace, name, jobs.succeeded, timeout=600) for name in ("one", "two")}
+    assert all(final["restarts"] == 0 for final in finals.values())
+    assert sum(final["attempt"] for final in finals.values()) > 2, "none ever gave anything back"
