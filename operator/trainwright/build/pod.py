@@ -9,10 +9,12 @@ from trainwright.api.names import (
     CONFIG_MOUNT,
     ENV_ATTEMPT,
     ENV_CONFIG,
+    ENV_MIN_WORKERS,
     ENV_POD_NAME,
     ENV_RENDEZVOUS_HOST,
     ENV_TERMINATION_LOG,
     ENV_WORKER_INDEX,
+    ENV_WORKERS,
     TOKEN_FILE,
     TOKEN_MOUNT,
     WORKER_CONTAINER,
@@ -20,6 +22,7 @@ from trainwright.api.names import (
 )
 from trainwright.api.spec import TrainingJobSpec, WorkersSpec
 from trainwright.api.spec.workers import EnvVar, VolumeSpec
+from trainwright.build.gang import Group, join
 from trainwright.build.naming import (
     companion_name,
     owner_reference,
@@ -51,12 +54,14 @@ class Seat:
         attempt: The attempt that creates the pod.
         oldest_attempt: The oldest attempt whose pods live on: that of the last start of all workers together.
         avoided_nodes: Nodes that the pod must not run on.
+        group: The group that the pod is placed with all together or not at all, if there is one.
     """
 
     index: int
     attempt: int
     oldest_attempt: int
     avoided_nodes: tuple[str, ...] = ()
+    group: Group | None = None
 
 
 def worker_pod(namespace: str, name: str, uid: str, spec: TrainingJobSpec, settings: Settings, seat: Seat) -> Manifest:
@@ -65,7 +70,7 @@ def worker_pod(namespace: str, name: str, uid: str, spec: TrainingJobSpec, setti
     several = workers.count > 1
     host = rendezvous_host(namespace, name, uid, seat.oldest_attempt) if several else LOCAL_HOST
     audience = None if settings.reports_url is None else report_audience(namespace, name, uid)
-    return {
+    pod: Manifest = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
@@ -89,6 +94,7 @@ def worker_pod(namespace: str, name: str, uid: str, spec: TrainingJobSpec, setti
             + [_volume(volume) for volume in workers.volumes or ()],
         },
     }
+    return join(pod, spec, seat.group)
 
 
 def _placement(workers: WorkersSpec, avoided: tuple[str, ...]) -> Manifest:
@@ -185,6 +191,8 @@ def _environment(workers: WorkersSpec, seat: Seat, host: str) -> list[Manifest]:
     return [
         {"name": ENV_CONFIG, "value": f"{CONFIG_MOUNT}/{CONFIG_FILE}"},
         {"name": ENV_WORKER_INDEX, "value": str(seat.index)},
+        {"name": ENV_WORKERS, "value": str(workers.count)},
+        *([{"name": ENV_MIN_WORKERS, "value": str(workers.min_count)}] if workers.min_count is not None else []),
         {"name": ENV_ATTEMPT, "value": str(seat.attempt)},
         {"name": ENV_RENDEZVOUS_HOST, "value": host},
         {"name": ENV_POD_NAME, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},

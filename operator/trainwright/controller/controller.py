@@ -1,12 +1,14 @@
 """The loop over all jobs of one cluster, whichever kind of cluster it is."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 import structlog
 
 from trainwright.cluster.port import Cluster, ClusterError, JobKey
+from trainwright.controller.apis import Apis
 from trainwright.controller.apply import Applier
 from trainwright.controller.pause import pause
 from trainwright.controller.queue import KeyedQueue
@@ -21,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 _STARTUP_RETRY = 2.0
 _FIRST_RESYNC = 15.0
+_SETTLE = 1.0
+"""Seconds from the first sign that a watch began anew to the resync: both watches often do at once."""
 
 
 def utc_now() -> datetime:
@@ -60,11 +64,15 @@ class Controller:
         self.store = store if store is not None else Store()
         self.metrics = metrics if metrics is not None else Metrics()
         self.synced = asyncio.Event()
+        self._relisted = asyncio.Event()
         self._cluster = cluster
         self._tuning = tuning if tuning is not None else Tuning()
         self._throttle = StatusThrottle(self._tuning)
         applier = Applier(cluster, self.store, self.metrics, self._tuning.creates, now)
-        self._reconciler = Reconciler(cluster, self.store, applier, self._throttle, settings, self.metrics, now)
+        self._apis = Apis(cluster)
+        self._reconciler = Reconciler(
+            cluster, self.store, applier, self._throttle, self._apis, settings, self.metrics, now
+        )
         self.queue = KeyedQueue[JobKey](
             self._reconciler.reconcile,
             limit=self._tuning.passes,
@@ -92,11 +100,15 @@ class Controller:
             await asyncio.gather(resync, return_exceptions=True)
 
     async def resync(self) -> None:
-        """List all jobs and pods, forget what is gone, and look at every job again."""
-        jobs, pods = await asyncio.gather(self._cluster.list_jobs(), self._cluster.list_pods())
+        """List all jobs and pods, forget what is gone, see what the cluster serves, and look at every job again."""
+        jobs, pods, _ = await asyncio.gather(self._cluster.list_jobs(), self._cluster.list_pods(), self._apis.look())
         self.store.put_listing(jobs, pods)
         for key in self.store.job_keys():
             self.queue.add(key)
+
+    def relisted(self) -> None:
+        """Take note that a watch began anew with a listing: what was deleted meanwhile is in neither of the two."""
+        self._relisted.set()
 
     async def _first_listing(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
@@ -110,14 +122,18 @@ class Controller:
 
     async def _resync_forever(self) -> None:
         # The first one comes soon: watches begin after the first listing, and miss what was deleted in between.
-        interval = min(_FIRST_RESYNC, self._tuning.resync_interval)
+        await asyncio.sleep(min(_FIRST_RESYNC, self._tuning.resync_interval))
         while True:
-            await asyncio.sleep(interval)
-            interval = self._tuning.resync_interval
+            self._relisted.clear()
             try:
                 await self.resync()
             except ClusterError as error:
                 log.warning("resync failed; the watches go on", error=str(error))
+                self._relisted.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._tuning.resync_interval):
+                    await self._relisted.wait()
+                    await asyncio.sleep(_SETTLE)
 
     def _failed(self, key: JobKey, error: Exception) -> None:
         self.metrics.reconcile_errors.inc()

@@ -17,6 +17,7 @@ from trainwright.api.spec.objective import DistillationSpec, LossName, LossSpec,
 from trainwright.api.spec.optimization import OptimizerName, OptimizerSpec, ScheduleSpec
 from trainwright.api.spec.outcome import ExplanationSpec, ExportSpec, GenerationSpec, PredictionSpec, TrackingSpec
 from trainwright.api.spec.restart import RestartSpec
+from trainwright.api.spec.scheduling import SchedulingSpec
 from trainwright.api.spec.training import Precision, TrainingSpec
 from trainwright.api.spec.workers import WorkersSpec
 
@@ -103,7 +104,7 @@ class TrainingJobSpec(Model):
     regularization: RegularizationSpec = Field(RegularizationSpec(), description="L1, L2 and dropout.")
     distillation: DistillationSpec | None = Field(None, description="A teacher to learn from.")
     training: TrainingSpec = Field(description="How long to train and in what batches.")
-    health: HealthSpec = Field(HealthSpec(), description="What to do when numbers go wrong.")
+    health: HealthSpec = Field(HealthSpec(), description="What to do when numbers go wrong or a process hangs.")
     evaluation: EvaluationSpec = Field(EvaluationSpec(), description="When to evaluate on the validation split.")
     prediction: PredictionSpec | None = Field(None, description="Predictions to write after training.")
     generation: GenerationSpec | None = Field(None, description="Texts to generate after training.")
@@ -111,6 +112,9 @@ class TrainingJobSpec(Model):
     explanation: ExplanationSpec | None = Field(None, description="Predictions to explain after training.")
     tracking: TrackingSpec = Field(TrackingSpec(), description="Where the course of training is recorded.")
     workers: WorkersSpec = Field(WorkersSpec(), description="The worker pods.")
+    scheduling: SchedulingSpec = Field(
+        SchedulingSpec(), description="How the workers get their places: all or nothing, and from which queue."
+    )
     checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="Where and how often to save.")
     start_from: StartFromSpec | None = Field(None, description="Another job's model to start from.")
     parallelism: Parallelism = Field(
@@ -166,11 +170,10 @@ class TrainingJobSpec(Model):
         ),
         Rule(
             field="training.globalBatchSize",
-            message="must be a multiple of workers.count x workers.processesPerWorker, so that every process gets "
-            "the same share",
+            message="must be at least workers.count x workers.processesPerWorker, so that every process gets a sample",
             cel="self.training.fullBatch || "
-            "self.training.globalBatchSize % (self.workers.count * self.workers.processesPerWorker) == 0",
-            holds=lambda self: self.training.full_batch or self.training.global_batch_size % self.world_size == 0,
+            "self.training.globalBatchSize >= self.workers.count * self.workers.processesPerWorker",
+            holds=lambda self: self.training.full_batch or self.training.global_batch_size >= self.world_size,
         ),
         Rule(
             field="loss.name",

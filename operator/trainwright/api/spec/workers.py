@@ -180,6 +180,13 @@ class WorkersSpec(Model):
     """The worker pods: how many, with what, and where. Only the pod fields listed here can be set."""
 
     count: int = Field(1, ge=1, le=10_000, description="Number of worker pods.")
+    min_count: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="Fewest workers to train with, worker 0 among them; all of them by default. With fewer, each process "
+        "takes a larger part of every batch, in as many passes as that takes, and a worker that comes later joins in.",
+    )
     processes_per_worker: int = Field(
         1, ge=1, le=64, description="Training processes (ranks) per worker; one per GPU is usual."
     )
@@ -214,6 +221,12 @@ class WorkersSpec(Model):
     )
 
     rules = (
+        Rule(
+            field="minCount",
+            message="must be at most count",
+            cel="!has(self.minCount) || self.minCount <= self.count",
+            holds=lambda self: self.min_count is None or self.min_count <= self.count,
+        ),
         Rule(
             field="volumes",
             message="every volume needs a name of its own",
