@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import sys
 
 
@@ -15,6 +16,7 @@ def run_operator() -> None:
     import uvloop  # noqa: PLC0415
     from pydantic import ValidationError  # noqa: PLC0415
 
+    from trainwright.controller.lease import LeaseLostError  # noqa: PLC0415
     from trainwright.controller.logs import configure_logging  # noqa: PLC0415
     from trainwright.controller.process import Operator  # noqa: PLC0415
     from trainwright.controller.settings import OperatorSettings  # noqa: PLC0415
@@ -38,6 +40,11 @@ def run_operator() -> None:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main())
+    except LeaseLostError as error:
+        # Mostly the API server was away. A container that ends is started again by its kubelet, but later and later each
+        # time; the same process with another program in it begins as fresh, and at once.
+        structlog.get_logger(__name__).warning("operator begins anew", error=str(error))
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - what runs already
     except Exception as error:  # noqa: BLE001 - the last place to say why the process ends
         structlog.get_logger(__name__).critical("operator failed", error=str(error), exc_info=error)
         sys.exit(1)

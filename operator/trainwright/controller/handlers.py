@@ -5,14 +5,13 @@ that an event costs little and nothing is ever written to an object on kopf's ac
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import kopf
 
 from trainwright.api.names import GROUP, LABEL_JOB, PLURAL, VERSION
 from trainwright.cluster.port import Sink
-from trainwright.cluster.rest import login
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
@@ -50,22 +49,28 @@ class _NoProgress(kopf.ProgressStorage):
         return essence
 
 
-def registry(sink: Sink) -> kopf.OperatorRegistry:
+def registry(sink: Sink, relisted: Callable[[], None]) -> kopf.OperatorRegistry:
     """Return the handlers: one for jobs, one for worker pods, one to log in."""
     handlers = kopf.OperatorRegistry()
 
+    def note_listing(event: kopf.RawEvent) -> None:
+        if event["type"] is None:  # part of the listing with which a watch begins, also one that had expired
+            relisted()
+
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)
     async def job_event(event: kopf.RawEvent, **_: Any) -> None:
+        note_listing(event)
         sink.job_changed(dict(event["object"]), deleted=event["type"] == "DELETED")
 
     @kopf.on.event("", "v1", "pods", registry=handlers)
     async def pod_event(event: kopf.RawEvent, **_: Any) -> None:
+        note_listing(event)
         sink.pod_changed(dict(event["object"]), deleted=event["type"] == "DELETED")
 
     @kopf.on.login(registry=handlers)
-    async def log_in(**_: Any) -> kopf.ConnectionInfo | None:
+    async def log_in(**kwargs: Any) -> kopf.ConnectionInfo | None:
         # Called again whenever the API server answers 401, and then reads the token that was rotated meanwhile.
-        return login()
+        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
     return handlers
 
@@ -84,6 +89,8 @@ def settings() -> kopf.OperatorSettings:
     chosen.watching.chunk_size = 100
     chosen.networking.request_timeout = 60
     chosen.networking.connect_timeout = 10
+    # An API server that is back is not waited for any longer: kopf's own pauses grow to minutes.
+    chosen.networking.error_backoffs = (1.0,) * 60
     chosen.queueing.idle_timeout = 0.1
     chosen.queueing.exit_timeout = 0.5
     chosen.persistence.finalizer = f"{GROUP}/unused"
@@ -94,14 +101,14 @@ def settings() -> kopf.OperatorSettings:
     return chosen
 
 
-async def watch(sink: Sink, namespaces: Sequence[str], ready: asyncio.Event) -> None:
-    """Feed the sink with every change, until cancelled.
+async def watch(sink: Sink, namespaces: Sequence[str], ready: asyncio.Event, relisted: Callable[[], None]) -> None:
+    """Feed the sink with every change, until cancelled, and say `relisted` when changes may have been missed.
 
     Raises:
         Exception: A watch cannot go on; the process should end and start afresh.
     """
     await kopf.operator(
-        registry=registry(sink),
+        registry=registry(sink, relisted),
         settings=settings(),
         standalone=True,
         clusterwide=not namespaces,

@@ -2,7 +2,7 @@
 
 Start: probes, API server, CA, reports (refusing while not leading), Lease, first listing, watches. Stop: no new passes,
 running ones end, the Lease is given back, watches and endpoints close. Losing the Lease or a watch that cannot go on ends
-the process; whatever starts it again brings it back to a known state.
+the run; the process begins anew, or whatever starts it again does, and is back in a known state.
 """
 
 import asyncio
@@ -108,7 +108,7 @@ class Operator:
         ready = asyncio.Event()
         reclaim = asyncio.create_task(self._reclaim_signals(ready), name="signals")
         try:
-            await handlers.watch(self._store, self._settings.namespaces, ready)
+            await handlers.watch(self._store, self._settings.namespaces, ready, controller.relisted)
         finally:
             reclaim.cancel()
 

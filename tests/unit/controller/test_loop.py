@@ -86,6 +86,23 @@ async def test_a_missed_deletion_is_found_before_anything_is_counted():
 
 
 @scenario
+async def test_what_a_watch_missed_before_it_began_anew_is_looked_for_at_once():
+    cluster = MemoryCluster()
+    async with World(cluster) as world:
+        cluster.submit(job("team", workers=1))
+        await world.until(lambda: len(cluster.pods()) == 1)
+        cluster.step(succeed)
+        await world.until(lambda: world.status()["workers"]["ready"] == 1)
+        await asyncio.sleep(60)
+        cluster.lagging = True
+        cluster.remove(cluster.pods()[0])
+        await asyncio.sleep(60)
+        assert world.status()["attempt"] == 1, "the watch is the only one to know"
+        world.controller.relisted()
+        await world.until(lambda: world.status()["attempt"] == 2, seconds=5)
+
+
+@scenario
 async def test_a_refusal_is_said_and_retried():
     cluster = MemoryCluster()
 
@@ -212,7 +229,7 @@ async def test_reports_make_few_status_writes_and_the_newest_data_wins():
                 step=second,
                 total_steps=1000,
             )
-            world.controller.store.report(KEY, report, datetime.now(UTC) + timedelta(seconds=second))
+            world.controller.store.report(KEY, 0, report, datetime.now(UTC) + timedelta(seconds=second))
         await asyncio.sleep(11)
         assert world.status()["progress"]["step"] == 99
         assert world.count("status") - before <= 13

@@ -1,0 +1,49 @@
+"""`trainwright operator` when it cannot go on."""
+
+import os
+import sys
+
+import pytest
+
+from trainwright.cli.operator import run_operator
+from trainwright.controller.lease import LeaseLostError
+from trainwright.controller.process import Operator
+
+
+class Replaced(BaseException):
+    """Ends the test where the process would go on as another program."""
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    """The programs that this process was to be replaced by."""
+    seen = []
+
+    def replace(path, arguments):
+        seen.append([path, *arguments[1:]])
+        raise Replaced
+
+    monkeypatch.setattr(os, "execv", replace)
+    return seen
+
+
+def ends_with(monkeypatch, error):
+    async def run(_):
+        raise error
+
+    monkeypatch.setattr(Operator, "run", run)
+
+
+def test_without_its_lease_it_begins_anew_in_the_same_container(monkeypatch, programs):
+    ends_with(monkeypatch, LeaseLostError("not renewed for 10 s"))
+    with pytest.raises(Replaced):
+        run_operator()
+    assert programs == [[sys.executable, *sys.orig_argv[1:]]]
+
+
+def test_anything_else_ends_it(monkeypatch, programs):
+    ends_with(monkeypatch, RuntimeError("broken"))
+    with pytest.raises(SystemExit) as ended:
+        run_operator()
+    assert ended.value.code == 1
+    assert programs == []
