@@ -1,17 +1,21 @@
 """Requests to an API server with plain dicts, and the one place where its errors become those of the port.
 
-How to get in is kopf's knowledge, as for the watches. The official client is not used: importing it alone takes 15 MiB.
+Uses of the official client what knows how to connect and authenticate; its typed models stay out, since they cost memory
+and drop fields they do not know.
 """
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Self
 from urllib.parse import urlencode
 
 import aiohttp
-import kopf
 import yaml
+from kubernetes.aio.client.configuration import Configuration
+from kubernetes.aio.client.rest import RESTClientObject
+from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from trainwright.cluster.port import (
     AlreadyExistsError,
@@ -30,45 +34,45 @@ Counter = Callable[[str, str, str], None]
 """Told of every request: verb, resource, status code."""
 
 
-def login() -> kopf.ConnectionInfo | None:
-    """Return how to reach the API server from within a pod, or else as the kubeconfig says; None if neither is there.
+async def log_in() -> Configuration:
+    """Return how to reach the API server from within a pod, or else as the kubeconfig says.
 
     Raises:
-        Exception: The kubeconfig is not readable, or not a kubeconfig.
+        ClusterError: Neither is there, or not as it should be.
     """
-    settings = kopf.OperatorSettings()
-    return kopf.login_with_service_account(settings=settings) or kopf.login_with_kubeconfig(settings=settings)
+    configuration = Configuration()
+    try:
+        load_incluster_config(client_configuration=configuration)
+    except ConfigException:
+        try:
+            # The library looks at the variable once, when it is imported.
+            await load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=configuration)
+        except (ConfigException, OSError, TypeError, ValueError, yaml.YAMLError) as error:
+            raise ClusterError(f"no cluster to connect to: {type(error).__name__}: {error}") from error
+    # Or aiohttp looks for a .netrc, in a thread, before every request. A kubeconfig's own proxy is honoured anyway.
+    configuration.client_session_kwargs = {"trust_env": False}
+    return configuration
 
 
 class ApiServer:
     """A connection to an API server.
 
     Args:
-        info: Address and credentials.
-        connections: How many requests may be under way at once.
+        configuration: Address and credentials. A service account's token is read anew by the configuration's own hook.
         count: Told of every request.
         renew: Asked for credentials again when the server does not take the present ones any more.
     """
 
     def __init__(
         self,
-        info: kopf.ConnectionInfo,
-        connections: int = 100,
+        configuration: Configuration,
         count: Counter | None = None,
-        renew: Callable[[], kopf.ConnectionInfo | None] | None = None,
+        renew: Callable[[], Awaitable[Configuration]] | None = None,
     ) -> None:
-        self._info = info
-        self._authorization = info.as_http_headers()
+        self._configuration = configuration
+        self._client = RESTClientObject(configuration)
         self._count = count or (lambda *_: None)
-        self._renew = renew or (lambda: None)
-        # Without trust_env, or aiohttp looks for a .netrc, in a thread, before every request.
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=connections, ssl=info.as_ssl_context()),
-            headers={"Accept": "application/json", "Content-Type": "application/json", "User-Agent": "trainwright"},
-            timeout=_TIMEOUT,
-            trust_env=False,
-            proxy=info.proxy_url,
-        )
+        self._renew = renew
 
     @classmethod
     async def connect(cls, connections: int = 100, count: Counter | None = None) -> Self:
@@ -77,17 +81,13 @@ class ApiServer:
         Raises:
             ClusterError: Neither is there.
         """
-        try:
-            info = login()
-        except (kopf.LoginError, KeyError, OSError, ValueError, yaml.YAMLError) as error:
-            raise ClusterError(f"no cluster to connect to: {type(error).__name__}: {error}") from error
-        if info is None:
-            raise ClusterError("no cluster to connect to: neither a service account nor a kubeconfig is there")
-        return cls(info, connections, count, login)
+        configuration = await log_in()
+        configuration.connection_pool_maxsize = connections
+        return cls(configuration, count, log_in)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._session.close()
+        await self._client.close()
 
     async def request(
         self, verb: str, path: str, resource: str, body: Any = None, query: Mapping[str, str | int] | None = None
@@ -104,33 +104,53 @@ class ApiServer:
         Raises:
             ClusterError: Or one of its kinds; see the port.
         """
-        url = f"{self._info.server}{path}{f'?{urlencode(query)}' if query else ''}"
-        content = None if body is None else json.dumps(body, separators=(",", ":")).encode()
-        status, data = await self._send(verb, url, resource, content)
-        if status == _UNAUTHORIZED and self._log_in_again():
-            status, data = await self._send(verb, url, resource, content)
+        url = f"{self._configuration.host}{path}{f'?{urlencode(query)}' if query else ''}"
+        status, data = await self._send(verb, url, resource, body)
+        if status == _UNAUTHORIZED and await self._log_in_again():
+            status, data = await self._send(verb, url, resource, body)
         return _read(status, data)
 
-    async def _send(self, verb: str, url: str, resource: str, content: bytes | None) -> tuple[int, bytes]:
+    async def _send(self, verb: str, url: str, resource: str, body: Any) -> tuple[int, bytes]:
         code = "none"
         try:
-            async with self._session.request(verb, url, data=content, headers=self._authorization) as answer:
-                data = await answer.read()
-                code = str(answer.status)
-                return answer.status, data
+            answer = await self._client.request(
+                verb, url, headers=await self._headers(), body=body, _request_timeout=_TIMEOUT
+            )
+            data: bytes = await answer.read()
+            code = str(answer.status)
         except (aiohttp.ClientError, TimeoutError, OSError, asyncio.IncompleteReadError) as error:
             raise ClusterError(f"no answer from the API server: {str(error) or type(error).__name__}") from error
         finally:
             self._count(verb, resource, code)
+        return answer.status, data
 
-    def _log_in_again(self) -> bool:
-        """Read the credentials anew, and return whether they have changed: tokens rotate."""
-        try:
-            info = self._renew()
-        except (kopf.LoginError, KeyError, OSError, ValueError, yaml.YAMLError):
+    async def _headers(self) -> dict[str, str]:
+        headers = {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": "trainwright"}
+        credentials = await _credentials(self._configuration)
+        if credentials:
+            headers["Authorization"] = credentials
+        return headers
+
+    async def _log_in_again(self) -> bool:
+        """Read the credentials anew, and return whether they have changed: tokens rotate, also those of a kubeconfig."""
+        if self._renew is None:
             return False
-        before, self._authorization = self._authorization, info.as_http_headers() if info else self._authorization
-        return self._authorization != before
+        try:
+            renewed = await self._renew()
+        except ClusterError:
+            return False
+        before = await _credentials(self._configuration)
+        # What the session was made of stays: only who we are may have changed.
+        self._configuration.api_key = renewed.api_key
+        self._configuration.refresh_api_key_hook = renewed.refresh_api_key_hook
+        return await _credentials(self._configuration) != before
+
+
+async def _credentials(configuration: Configuration) -> str:
+    token = await configuration.get_api_key_with_prefix("BearerToken")
+    if not token and configuration.username:
+        token = configuration.get_basic_auth_token()
+    return str(token or "")
 
 
 def _read(status: int, data: bytes) -> Manifest:
