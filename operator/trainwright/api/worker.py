@@ -29,6 +29,11 @@ class WorkerConfig(Model):
     spec: TrainingJobSpec = Field(description="The job, with defaults filled in.")
     rendezvous_port: int = Field(ge=1, le=65_535, description="Port of the rendezvous store on worker 0.")
     rendezvous_timeout_seconds: int = Field(600, ge=1, description="How long workers wait for each other, in seconds.")
+    rendezvous_patience_seconds: float = Field(
+        30,
+        gt=0,
+        description="How long those that are there wait for the others before they go on with fewer, in seconds.",
+    )
     metrics_port: int | None = Field(
         None, ge=1, le=65_535, description="Port of the first local rank's metrics; None serves none."
     )
@@ -56,6 +61,7 @@ class WorkerConfig(Model):
 class WorkerPhase(StrEnum):
     """What the training processes are doing."""
 
+    RENDEZVOUS = "Rendezvous"
     PREPARING = "Preparing"
     TRAINING = "Training"
     EVALUATING = "Evaluating"
@@ -71,6 +77,24 @@ class RankHeartbeat(Model):
     seconds_ago: float = Field(ge=0, description="Age of that step, in seconds, when the report was made.")
 
 
+class Absentee(Model):
+    """A worker that others wait for."""
+
+    worker: int = Field(ge=0, description="Its index.")
+    attempt: int = Field(
+        0, ge=0, description="Attempt of the newest pod that ever came to the rendezvous; 0 if none did."
+    )
+
+
+class Waiting(Model):
+    """How far the rendezvous of the workers is, as one of them sees it."""
+
+    joined: int = Field(ge=0, description="Workers that are there.")
+    wanted: int = Field(ge=1, description="Workers that are waited for, those that are there included.")
+    missing: list[Absentee] = Field([], max_length=32, description="Who is not there, the first of them.")
+    seconds: float = Field(0, ge=0, description="For how long they have been waited for.")
+
+
 class Cause(Model):
     """Why processes ended before their work was done: the post-mortem of the one that failed first."""
 
@@ -78,13 +102,17 @@ class Cause(Model):
     category: FailureClass | None = Field(None, description="Class of the failure; None on success.")
     message: str = Field("", max_length=1024, description="What happened, in a sentence.")
     hint: str | None = Field(None, max_length=512, description="What to do about it.")
+    worker: int | None = Field(None, ge=0, description="Worker that failed first.")
     rank: int | None = Field(None, ge=0, description="Rank that failed first.")
     exception: str | None = Field(None, max_length=512, description="Python exception with its message.")
     traceback: str | None = Field(None, max_length=2048, description="Last lines of the traceback.")
 
 
 class WorkerReport(Model):
-    """What rank 0 says about the whole job. Every report is complete: a newer one replaces all older ones."""
+    """What worker 0 says about the whole job. Every report is complete: a newer one replaces all older ones.
+
+    As long as it waits for others its agent reports, then rank 0. Other workers report only that they wait in vain.
+    """
 
     uid: str = Field(max_length=64, description="UID of the job.")
     attempt: int = Field(ge=0, description="Attempt that created the reporting pod.")
@@ -122,6 +150,7 @@ class WorkerReport(Model):
     checkpoints: list[Checkpoint] = Field([], max_length=100, description="Verified checkpoints, oldest first.")
     heartbeats: list[RankHeartbeat] = Field([], max_length=4096, description="Per rank, the newest step.")
     results: Results | None = Field(None, description="What was written at the end.")
+    waiting: Waiting | None = Field(None, description="Who is waited for, while there are no processes yet.")
     relaunched: Cause | None = Field(
         None, description="Why the launch before this one ended, if the processes were started again inside their pods."
     )

@@ -55,6 +55,7 @@ class Reconciler:
         self._settings = settings
         self._metrics = metrics
         self._now = now
+        self._listening_since: datetime | None = None
         self._apis = apis
         self._inquiries = Inquiries(cluster, store)
         self._queues = Queues(cluster)
@@ -142,15 +143,21 @@ class Reconciler:
         snapshot = self._store.snapshot(key)
         if snapshot is None:
             return None, None
+        now = self._now()
+        # Jobs are looked at from the first listing on, which is also when reports begin to be accepted.
+        self._listening_since = self._listening_since or now
         return snapshot, Observed(
             job=read_job(snapshot.job),
-            pods=tuple(_workers(snapshot.pods, snapshot.warning)),
+            pods=tuple(_workers(key.name, snapshot.pods, snapshot.warning)),
             report=snapshot.report,
             report_at=snapshot.report_at,
             rejection=snapshot.rejection,
             settings=self._settings,
-            now=self._now(),
-            strangers=tuple(_workers(snapshot.strangers)),
+            now=now,
+            strangers=tuple(_workers(key.name, snapshot.strangers)),
+            words=snapshot.words,
+            others_heard_at=snapshot.others_heard_at,
+            listening_since=self._listening_since,
             groups_served=self._apis.groups,
             place=self._queues.place(key),
         )
@@ -159,11 +166,11 @@ class Reconciler:
         self._store.put_pods(key, await self._cluster.list_pods(key))
 
 
-def _workers(pods: Iterable[Manifest], warning: PodWarning | None = None) -> Iterator[Pod]:
+def _workers(job: str, pods: Iterable[Manifest], warning: PodWarning | None = None) -> Iterator[Pod]:
     for manifest in pods:
         try:
-            pod = read_pod(manifest)
-        except ValueError:  # someone changed its labels: whatever it is now, it is no worker
+            pod = read_pod(manifest, job)
+        except ValueError:  # someone's own pod with our labels, a copy of a worker for example
             continue
         if warning is not None and warning.uid == pod.uid:
             pod = replace(pod, warning=(warning.reason, warning.message))

@@ -5,18 +5,20 @@ resource version wins. Decides nothing and calls nobody but its listener.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from trainwright.api.names import LABEL_JOB
+from trainwright.api.names import LABEL_JOB, LABEL_WORKER
 from trainwright.api.status import rfc3339
-from trainwright.api.worker import WorkerReport
+from trainwright.api.worker import WorkerPhase, WorkerReport
 from trainwright.cluster.compact import compact, compact_pod
 from trainwright.cluster.port import JobKey, Listing, Manifest
 
 _TOMBSTONES = 8192
+_HEARD = 2
+"""Jobs heard of last that are remembered: one of them is another than any that is asked about."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class _Known:
     report_at: datetime | None = None
     rejection: str | None = None
     warning: PodWarning | None = None
+    words: dict[int, tuple[WorkerReport, datetime]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Snapshot:
         report_at: When that arrived.
         rejection: Why the cluster refused to create a child in the pass before.
         warning: What the cluster last warned of when asked about one of the pods.
+        words: What workers other than worker 0 said last of what they wait for, and when.
+        others_heard_at: When a report of any other job last arrived.
     """
 
     job: Manifest
@@ -61,6 +66,8 @@ class Snapshot:
     rejection: str | None
     strangers: tuple[Manifest, ...] = ()
     warning: PodWarning | None = None
+    words: Mapping[int, tuple[WorkerReport, datetime]] = field(default_factory=dict)
+    others_heard_at: datetime | None = None
 
 
 class Store:
@@ -75,6 +82,7 @@ class Store:
         self._changed = changed or (lambda _: None)
         # A UID never comes back. An old event or listing that arrives after the deletion must not revive its object.
         self._gone: OrderedDict[str, None] = OrderedDict()
+        self._heard: OrderedDict[JobKey, datetime] = OrderedDict()
 
     def notify(self, changed: Callable[[JobKey], None]) -> None:
         """Set who is told of changes."""
@@ -160,14 +168,27 @@ class Store:
         pods = known.pods.values() if known is not None else ()
         return frozenset(pod["metadata"]["name"] for pod in pods if owner_uid(pod) == job_uid)
 
-    def report(self, key: JobKey, report: WorkerReport, at: datetime) -> bool:
-        """Keep a report of the job's workers if it is the newest, and return whether it was."""
+    def report(self, key: JobKey, worker: int, report: WorkerReport, at: datetime) -> bool:
+        """Keep a report of a worker if it is its newest, and return whether it was.
+
+        Worker 0 speaks for the job. The others are only heard of what they wait for.
+        """
         known = self._known.get(key)
         if known is None or known.job is None or _uid(known.job) != report.uid:
             return False
+        if worker != 0:
+            if report.phase != WorkerPhase.RENDEZVOUS:
+                return False
+            known.words[worker] = (report, at)
+            self._changed(key)
+            return True
         if not report.newer_than(known.report):
             return False
         known.report, known.report_at = report, at
+        self._heard.pop(key, None)
+        self._heard[key] = at
+        if len(self._heard) > _HEARD:
+            self._heard.popitem(last=False)
         self._changed(key)
         return True
 
@@ -193,13 +214,27 @@ class Store:
         uid = _uid(known.job)
         pods = tuple(pod for pod in known.pods.values() if owner_uid(pod) == uid)
         strangers = tuple(pod for pod in known.pods.values() if owner_uid(pod) != uid)
-        return Snapshot(known.job, pods, known.report, known.report_at, known.rejection, strangers, known.warning)
+        others = [at for other, at in self._heard.items() if other != key]
+        return Snapshot(
+            known.job,
+            pods,
+            known.report,
+            known.report_at,
+            known.rejection,
+            strangers,
+            known.warning,
+            dict(known.words),
+            max(others, default=None),
+        )
 
-    def pod_belongs(self, key: JobKey, job_uid: str, pod_uid: str) -> bool:
-        """Return whether the job has a worker pod with this UID."""
+    def worker_of(self, key: JobKey, job_uid: str, pod_uid: str) -> int | None:
+        """Return which worker of the job has the pod with this UID, or None if none has."""
         known = self._known.get(key)
         pod = known.pods.get(pod_uid) if known is not None else None
-        return pod is not None and owner_uid(pod) == job_uid
+        if pod is None or owner_uid(pod) != job_uid:
+            return None
+        index = pod["metadata"]["labels"].get(LABEL_WORKER, "")
+        return int(index) if index.isdecimal() else None
 
     def job_uid(self, key: JobKey) -> str | None:
         """Return the UID of the job, or None if there is no such job."""
@@ -249,6 +284,7 @@ class Store:
             self._bury(uid)
             known.pods = {pod_uid: pod for pod_uid, pod in known.pods.items() if owner_uid(pod) != uid}
         known.job = known.report = known.report_at = known.rejection = known.warning = None
+        known.words = {}
         self._tidy(key)
 
     def _tidy(self, key: JobKey) -> None:

@@ -6,10 +6,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainwright.api.job import InvalidJobError, read_spec
-from trainwright.api.names import LABEL_ATTEMPT, LABEL_GROUP, LABEL_WORKER, WORKER_CONTAINER
+from trainwright.api.names import LABEL_GROUP, WORKER_CONTAINER
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import read_status
 from trainwright.api.worker import Termination
+from trainwright.build.naming import read_pod_name
 from trainwright.plan.types import Job, Manifest, Pod
 
 
@@ -33,24 +34,24 @@ def read_job(manifest: Manifest) -> Job:
     )
 
 
-def read_pod(manifest: Manifest) -> Pod:
-    """Return a worker pod as typed parts.
+def read_pod(manifest: Manifest, job: str) -> Pod:
+    """Return a worker pod of this job as typed parts. Its name says which it is: anybody may change labels, nobody a name.
 
     Raises:
-        ValueError: The pod's index or attempt label is not a number: it is no worker of ours.
+        ValueError: No worker of this job is called so, whatever its labels and owners.
     """
     metadata, spec, status = manifest["metadata"], manifest.get("spec", {}), manifest.get("status", {})
-    labels = metadata.get("labels", {})
+    index, attempt = read_pod_name(job, metadata["name"])
     container = _worker_container(status)
     state = container.get("state", {})
-    ended = state.get("terminated", {})
+    ended, running = state.get("terminated", {}), state.get("running", {})
     return Pod(
         name=metadata["name"],
         uid=metadata["uid"],
-        index=int(labels.get(LABEL_WORKER, "")),
-        attempt=int(labels.get(LABEL_ATTEMPT, "")),
+        index=index,
+        attempt=attempt,
         phase=status.get("phase", "Pending"),
-        group=labels.get(LABEL_GROUP),
+        group=(metadata.get("labels") or {}).get(LABEL_GROUP),
         deletes_at=read_time(metadata["deletionTimestamp"]) if metadata.get("deletionTimestamp") else None,
         node=spec.get("nodeName"),
         waiting=_waiting(status, state),
@@ -60,6 +61,7 @@ def read_pod(manifest: Manifest) -> Pod:
         disrupted=_disruption(status),
         silent=_is_silent(status, container),
         termination=_termination(ended.get("message")),
+        started_at=read_time(running["startedAt"]) if running.get("startedAt") else None,
         finished_at=read_time(ended["finishedAt"]) if ended.get("finishedAt") else None,
     )
 
@@ -88,8 +90,10 @@ def _waiting(status: Manifest, state: Manifest) -> tuple[str, str] | None:
 
 
 def _disruption(status: Manifest) -> str | None:
-    target = _condition(status, "DisruptionTarget")
-    return target.get("message") or target.get("reason") if target.get("status") == "True" else None
+    """Return why the pod is taken away, in the cluster's words or, under the other name, in Kueue's."""
+    conditions = (_condition(status, kind) for kind in ("DisruptionTarget", "TerminationTarget"))
+    targets = (target for target in conditions if target.get("status") == "True")
+    return next((target.get("message") or target.get("reason") for target in targets), None)
 
 
 def _is_silent(status: Manifest, container: Manifest) -> bool:

@@ -5,6 +5,8 @@ from datetime import datetime
 
 from trainwright.api.exit_codes import SIGNAL_BASE, FailureClass, classify
 from trainwright.api.status import Failure
+from trainwright.api.worker import Cause
+from trainwright.plan.membership import Crew
 from trainwright.plan.types import Pod
 
 _SIGKILL = 9
@@ -44,6 +46,32 @@ def describe(pod: Pod, attempt: int, now: datetime) -> Failure:
         exception=said.exception if said else None,
         traceback=said.traceback if said else None,
         failed_at=now,
+    )
+
+
+def in_place(cause: Cause, crew: Crew, attempt: int, at: datetime) -> Failure:
+    """Return the post-mortem of processes that their workers have started again by themselves.
+
+    Args:
+        cause: What the workers say of it.
+        crew: The pods that count.
+        attempt: The attempt that goes on.
+        at: When it was heard of.
+    """
+    pod = None if cause.worker is None else crew.newest.get(cause.worker)
+    return Failure(
+        category=cause.category or FailureClass.INTERNAL,
+        message=cause.message,
+        hint=cause.hint,
+        attempt=attempt,
+        worker=cause.worker,
+        rank=cause.rank,
+        pod=None if pod is None else pod.name,
+        node=None if pod is None else pod.node,
+        exit_code=cause.exit_code,
+        exception=cause.exception,
+        traceback=cause.traceback,
+        failed_at=at.replace(microsecond=0),
     )
 
 

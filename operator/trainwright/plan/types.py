@@ -1,6 +1,7 @@
 """What decisions are made from, and what they amount to: `Observed` in, `Plan` out. Frozen data, nothing else."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -53,6 +54,7 @@ class Pod:
         disrupted: Why the cluster evicts or preempts the pod, if it does.
         silent: Whether its node does not answer any more.
         termination: What the worker itself said at its end.
+        started_at: When the worker's container began to run, while it does.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Pod:
     disrupted: str | None = None
     silent: bool = False
     termination: Termination | None = None
+    started_at: datetime | None = None
     finished_at: datetime | None = None
 
     @property
@@ -141,6 +144,9 @@ class Observed:
         settings: What the platform decides for all jobs.
         now: The time of this pass, in UTC.
         strangers: Pods of a former job of the same name that are not gone yet.
+        words: What workers other than worker 0 said last of what they wait for, and when.
+        others_heard_at: When a report of any other job last arrived.
+        listening_since: Since when reports are heard without a gap; None if they are not.
         groups_served: Whether the cluster serves Kubernetes' own groups of pods.
         place: The job's place in its queue, as far as it is known.
     """
@@ -153,6 +159,9 @@ class Observed:
     settings: Settings
     now: datetime
     strangers: tuple[Pod, ...] = ()
+    words: Mapping[int, tuple[WorkerReport, datetime]] = field(default_factory=dict)
+    others_heard_at: datetime | None = None
+    listening_since: datetime | None = None
     groups_served: bool = False
     place: Place | None = None
 

@@ -39,11 +39,11 @@ class Jobs(Protocol):
     def job_uid(self, key: JobKey) -> str | None:
         """Return the UID of the job, or None if there is no such job."""
 
-    def pod_belongs(self, key: JobKey, job_uid: str, pod_uid: str) -> bool:
-        """Return whether the job has a worker pod with this UID."""
+    def worker_of(self, key: JobKey, job_uid: str, pod_uid: str) -> int | None:
+        """Return which worker of the job has the pod with this UID, or None if none has."""
 
-    def report(self, key: JobKey, report: WorkerReport, at: datetime) -> bool:
-        """Keep a report if it is the newest."""
+    def report(self, key: JobKey, worker: int, report: WorkerReport, at: datetime) -> bool:
+        """Keep a report of a worker if it is its newest."""
 
 
 class _Refusal(Exception):  # noqa: N818 - an answer rather than an error
@@ -140,15 +140,17 @@ class ReportsServer:
         uid = self._jobs.job_uid(key)
         if uid is None:
             raise _Refusal(404, "no such job")
-        await self._authorize(request, key, uid, token)
-        if not self._rates.allow(key):
+        worker = await self._authorize(request, key, uid, token)
+        # However many workers complain that they wait in vain, worker 0 is heard.
+        if not self._rates.allow((key, worker == 0)):
             raise _Refusal(429, "too many reports")
         report = _parse(await _body(request))
         if report.uid != uid:
             raise _Refusal(409, "the report is of another job")
-        self._jobs.report(key, report, datetime.now(UTC))
+        self._jobs.report(key, worker, report, datetime.now(UTC))
 
-    async def _authorize(self, request: web.Request, key: JobKey, uid: str, token: str) -> None:
+    async def _authorize(self, request: web.Request, key: JobKey, uid: str, token: str) -> int:
+        """Return which worker of the job reports."""
         audience = report_audience(key.namespace, key.name, uid)
         try:
             pod = await self._access.identify(token, audience, request.remote or "")
@@ -159,8 +161,10 @@ class ReportsServer:
             raise _Refusal(503, "the token cannot be reviewed now; try again") from error
         if pod is None:
             raise _Refusal(401, "the token is not valid for this job")
-        if pod.namespace != key.namespace or not self._jobs.pod_belongs(key, uid, pod.uid):
+        worker = self._jobs.worker_of(key, uid, pod.uid) if pod.namespace == key.namespace else None
+        if worker is None:
             raise _Refusal(403, "the pod is not one of this job's")
+        return worker
 
 
 def _bearer(request: web.Request) -> str:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainwright.api.names import LABEL_JOB
+from trainwright.api.names import LABEL_JOB, LABEL_WORKER
 from trainwright.api.worker import WorkerPhase, WorkerReport
 from trainwright.cluster.port import JobKey, Listing
 from trainwright.controller.store import Store
@@ -30,7 +30,7 @@ def pod(version, uid="pod-1", owner="job-1", phase="Pending"):
             "name": f"digits-{uid}",
             "uid": uid,
             "resourceVersion": str(version),
-            "labels": {LABEL_JOB: "digits"},
+            "labels": {LABEL_JOB: "digits", LABEL_WORKER: "0"},
             "ownerReferences": [{"uid": owner, "controller": True}],
             "managedFields": [{"manager": "someone"}],
         },
@@ -115,13 +115,13 @@ def test_pods_of_a_former_job_of_that_name_are_not_its_own(store):
     store.job_changed(job(2))
     store.pod_changed(pod(3, uid="new"))
     assert [p["metadata"]["uid"] for p in store.snapshot(KEY).pods] == ["new"]
-    assert not store.pod_belongs(KEY, "job-1", "old")
-    assert store.pod_belongs(KEY, "job-1", "new")
+    assert store.worker_of(KEY, "job-1", "old") is None
+    assert store.worker_of(KEY, "job-1", "new") == 0
 
 
 def test_a_job_created_again_starts_afresh(store):
     store.job_changed(job(1))
-    store.report(KEY, report(1), NOW)
+    store.report(KEY, 0, report(1), NOW)
     store.reject(KEY, "quota")
     store.job_changed(job(5, uid="job-2"))
     store.job_changed(job(3), deleted=True)  # the old one's deletion, seen late
@@ -156,11 +156,11 @@ def test_a_listing_of_one_job_leaves_the_others_alone(store):
 def test_keeps_only_the_newest_report_of_this_very_job(store, told):
     store.job_changed(job(1))
     told.clear()
-    assert store.report(KEY, report(5), NOW)
-    assert not store.report(KEY, report(4), NOW)
-    assert store.report(KEY, report(1, attempt=2), NOW)
-    assert not store.report(KEY, report(9, uid="job-0"), NOW)
-    assert not store.report(JobKey("team", "none"), report(9), NOW)
+    assert store.report(KEY, 0, report(5), NOW)
+    assert not store.report(KEY, 0, report(4), NOW)
+    assert store.report(KEY, 0, report(1, attempt=2), NOW)
+    assert not store.report(KEY, 0, report(9, uid="job-0"), NOW)
+    assert not store.report(JobKey("team", "none"), 0, report(9), NOW)
     assert told == [KEY, KEY]
     assert store.snapshot(KEY).report.attempt == 2
 

@@ -20,20 +20,23 @@ AUDIENCE = report_audience("team", "digits", UID)
 
 
 class Known:
-    """One job with one pod."""
+    """One job with two pods."""
 
     def __init__(self):
-        self.reports = []
+        self.reports, self.workers = [], []
 
     def job_uid(self, key):
         return UID if key == JobKey("team", "digits") else None
 
-    def pod_belongs(self, key, job_uid, pod_uid):
-        return (key, job_uid, pod_uid) == (JobKey("team", "digits"), UID, "pod-uid")
+    def worker_of(self, key, job_uid, pod_uid):
+        if (key, job_uid) != (JobKey("team", "digits"), UID):
+            return None
+        return {"pod-uid": 0, "other-uid": 1}.get(pod_uid)
 
-    def report(self, key, report, at):
+    def report(self, key, worker, report, at):
         del at
         self.reports.append((key, report))
+        self.workers.append(worker)
         return True
 
 

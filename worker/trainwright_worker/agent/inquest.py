@@ -116,9 +116,17 @@ class Inquest:
             return None
 
 
-def leave_cause(keys: Store, number: int, cause: Cause) -> None:
-    """Leave why the launch of a round has failed, for whoever reports of the next one, unless another worker was first."""
-    content = json.dumps(Cause(**{name: getattr(cause, name) for name in Cause.model_fields}).to_wire())
+def leave_cause(keys: Store, number: int, cause: Cause, worker: int | None) -> None:
+    """Leave why the launch of a round has failed, for whoever reports of the next one, unless another worker was first.
+
+    Args:
+        keys: The job's part of the store.
+        number: Number of the round.
+        cause: Why.
+        worker: The worker whose failure it is, if that is known.
+    """
+    fields = {name: getattr(cause, name) for name in Cause.model_fields}
+    content = json.dumps(Cause(**{**fields, "worker": worker}).to_wire())
     with suppress(RuntimeError):
         keys.compare_set(f"cause/{number}", "", content)
 

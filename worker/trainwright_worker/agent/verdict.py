@@ -114,6 +114,7 @@ def _cause(text: str, hint: str, culprit: Witness | None) -> Cause:
         category=classify(ExitCode.HANG),
         message=text[:1024],
         hint=hint,
+        worker=None if culprit is None else culprit.worker,
         rank=None if culprit is None else culprit.rank,
         traceback=culprit.stack if culprit is not None and culprit.stack else None,
     )

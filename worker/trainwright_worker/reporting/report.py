@@ -5,29 +5,22 @@ other ranks leave a sign of life in the rendezvous store, which rank 0's thread 
 alone, so clocks need not agree.
 """
 
-import http.client
-import json
-import ssl
 import threading
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from trainwright.api.figures import MOST_STRAGGLERS
 from trainwright.api.worker import Cause, RankHeartbeat, ReportsEndpoint, WorkerPhase, WorkerReport
-from trainwright_worker.console import say
+from trainwright_worker.reporting.client import Client
 from trainwright_worker.reporting.pulse import Pulse
 from trainwright_worker.reporting.stopwatch import find_stragglers
 from trainwright_worker.reporting.timesheet import ACTIVITY_OF, Timesheet
 
-SEND_SECONDS: Final = 5.0
 FAREWELL_SECONDS: Final = 5.0
 MAX_BACKOFF_SECONDS: Final = 10.0
-_REFUSED: Final = frozenset({403, 404, 409})
 
 
 class Reporter:
@@ -57,7 +50,7 @@ class Reporter:
         self._condition = threading.Condition()
         self._urgent = True
         self._closing = False
-        self._client = None if endpoint is None else _Client(endpoint)
+        self._client = None if endpoint is None else Client(endpoint, "rank 0")
         self._thread = threading.Thread(target=self._run, name="reports", daemon=True)
         self._thread.start()
 
@@ -150,59 +143,6 @@ class Reporter:
             RankHeartbeat(rank=rank, step=step, seconds_ago=round(now - since, 3))
             for rank, (step, _, since) in sorted(self._beats.items())
         ]
-
-
-class _Client:
-    """A connection to the operator, kept open between reports."""
-
-    def __init__(self, endpoint: ReportsEndpoint) -> None:
-        self._endpoint = endpoint
-        self._url = urlsplit(endpoint.url)
-        self._connection: http.client.HTTPConnection | None = None
-        self._complained: str | None = None
-
-    def post(self, report: WorkerReport) -> bool:
-        """Send a report; return whether it was accepted. Says why not once per reason."""
-        try:
-            status = self._post(json.dumps(report.to_wire()).encode())
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            self._drop()
-            return self._complain(f"{type(error).__name__}: {error}")
-        if status < http.HTTPStatus.MULTIPLE_CHOICES:
-            self._complained = None
-            return True
-        meaning = "the job is gone or has moved on" if status in _REFUSED else "refused"
-        return self._complain(f"HTTP {status}, {meaning}")
-
-    def _post(self, body: bytes) -> int:
-        if self._connection is None:
-            self._connection = self._connect()
-        # The token rotates: whoever keeps one is locked out within the hour.
-        token = Path(self._endpoint.token_file).read_text(encoding="utf-8").strip()
-        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        path = self._url.path + (f"?{self._url.query}" if self._url.query else "")
-        self._connection.request("POST", path, body, headers)
-        response = self._connection.getresponse()
-        response.read()
-        return response.status
-
-    def _connect(self) -> http.client.HTTPConnection:
-        host = self._url.hostname or ""
-        if self._url.scheme == "http":
-            return http.client.HTTPConnection(host, self._url.port, timeout=SEND_SECONDS)
-        context = ssl.create_default_context(cafile=self._endpoint.ca_file)
-        return http.client.HTTPSConnection(host, self._url.port, timeout=SEND_SECONDS, context=context)
-
-    def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _complain(self, reason: str) -> bool:
-        if reason != self._complained:
-            say("rank 0", f"report not delivered ({reason}); training goes on, trying again")
-            self._complained = reason
-        return False
 
 
 class PulseSender:

@@ -22,6 +22,7 @@ class Activity(StrEnum):
 
 
 ACTIVITY_OF: Final = {
+    WorkerPhase.RENDEZVOUS: Activity.LOADING,
     WorkerPhase.PREPARING: Activity.LOADING,
     WorkerPhase.TRAINING: Activity.TRAINING,
     WorkerPhase.EVALUATING: Activity.EVALUATING,

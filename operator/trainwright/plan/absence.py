@@ -1,0 +1,129 @@
+"""A worker whose pod runs although nothing runs in it any more: it is replaced as one that hangs.
+
+A hung rank is found and restarted by its worker's own agent. Nobody does that for an agent that was stopped itself. Two
+signs betray it, and neither is trusted alone. Worker 0 says who does not come to the rendezvous; or worker 0 says nothing,
+while what others send arrives. Silence without such a witness may be the operator's own, or the network's.
+"""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from trainwright.api.exit_codes import FailureClass
+from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.status import Failure, Phase, TrainingJobStatus
+from trainwright.api.worker import Absentee, WorkerReport
+from trainwright.plan import restart
+from trainwright.plan.membership import Crew
+from trainwright.plan.types import Observed, Pod
+
+RETURN: Final = timedelta(seconds=60)
+"""How long a worker that took part before may take to come back to the rendezvous: its agent has nothing else to do."""
+ARRIVAL: Final = timedelta(seconds=300)
+"""How long a worker may take from its pod's start to the rendezvous: imports can be slow."""
+SILENCE: Final = timedelta(seconds=180)
+"""How long worker 0 may say nothing at all: it reports every few seconds."""
+FRESH: Final = timedelta(seconds=75)
+"""How old the word of a witness may be: those that wait speak twice a minute."""
+
+_HINT: Final = (
+    "something has stopped the worker's main process (kill -STOP, a frozen container), or its node is overloaded"
+)
+
+
+def enforce(
+    observed: Observed,
+    spec: TrainingJobSpec,
+    status: TrainingJobStatus,
+    crew: Crew,
+    heard: tuple[WorkerReport, datetime] | None,
+) -> TrainingJobStatus:
+    """Return the status with a restart decided if a worker hangs as a whole.
+
+    Args:
+        observed: What the pass saw.
+        spec: The job.
+        status: The status so far.
+        crew: The pods that count.
+        heard: The newest report that counts, with the time of its arrival.
+    """
+    if status.phase not in (Phase.STARTING, Phase.RUNNING):
+        return status
+    failure = _missing(observed, status, crew, heard) or _silent(observed, status, crew)
+    if failure is None:
+        return status
+    return restart.answer(observed, spec, status, failure, {failure.worker or 0})
+
+
+def due(observed: Observed, status: TrainingJobStatus) -> datetime | None:
+    """Return when to look again for a silence that tells no one; None while nothing is expected."""
+    last = _last_heard(observed, status)
+    return None if last is None or status.phase not in (Phase.STARTING, Phase.RUNNING) else last + SILENCE
+
+
+def _missing(
+    observed: Observed, status: TrainingJobStatus, crew: Crew, heard: tuple[WorkerReport, datetime] | None
+) -> Failure | None:
+    """Return the failure of a worker that does not come to the rendezvous although its pod runs."""
+    waiting, at = (None, observed.now) if heard is None else (heard[0].waiting, heard[1])
+    if waiting is None or observed.now - at > FRESH:
+        return None
+    waited = timedelta(seconds=waiting.seconds) + (observed.now - at)
+    for absentee in waiting.missing:
+        pod = crew.newest.get(absentee.worker)
+        if pod is not None and _runs(pod) and waited >= RETURN and _overdue(observed, pod, absentee):
+            return _failure(
+                pod, f"has not come to the rendezvous for {waited.total_seconds():.0f} s", status, observed.now
+            )
+    return None
+
+
+def _overdue(observed: Observed, pod: Pod, absentee: Absentee) -> bool:
+    """Return whether the worker should have come by now: one that says why it cannot is alive."""
+    word = observed.words.get(pod.index)
+    if word is not None and observed.now - word[1] <= FRESH:
+        return False
+    came_before = absentee.attempt == pod.attempt
+    return came_before or (pod.started_at is not None and observed.now - pod.started_at >= ARRIVAL)
+
+
+def _silent(observed: Observed, status: TrainingJobStatus, crew: Crew) -> Failure | None:
+    """Return the failure of worker 0 if it says nothing any more, while others are heard."""
+    leader, now = crew.newest.get(0), observed.now
+    last = _last_heard(observed, status)
+    if leader is None or not _runs(leader) or last is None or now - last < SILENCE:
+        return None
+    vouched = any(at > last and now - at <= FRESH for _, at in observed.words.values())
+    known = status.progress.reported_at is not None and status.phase == Phase.RUNNING
+    if not vouched and known and observed.others_heard_at is not None:
+        # Reports of other jobs arrive, so those of this one would too.
+        vouched = now - observed.others_heard_at <= FRESH
+    if not vouched or (leader.started_at is not None and now - leader.started_at < ARRIVAL):
+        return None
+    return _failure(leader, f"has said nothing for {(now - last).total_seconds():.0f} s", status, now)
+
+
+def _last_heard(observed: Observed, status: TrainingJobStatus) -> datetime | None:
+    """Return when worker 0 was last heard of, or since when it could have been; None if nobody listens."""
+    if observed.listening_since is None:
+        return None
+    times = (observed.listening_since, observed.report_at, status.progress.reported_at)
+    return max(time for time in times if time is not None)
+
+
+def _runs(pod: Pod) -> bool:
+    """Return whether the cluster believes that the pod runs, and its node answers."""
+    return pod.phase == "Running" and not pod.deleting and not pod.silent
+
+
+def _failure(pod: Pod, what: str, status: TrainingJobStatus, now: datetime) -> Failure:
+    place = f"worker {pod.index}" + (f" on node {pod.node}" if pod.node else "")
+    return Failure(
+        category=FailureClass.HANG,
+        message=f"{place} hangs: it {what}, although its pod runs",
+        hint=_HINT,
+        attempt=status.attempt,
+        worker=pod.index,
+        pod=pod.name,
+        node=pod.node,
+        failed_at=now,
+    )

@@ -1,0 +1,104 @@
+"""What a worker tells the operator while it waits for others, before there is a rank that could report.
+
+Looking up a name, or a handshake with an endpoint that is gone, may take many seconds, in which a worker must still notice
+that the others have come. So each report is sent by a process of its own, which ends with it; the agent stays without
+threads, as everything that forks should.
+"""
+
+import socket
+import time
+from collections.abc import Callable, Collection
+from typing import Final
+
+from trainwright.api.worker import Absentee, ReportsEndpoint, Waiting, WorkerConfig, WorkerPhase, WorkerReport
+from trainwright_worker.agent.processes import Processes
+from trainwright_worker.reporting.client import Client
+
+FIRST_SECONDS: Final = 5.0
+"""A wait that is shorter is not worth a word."""
+AGAIN_SECONDS: Final = 10.0
+MEMBER_AGAIN_SECONDS: Final = 30.0
+"""All workers but worker 0 may have the same to say."""
+MOST_ABSENTEES: Final = 32
+
+
+class Herald:
+    """Sends word of a wait, not before it takes long and not too often."""
+
+    def __init__(self, config: WorkerConfig, index: int, attempt: int) -> None:
+        """Say nothing yet.
+
+        Args:
+            config: The worker's config.
+            index: This worker.
+            attempt: Attempt that created its pod.
+        """
+        self._config = config
+        self._index = index
+        self._attempt = attempt
+        self._again = AGAIN_SECONDS if index == 0 else MEMBER_AGAIN_SECONDS
+        self._since: float | None = None
+        self._next = 0.0
+        self._sending: Processes | None = None
+
+    def tell_unreachable(self, host: str, error: Exception) -> None:
+        """Tell that worker 0 cannot be reached; call this, and what follows, as often as you like while a wait lasts."""
+        self._tell(f"cannot reach worker 0 at {host}: {_in_words(error)}", None)
+
+    def tell_missing(self, wanted: int, present: Collection[int], attempt_of: Callable[[int], int]) -> None:
+        """Tell who is missing at the rendezvous. All but worker 0 leave that to worker 0, unless it is missing itself.
+
+        Args:
+            wanted: Workers that are waited for, those that are there included.
+            present: Those that are there.
+            attempt_of: Returns the attempt of the newest pod of a worker that ever came; 0 if none did.
+        """
+        missing = [index for index in range(wanted) if index not in present]
+        if self._index != 0 and 0 not in missing:
+            return
+        absentees = [Absentee(worker=index, attempt=attempt_of(index)) for index in missing[:MOST_ABSENTEES]]
+        self._tell("", Waiting(joined=len(present), wanted=wanted, missing=absentees))
+
+    def _tell(self, message: str, waiting: Waiting | None) -> None:
+        now = time.monotonic()
+        if self._since is None:
+            self._since, self._next = now, now + FIRST_SECONDS
+        if self._config.reports is None or now < self._next:
+            return
+        if self._sending is not None:
+            self._sending.stop(0.0)
+        self._next = now + self._again
+        if waiting is not None:
+            waiting = waiting.model_copy(update={"seconds": round(now - self._since, 1)})
+        report = WorkerReport(
+            uid=self._config.uid,
+            attempt=self._attempt,
+            launch="rendezvous",
+            sequence=int(time.time() * 1000),
+            phase=WorkerPhase.RENDEZVOUS,
+            message=message[:1024],
+            waiting=waiting,
+        )
+        self._sending = Processes(_send, [(self._config.reports, report)], "herald")
+
+    def rest(self) -> None:
+        """Say that the wait is over."""
+        self._since = None
+        if self._sending is not None:
+            self._sending.stop(0.0)
+            self._sending = None
+
+
+def _send(endpoint: ReportsEndpoint, report: WorkerReport) -> None:
+    Client(endpoint, "worker").post(report)
+
+
+def _in_words(error: Exception) -> str:
+    """Return why worker 0 cannot be reached, as a person says it."""
+    if isinstance(error, socket.gaierror):
+        return f"its name is not known (DNS: {error.strerror})"
+    if isinstance(error, ConnectionRefusedError):
+        return "it does not listen (connection refused)"
+    if isinstance(error, TimeoutError):
+        return "no answer (a NetworkPolicy, or a node that is cut off)"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

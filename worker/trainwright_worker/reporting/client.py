@@ -1,0 +1,74 @@
+"""The way of a report to the operator: HTTPS, with the newest token, over a connection that is kept open."""
+
+import http.client
+import json
+import ssl
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from trainwright.api.worker import ReportsEndpoint, WorkerReport
+from trainwright_worker.console import say
+
+SEND_SECONDS: Final = 5.0
+_REFUSED: Final = frozenset({403, 404, 409})
+
+
+class Client:
+    """A connection to the operator, kept open between reports."""
+
+    def __init__(self, endpoint: ReportsEndpoint, sender: str) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            endpoint: Where to.
+            sender: Who complains in the log if it cannot be reached.
+        """
+        self._endpoint = endpoint
+        self._sender = sender
+        self._url = urlsplit(endpoint.url)
+        self._connection: http.client.HTTPConnection | None = None
+        self._complained: str | None = None
+
+    def post(self, report: WorkerReport) -> bool:
+        """Send a report; return whether it was accepted. Says why not once per reason."""
+        try:
+            status = self._post(json.dumps(report.to_wire()).encode())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self._drop()
+            return self._complain(f"{type(error).__name__}: {error}")
+        if status < http.HTTPStatus.MULTIPLE_CHOICES:
+            self._complained = None
+            return True
+        meaning = "the job is gone or has moved on" if status in _REFUSED else "refused"
+        return self._complain(f"HTTP {status}, {meaning}")
+
+    def _post(self, body: bytes) -> int:
+        if self._connection is None:
+            self._connection = self._connect()
+        # The token rotates: whoever keeps one is locked out within the hour.
+        token = Path(self._endpoint.token_file).read_text(encoding="utf-8").strip()
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        path = self._url.path + (f"?{self._url.query}" if self._url.query else "")
+        self._connection.request("POST", path, body, headers)
+        response = self._connection.getresponse()
+        response.read()
+        return response.status
+
+    def _connect(self) -> http.client.HTTPConnection:
+        host = self._url.hostname or ""
+        if self._url.scheme == "http":
+            return http.client.HTTPConnection(host, self._url.port, timeout=SEND_SECONDS)
+        context = ssl.create_default_context(cafile=self._endpoint.ca_file)
+        return http.client.HTTPSConnection(host, self._url.port, timeout=SEND_SECONDS, context=context)
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _complain(self, reason: str) -> bool:
+        if reason != self._complained:
+            say(self._sender, f"report not delivered ({reason}); training goes on, trying again")
+            self._complained = reason
+        return False
