@@ -15,9 +15,11 @@ from trainwright.api.names import (
     CONFIG_MOUNT,
     ENV_ATTEMPT,
     ENV_CONFIG,
+    ENV_MIN_WORKERS,
     ENV_RENDEZVOUS_HOST,
     ENV_TERMINATION_LOG,
     ENV_WORKER_INDEX,
+    ENV_WORKERS,
 )
 from trainwright.api.worker import Termination, WorkerConfig
 from trainwright_worker.agent.termination import describe, write_termination
@@ -54,6 +56,9 @@ def _run(index: int) -> Termination:
     try:
         path = Path(os.environ.get(ENV_CONFIG, f"{CONFIG_MOUNT}/{CONFIG_FILE}"))
         config = WorkerConfig.model_validate_json(path.read_bytes())
+        if ENV_WORKERS in os.environ:
+            least = os.environ.get(ENV_MIN_WORKERS)
+            config = config.sized(int(os.environ[ENV_WORKERS]), None if least is None else int(least))
     except (OSError, ValidationError) as error:
         code = ExitCode.USER_ERROR
         return Termination(exit_code=code, category=classify(code), message=f"cannot read the config: {error}"[:1024])

@@ -9,8 +9,8 @@ import pytest
 
 from trainwright.api.job import read_spec
 from trainwright.api.worker import WorkerConfig
-from trainwright_worker.agent import rendezvous, store
-from trainwright_worker.agent.rendezvous import FixedRendezvous, RendezvousLostError, StoppedError
+from trainwright_worker.agent import beats, rendezvous, store
+from trainwright_worker.agent.rendezvous import NotNeededError, NumberedRendezvous, RendezvousLostError, StoppedError
 from trainwright_worker.errors import InfrastructureError
 
 
@@ -20,7 +20,13 @@ def in_process_server(monkeypatch):
     monkeypatch.setattr(rendezvous, "StoreServer", lambda port: store._open("localhost", port, serve=True))
 
 
-def config_of(workers, timeout=30):
+def beat_faster(monkeypatch):
+    monkeypatch.setattr(rendezvous, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(beats, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(beats, "LOST_AFTER_BEATS", 5)
+
+
+def config_of(workers, timeout=30, least=None):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -28,7 +34,7 @@ def config_of(workers, timeout=30):
         "model": {"name": "linear"},
         "dataset": {"builtin": {"name": "iris"}},
         "training": {"epochs": 1, "globalBatchSize": workers},
-        "workers": {"count": workers},
+        "workers": {"count": workers, "minCount": least},
     }
     raw = {
         "namespace": "n",
@@ -37,6 +43,7 @@ def config_of(workers, timeout=30):
         "spec": read_spec(spec).to_wire(),
         "rendezvousPort": port,
         "rendezvousTimeoutSeconds": timeout,
+        "rendezvousPatienceSeconds": 0.4,
         "checkpointRoot": "/tmp",  # noqa: S108 - never touched
         "dataRoot": "/tmp",  # noqa: S108
     }
@@ -48,7 +55,7 @@ class Member:
 
     def __init__(self, config, index, attempt=1):
         self.stop = threading.Event()
-        self.handler = FixedRendezvous(config, index, attempt, "127.0.0.1", self.stop.is_set)
+        self.handler = NumberedRendezvous(config, index, attempt, "127.0.0.1", self.stop.is_set)
         self.thread = None
 
     def join(self):
@@ -137,8 +144,7 @@ def test_a_waiting_worker_can_be_stopped(index):
 
 
 def test_worker_0_opens_a_new_round_without_a_worker_that_fell_silent(monkeypatch):
-    monkeypatch.setattr(rendezvous, "BEAT_SECONDS", 0.02)
-    monkeypatch.setattr(rendezvous, "LOST_AFTER_BEATS", 5)
+    beat_faster(monkeypatch)
     config = config_of(2)
     members = [Member(config, index).join() for index in range(2)]
     [member.result() for member in members]
@@ -160,3 +166,149 @@ def test_worker_0_leaves_last():
     members[1].handler.leave(20)
     leaving.join(20)
     assert not leaving.is_alive()
+
+
+class Agent:
+    """A worker that joins every round it is told of, as torch's agent does, and trains for nothing in between."""
+
+    def __init__(self, config, index, attempt=1):
+        self.over = threading.Event()
+        self.silent = threading.Event()
+        self.outcome = None
+        self.rounds = []
+        self.grown = []
+        self.handler = NumberedRendezvous(config, index, attempt, "127.0.0.1", self.over.is_set)
+        self.thread = threading.Thread(target=self._live, daemon=True)
+        self.thread.start()
+
+    def _live(self):
+        try:
+            while not self.over.is_set():
+                info = self.handler.next_rendezvous()
+                assert info.world_size == len(self.handler.members)
+                assert self.handler.members[info.rank] == self.handler._index
+                self.rounds.append(self.handler.members)
+                while not self.over.is_set() and (self.silent.is_set() or not self.handler.num_nodes_waiting()):
+                    time.sleep(0.005)
+                self.grown.append(self.handler.growing)
+        except (NotNeededError, RendezvousLostError, StoppedError, InfrastructureError) as error:
+            self.outcome = error
+
+    @property
+    def members(self):
+        return self.rounds[-1] if self.rounds else ()
+
+    def die(self):
+        """Be gone without a word; the store of worker 0 goes with its process, which here it does not have."""
+        self.over.set()
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Let patience be counted in tenths of seconds."""
+    beat_faster(monkeypatch)
+    monkeypatch.setattr(beats, "LOST_AFTER_BEATS", 10)
+    monkeypatch.setattr(rendezvous, "SETTLING", 0.1)
+
+
+@pytest.fixture
+def crew(hasty):
+    agents = []
+
+    def start(config, *indices, attempt=1):
+        agents.extend(Agent(config, index, attempt) for index in indices)
+        return agents[-len(indices) :]
+
+    yield start
+    for agent in reversed(agents):
+        agent.die()
+
+
+def test_a_round_goes_on_with_fewer_and_ranks_are_places_among_its_members(crew):
+    agents = crew(config_of(4, least=2), 0, 3, 1)
+    wait_for(lambda: all(agent.members == (0, 1, 3) for agent in agents))
+
+
+def test_too_few_are_not_enough(crew):
+    agents = crew(config_of(3, timeout=2, least=2), 0)
+    wait_for(lambda: agents[0].outcome)
+    assert "rendezvous of 3 workers (at least 2): worker 1, 2 did not come within 2 s" in str(agents[0].outcome)
+
+
+def test_a_worker_that_comes_later_is_let_in_and_the_others_know_that_they_may_save(crew):
+    config = config_of(3, least=2)
+    agents = crew(config, 0, 2)
+    wait_for(lambda: agents[1].members == (0, 2))
+    agents += crew(config, 1)
+    wait_for(lambda: all(agent.members == (0, 1, 2) for agent in agents))
+    assert [agent.grown for agent in agents] == [[True], [True], []]
+    assert [len(agent.rounds) for agent in agents] == [2, 2, 1]
+
+
+def test_a_full_crew_waits_for_a_lost_worker_and_then_goes_on_until_it_is_replaced(crew):
+    config = config_of(3, least=1)
+    agents = crew(config, 0, 1, 2)
+    wait_for(lambda: agents[0].members == (0, 1, 2))
+    agents[1].die()
+    wait_for(lambda: agents[0].members == agents[2].members == (0, 2))
+    assert agents[0].grown == [False], "whoever lost a peer has nobody to save with"
+    agents += crew(config, 1, attempt=2)
+    wait_for(lambda: all(agent.members == (0, 1, 2) for agent in (agents[0], *agents[2:])))
+    assert agents[0].rounds == [(0, 1, 2), (0, 2), (0, 1, 2)]
+
+
+def test_a_worker_that_is_replaced_in_time_is_waited_for(crew):
+    config = config_of(3, least=1)
+    agents = crew(config, 0, 1, 2)
+    wait_for(lambda: agents[0].members)
+    agents[1].die()
+    crew(config, 1, attempt=2)
+    wait_for(lambda: len(agents[0].rounds) == 2)
+    assert agents[0].members == (0, 1, 2)
+
+
+def test_a_worker_that_fell_silent_while_it_waited_is_left_out(crew):
+    agents = crew(config_of(4, least=2), 0, 1)
+    doomed = Member(agents[0].handler._config, 2).join()
+    wait_for(lambda: doomed.handler.round == 1)
+    doomed.stop.set()
+    assert isinstance(doomed.result(), StoppedError)
+    wait_for(lambda: all(agent.members == (0, 1) for agent in agents))
+
+
+def test_worker_0_trains_alone_if_it_may(crew):
+    config = config_of(2, least=1)
+    (leader,) = crew(config, 0)
+    wait_for(lambda: leader.members == (0,))
+    (other,) = crew(config, 1)
+    wait_for(lambda: leader.members == other.members == (0, 1))
+
+
+def test_whoever_still_waits_when_the_job_is_done_is_not_needed(crew, monkeypatch):
+    monkeypatch.setattr(rendezvous, "SETTLING", 1000)
+    monkeypatch.setattr(rendezvous, "LONGEST_SETTLING", 1000)
+    config = config_of(2, least=1)
+    (leader,) = crew(config, 0)
+    wait_for(lambda: leader.members == (0,))
+    (late,) = crew(config, 1)
+    wait_for(leader.handler._newcomers)
+    leader.over.set()
+    leader.thread.join(20)
+    leader.handler.leave(20)
+    wait_for(lambda: late.outcome)
+    assert isinstance(late.outcome, NotNeededError)
+
+
+def test_those_that_fail_again_and_again_are_let_in_ever_more_seldom(crew):
+    config = config_of(2, least=1)
+    (leader,) = crew(config, 0)
+    settling = []
+    for attempt in range(1, 5):
+        (other,) = crew(config, 1, attempt=attempt)
+        wait_for(lambda other=other: leader.members == other.members == (0, 1))
+        other.die()
+        wait_for(lambda: leader.members == (0,))
+        settling.append(leader.handler._settling)
+    assert settling == pytest.approx([0.08, 0.16, 0.32, 0.64])

@@ -6,12 +6,13 @@ them again when they fail or when the others open a new round. What is added her
 - A failure that would repeat itself (user error, data, non-finite, out of memory, or as `spec.restart.onFailure` says)
   ends the worker at once with that exit code. One that may pass is retried in place, `spec.restart.limit` times.
 - Losing a peer is not this worker's failure: it waits for the replacement and that counts against no limit. The same
-  holds when the job agreed to stop because another worker was told to.
+  holds when the job agreed to stop because another worker was told to, or when a rank of another worker hangs.
 - SIGTERM is passed on. The processes save and end; the worker then exits as Preempted inside its grace period, whatever
   has become of its peers.
 """
 
 import gc
+import multiprocessing
 import os
 import signal
 import tempfile
@@ -32,20 +33,24 @@ from torch.distributed.elastic.events.api import Event, EventSource
 from trainwright.api.exit_codes import RETRYABLE, SIGNAL_BASE, ExitCode, classify
 from trainwright.api.spec.restart import Reaction
 from trainwright.api.worker import Termination, WorkerConfig
+from trainwright_worker.agent.inquest import Inquest, leave_cause, read_cause
 from trainwright_worker.agent.processes import Processes
-from trainwright_worker.agent.rendezvous import FixedRendezvous, RendezvousLostError, StoppedError
+from trainwright_worker.agent.rendezvous import NotNeededError, NumberedRendezvous, RendezvousLostError, StoppedError
 from trainwright_worker.agent.termination import (
     PostMortem,
+    count_oom_kills,
     describe,
-    post_mortem_path,
+    read_failures,
     read_last_report,
-    read_post_mortem,
 )
+from trainwright_worker.agent.verdict import Verdict
+from trainwright_worker.agent.watchdog import Ward, Watchdog
 from trainwright_worker.console import say
 from trainwright_worker.data.readers import preload
 from trainwright_worker.distributed.place import Place
-from trainwright_worker.errors import MEMORY_HINT, InfrastructureError, WorkerError
+from trainwright_worker.errors import InfrastructureError, WorkerError
 from trainwright_worker.models.build import preload as preload_model
+from trainwright_worker.reporting.pulse import Pulse
 from trainwright_worker.storage import preload as preload_storage
 from trainwright_worker.training.measures import preload as preload_measures
 from trainwright_worker.training.rank import run_rank
@@ -58,7 +63,6 @@ CAUSE_SECONDS: Final = 2.0
 LEAVE_SECONDS: Final = 30.0
 GRACE_SHARE: Final = 0.8
 """Share of the pod's grace period that the processes get to save; the rest is for our own exit."""
-_OOM_EVENTS: Final = Path("/sys/fs/cgroup/memory.events")
 
 
 class WorkerAgent(SimpleElasticAgent):
@@ -80,7 +84,7 @@ class WorkerAgent(SimpleElasticAgent):
         """
         # All workers have the same number of processes: ranks follow from the index without another exchange.
         os.environ["TORCH_ELASTIC_WORKER_IDENTICAL"] = "1"
-        self._rendezvous_handler = FixedRendezvous(config, index, attempt, host, lambda: self.stopping)
+        self._rendezvous_handler = NumberedRendezvous(config, index, attempt, host, lambda: self.stopping)
         super().__init__(
             WorkerSpec(
                 role="worker",
@@ -98,17 +102,23 @@ class WorkerAgent(SimpleElasticAgent):
         self._scratch = scratch
         self._processes: Processes | None = None
         self._stop_by: float | None = None
-        self._oom_kills = _count_oom_kills()
+        self._oom_kills = count_oom_kills()
+        self._watchdog: Watchdog | None = None
+        self._launched = 0
 
     @property
     def stopping(self) -> bool:
         """Whether this worker was told to stop."""
         return self._stop_by is not None
 
+    @property
+    def _grace(self) -> float:
+        return GRACE_SHARE * self._config.spec.workers.termination_grace_period_seconds
+
     def request_stop(self, _signal: int, _frame: FrameType | None) -> None:
         """Handle SIGTERM (or Ctrl-C): have the processes save and end."""
         if self._stop_by is None:
-            self._stop_by = time.monotonic() + GRACE_SHARE * self._config.spec.workers.termination_grace_period_seconds
+            self._stop_by = time.monotonic() + self._grace
             if self._processes is not None:
                 self._processes.signal(signal.SIGTERM)
 
@@ -118,11 +128,20 @@ class WorkerAgent(SimpleElasticAgent):
         size = self._config.spec.workers.processes_per_worker
         for leftover in filter(Path.is_file, self._scratch.iterdir()):
             leftover.unlink()
+        rendezvous = self._rendezvous_handler
+        cause = read_cause(rendezvous.keys, self._launched) if self._launched else None
+        places = [self._place(worker.local_rank, size) for worker in worker_group.workers]
+        pulses = [multiprocessing.RawValue(Pulse) for _ in places]
         arguments = [
-            (self._config, self._place(worker.local_rank, size), self._rendezvous_handler.host, self._scratch)
-            for worker in worker_group.workers
+            (self._config, place, rendezvous.host, self._scratch, pulse, cause)
+            for place, pulse in zip(places, pulses, strict=True)
         ]
         self._processes = Processes(run_rank, arguments)
+        pids = self._processes.pids
+        wards = [Ward(place.rank, pids[place.local_rank], pulses[place.local_rank]) for place in places]
+        inquest = Inquest(rendezvous.keys, rendezvous.round, self._index, rendezvous.members)
+        self._watchdog = Watchdog(self._config.spec.health.hang, self._index, wards, self._scratch, inquest)
+        self._launched = rendezvous.round
         if self.stopping:
             self._processes.signal(signal.SIGTERM)
         return dict(self._processes.pids)
@@ -130,7 +149,8 @@ class WorkerAgent(SimpleElasticAgent):
     # Releases of torch differ in the further arguments of these two; none of them matters here.
     def _stop_workers(self, worker_group: WorkerGroup, *_: object, **__: object) -> None:  # noqa: ARG002
         if self._processes is not None:
-            self._processes.stop(STOP_SECONDS)
+            # Whoever makes room for others saves first, with them; there is nobody that the ranks could wait for in vain.
+            self._processes.stop(self._grace if self._rendezvous_handler.growing else STOP_SECONDS)
 
     def _shutdown(self, *_: object, **__: object) -> None:
         if self._processes is not None:
@@ -147,7 +167,12 @@ class WorkerAgent(SimpleElasticAgent):
         if self._processes.running():
             if self._stop_by is not None and time.monotonic() > self._stop_by:
                 self._processes.signal(signal.SIGKILL)
-            return RunResult(state=WorkerState.HEALTHY)
+            verdict = None if self.stopping or self._watchdog is None else self._watchdog.look()
+            if verdict is None:
+                return RunResult(state=WorkerState.HEALTHY)
+            self.failure = self._end_hang(self._processes, verdict)
+            self._decide(self.failure)
+            return RunResult(state=WorkerState.FAILED)
         return RunResult(state=WorkerState.SUCCEEDED, return_values={w.global_rank: 0 for w in worker_group.workers})
 
     def _construct_event(self, state: str, source: EventSource, *_: object, **__: object) -> Event:
@@ -162,10 +187,17 @@ class WorkerAgent(SimpleElasticAgent):
     def _decide(self, failure: PostMortem) -> None:
         """Set the number of restarts torch's agent believes it has left, which decides what it does next."""
         code = failure.termination.exit_code
-        if self.stopping or self._config.spec.restart.on_failure.to(classify(code)) == Reaction.FAIL:
+        if self.stopping:
             self._remaining_restarts = 0
-        elif code == ExitCode.PREEMPTED or (failure.consequence and failure.formed):
+        elif failure.consequence and failure.formed:
             self._remaining_restarts += 1
+        elif self._config.spec.restart.on_failure.to(classify(code)) == Reaction.FAIL:
+            self._remaining_restarts = 0
+        elif code == ExitCode.PREEMPTED:
+            self._remaining_restarts += 1
+        if not failure.consequence or code == ExitCode.HANG:
+            worker = failure.termination.worker if code == ExitCode.HANG else self._index
+            leave_cause(self._rendezvous_handler.keys, self._launched, failure.termination, worker)
         verb = "restarting" if self._remaining_restarts and not self.stopping else "giving up"
         say(f"worker {self._index}", f"{failure.termination.message}; {verb}")
 
@@ -182,36 +214,34 @@ class WorkerAgent(SimpleElasticAgent):
 
     def _failures(self) -> list[PostMortem]:
         ended = self._processes.ended() if self._processes is not None else {}
-        return [
-            read_post_mortem(post_mortem_path(self._scratch, number)) or self._killed(number, code)
-            for number, code in ended.items()
-            if code
-        ]
+        size = self._config.spec.workers.processes_per_worker
+        out_of_memory = count_oom_kills() > self._oom_kills
+        return read_failures(
+            self._scratch, ended, lambda number: self._place(number, size).rank, out_of_memory=out_of_memory
+        )
 
-    def _killed(self, number: int, code: int) -> PostMortem:
-        """Return the post-mortem of a process that could not write its own."""
-        place = self._place(number, self._config.spec.workers.processes_per_worker)
-        message = f"rank {place.rank} ended with exit code {code}"
-        hint = None
-        if code > SIGNAL_BASE:
-            message = f"rank {place.rank} was ended by {signal.Signals(code - SIGNAL_BASE).name}"
-        if code == SIGNAL_BASE + signal.SIGKILL and _count_oom_kills() > self._oom_kills:
-            code, hint = ExitCode.OUT_OF_MEMORY, MEMORY_HINT
-            message = f"rank {place.rank} was killed because the worker ran out of memory"
-        ending = Termination(exit_code=code, category=classify(code), message=message, hint=hint, rank=place.rank)
-        return PostMortem(ending, consequence=False, formed=False, seconds=time.time())
+    def _end_hang(self, processes: Processes, verdict: Verdict) -> PostMortem:
+        """End all processes, of which those that hang heed nothing gentler, and return why."""
+        processes.signal(signal.SIGKILL)
+        if not processes.wait(STOP_SECONDS):
+            # Not even that ends them: they sleep in the kernel, and what is started beside them would too.
+            self._remaining_restarts = 0
+        ending = Termination(**dict(verdict.cause))
+        return PostMortem(ending, consequence=verdict.worker != self._index, formed=True, seconds=time.time())
 
     # -- names -------------------------------------------------------------------------------------------------------
 
     def _place(self, local_rank: int, local_size: int) -> Place:
+        members = self._rendezvous_handler.members
         return Place(
             worker=self._index,
             attempt=self._attempt,
             round=self._rendezvous_handler.round,
             local_rank=local_rank,
             local_size=local_size,
-            rank=self._index * local_size + local_rank,
-            size=self._config.spec.world_size,
+            rank=members.index(self._index) * local_size + local_rank,
+            size=len(members) * local_size,
+            absent=tuple(index for index in range(self._config.spec.workers.count) if index not in members),
         )
 
     def close(self) -> None:
@@ -259,6 +289,8 @@ def launch(config: WorkerConfig, index: int, attempt: int, host: str) -> Termina
             result = agent.run()
         except StoppedError:
             return _preempted("stopped while waiting for the other workers")
+        except NotNeededError:
+            return Termination(exit_code=ExitCode.SUCCESS, message="the job was done without this worker")
         except RendezvousLostError as error:
             found = agent.cause_after_loss()
             if agent.stopping:
@@ -288,12 +320,3 @@ def _failed(agent: WorkerAgent) -> Termination:
 def _preempted(message: str) -> Termination:
     code = ExitCode.PREEMPTED
     return Termination(exit_code=code, category=classify(code), message=message)
-
-
-def _count_oom_kills() -> int:
-    """Return how many processes of this container the kernel has killed for memory; 0 where it does not say."""
-    try:
-        lines = _OOM_EVENTS.read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

@@ -1,15 +1,21 @@
-"""How the workers of a job find each other: a rendezvous of fixed members, for torch's elastic agent.
+"""How the workers of a job find each other: a rendezvous of numbered workers, for torch's elastic agent.
 
-Every worker joins numbered rounds that are kept in the TCPStore hosted by worker 0. A round is complete when each index
-has joined it; then its training processes start. Whoever needs a new start (its processes failed, or it replaces a lost
-worker) opens the next round; the others notice, stop their processes and join too. So survivors keep their pods.
+Every worker joins numbered rounds that are kept in the TCPStore hosted by worker 0. When each index has joined, worker 0
+writes down the members of the round, and their training processes start. Whoever needs a new start (its processes failed,
+or it replaces a lost worker) opens the next round; the others notice, stop their processes and join too. So survivors keep
+their pods.
+
+With `spec.workers.minCount` a round may do with fewer. Worker 0 waits a while for those it expects: all at first, later the
+members of the round before and whoever came since. Then it goes on with those that are there. Who comes later waits until
+worker 0 opens a round for it; the others then save first, so growing loses no step. Rounds that keep losing members are
+opened ever more seldom for those that come back.
 
 Why not torch's own dynamic rendezvous: it numbers workers by host name and process id, while checkpoints need rank 0 on
 worker 0; it compares clocks between nodes; it polls once a second, several times per restart; and it unpickles what any
 pod that reaches the store has written. This one moves integers only.
 
-Keys, all below the job's uid: `round` (the current round), `member/<round>/<index>` (who joined), `joined/<round>` (how
-many), `attempt/<index>` (the newest pod of an index), `beat/<index>` (a counter that rises while a worker lives).
+All keys in the store lie below the job's uid: those of `rounds` and `beats`, and `attempt/<index>`, the newest pod of an
+index.
 """
 
 import os
@@ -22,13 +28,17 @@ from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
 from trainwright.api.worker import WorkerConfig
+from trainwright_worker.agent.beats import BEAT_SECONDS, Beats
+from trainwright_worker.agent.herald import Herald
+from trainwright_worker.agent.rounds import Rounds
 from trainwright_worker.agent.store import LOCAL_HOST, StoreServer, connect_store, round_store
 from trainwright_worker.console import say
 from trainwright_worker.errors import InfrastructureError
 
-BEAT_SECONDS: Final = 1.0
-LOST_AFTER_BEATS: Final = 15
-"""A worker whose counter stands still for so many beats of worker 0's own clock is lost."""
+SETTLING: Final = 1 / 3
+"""How long a round lasts at least before newcomers are let in, as a share of the patience; doubled with every loss that
+follows soon on another."""
+LONGEST_SETTLING: Final = 20
 WORD_SECONDS: Final = 10.0
 LOOK_SECONDS_PER_WORKER: Final = 0.0005
 _CONNECT_POLL_SECONDS: Final = 0.1
@@ -42,14 +52,28 @@ class StoppedError(Exception):
     """The worker was told to stop while it waited for others."""
 
 
-class FixedRendezvous(RendezvousHandler):
+class NotNeededError(Exception):
+    """The others have finished the job while this worker waited to be let in."""
+
+
+class NumberedRendezvous(RendezvousHandler):
     """The rendezvous as one worker sees it.
 
     Attributes:
         round: The round joined last; 0 before the first.
+        members: The workers that take part in the newest complete round, in the order of their ranks.
+        growing: Whether the newest round was opened only to let workers in, so that there is time to save.
     """
 
-    def __init__(self, config: WorkerConfig, index: int, attempt: int, host: str, stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        config: WorkerConfig,
+        index: int,
+        attempt: int,
+        host: str,
+        stopping: Callable[[], bool],
+        herald: Herald | None = None,
+    ) -> None:
         """Prepare; nothing is contacted before the first join.
 
         Args:
@@ -58,20 +82,29 @@ class FixedRendezvous(RendezvousHandler):
             attempt: Attempt that created this worker's pod.
             host: Host name of worker 0.
             stopping: Tells whether the worker should stop waiting and leave.
+            herald: Tells the operator of long waits.
         """
         self.round = 0
+        self.members: tuple[int, ...] = ()
+        self.growing = False
         self._config = config
         self._index = index
         self._attempt = attempt
         self._leader = host
         self._stopping = stopping
+        self._herald = herald or Herald(config, index, attempt)
         self._count = config.spec.workers.count
+        self._patience = config.rendezvous_patience_seconds
+        self._least = config.spec.workers.min_count or self._count
         self._store: Store | None = None
         self._server: StoreServer | None = None
         self._last_beat = 0.0
         self._next_look = 0.0
-        self._beats = 0
-        self._seen: dict[int, tuple[int, float]] = {}
+        self._beats = Beats()
+        self._expected = frozenset(range(self._count))
+        self._joining = True
+        self._formed = 0.0
+        self._losses = 0
         self._last_word = 0.0
 
     # -- what torch's agent calls ------------------------------------------------------------------------------------
@@ -86,25 +119,29 @@ class FixedRendezvous(RendezvousHandler):
         return True
 
     def next_rendezvous(self) -> RendezvousInfo:
-        """Join the next round and wait until every worker has.
+        """Join the next round and wait until it is complete.
 
         Raises:
+            NotNeededError: The job was done before this worker was let in.
             RendezvousLostError: The store cannot be reached, or workers are missing after the timeout.
             StoppedError: The worker was told to stop.
         """
-        deadline = time.monotonic() + self._config.rendezvous_timeout_seconds
         if self._store is None:
-            self._store = self._connect(deadline)
+            self._store = self._connect(time.monotonic() + self._config.rendezvous_timeout_seconds)
         try:
             self._claim_index()
-            while not self._join_round(deadline):
+            if self.members:
+                self._expected = frozenset((*self.members, *self._newcomers()))
+            before, self._joining = len(self.members), True
+            while not self._join_round():
                 pass
         except RuntimeError as error:
             raise self._lost(error) from error
-        self._seen.clear()
+        self._herald.rest()
+        self._note_formation(before)
         store = round_store(self._store, self._config.uid, self.round)
         where = RendezvousStoreInfo(self.host, self._config.rendezvous_port)
-        return RendezvousInfo(store, self._index, self._count, where)
+        return RendezvousInfo(store, self.members.index(self._index), len(self.members), where)
 
     def num_nodes_waiting(self) -> int:
         """Return 1 when a newer round was opened, which this worker must join; beats once a second on the way."""
@@ -116,7 +153,10 @@ class FixedRendezvous(RendezvousHandler):
         try:
             if now - self._last_beat >= BEAT_SECONDS:
                 self._beat()
-            return int(self._current() > self.round)
+            newest = self._rounds.newest
+            if newest > self.round:
+                self.growing = self._rounds.grows(newest)
+            return int(newest > self.round)
         except RuntimeError as error:
             raise self._lost(error) from error
 
@@ -150,11 +190,11 @@ class FixedRendezvous(RendezvousHandler):
         """
         if self._store is None or self._count == 1:
             return
-        key = f"left/{self.round}"
         try:
-            self._keys.add(key, 1)
+            self._rounds.leave(self.round)
             deadline = time.monotonic() + patience
-            while self._index == 0 and self._keys.add(key, 0) < self._count and time.monotonic() < deadline:
+            everyone = len(self.members) + len(self._newcomers())
+            while self._index == 0 and self._rounds.left(self.round) < everyone and time.monotonic() < deadline:
                 time.sleep(0.02)
         except RuntimeError:
             return  # Worker 0 is gone, which it only is when it has succeeded: there is nobody left to tell.
@@ -167,10 +207,19 @@ class FixedRendezvous(RendezvousHandler):
     # -- steps -------------------------------------------------------------------------------------------------------
 
     @property
-    def _keys(self) -> Store:
+    def keys(self) -> Store:
+        """The job's part of the store.
+
+        Raises:
+            RuntimeError: The store is not connected.
+        """
         if self._store is None:
             raise RuntimeError("the store is not connected")
         return PrefixStore(f"trainwright/{self._config.uid}", self._store)
+
+    @property
+    def _rounds(self) -> Rounds:
+        return Rounds(self.keys, self._count)
 
     def _connect(self, deadline: float) -> Store:
         port = self._config.rendezvous_port
@@ -188,6 +237,7 @@ class FixedRendezvous(RendezvousHandler):
             except (OSError, RuntimeError, ValueError) as error:
                 failure = str(error).splitlines()[0]
                 self._say_waiting(f"for worker 0 at {self.host}:{port}: {failure}")
+                self._herald.tell_unreachable(self.host, error)
                 time.sleep(_CONNECT_POLL_SECONDS)
         raise RendezvousLostError(
             f"could not {'host' if self._index == 0 else 'reach'} the rendezvous at {self.host}:{port} within "
@@ -197,76 +247,129 @@ class FixedRendezvous(RendezvousHandler):
     def _claim_index(self) -> None:
         """Make sure that of two pods with this index, one of them lingering, the newer attempt wins."""
         key = f"attempt/{self._index}"
-        while (known := int(self._keys.compare_set(key, "", str(self._attempt)))) != self._attempt:
+        while (known := int(self.keys.compare_set(key, "", str(self._attempt)))) != self._attempt:
             if known > self._attempt:
                 raise InfrastructureError(f"worker {self._index} was replaced by a pod of attempt {known}")
-            self._keys.compare_set(key, str(known), str(self._attempt))
+            self.keys.compare_set(key, str(known), str(self._attempt))
 
-    def _join_round(self, deadline: float) -> bool:
-        """Join the current or the next round; return False if a newer one was opened before it was complete."""
-        target = max(self._current(), 1)
-        if target <= self.round or not self._enter(target):
+    def _join_round(self) -> bool:
+        """Join the newest round or the next; return False if a newer one was opened before it was complete."""
+        target = self._rounds.newest
+        mine = f"{self._attempt}-{os.getpid()}-{time.monotonic_ns()}"
+        entered = target > self.round and self._rounds.enter(target, self._index, mine)
+        if not entered and self._index in (self._rounds.members(target) or (self._index,)):
             # Taken by ourselves earlier or by the pod we replace: that round can never (again) be complete.
-            self._open(target)
+            self._rounds.open_after(target)
             return False
         self.round = target
-        self._keys.add(f"joined/{target}", 1)
+        return self._wait_for_members(target)
+
+    def _wait_for_members(self, target: int) -> bool:
+        """Wait until this worker is a member of a complete round; return False if a newer one was opened before."""
+        rounds, began = self._rounds, time.monotonic()
         pause = 0.02 + 0.0002 * self._count
-        while self._keys.add(f"joined/{target}", 0) < self._count:
+        while True:
+            if self._index == 0:
+                self._complete(target, began)
+            members = rounds.members(target)
+            if self._index in members:
+                self.members = members
+                return True
             if self._stopping():
                 raise StoppedError
-            if self._current() > target:
+            if rounds.newest > target:
                 return False
-            if time.monotonic() > deadline:
+            if members:
+                self._wait_to_be_let_in(target)
+            elif time.monotonic() > began + self._config.rendezvous_timeout_seconds:
                 raise self._missing(target)
-            if time.monotonic() - self._last_beat >= BEAT_SECONDS:
-                self._beat()
+            elif self._beats_now():
                 self._say_waiting(f"for worker {self._missing_from(target)} to join round {target}")
+                self._herald.tell_missing(self._count, self._rounds.present(target), self._known_attempt)
             time.sleep(pause)
+
+    def _wait_to_be_let_in(self, target: int) -> None:
+        if self._rounds.left(target) > 0:
+            self._rounds.leave(target)
+            raise NotNeededError
+        if self._beats_now():
+            self._say_waiting(f"to be let in: round {target} goes on without worker {self._index}")
+
+    def _complete(self, target: int, began: float) -> None:
+        """On worker 0: write down the members of a round that need not wait any longer."""
+        joined = self._rounds.joined(target)
+        late = time.monotonic() > began + self._patience + self.growing * self._grace
+        if joined < self._least or (joined < min(self._count, len(self._expected)) and not late):
+            return
+        present = self._rounds.present(target)
+        if late:
+            now = time.monotonic()
+            present = [index for index in present if not self._beats.silent(index, now)]
+        if len(present) >= self._least and (late or self._expected.issubset(present)):
+            self._rounds.complete(target, present)
+
+    def _note_formation(self, before: int) -> None:
+        """Take note that a round is complete, after one of so many members."""
+        now = time.monotonic()
+        if len(self.members) < before:
+            self._losses = self._losses + 1 if now - self._formed < LONGEST_SETTLING * self._patience else 1
+        self._formed, self._joining = now, False
+        self.growing = False
+        self._beats.forget()
+
+    def _beats_now(self) -> bool:
+        """Beat if it is time to; return whether it was."""
+        if time.monotonic() - self._last_beat < BEAT_SECONDS:
+            return False
+        self._beat()
         return True
 
-    def _enter(self, target: int) -> bool:
-        mine = f"{self._attempt}-{os.getpid()}-{time.monotonic_ns()}"
-        held = self._keys.compare_set(f"member/{target}/{self._index}", "", mine)
-        return bytes(held).decode() == mine
-
-    def _current(self) -> int:
-        return int(self._keys.compare_set("round", "", "1"))
-
-    def _open(self, target: int) -> None:
-        self._keys.compare_set("round", str(target), str(target + 1))
-
     def _beat(self) -> None:
-        """Show that this worker lives; worker 0 opens a new round without those that no longer do."""
-        self._last_beat = time.monotonic()
-        self._beats += 1
-        self._keys.set(f"beat/{self._index}", str(self._beats))
-        if self._index != 0 or self._count == 1 or self.round == 0:
+        """Show that this worker lives; worker 0 looks after the others."""
+        now = self._last_beat = time.monotonic()
+        self._beats.show(self.keys, self._index)
+        if self._index != 0:
             return
-        for index in range(1, self._count):
-            key = f"beat/{index}"
-            beats = int(self._keys.get(key)) if self._keys.check([key]) else 0
-            known, since = self._seen.get(index, (-1, 0.0))
-            if beats != known:
-                self._seen[index] = (beats, self._last_beat)
-            elif self._last_beat - since > LOST_AFTER_BEATS * BEAT_SECONDS and self._is_running():
-                self._seen.clear()
-                self._open(self.round)
-                return
+        self._beats.look(self.keys, range(1, self._count), now)
+        if self._joining or self._rounds.newest != self.round:
+            return
+        if any(self._beats.silent(index, now) for index in self.members):
+            self._rounds.open_after(self.round)
+        elif self._newcomers() and now - self._formed >= self._settling:
+            self.growing = True
+            self._rounds.open_after(self.round, growing=True)
 
-    def _is_running(self) -> bool:
-        """Whether the current round is complete; a worker missing from an incomplete one is already waited for."""
-        return self._keys.add(f"joined/{self.round}", 0) >= self._count and self._current() == self.round
+    def _newcomers(self) -> list[int]:
+        """Return who lives and waits to be let in, as far as worker 0 has seen."""
+        if self._least == self._count:
+            return []
+        now = time.monotonic()
+        return [i for i in range(self._count) if i not in self.members and self._beats.alive(i, now)]
+
+    @property
+    def _settling(self) -> float:
+        return self._patience * min(SETTLING * 2.0**self._losses, LONGEST_SETTLING)
+
+    @property
+    def _grace(self) -> int:
+        return self._config.spec.workers.termination_grace_period_seconds
 
     def _missing(self, target: int) -> RendezvousLostError:
+        least = f" (at least {self._least})" if self._least < self._count else ""
         return RendezvousLostError(
-            f"rendezvous of {self._count} workers: worker {self._missing_from(target)} did not come within "
+            f"rendezvous of {self._count} workers{least}: worker {self._missing_from(target)} did not come within "
             f"{self._config.rendezvous_timeout_seconds} s"
         )
 
     def _missing_from(self, target: int) -> str:
-        missing = [str(i) for i in range(self._count) if not self._keys.check([f"member/{target}/{i}"])]
+        present = set(self._rounds.present(target))
+        missing = [str(index) for index in range(self._count) if index not in present]
         return ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")  # noqa: PLR2004
+
+    def _known_attempt(self, index: int) -> int:
+        """Return the attempt of the newest pod of a worker that ever came; 0 if none did."""
+        key = f"attempt/{index}"
+        return int(self.keys.get(key)) if self.keys.check([key]) else 0
 
     def _say_waiting(self, what: str) -> None:
         """Say what is waited for, but not before it takes long, and not too often."""

@@ -14,7 +14,8 @@ class Place:
         local_rank: Number of the process within its worker.
         local_size: Processes per worker.
         rank: Number of the process within the job.
-        size: Processes of the job.
+        size: Processes that train.
+        absent: Workers that this round goes on without.
     """
 
     worker: int
@@ -24,6 +25,7 @@ class Place:
     local_size: int
     rank: int
     size: int
+    absent: tuple[int, ...] = ()
 
     @property
     def leads(self) -> bool:
