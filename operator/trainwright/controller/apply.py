@@ -6,9 +6,9 @@ names are deterministic, and deletions name the UID they mean.
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TypeVar
 
 import structlog
 
@@ -26,6 +26,8 @@ from trainwright.cluster.port import (
 from trainwright.controller.store import Store, owner_uid
 from trainwright.metrics import Metrics
 from trainwright.plan.types import Event, PodDeletion
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -47,12 +49,13 @@ class Applier:
         self._cluster = cluster
         self._store = store
         self._metrics = metrics
+        self._concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
         self._now = now
 
     async def delete_pods(self, key: JobKey, deletions: Iterable[PodDeletion]) -> None:
         """Ask for the deletion of pods, all at once."""
-        await _all(self._delete_pod(key, deletion) for deletion in deletions)
+        await self._each(tuple(deletions), lambda deletion: self._delete_pod(key, deletion))
 
     async def create(self, key: JobKey, job_uid: str, manifests: Iterable[Manifest]) -> None:
         """Create what does not exist: first what pods mount and resolve, then all pods at once.
@@ -66,7 +69,7 @@ class Applier:
             [manifest for manifest in manifests if manifest["kind"] != "Pod"],
             [manifest for manifest in manifests if manifest["kind"] == "Pod"],
         ):
-            await _all(self._create_one(manifest, refused) for manifest in wave)
+            await self._each(wave, lambda manifest: self._create_one(manifest, refused))
             if refused:
                 raise refused[0]
         if manifests:
@@ -100,6 +103,24 @@ class Applier:
             await self._cluster.delete_job(key, uid)
         except NotFoundError:
             log.debug("job was gone already", job=str(key))
+
+    async def _each(self, items: Sequence[T], step: Callable[[T], Awaitable[None]]) -> None:
+        """Take a step for every item, then raise the first error: none is left half done behind the back of a retry.
+
+        No more of them wait for a slot at once than there are slots, or the pods of a wide job would go before all others.
+        """
+        pending, errors = iter(items), []
+
+        async def work() -> None:
+            for item in pending:
+                try:
+                    await step(item)
+                except Exception as error:  # noqa: BLE001 - raised once all are done
+                    errors.append(error)
+
+        await asyncio.gather(*(work() for _ in range(min(self._concurrency, len(items)))))
+        if errors:
+            raise errors[0]
 
     async def _delete_pod(self, key: JobKey, deletion: PodDeletion) -> None:
         async with self._slots:
@@ -172,11 +193,3 @@ def event_manifest(job: Manifest, event: Event, now: datetime) -> Manifest:
         "lastTimestamp": moment,
         "count": 1,
     }
-
-
-async def _all(steps: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run all steps to their end, then raise the first error: none is left half done behind the back of a retry."""
-    results = await asyncio.gather(*steps, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
