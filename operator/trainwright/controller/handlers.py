@@ -12,7 +12,6 @@ import kopf
 
 from trainwright.api.names import GROUP, LABEL_JOB, PLURAL, VERSION
 from trainwright.cluster.port import Sink
-from trainwright.cluster.rest import login
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
@@ -69,9 +68,9 @@ def registry(sink: Sink, relisted: Callable[[], None]) -> kopf.OperatorRegistry:
         sink.pod_changed(dict(event["object"]), deleted=event["type"] == "DELETED")
 
     @kopf.on.login(registry=handlers)
-    async def log_in(**_: Any) -> kopf.ConnectionInfo | None:
+    async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
         # Called again whenever the API server answers 401, and then reads the token that was rotated meanwhile.
-        return login()
+        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
     return handlers
 
