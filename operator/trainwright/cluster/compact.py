@@ -19,7 +19,7 @@ _POD_METADATA = (
 )
 _POD_SPEC = ("nodeName", "terminationGracePeriodSeconds")
 _POD_STATUS = ("phase", "reason", "message")
-_POD_CONDITIONS = ("PodScheduled", "Ready", "DisruptionTarget")
+_POD_CONDITIONS = ("PodScheduled", "Ready", "DisruptionTarget", "TerminationTarget")
 _CONTAINER_STATUS = ("name", "ready", "state")
 _WORD = 24
 """Strings up to this length are words like "Running", label values and short names: worth keeping only once."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from situations import NOW, job, observed, pod, status_after
+from situations import NOW, job, observed, pod, running_job, status_after
 
 from trainwright.api.status import ConditionType, Phase
 from trainwright.plan import plan
@@ -148,3 +148,28 @@ def test_a_worker_joins_no_group_that_the_others_are_not_in(theirs):
 def test_who_gets_a_group(served, workers, scheduling, groups):
     decided = plan(observed(begun(workers=workers, scheduling=scheduling), groups_served=served))
     assert len(created(decided, "PodGroup")) == groups
+
+
+IN_KUEUE = {"scheduling": {"queue": "team-a"}}
+
+
+def test_kueue_gets_no_member_too_many():
+    """It deletes the replacement of a pod that has not ended yet."""
+    status = begun(**IN_KUEUE).status.model_copy(update={"attempt": 2, "oldest_attempt": 1, "phase": Phase.RESTARTING})
+    restarting = replace(job(**IN_KUEUE), status=status)
+    leaving = pod(1, group=GROUP, deletes_at=NOW + timedelta(seconds=30))
+    assert plan(observed(restarting, pod(0, group=GROUP), leaving)).create == ()
+    ended = replace(leaving, phase="Failed")
+    (replacement,) = created(plan(observed(restarting, pod(0, group=GROUP), ended)), "Pod")
+    assert replacement["metadata"]["name"] == "digits-1-2"
+    assert replacement["metadata"]["labels"]["kueue.x-k8s.io/pod-group-name"] == GROUP
+
+
+def test_a_dead_node_costs_kueue_a_new_group():
+    """A pod that never ends stays in the group, and leaves no room for another."""
+    running = running_job(**IN_KUEUE)
+    lost = pod(1, group=GROUP, silent=True, deletes_at=NOW + timedelta(seconds=30))
+    decided = plan(observed(running, pod(0, group=GROUP), lost))
+    assert (decided.status.attempt, decided.status.oldest_attempt) == (2, 2)
+    unqueued = plan(observed(running_job(), pod(0), replace(lost, group=None)))
+    assert (unqueued.status.attempt, unqueued.status.oldest_attempt) == (2, 1)

@@ -9,6 +9,8 @@ COREDNS=v1.14.6
 HELM=v4.3.1
 # The simulated nodes of tests/bench/control_plane.py; no part of the cluster.
 KWOK=v0.8.0
+# Only tests of queues install it.
+KUEUE=v0.19.2
 # systemd newer than Debian 12's refuses cgroup v1, so nodes stay on it.
 NODE_SUITE=bookworm
 # The first Debian with torch >= 2.10.
