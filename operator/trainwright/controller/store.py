@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from trainwright.api.names import LABEL_JOB, LABEL_WORKER
+from trainwright.api.names import LABEL_JOB
 from trainwright.api.status import rfc3339
 from trainwright.api.worker import WorkerPhase, WorkerReport
+from trainwright.build.naming import read_pod_name
 from trainwright.cluster.compact import compact, compact_pod
 from trainwright.cluster.port import JobKey, Listing, Manifest
 
@@ -233,8 +234,10 @@ class Store:
         pod = known.pods.get(pod_uid) if known is not None else None
         if pod is None or owner_uid(pod) != job_uid:
             return None
-        index = pod["metadata"]["labels"].get(LABEL_WORKER, "")
-        return int(index) if index.isdecimal() else None
+        try:
+            return read_pod_name(key.name, pod["metadata"]["name"])[0]
+        except ValueError:
+            return None
 
     def job_uid(self, key: JobKey) -> str | None:
         """Return the UID of the job, or None if there is no such job."""

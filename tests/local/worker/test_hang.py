@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import time
 
@@ -49,7 +50,7 @@ def test_a_stopped_process_is_found_and_the_job_ends_as_if_undisturbed(make_job)
     assert job.weights == straight.weights
     cause = relaunches(job)[0]
     assert (cause.category, cause.exit_code, cause.rank) == (FailureClass.HANG, ExitCode.HANG, 1)
-    assert "rank 1 (worker 1) hangs: no step for 5 s after step" in cause.message
+    assert re.match(r"rank 1 \(worker 1\) hangs: no step for [3-6] s after step \d+; ", cause.message)
     assert "the process is stopped (SIGSTOP)" in cause.message
     assert "its stacks:" in first.log
     assert "loop.py" in first.log

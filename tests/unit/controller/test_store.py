@@ -1,12 +1,12 @@
 """The store: old news never replace newer ones, whichever way they come."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainwright.api.names import LABEL_JOB, LABEL_WORKER
+from trainwright.api.names import LABEL_JOB
 from trainwright.api.worker import WorkerPhase, WorkerReport
 from trainwright.cluster.port import JobKey, Listing
 from trainwright.controller.store import Store
@@ -30,7 +30,7 @@ def pod(version, uid="pod-1", owner="job-1", phase="Pending"):
             "name": f"digits-{uid}",
             "uid": uid,
             "resourceVersion": str(version),
-            "labels": {LABEL_JOB: "digits", LABEL_WORKER: "0"},
+            "labels": {LABEL_JOB: "digits"},
             "ownerReferences": [{"uid": owner, "controller": True}],
             "managedFields": [{"manager": "someone"}],
         },
@@ -115,8 +115,6 @@ def test_pods_of_a_former_job_of_that_name_are_not_its_own(store):
     store.job_changed(job(2))
     store.pod_changed(pod(3, uid="new"))
     assert [p["metadata"]["uid"] for p in store.snapshot(KEY).pods] == ["new"]
-    assert store.worker_of(KEY, "job-1", "old") is None
-    assert store.worker_of(KEY, "job-1", "new") == 0
 
 
 def test_a_job_created_again_starts_afresh(store):
@@ -163,6 +161,46 @@ def test_keeps_only_the_newest_report_of_this_very_job(store, told):
     assert not store.report(JobKey("team", "none"), 0, report(9), NOW)
     assert told == [KEY, KEY]
     assert store.snapshot(KEY).report.attempt == 2
+
+
+def test_knows_which_worker_a_pod_is_from_its_name_which_nobody_can_change(store):
+    store.job_changed(job(1))
+    for version, (uid, name, owner) in enumerate(
+        [("a", "digits-3-2", "job-1"), ("b", "digits-0-1", "job-0"), ("c", "digits-x", "job-1")], start=2
+    ):
+        manifest = pod(version, uid=uid, owner=owner)
+        manifest["metadata"]["name"] = name
+        store.pod_changed(manifest)
+    assert [store.worker_of(KEY, "job-1", uid) for uid in "abcd"] == [3, None, None, None]
+
+
+def test_only_worker_0_speaks_for_the_job_and_the_others_of_what_they_wait_for(store, told):
+    store.job_changed(job(1))
+    assert store.report(KEY, 0, report(5), NOW)
+    told.clear()
+    assert not store.report(KEY, 1, report(9), NOW)
+    word = report(9).model_copy(update={"phase": WorkerPhase.RENDEZVOUS, "message": "cannot reach worker 0"})
+    assert store.report(KEY, 1, word, NOW)
+    assert told == [KEY]
+    snapshot = store.snapshot(KEY)
+    assert snapshot.report.sequence == 5
+    assert snapshot.words == {1: (word, NOW)}
+    store.job_changed(job(5, uid="job-2"))
+    assert store.snapshot(KEY).words == {}
+
+
+def test_remembers_when_any_other_job_was_heard_of_last(store):
+    other, third = JobKey("team", "other"), JobKey("team", "third")
+    for name in ("digits", "other", "third"):
+        manifest = job(1)
+        manifest["metadata"]["name"] = name
+        store.job_changed(manifest)
+    assert store.snapshot(KEY).others_heard_at is None
+    for second, key in enumerate((KEY, other, KEY, KEY)):
+        store.report(key, 0, report(second), NOW + timedelta(seconds=second))
+    assert store.snapshot(KEY).others_heard_at == NOW + timedelta(seconds=1)
+    assert store.snapshot(other).others_heard_at == NOW + timedelta(seconds=3)
+    assert store.snapshot(third).others_heard_at == NOW + timedelta(seconds=3)
 
 
 def test_remembers_a_deletion_it_asked_for_until_the_pod_itself_says_more(store):

@@ -158,6 +158,13 @@ async def test_a_large_job_fits(endpoint):
     assert (await endpoint.post(report(heartbeats=beats)))[0] == 204
 
 
+async def test_worker_0_is_heard_however_many_others_speak(endpoint):
+    others = [(await endpoint.post(token=f"team|other-uid|{AUDIENCE}"))[0] for _ in range(12)]
+    assert others == [204] * 10 + [429] * 2
+    assert (await endpoint.post())[0] == 204
+    assert endpoint.jobs.workers == [1] * 10 + [0]
+
+
 async def test_limits_the_rate_per_job(endpoint):
     answers = [(await endpoint.post())[0] for _ in range(12)]
     assert answers == [204] * 10 + [429] * 2

@@ -248,7 +248,7 @@ def test_time_in_which_the_agent_itself_was_stopped_does_not_count(watch):
 def test_a_stopped_process_is_hung_even_while_it_rests(watch, monkeypatch):
     monkeypatch.setattr(watchdog, "state_of", lambda _: State.STOPPED)
     verdict, seconds = watch.go_on(30)
-    assert 14 < seconds < 18
+    assert 9 < seconds < 13
     assert "stopped (SIGSTOP)" in verdict.cause.message
 
 

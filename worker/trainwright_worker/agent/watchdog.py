@@ -22,6 +22,8 @@ LOOK_SECONDS: Final = 1.0
 """Seconds between two looks at what costs something: the store, and what the kernel says of a rank that stands still."""
 LONGEST_GAP: Final = 0.5
 """Seconds between two looks at the pulses that count; more have passed while this process itself was stopped."""
+STOPPED_SHARE: Final = 2 / 3
+"""Share of `minSeconds` after which a rank whose process is stopped is hung: that the kernel says so leaves no doubt."""
 STALLED_SHARE: Final = 1 / 3
 """Share of its patience after which a rank that stands still is charged as stalled."""
 
@@ -131,7 +133,8 @@ class Watchdog:
 
     def _find_hung(self) -> int | None:
         """Return the local rank that hangs, one whose process is stopped first; None if none does."""
-        found = [number for number, vigil in enumerate(self._vigils) if vigil.stopped >= self._spec.min_seconds]
+        enough = STOPPED_SHARE * self._spec.min_seconds
+        found = [number for number, vigil in enumerate(self._vigils) if vigil.stopped >= enough]
         for number, (ward, vigil) in enumerate(zip(self._wards, self._vigils, strict=True)):
             if 0 < ward.pulse.patience < vigil.idle:
                 found.append(number)

@@ -25,9 +25,9 @@ class HangSpec(Model):
         15,
         ge=5,
         le=86_400,
-        description="Seconds without a step that are never a hang, however short steps are. A process that something has "
-        "stopped (SIGSTOP) counts as hung after as long at any time, one that compiles, evaluates, saves or prepares does "
-        "not.",
+        description="Seconds without a step that are never a hang, however short steps are. Whoever compiles, evaluates, "
+        "saves or prepares takes its time; only a process that is stopped (SIGSTOP) counts as hung at any time, after two "
+        "thirds of this.",
     )
     factor: float = Field(
         5,
