@@ -9,6 +9,7 @@ the time since is charged by the next one. Seconds are whole: their sum is the t
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
+from trainwright.api.exit_codes import FailureClass
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Goodput, LaunchSeconds, Phase, TrainingJobStatus
 from trainwright.api.worker import WorkerReport
@@ -121,7 +122,9 @@ def _unreported(observed: Observed, ledger: Goodput, report: WorkerReport | None
     if before.progress.stale:
         return {"stalled": seconds}
     if report is not None and report.launch != ledger.launch and ledger.launch is not None:
-        return {"restarting": seconds}  # the processes were started again inside their pods
+        # The processes were started again inside their pods. Rank 0 has told of a stall, unless it stood still itself.
+        hung = report.relaunched is not None and report.relaunched.category == FailureClass.HANG
+        return {"stalled" if hung and not ledger.counted.stalled else "restarting": seconds}
     # A report is a moment on its way, and a worker that says nothing of its time trains: up to where silence begins.
     training = min(seconds, int(observed.settings.stale_after))
     return {"training": training, "stalled": seconds - training}

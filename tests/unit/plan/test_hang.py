@@ -10,7 +10,7 @@ from situations import NOW, failed, job, observed, pod, report, running_job, sta
 
 from trainwright.api.exit_codes import ExitCode, FailureClass
 from trainwright.api.figures import Straggler
-from trainwright.api.status import Phase
+from trainwright.api.status import LaunchSeconds, Phase
 from trainwright.api.worker import Absentee, Cause, RankHeartbeat, Waiting, WorkerPhase, WorkerReport
 from trainwright.plan import plan
 from trainwright.plan.observe import read_pod
@@ -124,6 +124,27 @@ def test_a_hang_that_the_workers_ended_by_themselves_is_told():
     again, decision = decide(told, pod(0), pod(1), report=report(9, launch="b", resumed_from_step=5, relaunched=HANG))
     assert again.status.restarts == 1
     assert not decision.events
+
+
+def test_what_a_hang_takes_is_charged_as_stalled():
+    def after(seconds, before, step, launch, **fields):
+        spent = fields.pop("spent", None)
+        heard = report(step, launch=launch, seconds=spent, **fields)
+        status = plan(observed(before, pod(0), pod(1), now=later(seconds), report=heard)).status
+        return replace(before, status=status or before.status)
+
+    def spent(training, stalled=0.0):
+        return LaunchSeconds(training=training, stalled=stalled)
+
+    trained = after(10, running_job(1), 10, "a", spent=spent(10.0))
+    # Rank 0 told of the stall while it lasted.
+    told = after(30, trained, 10, "a", spent=spent(15.0, 15.0))
+    assert told.status.goodput.stalled == 15
+    again = after(33, told, 8, "b", resumed_from_step=5, relaunched=HANG, spent=spent(0.0))
+    assert (again.status.goodput.stalled, again.status.goodput.restarting) == (15, 3)
+    # Rank 0 was stopped itself, and told nothing.
+    again = after(33, trained, 8, "b", resumed_from_step=5, relaunched=HANG, spent=spent(0.0))
+    assert (again.status.goodput.stalled, again.status.goodput.restarting) == (23, 0)
 
 
 def test_a_preemption_in_place_counts_against_no_limit():

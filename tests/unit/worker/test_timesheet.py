@@ -55,3 +55,14 @@ def test_reports_carry_the_sums_of_the_phases(clock):
     reporter.update(phase=WorkerPhase.EVALUATING)
     clock.now += 2
     assert reporter.close(1).seconds == LaunchSeconds(loading=4, training=6, evaluating=2)
+
+
+def test_a_stall_is_no_training_and_only_training_can_stall(clock):
+    sheet = Timesheet()
+    sheet.mark_stalled(True)
+    clock.now += 2
+    sheet.turn_to(Activity.TRAINING)
+    clock.now += 3
+    sheet.mark_stalled(False)
+    clock.now += 4
+    assert sheet.read() == LaunchSeconds(loading=2, training=4, stalled=3)
