@@ -26,7 +26,7 @@ def spec(**fields) -> TrainingJobSpec:
     return TrainingJobSpec.model_validate_json(json.dumps(raw))
 
 
-def job(status: TrainingJobStatus | None = None, workers: int = 2, **fields) -> Job:
+def job(status: TrainingJobStatus | None = None, workers: int = 2, least: int | None = None, **fields) -> Job:
     return Job(
         namespace="team",
         name="digits",
@@ -34,7 +34,7 @@ def job(status: TrainingJobStatus | None = None, workers: int = 2, **fields) -> 
         generation=1,
         created_at=NOW,
         deleting=False,
-        spec=spec(workers={"count": workers}, **fields),
+        spec=spec(workers={"count": workers, "minCount": least}, **fields),
         status=status or TrainingJobStatus(),
     )
 

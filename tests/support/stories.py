@@ -78,6 +78,32 @@ def suspend_for_a_while(cluster):
     return False
 
 
+def run_on_twice(_index, attempt):
+    return None if attempt <= 2 else 0
+
+
+def lose_the_second_leader(index, attempt):
+    return ExitCode.INFRASTRUCTURE if (index, attempt) == (0, 2) else run_on_twice(index, attempt)
+
+
+def resize(*sizes):
+    """Return an event that gives the job of two workers one size after the other, each once all of the one before run."""
+    order = (2, *sizes)
+
+    def event(cluster):
+        present = cluster.job()
+        workers = present["spec"]["workers"]
+        if workers["count"] == order[-1]:
+            return True
+        counted = present.get("status", {}).get("workers", {})
+        if counted.get("ready") == counted.get("desired") == workers["count"]:
+            following = order[order.index(workers["count"]) + 1]
+            cluster.edit({**present, "spec": {**present["spec"], "workers": {**workers, "count": following}}})
+        return False
+
+    return event
+
+
 STORIES = {
     "succeeds": Story("Succeeded", succeed),
     "restarts": Story("Succeeded", crash_once, {"restart": {"limit": 3}}),
@@ -88,6 +114,10 @@ STORIES = {
     "gives up": Story("Failed", always_broken, {"restart": {"limit": 1}}),
     "misses its deadline": Story("Failed", endless, {"activeDeadlineSeconds": 20}),
     "is suspended and resumed": Story("Succeeded", run_on_once, event=suspend_for_a_while),
+    "gets more workers and then fewer": Story("Succeeded", run_on_twice, event=resize(3, 1)),
+    "loses its leader once it has more": Story(
+        "Succeeded", lose_the_second_leader, {"restart": {"limit": 3}}, event=resize(3)
+    ),
 }
 
 

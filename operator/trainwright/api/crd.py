@@ -8,13 +8,14 @@ from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any, Final
 
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
 from trainwright.api.base import Model, Rule, camel
 from trainwright.api.job import NAME_LENGTH, NAME_PATTERN, NAME_RULE_MESSAGE
 from trainwright.api.names import GROUP, KIND, PLURAL, SHORT_NAME, SINGULAR, VERSION
-from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.spec import TrainingJobSpec, WorkersSpec
 from trainwright.api.status import TrainingJobStatus
 
 Schema = dict[str, Any]
@@ -23,6 +24,8 @@ MUTABLE: Final = frozenset(
     {"suspend", "start_deadline_seconds", "active_deadline_seconds", "ttl_seconds_after_finished", "restart", "budget"}
 )
 """Fields of the spec that may change after the first start; the others decide what is trained, and how."""
+MUTABLE_OF_WORKERS: Final = frozenset({"count", "min_count"})
+"""Those of workers that may: how many there are decides how fast a job trains, not what."""
 
 _RULES: Final = "x-kubernetes-validations"
 _ANYTHING: Final = "x-kubernetes-preserve-unknown-fields"
@@ -114,21 +117,29 @@ def _immutability() -> list[Schema]:
     """
     started = "has(oldSelf.status) && has(oldSelf.status.attempt) && oldSelf.status.attempt >= 1"
     rules = []
-    for name, field in TrainingJobSpec.model_fields.items():
-        if name in MUTABLE:
-            continue
-        new, old = f"self.spec.{camel(name)}", f"oldSelf.spec.{camel(name)}"
+    for path, field in _fixed_fields():
+        new, old = f"self.{path}", f"oldSelf.{path}"
         same = f"{new} == {old}"
         if not field.is_required() and field.default is None:
             same = f"has({new}) == has({old}) && (!has({new}) || {same})"
         rules.append(
             {
                 "rule": f"!({started}) || ({same})",
-                "message": f"spec.{camel(name)} cannot change after the first start: create a new job instead",
-                "fieldPath": f".spec.{camel(name)}",
+                "message": f"{path} cannot change after the first start: create a new job instead",
+                "fieldPath": f".{path}",
             }
         )
     return rules
+
+
+def _fixed_fields() -> Iterable[tuple[str, FieldInfo]]:
+    """Yield the path of every field that may not change once workers were started."""
+    for name, field in TrainingJobSpec.model_fields.items():
+        if name == "workers":
+            parts = ((part, info) for part, info in WorkersSpec.model_fields.items() if part not in MUTABLE_OF_WORKERS)
+            yield from ((f"spec.workers.{camel(part)}", info) for part, info in parts)
+        elif name not in MUTABLE:
+            yield f"spec.{camel(name)}", field
 
 
 def _schema_of(model: type[Model], description: str) -> Schema:

@@ -16,6 +16,7 @@ from trainwright.plan.words import duration
 
 _CLEAR_SHARE = 0.1
 _CLEAR_SECONDS = 60.0
+_REASONS = ("DeadlineAtRisk", "BudgetAtRisk")
 _QUIET = timedelta(hours=1)
 """A warning that comes back sooner than this causes no further Event."""
 
@@ -36,7 +37,7 @@ class Risk:
 def forecast(spec: TrainingJobSpec, status: TrainingJobStatus, now: datetime) -> Risk | None:
     """Return what will go wrong if training goes on as it does, or None."""
     before = status.condition(ConditionType.DEGRADED)
-    warned = before is not None and before.status == "True"
+    warned = before is not None and before.status == "True" and before.reason in _REASONS
     if status.phase is None or status.phase.terminal or status.phase == Phase.SUSPENDED or budget.stopping(status):
         return None
     eta = status.progress.eta

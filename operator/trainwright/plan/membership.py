@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from trainwright.api.exit_codes import FailureClass
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Phase, TrainingJobStatus, Workers, WorkerStatus
-from trainwright.build import Seat, config_map, network_policy, service, worker_pod
+from trainwright.build import Group, Seat, config_map, group_of, network_policy, pod_group, service, worker_pod
 from trainwright.plan import placement
 from trainwright.plan.types import Manifest, Observed, Pod, PodDeletion
 
@@ -34,7 +35,12 @@ class Crew:
     @property
     def running(self) -> int:
         """Number of workers whose pod runs or has done its work."""
-        return sum(pod.phase in ("Running", "Succeeded") and not pod.deleting for pod in self.newest.values())
+        return sum(self.runs(index) for index in self.newest)
+
+    def runs(self, index: int) -> bool:
+        """Return whether a worker's pod runs or has done its work."""
+        pod = self.newest.get(index)
+        return pod is not None and pod.phase in ("Running", "Succeeded") and not pod.deleting
 
     @property
     def all_pods(self) -> tuple[Pod, ...]:
@@ -56,8 +62,8 @@ def muster(pods: Iterable[Pod], status: TrainingJobStatus) -> Crew:
     return Crew(newest, tuple(superseded))
 
 
-def count(crew: Crew, desired: int) -> Workers:
-    """Return the workers as the status lists them."""
+def count(crew: Crew, workers: Workers) -> Workers:
+    """Return the workers as the status lists them, counted anew."""
     listed = [
         WorkerStatus(
             index=index,
@@ -69,7 +75,7 @@ def count(crew: Crew, desired: int) -> Workers:
         for index, pod in sorted(crew.newest.items())[:LISTED_WORKERS]
     ]
     failed = sum(pod.phase == "Failed" for pod in crew.newest.values())
-    return Workers(desired=desired, ready=crew.running, failed=failed, pods=listed)
+    return workers.model_copy(update={"ready": crew.running, "failed": failed, "pods": listed})
 
 
 def _reason(pod: Pod) -> str | None:
@@ -89,21 +95,35 @@ def to_create(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStat
     if any(_may_be_saving(pod, observed) for pod in crew.superseded):
         return ()
     missing = [index for index in range(spec.workers.count) if _needs_pod(crew.newest.get(index), status)]
+    if spec.scheduling.in_kueue:
+        # Until a member has ended, Kueue takes the one that replaces it for one too many, and deletes it.
+        missing = [index for index in missing if not _is_ending(crew.newest.get(index))]
     if not missing:
         return ()
     job, settings = observed.job, observed.settings
     identity = (job.namespace, job.name, job.uid)
-    companions: list[Manifest] = []
+    # Also for a single worker: no pod starts without them, and somebody may have deleted them since.
+    companions = [config_map(*identity, spec, settings)]
+    if spec.workers.count > 1:
+        companions.append(service(*identity, settings))
+    if settings.network_policy:
+        companions.append(network_policy(*identity, settings))
+    group = _group(observed, spec, status, crew)
     if not crew.newest:
-        companions.append(config_map(*identity, spec, settings))
-        if spec.workers.count > 1:
-            companions.append(service(*identity, settings))
-        if settings.network_policy:
-            companions.append(network_policy(*identity, settings))
+        told = pod_group(*identity, spec, group) if group is not None else None
+        companions += [] if told is None else [told]
     shunned = placement.avoided(status)
-    seats = (Seat(index, status.attempt, status.oldest_attempt, shunned) for index in missing)
+    seats = (Seat(index, status.attempt, status.oldest_attempt, shunned, group) for index in missing)
     pods = (worker_pod(*identity, spec, settings, seat) for seat in seats)
     return (*companions, *pods)
+
+
+def _group(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> Group | None:
+    """Return the group that new pods join: the one of those that live, or none where that was made on other terms."""
+    job = observed.job
+    group = group_of(job.name, job.uid, spec, status.oldest_attempt, served=observed.groups_served)
+    others = {pod.group for pod in crew.newest.values()}
+    return group if group is not None and others <= {group.name} else None
 
 
 def step_aside(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> TrainingJobStatus:
@@ -120,6 +140,10 @@ def step_aside(observed: Observed, spec: TrainingJobSpec, status: TrainingJobSta
 
 def _needs_pod(pod: Pod | None, status: TrainingJobStatus) -> bool:
     return pod is None or (pod.attempt < status.attempt and (pod.phase == "Failed" or pod.deleting))
+
+
+def _is_ending(pod: Pod | None) -> bool:
+    return pod is not None and pod.deleting and not pod.ended
 
 
 def _may_be_saving(pod: Pod, observed: Observed) -> bool:
@@ -147,7 +171,7 @@ def to_delete(observed: Observed, status: TrainingJobStatus, crew: Crew) -> tupl
     else:
         doomed = (
             *(pod for pod in crew.superseded if not pod.deleting and (pod.live or _forgotten(pod, status))),
-            *(pod for pod in crew.newest.values() if _waits_in_vain(pod, status)),
+            *(pod for pod in crew.newest.values() if _waits_in_vain(pod, status) or _hangs(pod, status)),
         )
     return tuple(PodDeletion(pod.name, pod.uid) for pod in doomed)
 
@@ -158,6 +182,16 @@ def _waits_in_vain(pod: Pod, status: TrainingJobStatus) -> bool:
     Worker 0 is never replaced alone.
     """
     return pod.live and pod.node is None and pod.attempt < status.attempt and pod.index != 0
+
+
+def _hangs(pod: Pod, status: TrainingJobStatus) -> bool:
+    """Return whether the pod still runs, but was found to hang as a whole, and an attempt since then does without it.
+
+    Where only a rank hangs, the worker ends it by itself, and says with which exit code.
+    """
+    failure = status.failure
+    hung = failure is not None and failure.category == FailureClass.HANG and failure.exit_code is None
+    return hung and pod.live and failure is not None and pod.name == failure.pod and pod.attempt < status.attempt
 
 
 def _forgotten(pod: Pod, status: TrainingJobStatus) -> bool:

@@ -5,11 +5,12 @@ from datetime import datetime
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Phase, TrainingJobStatus
 from trainwright.api.worker import WorkerReport
+from trainwright.plan import elastic, queue, scale
 from trainwright.plan.membership import Crew
 from trainwright.plan.progress import stepping
 
 
-def begin(status: TrainingJobStatus, now: datetime) -> TrainingJobStatus:
+def begin(spec: TrainingJobSpec, status: TrainingJobStatus, now: datetime) -> TrainingJobStatus:
     """Return the status of a job whose workers are to start: for the first time, or after a suspension."""
     attempt = status.attempt + 1
     # Up to here a suspended launch may still have said what it saved on its way out.
@@ -17,6 +18,7 @@ def begin(status: TrainingJobStatus, now: datetime) -> TrainingJobStatus:
     return status.model_copy(
         update={
             "progress": progress,
+            "workers": scale.fitted(spec, status.workers),
             "phase": Phase.PENDING,
             "attempt": attempt,
             "oldest_attempt": attempt,
@@ -27,12 +29,13 @@ def begin(status: TrainingJobStatus, now: datetime) -> TrainingJobStatus:
     )
 
 
-def suspend(status: TrainingJobStatus) -> TrainingJobStatus:
+def suspend(spec: TrainingJobSpec, status: TrainingJobStatus) -> TrainingJobStatus:
     """Return the status of a job whose workers are to save and go. Time spent suspended counts against no deadline."""
     progress = status.progress.model_copy(update={"eta": None, "remaining_seconds": None, "stale": False})
     return status.model_copy(
         update={
             "phase": Phase.SUSPENDED,
+            "workers": scale.fitted(spec, status.workers),
             "started_at": None,
             "next_start": None,
             "waiting_since": None,
@@ -68,10 +71,19 @@ def advance(
 
     Running means that a step was taken. An operator that has just started has no report yet; what ran then still runs.
     """
-    if crew.running < spec.workers.count:
+    if not elastic.complete(spec, status, crew, report):
+        if queue.waits(crew):
+            return status.model_copy(update={"phase": Phase.QUEUED, "waiting_since": status.waiting_since or now})
         waiting = status.phase if status.phase in (Phase.PENDING, Phase.RESTARTING) else Phase.PENDING
-        return status.model_copy(update={"phase": waiting, "waiting_since": status.waiting_since or now})
+        # Its turn has come just now, however long it waited for that.
+        since = now if status.phase == Phase.QUEUED else status.waiting_since or now
+        return status.model_copy(update={"phase": waiting, "waiting_since": since})
     running = stepping(report) or (report is None and status.phase == Phase.RUNNING)
     return status.model_copy(
-        update={"phase": Phase.RUNNING if running else Phase.STARTING, "waiting_since": None, "starts_given_up": 0}
+        update={
+            "phase": Phase.RUNNING if running else Phase.STARTING,
+            "workers": status.workers.model_copy(update={"formerly": None}),
+            "waiting_since": None,
+            "starts_given_up": 0,
+        }
     )

@@ -7,7 +7,9 @@ from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import ConditionType, Phase, TrainingJobStatus
 from trainwright.api.worker import WorkerReport
 from trainwright.plan import (
+    absence,
     budget,
+    elastic,
     forecast,
     goodput,
     inquiry,
@@ -16,7 +18,9 @@ from trainwright.plan import (
     phase,
     placement,
     progress,
+    queue,
     restart,
+    scale,
     start,
     tell,
 )
@@ -95,6 +99,7 @@ def _drive(observed: Observed, spec: TrainingJobSpec) -> Plan:
         create=create,
         events=events,
         inquire=inquiry.subject(observed, status, crew),
+        ticket=queue.ticket(spec, status, crew),
         requeue_after=_next_look(observed, spec, status, crew, creating=bool(create)),
     )
 
@@ -118,10 +123,16 @@ def _settle(
     if status.phase == Phase.FAILED or budget.stopping(status):
         return status
     if spec.suspend:
-        return phase.suspend(status)
+        return phase.suspend(spec, status)
     if status.phase in (None, Phase.SUSPENDED) or status.attempt == 0:
-        return phase.begin(status, observed.now)
+        return phase.begin(spec, status, observed.now)
+    scaled = scale.decide(spec, status, observed.now)
+    if scaled is not status:
+        return scaled
     decided = restart.decide(observed, spec, status, crew)
+    if decided is not status:
+        return decided
+    decided = absence.enforce(observed, spec, status, crew, heard)
     if decided is not status:
         return decided
     status = phase.advance(spec, status, crew, heard[0] if heard else None, observed.now)
@@ -144,9 +155,11 @@ def _speak(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus,
     risk = forecast.forecast(spec, status, observed.now)
     if risk is not None:
         message = f"{message}; {risk.text}"
+    fewer = elastic.shortage(status, crew)
+    risk = risk or (forecast.Risk(elastic.REASON, fewer) if fewer else None)
     status = status.model_copy(
         update={
-            "workers": membership.count(crew, spec.workers.count),
+            "workers": membership.count(crew, status.workers),
             "reason": reason,
             "message": message,
             "observed_generation": observed.job.generation,
@@ -171,7 +184,8 @@ def _is_news(before: TrainingJobStatus, status: TrainingJobStatus) -> bool:
 
 
 def _events(before: TrainingJobStatus, status: TrainingJobStatus) -> tuple[Event, ...]:
-    return (*_milestones(before, status), *placement.events(before, status))
+    scaled = scale.events(before, status)
+    return (*(scaled or _milestones(before, status)), *placement.events(before, status))
 
 
 def _milestones(before: TrainingJobStatus, status: TrainingJobStatus) -> tuple[Event, ...]:
@@ -179,6 +193,8 @@ def _milestones(before: TrainingJobStatus, status: TrainingJobStatus) -> tuple[E
         return (Event("StartDeadlineExceeded", status.failure.message, warning=True),)
     if status.phase == before.phase and status.restarts == before.restarts:
         return ()
+    if status.restarts > before.restarts and status.phase != Phase.RESTARTING and status.failure != before.failure:
+        return (Event("Relaunched", _relaunched(status), warning=True),)
     match status.phase:
         case Phase.SUCCEEDED:
             return (Event("Succeeded", status.message),)
@@ -192,6 +208,11 @@ def _milestones(before: TrainingJobStatus, status: TrainingJobStatus) -> tuple[E
             return ()
 
 
+def _relaunched(status: TrainingJobStatus) -> str:
+    cause = status.failure.message if status.failure else ""
+    return f"{cause}; all processes were started again inside their pods: restart {status.restarts}"
+
+
 def _next_look(
     observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew, *, creating: bool
 ) -> float | None:
@@ -201,6 +222,7 @@ def _next_look(
         progress.stale_at(observed, status),
         start.deadline(spec, status),
         inquiry.due(status, crew),
+        absence.due(observed, status),
         placement.patience_ends(status),
         status.next_start,
         *membership.terminations(crew, observed.now),

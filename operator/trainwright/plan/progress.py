@@ -1,14 +1,15 @@
 """What the workers reported, as progress and metrics; truthful across restarts."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from trainwright.api.figures import StepTime, Straggler
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Evaluation, Metrics, Phase, Progress, TrainingJobStatus
 from trainwright.api.worker import WorkerPhase, WorkerReport
-from trainwright.plan import restart
+from trainwright.plan import elastic, postmortem, restart
 from trainwright.plan.membership import Crew
 from trainwright.plan.types import Observed
 
@@ -44,22 +45,32 @@ def record(
         heard = before.model_copy(update={"reported_at": at.replace(microsecond=0), "stale": False})
         return status.model_copy(update={"progress": heard, "preflight": report.preflight or status.preflight})
     relaunched = before.launch is not None and report.launch != before.launch
-    in_place = relaunched and before.launch != before.ended_launch
+    in_place = relaunched and before.launch != before.ended_launch and not elastic.grown(report, status.workers)
     replayed = max(0, before.step - (report.resumed_from_step or 0)) if relaunched else 0
     return status.model_copy(
         update={
-            **(restart.counted(status, None) if in_place else {}),
+            **(_relaunched(report, at, status, crew) if in_place else {}),
             "progress": _progress(report, at, before, before.replayed_steps + replayed),
+            "workers": elastic.note(report, status.workers),
             "preflight": report.preflight or status.preflight,
-            "metrics": _metrics(report, status.metrics, _locate(report.stragglers, spec, crew)),
+            "metrics": _metrics(report, status.metrics, _locate(report, spec, crew)),
             "checkpoints": report.checkpoints or status.checkpoints,
             "results": report.results or status.results,
         }
     )
 
 
+def _relaunched(report: WorkerReport, at: datetime, status: TrainingJobStatus, crew: Crew) -> dict[str, Any]:
+    """Return the counters after the workers have started their processes again by themselves, and why they did."""
+    cause = report.relaunched
+    if cause is None or cause.category is None:
+        return restart.counted(status, None)
+    failure = postmortem.in_place(cause, crew, status.attempt, at)
+    return {**restart.counted(status, cause.category), "failure": failure}
+
+
 def _preparing(report: WorkerReport) -> bool:
-    return report.phase == WorkerPhase.PREPARING and report.step == 0
+    return report.phase in (WorkerPhase.RENDEZVOUS, WorkerPhase.PREPARING) and report.step == 0
 
 
 def _progress(report: WorkerReport, at: datetime, before: Progress, replayed: int) -> Progress:
@@ -88,12 +99,15 @@ def _remaining_seconds(report: WorkerReport) -> int | None:
     return math.ceil(max(0, report.total_steps - report.step) / report.steps_per_second)
 
 
-def _locate(stragglers: Iterable[Straggler], spec: TrainingJobSpec, crew: Crew) -> list[Straggler]:
+def _locate(report: WorkerReport, spec: TrainingJobSpec, crew: Crew) -> list[Straggler]:
     """Return stragglers with their worker and its node, which only the operator knows."""
+    members = [index for index in range(spec.workers.count) if index not in report.absent]
     located = []
-    for straggler in stragglers:
-        worker = straggler.rank // spec.workers.processes_per_worker
-        pod = crew.newest.get(worker)
+    for straggler in report.stragglers:
+        seat = straggler.rank // spec.workers.processes_per_worker
+        # There may be fewer workers by now than when this was sent.
+        worker = members[seat] if seat < len(members) else None
+        pod = None if worker is None else crew.newest.get(worker)
         node = None if pod is None else pod.node
         factor = float(f"{straggler.factor:.3g}")
         located.append(straggler.model_copy(update={"worker": worker, "node": node, "factor": factor}))
@@ -141,7 +155,7 @@ def stepping(report: WorkerReport | None) -> bool:
         return False
     if report.phase in (WorkerPhase.PREDICTING, WorkerPhase.FINISHED):
         return True
-    return report.phase != WorkerPhase.PREPARING and report.step > (report.resumed_from_step or 0)
+    return not _preparing(report) and report.step > (report.resumed_from_step or 0)
 
 
 def stale_at(observed: Observed, status: TrainingJobStatus) -> datetime | None:

@@ -10,7 +10,7 @@ from trainwright.api.exit_codes import FailureClass
 from trainwright.api.spec import RestartSpec, TrainingJobSpec
 from trainwright.api.spec.restart import OnFailureSpec, Reaction
 from trainwright.api.status import Failure, Phase, TrainingJobStatus
-from trainwright.plan import placement, postmortem
+from trainwright.plan import elastic, placement, postmortem
 from trainwright.plan.membership import Crew
 from trainwright.plan.types import Observed, Pod
 
@@ -31,11 +31,21 @@ def decide(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus,
         failure = postmortem.explain(casualties, status.attempt, observed.now)
     else:
         failure = _explain_loss(lost[0], observed, status)
+    gone = {*lost, *(pod.index for pod in casualties)}
+    if spec.scheduling.in_kueue and any(pod.silent for pod in casualties):
+        # A pod on a dead node stays a member of Kueue's group for ever: there is no room in it for another.
+        gone = set(range(spec.workers.count))
+    return answer(observed, spec, status, failure, gone)
+
+
+def answer(
+    observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, failure: Failure, gone: set[int]
+) -> TrainingJobStatus:
+    """Return the status of a job that gives up because of a failure, or starts anew without the workers that are gone."""
     verdict = _refusal(spec.restart, status, failure)
     if verdict is not None:
         return fail(status, failure.model_copy(update={"message": f"{failure.message}{verdict}"}), observed.now)
-    whole = 0 in lost or any(pod.index == 0 for pod in casualties)
-    return _restart(observed, spec.restart, status, failure, whole=whole)
+    return _restart(observed, spec.restart, status, failure, gone)
 
 
 def _refusal(policy: RestartSpec, status: TrainingJobStatus, failure: Failure) -> str | None:
@@ -74,16 +84,18 @@ def _is_casualty(pod: Pod, status: TrainingJobStatus) -> bool:
     """Return whether the pod failed and no restart has answered that yet.
 
     While a restart is being carried out, pods of older attempts that fail belong to it: their replacements come anyway.
-    Worker 0 is the exception, for the others cannot go on without it.
+    The same holds while training goes on without it. Worker 0 is the exception, for the others cannot go on without it.
     """
     gone = pod.phase == "Failed" or (pod.deleting and pod.phase != "Succeeded")
-    return gone and (status.phase in _COMPLETE or pod.attempt == status.attempt or pod.index == 0)
+    needed = status.phase in _COMPLETE and pod.index not in elastic.aside(status)
+    return gone and (needed or pod.attempt == status.attempt or pod.index == 0)
 
 
 def _lost_workers(spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> list[int]:
     if status.phase not in _COMPLETE:
         return []
-    return [index for index in range(spec.workers.count) if index not in crew.newest]
+    gone = (index for index in range(spec.workers.count) if index not in crew.newest)
+    return [index for index in gone if index not in elastic.aside(status)]
 
 
 def _explain_loss(index: int, observed: Observed, status: TrainingJobStatus) -> Failure:
@@ -93,28 +105,37 @@ def _explain_loss(index: int, observed: Observed, status: TrainingJobStatus) -> 
 
 
 def _restart(
-    observed: Observed, policy: RestartSpec, status: TrainingJobStatus, failure: Failure, *, whole: bool
+    observed: Observed, policy: RestartSpec, status: TrainingJobStatus, failure: Failure, gone: set[int]
 ) -> TrainingJobStatus:
     """Return the status with the counters of a restart raised.
 
     Without worker 0 nothing is left to rejoin, for it holds the rendezvous: then all start again. Otherwise the others stay,
-    wait for the replacement and go on with it.
+    wait for the replacement and go on with it, unless they have gone on without it already.
     """
+    disturbed = not gone <= elastic.aside(status)
     attempt = status.attempt + 1
     delay = _delay(observed.now, policy, status, failure)
     return status.model_copy(
         update={
-            "phase": Phase.RESTARTING,
             "attempt": attempt,
-            "oldest_attempt": attempt if whole else status.oldest_attempt,
+            "oldest_attempt": attempt if 0 in gone else status.oldest_attempt,
             **counted(status, failure.category),
             **placement.blame(status, failure),
             "next_start": observed.now + delay if delay else None,
-            "waiting_since": observed.now + delay,
             "failure": failure,
-            "progress": status.progress.model_copy(update={"ended_launch": status.progress.launch}),
+            **(_interrupted(status, observed.now + delay) if disturbed else {}),
         }
     )
+
+
+def _interrupted(status: TrainingJobStatus, begins: datetime) -> dict[str, Any]:
+    """Return what changes when the present launch has come to an end and the next one waits from then on."""
+    return {
+        "phase": Phase.RESTARTING,
+        "waiting_since": begins,
+        "workers": status.workers.model_copy(update={"training": None, "absent": []}),
+        "progress": status.progress.model_copy(update={"ended_launch": status.progress.launch}),
+    }
 
 
 def _delay(now: datetime, policy: RestartSpec, status: TrainingJobStatus, failure: Failure) -> timedelta:

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from trainwright.api.exit_codes import FailureClass
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Failure, Phase, TrainingJobStatus
+from trainwright.plan import elastic
 from trainwright.plan.membership import Crew
 from trainwright.plan.types import Observed
 
@@ -31,6 +32,8 @@ def enforce_deadline(
     """Return the status: if the deadline has passed, with a new attempt that no pod lives on into, after a wait."""
     limit = deadline(spec, status)
     if limit is None or observed.now < limit or status.phase not in (Phase.PENDING, Phase.RESTARTING):
+        return status
+    if elastic.enough(spec, crew):
         return status
     attempt = status.attempt + 1
     again = observed.now + _wait(observed.job.uid, status.starts_given_up)
@@ -58,7 +61,7 @@ def _wait(uid: str, given_up: int) -> timedelta:
 
 
 def _failure(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> Failure:
-    absent = [index for index in range(spec.workers.count) if not _runs(crew, index)]
+    absent = [index for index in range(spec.workers.count) if not crew.runs(index)]
     named = ", ".join(str(index) for index in absent[:_NAMED])
     more = f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else ""
     who = f"worker{'' if len(absent) == 1 else 's'} {named}{more} of {spec.workers.count}"
@@ -72,11 +75,6 @@ def _failure(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatu
         reason="StartDeadlineExceeded",
         failed_at=observed.now,
     )
-
-
-def _runs(crew: Crew, index: int) -> bool:
-    pod = crew.newest.get(index)
-    return pod is not None and pod.phase in ("Running", "Succeeded") and not pod.deleting
 
 
 def _reason(observed: Observed, crew: Crew, absent: list[int]) -> str:

@@ -7,7 +7,7 @@ from trainwright.api.exit_codes import FailureClass
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Condition, ConditionType, Metrics, Phase, Progress, Summary, TrainingJobStatus
 from trainwright.api.worker import WorkerPhase, WorkerReport
-from trainwright.plan import budget, placement
+from trainwright.plan import budget, elastic, gathering, placement, queue, scale
 from trainwright.plan.membership import Crew, is_over
 from trainwright.plan.types import Observed
 from trainwright.plan.words import duration
@@ -18,8 +18,15 @@ _DOING = {
     WorkerPhase.PREDICTING: "writing predictions",
     WorkerPhase.FINISHED: "done, writing results",
 }
+_TELLING = (ConditionType.QUEUED, ConditionType.COMPLETE, ConditionType.FAILED)
+"""Conditions that repeat the message while they hold."""
+_SELDOM = (ConditionType.QUEUED, ConditionType.SUSPENDED)
 _TELLING_REASONS = ("OOMKilled", "Evicted", "DeadlineExceeded", "BudgetSpent")
 """Kubernetes' reasons that say more than the class of the failure; its usual one is just Error."""
+
+
+_STILL_SECONDS = 10
+"""From when on training that stands still is worth a word; whether it hangs, the workers know better."""
 
 
 def describe(
@@ -36,14 +43,22 @@ def describe(
         case Phase.RUNNING:
             return _running(observed, status, crew, report)
         case Phase.STARTING:
-            return _starting(spec, report)
-        case Phase.PENDING | Phase.RESTARTING if status.starts_given_up and status.failure is not None:
-            return _gave_up(observed, spec, status, crew)
-        case Phase.RESTARTING:
-            reason, message = _waiting(observed, spec, status, crew)
-            return reason if reason != "WorkersPending" else "Restarting", f"{_restarting(spec, status)}; {message}"
+            return _starting(observed, spec, crew, report)
         case _:
-            return _waiting(observed, spec, status, crew)
+            return _not_running(observed, spec, status, crew)
+
+
+def _not_running(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> tuple[str, str]:
+    if status.phase != Phase.QUEUED and status.starts_given_up and status.failure is not None:
+        return _gave_up(observed, spec, status, crew)
+    reason, message = _waiting(observed, spec, status, crew)
+    if status.phase != Phase.QUEUED and status.workers.formerly is not None:
+        why, instead = scale.describe(status, crew, observed.now), "Scaling"
+    elif status.phase == Phase.RESTARTING:
+        why, instead = _restarting(spec, status), "Restarting"
+    else:
+        return reason, message
+    return reason if reason != "WorkersPending" else instead, f"{why}; {message}"
 
 
 def _ended(status: TrainingJobStatus) -> tuple[str, str]:
@@ -82,12 +97,40 @@ def _running(observed: Observed, status: TrainingJobStatus, crew: Crew, report: 
         return "NodeSilent", f"{where}{more} does not answer; waiting for the cluster to give it up"
     if progress.stale and progress.reported_at is not None:
         silent = int((observed.now - progress.reported_at).total_seconds())
-        return "ReportsOverdue", f"no report for {silent} s; all pods run. Last heard of at {_position(progress)}"
+        return (
+            "ReportsOverdue",
+            f"no report for {silent} s; {_pods(status, crew)} run. Last heard of at {_position(progress)}",
+        )
     doing = _DOING.get(report.phase, "training") if report else "training"
+    doing += elastic.share(status, crew)
     note = f" ({report.message})" if report and report.message else ""
+    note += _standing(report) + _straggling(status)
     resumed = f", resumed from step {progress.resumed_from_step}" if progress.resumed_from_step else ""
     # The reason stays Training throughout: a word that flips at every evaluation would cost a write each time.
     return "Training", f"{doing}: {_position(progress)}{resumed}{note}"
+
+
+def _standing(report: WorkerReport | None) -> str:
+    """Say that training stands still, for longer than anything but a very slow step takes."""
+    if report is None or report.phase != WorkerPhase.TRAINING or not report.heartbeats:
+        return ""
+    still = min(heartbeat.seconds_ago for heartbeat in report.heartbeats)
+    return f"; no step for {still:.0f} s" if still >= _STILL_SECONDS else ""
+
+
+def _straggling(status: TrainingJobStatus) -> str:
+    """Name the rank that the others wait for at every step."""
+    stragglers = status.metrics.stragglers
+    if not stragglers:
+        return ""
+    slowest = stragglers[0]
+    where = f"rank {slowest.rank} (worker {slowest.worker}" + (f" on node {slowest.node})" if slowest.node else ")")
+    more = f"; {len(stragglers) - 1} more lag behind" if len(stragglers) > 1 else ""
+    return f"; {where} takes {slowest.factor:.3g} times as long for its work as most{more}"
+
+
+def _pods(status: TrainingJobStatus, crew: Crew) -> str:
+    return "all pods" if crew.running >= status.workers.desired else f"{crew.running} of {status.workers.desired} pods"
 
 
 def _position(progress: Progress) -> str:
@@ -97,10 +140,9 @@ def _position(progress: Progress) -> str:
     return step
 
 
-def _starting(spec: TrainingJobSpec, report: WorkerReport | None) -> tuple[str, str]:
-    count = spec.workers.count
-    if report is None:
-        return "Rendezvous", f"{count} of {count} workers run; waiting for them to meet and report"
+def _starting(observed: Observed, spec: TrainingJobSpec, crew: Crew, report: WorkerReport | None) -> tuple[str, str]:
+    if report is None or report.phase == WorkerPhase.RENDEZVOUS:
+        return gathering.REASON, gathering.describe(observed, spec.workers.count, crew, report)
     resumed = f", from the checkpoint at step {report.resumed_from_step}" if report.resumed_from_step else ""
     note = f" ({report.message})" if report.message else ""
     return "Preparing", f"preparing the first step{resumed}{note}"
@@ -133,6 +175,8 @@ def _waiting(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatu
         return "CreationRefused", f"the cluster refuses to create a worker: {observed.rejection}"
     if status.next_start is not None and observed.now < status.next_start:
         return "BackingOff", f"waiting until {status.next_start:%H:%M:%S} UTC"
+    if status.phase == Phase.QUEUED:
+        return queue.describe(observed, spec, crew)
     obstacles = Counter(pod.obstacle for pod in crew.newest.values() if pod.obstacle and not pod.deleting)
     if obstacles:
         (reason, message), times = obstacles.most_common(1)[0]
@@ -151,18 +195,17 @@ def conditions(status: TrainingJobStatus, crew: Crew, generation: int, now: date
     gone = all(is_over(pod, now) for pod in crew.all_pods)
     verdicts = [
         (ConditionType.ACCEPTED, True, "Accepted", ""),
+        (ConditionType.QUEUED, phase == Phase.QUEUED, reason if phase == Phase.QUEUED else str(phase), ""),
         (ConditionType.RUNNING, phase == Phase.RUNNING, str(phase), ""),
         (ConditionType.SUSPENDED, phase == Phase.SUSPENDED and gone, str(phase), ""),
         (ConditionType.COMPLETE, phase == Phase.SUCCEEDED, str(phase), ""),
         (ConditionType.FAILED, phase == Phase.FAILED, reason if phase == Phase.FAILED else str(phase), ""),
     ]
     return [
-        _condition(
-            status, kind, holds, why, status.message if phase and phase.terminal and holds else text, generation, now
-        )
+        _condition(status, kind, holds, why, status.message if holds and kind in _TELLING else text, generation, now)
         for kind, holds, why, text in verdicts
-        # Suspended is only spoken of once it was ever true: most jobs never are.
-        if kind != ConditionType.SUSPENDED or holds or status.condition(kind) is not None
+        # These are only spoken of once they were ever true: most jobs never are.
+        if kind not in _SELDOM or holds or status.condition(kind) is not None
     ]
 
 
@@ -211,7 +254,7 @@ def summarize(status: TrainingJobStatus) -> Summary:
         eta=duration(progress.remaining_seconds) if running and progress.remaining_seconds is not None else "",
         loss="" if metrics.loss is None else f"{metrics.loss:.4g}",
         metric=_main_metric(status),
-        workers=f"{workers.ready}/{workers.desired}",
+        workers=f"{workers.training if running and workers.training is not None else workers.ready}/{workers.desired}",
         throughput=_throughput(metrics) if running else "",
     )
 

@@ -100,9 +100,10 @@ def test_every_rule_has_a_message():
 
 def test_only_what_cannot_change_the_training_may_change_after_the_first_start():
     frozen = {rule["fieldPath"].removeprefix(".spec.") for rule in SCHEMA["x-kubernetes-validations"][1:]}
-    every = set(SCHEMA["properties"]["spec"]["properties"])
+    spec = SCHEMA["properties"]["spec"]["properties"]
+    every = {*spec, *(f"workers.{name}" for name in spec["workers"]["properties"])} - {"workers"}
     deadlines = {"startDeadlineSeconds", "activeDeadlineSeconds", "ttlSecondsAfterFinished"}
-    assert every - frozen == {"suspend", "restart", "budget", *deadlines}
+    assert every - frozen == {"suspend", "restart", "budget", *deadlines, "workers.count", "workers.minCount"}
 
 
 def test_lists_that_merge_by_key():

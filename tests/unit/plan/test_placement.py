@@ -81,7 +81,7 @@ def test_avoidance_that_leaves_no_room_is_given_up_and_said():
     gone, decision = decide(relented, others, stuck, now=LATER)
     assert [deletion.name for deletion in decision.delete] == ["digits-1-3"]
     assert decision.create == ()
-    (replacement,) = plan(observed(gone, others, now=LATER)).create
+    *_, replacement = plan(observed(gone, others, now=LATER)).create
     assert replacement["metadata"]["name"] == "digits-1-4"
     assert "affinity" not in replacement["spec"]
 

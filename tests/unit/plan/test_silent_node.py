@@ -121,8 +121,8 @@ def test_silence_is_the_control_planes_word_against_the_kubelets_last(ready, con
         "conditions": conditions,
         "containerStatuses": [{"name": "worker", "ready": container_ready, "state": {"running": {}}}],
     }
-    labels = {"trainwright.dev/worker-index": "1", "trainwright.dev/attempt": "1"}
-    assert read_pod({"metadata": {"name": "p", "uid": "u", "labels": labels}, "status": status}).silent is silent
+    pod = {"metadata": {"name": "digits-1-1", "uid": "u"}, "status": status}
+    assert read_pod(pod, "digits").silent is silent
 
 
 def test_pods_leave_a_silent_node_soon_unless_the_user_says_otherwise():

@@ -56,8 +56,9 @@ class TrainingSpec(Model):
     )
     full_batch: bool = Field(
         False,
-        description="Gradient descent: a step is the whole training split (up to what the processes cannot share evenly), "
-        "passed in parts of microBatchSize. globalBatchSize is ignored.",
+        description="Gradient descent: a step is the whole training split, "
+        "passed in parts of microBatchSize. globalBatchSize is ignored. Every process holds its whole share of the split in "
+        "memory.",
     )
     precision: Precision = Field(
         Precision.FP32,
