@@ -85,6 +85,7 @@ class Endpoint:
             aiohttp.ClientSession() as session,
             session.post(url, data=data, headers=headers, ssl=context) as answer,
         ):
+            self.headers = answer.headers
             return answer.status, await answer.text()
 
 
@@ -170,6 +171,20 @@ async def test_limits_the_rate_per_job(endpoint):
     assert answers == [204] * 10 + [429] * 2
     endpoint.now += 1
     assert (await endpoint.post())[0] == 204
+
+
+@pytest.mark.parametrize(
+    ("rate", "pause", "closes"), [(100.0, None, False), (0.4, "3", False), (0.1, "10", True), (0.001, "15", True)]
+)
+async def test_many_who_report_are_asked_to_pause_and_not_held_on_to(monkeypatch, rate, pause, closes):
+    monkeypatch.setattr("trainwright.reports.server._OVERALL_RATE", rate)
+    running = Endpoint()
+    running.port = await running.server.start("127.0.0.1", 0)
+    status, _ = await running.post()
+    await running.server.close()
+    assert status == 204
+    assert running.headers.get("Retry-After") == pause
+    assert (running.headers.get("Connection") == "close") is closes
 
 
 async def test_reviews_a_token_once_a_minute(endpoint):

@@ -11,11 +11,16 @@ from trainwright.api.worker import ReportsEndpoint, WorkerReport
 from trainwright_worker.console import say
 
 SEND_SECONDS: Final = 5.0
+MAX_PAUSE_SECONDS: Final = 30.0
 _REFUSED: Final = frozenset({403, 404, 409})
 
 
 class Client:
-    """A connection to the operator, kept open between reports."""
+    """A connection to the operator, kept open between reports unless the operator closes it.
+
+    Attributes:
+        pause: Seconds for which the operator asks to pause between reports; 0 if it does not mind.
+    """
 
     def __init__(self, endpoint: ReportsEndpoint, sender: str) -> None:
         """Connect to nothing yet.
@@ -24,6 +29,7 @@ class Client:
             endpoint: Where to.
             sender: Who complains in the log if it cannot be reached.
         """
+        self.pause = 0.0
         self._endpoint = endpoint
         self._sender = sender
         self._url = urlsplit(endpoint.url)
@@ -53,6 +59,8 @@ class Client:
         self._connection.request("POST", path, body, headers)
         response = self._connection.getresponse()
         response.read()
+        asked = response.headers.get("Retry-After", "")
+        self.pause = min(MAX_PAUSE_SECONDS, float(asked)) if asked.isdecimal() else 0.0
         return response.status
 
     def _connect(self) -> http.client.HTTPConnection:

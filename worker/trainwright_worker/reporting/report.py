@@ -106,8 +106,12 @@ class Reporter:
         return self._closing
 
     def _pause(self, failures: int) -> float:
-        interval = 1.0 if self._endpoint is None else self._endpoint.interval_seconds
-        return min(MAX_BACKOFF_SECONDS, interval * 2 ** (failures - 1)) if failures else interval
+        if self._endpoint is None or self._client is None:
+            return 1.0
+        interval = self._endpoint.interval_seconds
+        if failures:
+            return min(MAX_BACKOFF_SECONDS, interval * 2.0 ** (failures - 1))
+        return max(interval, self._client.pause)
 
     def _send(self) -> bool:
         # Read before the lock is taken: the store may be slow, and the loop must never wait for it.
