@@ -18,6 +18,7 @@ class MemoryUse(StatusModel):
     teacher: int = Field(0, ge=0, description="The weights of the teacher (distillation).")
     casts: int = Field(0, ge=0, description="Copies of the weights in half precision.")
     gathered: int = Field(0, ge=0, description="Blocks of the model that are whole for a moment (FSDP).")
+    batch: int = Field(0, ge=0, description="Inputs and targets of a step, this process's share of them.")
     activations: int = Field(0, ge=0, description="What the passes keep and work with, for one micro-batch.")
     logits: int = Field(0, ge=0, description="The model's outputs for one micro-batch.")
 

@@ -89,6 +89,8 @@ def test_activations_are_predicted_within_a_quarter(name):
     real = kept(build(spec, facts).train(), spec, batch_of(facts, spec.task))
     assert predicted.saved == pytest.approx(real, rel=0.25)
     assert predicted.peak >= predicted.saved
+    batch = batch_of(facts, spec.task)
+    assert predicted.sample == (batch.inputs.nbytes + batch.targets.nbytes) // 16
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -134,6 +136,25 @@ def test_half_precision_keeps_half_and_copies_weights():
     matrices = sum(weight.numel() for name, weight in build(spec, facts).named_parameters() if "blocks" in name)
     assert matrices * 2 <= half.casts <= 1.2 * (matrices * 2 + 500 * 128 * 2)
     assert full.casts == 0
+
+
+def test_a_teacher_is_counted_with_what_it_works_with():
+    spec, facts = make("gpt")
+    teacher = read_spec(
+        {**make("gpt")[0].to_wire(), "model": {"name": "gpt", "args": {"dimension": 256, "heads": 4, "layers": 2}}}
+    )
+    gauge, taught = Gauge(spec, facts, cuda=False), Gauge(spec, facts, cuda=False, teacher=teacher.model)
+    model = build(teacher, facts)
+    expected = [*model.parameters(), *model.buffers()]
+    assert gauge.weights().teacher == 0
+    assert taught.weights().teacher == sum(value.numel() * value.element_size() for value in expected)
+    assert taught.weights().parameters == gauge.weights().parameters
+    alone, both = (each.passes(16, Precision.FP32, checkpointing=False) for each in (gauge, taught))
+    # Both outputs' probabilities are compared; the teacher keeps nothing of its own blocks.
+    assert alone.peak + 2 * alone.logits <= both.peak <= alone.peak + 8 * alone.logits
+    own = Gauge(teacher, facts, cuda=False).passes(16, Precision.FP32, checkpointing=False)
+    # A forward pass alone; the backward pass of attention takes a little more than twice as much.
+    assert both.flops == pytest.approx(alone.flops + own.flops / 3, rel=0.01)
 
 
 def test_arithmetic_is_counted():

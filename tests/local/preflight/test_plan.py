@@ -124,6 +124,44 @@ def test_data_that_is_at_hand_is_read(plan, tmp_path):
     assert answer["assumed"] == []
 
 
+BERT = """\
+  model: {name: "hf:bert", pretrained: /models/bert, args: {num_hidden_layers: 2}}
+  dataset: {labeledText: {path: reviews}, tokenizer: {maxLength: 128}}
+  training: {epochs: 1}
+"""
+
+
+def test_a_tokenizer_that_is_not_at_hand_is_assumed_to_be_the_usual_one_of_its_model(plan):
+    answer = json.loads(plan(BERT, "-o", "json")[1])
+    assert "a vocabulary of 30,522 tokens, as hf:bert usually has it" in answer["assumed"]
+    known = json.loads(plan(BERT.replace("args: {", "args: {vocab_size: 1000, "), "-o", "json")[1])
+    # An embedding of 768 numbers per token.
+    difference = answer["preflight"]["parameters"] - known["preflight"]["parameters"]
+    assert difference == (30_522 - 1_000) * 768
+    own = json.loads(plan(BERT.replace("maxLength", "name: word, maxLength"), "-o", "json")[1])
+    assert "the tokenizer learns all 10,000 tokens that it may" in own["assumed"]
+
+
+def test_a_teacher_counts_as_far_as_it_is_known(plan, tmp_path):
+    taught = MLP + "  distillation: {weights: teacher}\n"
+    answer = json.loads(plan(taught, "-o", "json")[1])
+    assert answer["preflight"]["memory"].get("teacher", 0) == 0
+    assert (
+        "no memory for the teacher: it is not at hand, and spec.distillation.model does not name it"
+        in answer["assumed"]
+    )
+    named = MLP + "  distillation: {weights: teacher, model: mlp, args: {hidden: [32]}}\n"
+    answer = json.loads(plan(named, "-o", "json")[1])
+    assert answer["preflight"]["memory"]["teacher"] == 4 * (100 * 32 + 32 + 32 * 10 + 10)
+    assert "the teacher is mlp as its args describe it" in answer["assumed"]
+    (tmp_path / "teacher").mkdir()
+    results = {"spec": {"model": {"name": "mlp", "args": {"hidden": [16]}}}}
+    (tmp_path / "teacher" / "results.json").write_text(json.dumps(results))
+    answer = json.loads(plan(taught, "-o", "json")[1])
+    assert answer["preflight"]["memory"]["teacher"] == 4 * (100 * 16 + 16 + 16 * 10 + 10)
+    assert answer["assumed"] == []
+
+
 @pytest.mark.parametrize("name", ["gpt2-finetuning", "bert-finetuning", "resnet50-imagenet", "tabular-s3"])
 def test_examples_are_planned_without_their_volumes(name):
     path = Path(__file__).parents[3] / "manifests" / "examples" / f"{name}.yaml"

@@ -72,6 +72,32 @@ def test_memory_of_a_sharded_job():
     assert memory.casts == 0
 
 
+def test_a_teacher_is_whole_on_every_process():
+    setup = replace(SETUP, processes=4, sharded=True)
+    plain, taught = (add_up(weights, 720, passes(), setup) for weights in (WEIGHTS, replace(WEIGHTS, teacher=40)))
+    assert (taught.teacher, taught.total - plain.total) == (40, 40)
+
+
+def test_a_full_batch_is_the_whole_split_and_lies_in_memory():
+    spec = read_spec(
+        {
+            "model": {"name": "linear"},
+            "dataset": {"builtin": {"name": "digits"}},
+            "training": {"epochs": 1, "fullBatch": True, "microBatchSize": 100},
+            "workers": {"processesPerWorker": 2},
+        }
+    )
+    setup = setup_of(spec, samples=1797)
+    assert (setup.micro_batch, setup.accumulation) == (100, 9)
+    assert add_up(WEIGHTS, 0, passes(sample=264), setup).batch == 900 * 264
+    assert (
+        setup_of(
+            spec.model_copy(update={"training": spec.training.model_copy(update={"full_batch": False})})
+        ).accumulation
+        == 1
+    )
+
+
 def test_copies_in_half_precision_count_where_weights_are_whole():
     assert add_up(WEIGHTS, 0, passes(casts=200), replace(SETUP, precision=Precision.BF16)).casts == 200
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from trainwright.api.job import read_spec
-from trainwright_worker.data.dataset import read
+from trainwright_worker.data.dataset import measure, process, read
 from trainwright_worker.errors import DataError, UserError
+from trainwright_worker.results.given import samples_to_predict
 
 CSV = {"csv": {"path": "points.csv", "target": "y"}}
 
@@ -205,5 +206,8 @@ def test_synthetic_data_is_a_function_of_the_seed():
 
 
 def test_predicting_a_split_that_is_empty_is_a_user_error():
+    spec = spec_of({"builtin": {"name": "iris"}}, prediction={"split": "test"})
+    splits, classes = read(spec, "")
+    data = process(spec, splits, measure(spec, splits, classes, ""))
     with pytest.raises(UserError, match=r"spec.prediction.split: test, but spec.dataset.split.test holds out no"):
-        read(spec_of({"builtin": {"name": "iris"}}, prediction={"split": "test"}), "")
+        samples_to_predict(spec.prediction, data)

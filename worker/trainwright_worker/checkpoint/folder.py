@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from trainwright.api.status import Checkpoint
 from trainwright_worker.checkpoint.manifest import (
@@ -109,24 +109,9 @@ class CheckpointFolder:
         replies = self._together(lambda: _encode(self._write_part(folder, copy, mine, step)))
         if not self._ranks.leads:
             return []
-        written = [_decode(reply) for reply in replies]
         content = json.dumps(facts, indent=1).encode()
         self.storage.write(f"{folder}/{FACTS}", [content])
-        best = facts.get("best")
-        manifest = Manifest(
-            step=step,
-            best_step=best["step"] if best else None,
-            files={FACTS: digest(content)} | {name: entry for part in written for name, entry in part.files.items()},
-            tensors={
-                name: Entry(
-                    dtype=DTYPE_NAMES[entry.properties.dtype],
-                    shape=list(entry.size),
-                    chunks=[part.chunks[name] for part in written if name in part.chunks],
-                )
-                for name, entry in metadata.state_dict_metadata.items()
-                if isinstance(entry, TensorStorageMetadata)
-            },
-        )
+        manifest = _describe(facts, digest(content), metadata, [_decode(reply) for reply in replies])
         self.storage.write(f"{folder}/{MANIFEST}", [manifest.model_dump_json(by_alias=True).encode()])
         if self.storage.renames:
             self.storage.rename(folder, f"{PARENT}/{final}")
@@ -280,6 +265,32 @@ class CheckpointFolder:
             self.storage.delete(doomed)
             self.storage.rename(folder, doomed)
             self.storage.delete(doomed)
+
+
+def _describe(facts: dict[str, Any], told: FileEntry, metadata: Metadata, written: list[Written]) -> Manifest:
+    """Return what a checkpoint says of itself.
+
+    Args:
+        facts: What is not a tensor.
+        told: The file that holds it.
+        metadata: All tensors.
+        written: What each rank has written of them.
+    """
+    best = facts.get("best")
+    return Manifest(
+        step=facts["step"],
+        best_step=best["step"] if best else None,
+        files={FACTS: told} | {name: entry for part in written for name, entry in part.files.items()},
+        tensors={
+            name: Entry(
+                dtype=DTYPE_NAMES[entry.properties.dtype],
+                shape=list(entry.size),
+                chunks=[part.chunks[name] for part in written if name in part.chunks],
+            )
+            for name, entry in metadata.state_dict_metadata.items()
+            if isinstance(entry, TensorStorageMetadata)
+        },
+    )
 
 
 def _check_finite(weights: dict[str, Tensor], step: int) -> None:

@@ -95,12 +95,17 @@ def restore(
     source.fill(slots | {f"extras.{name}": value for name, value in extras.items()} | ranks, group)
     set_optimizer_state(model, optimizer, states)
     progress.restore_facts(found.facts)
+    _take_own(ranks, progress, group)
+    return extras
+
+
+def _take_own(ranks: Tensors, progress: Progress, group: Group) -> None:
+    """Put back what belonged to this rank, and its share of what belonged to all if there were more or fewer."""
     packed = ranks.get(f"ranks.{group.rank}")
     if packed is not None:
         unpack_rank(packed, progress)
     if len(ranks) != group.size:
         share_losses(ranks.values(), progress)
-    return extras
 
 
 def difference(manifest: Manifest, model: nn.Module) -> str:

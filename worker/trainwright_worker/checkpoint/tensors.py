@@ -34,25 +34,10 @@ def write_tensors(storage: Storage, name: str, tensors: dict[str, Tensor]) -> tu
     """
     # Wide numbers first, so that every tensor is aligned to its own width.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
-    header: dict[str, Any] = {}
-    starts: dict[str, int] = {}
-    position = 0
-    for key, tensor in ordered:
-        end = position + tensor.nbytes
-        header[key] = {
-            "dtype": DTYPE_NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [position, end],
-        }
-        starts[key] = position
-        position = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _ALIGNMENT)
-    data = _LENGTH_BYTES + len(text)
+    head, starts = _head_of(ordered)
     checksum = hashlib.sha256()
 
     def parts() -> Iterator[Part]:
-        head = len(text).to_bytes(_LENGTH_BYTES, "little") + text
         checksum.update(head)
         yield head
         for _, tensor in ordered:
@@ -61,9 +46,26 @@ def write_tensors(storage: Storage, name: str, tensors: dict[str, Tensor]) -> tu
             yield content
 
     storage.write(name, parts())
-    return FileEntry(bytes=data + position, sha256=checksum.hexdigest()), {
-        key: data + start for key, start in starts.items()
-    }
+    size = len(head) + sum(tensor.nbytes for _, tensor in ordered)
+    return FileEntry(bytes=size, sha256=checksum.hexdigest()), starts
+
+
+def _head_of(ordered: list[tuple[str, Tensor]]) -> tuple[bytes, dict[str, int]]:
+    """Return what a file begins with before its tensors, and the position of each in it."""
+    header: dict[str, Any] = {}
+    position = 0
+    for key, tensor in ordered:
+        end = position + tensor.nbytes
+        header[key] = {
+            "dtype": DTYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [position, end],
+        }
+        position = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    head = len(text).to_bytes(_LENGTH_BYTES, "little") + text
+    return head, {key: len(head) + entry["data_offsets"][0] for key, entry in header.items()}
 
 
 def read_header(storage: Storage, name: str) -> dict[str, Entry]:

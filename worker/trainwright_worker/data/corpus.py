@@ -70,11 +70,17 @@ def make_tokenizer(spec: TrainingJobSpec, train: Texts, root: str) -> Tokenizer:
     wanted = spec.dataset.tokenizer or TokenizerSpec()
     if wanted.path is not None:
         return load_pretrained(wanted, wanted.path, root, "spec.dataset.tokenizer.path")
-    pretrained = spec.model.pretrained
-    if wanted.name is None and pretrained is not None and str(spec.model.name).startswith("hf:"):
-        return load_pretrained(wanted, pretrained, root, "spec.model.pretrained")
+    if spec.model.pretrained is not None and takes_tokenizer_of_model(spec):
+        return load_pretrained(wanted, spec.model.pretrained, root, "spec.model.pretrained")
     usual = TokenizerName.BPE if spec.task == Task.LANGUAGE_MODELING else TokenizerName.WORD
     return learn(wanted, wanted.name or usual, train.read())
+
+
+def takes_tokenizer_of_model(spec: TrainingJobSpec) -> bool:
+    """Return whether texts are cut by the tokenizer in the folder of the pretrained model."""
+    wanted = spec.dataset.tokenizer or TokenizerSpec()
+    pretrained = spec.model.pretrained is not None and str(spec.model.name).startswith("hf:")
+    return pretrained and wanted.path is None and wanted.name is None
 
 
 def to_samples(texts: Texts, tokenizer: Tokenizer, scratch: Scratch, *, fixed: bool) -> Tokens:

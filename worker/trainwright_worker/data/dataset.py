@@ -125,17 +125,12 @@ def read(
 
     Raises:
         DataError: The data is missing, damaged or not what the spec says.
-        UserError: The spec asks for a split that does not exist.
     """
     table = read_source(spec, root, scratch or Scratch())
     for part in (table.samples, table.validation, table.test):
         if isinstance(part, Samples) and not part.inputs.isfinite().all():
             raise DataError("spec.dataset: the inputs hold values that are not finite numbers")
-    splits = split(table, spec.dataset.split, spec.training.seed)
-    wanted = None if spec.prediction is None else spec.prediction.split
-    if wanted is not None and getattr(splits, wanted) is None:
-        raise UserError(f"spec.prediction.split: {wanted}, but spec.dataset.split.{wanted} holds out no samples")
-    return splits, table.classes
+    return split(table, spec.dataset.split, spec.training.seed), table.classes
 
 
 def measure(spec: TrainingJobSpec, splits: Splits[Part], classes: tuple[str, ...] | None, root: str) -> Measured:
@@ -198,6 +193,22 @@ def process(spec: TrainingJobSpec, splits: Splits[Part], measured: Measured, scr
     return Dataset(splits.map(change), measured, spec.task)
 
 
-def pick(splits: Splits[Split], name: str) -> Split | None:
-    """Return the split called train, validation or test."""
-    return {"train": splits.train, "validation": splits.validation, "test": splits.test}[name]
+def existing_split(dataset: Dataset, name: str, field: str) -> Split:
+    """Return a split that holds samples.
+
+    Args:
+        dataset: The data.
+        name: train, validation or test.
+        field: Field of the spec that asks for it.
+
+    Raises:
+        UserError: It holds none.
+    """
+    splits = dataset.splits
+    found = {"train": splits.train, "validation": splits.validation, "test": splits.test}[name]
+    if found is None or not len(found):
+        raise UserError(
+            f"{field}: {name}, but spec.dataset.split.{name} holds out no samples",
+            f"hold some out with spec.dataset.split.{name}, or choose another split",
+        )
+    return found

@@ -4,6 +4,7 @@ Credentials and endpoints of an object store come from the environment (AWS_ACCE
 wrong on the way is translated here, once: what the user can mend becomes a DataError that names the field.
 """
 
+import fcntl
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -217,3 +218,11 @@ def expand(path: str) -> list[str]:
     step = 1 if int(first) <= int(last) else -1
     numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + step, step)]
     return [name for number in numbers for name in expand(path[: found.start()] + number + path[found.end() :])]
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Hold the lock that a file stands for: of the processes of this machine, one at a time is inside."""
+    with file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

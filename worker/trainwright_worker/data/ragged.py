@@ -4,7 +4,6 @@ They are written once per machine: whichever rank comes first does, while the ot
 pages that the system keeps. So data of any size costs a rank no memory of its own.
 """
 
-import fcntl
 import hashlib
 import json
 import tempfile
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+
+from trainwright_worker.data.files import locked
 
 _INDEX: Final = "index.npz"
 
@@ -106,8 +107,7 @@ class Scratch:
     def _locked(self, key: object) -> Iterator[Path]:
         folder = self.folder / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
         folder.mkdir(exist_ok=True)
-        with (folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(folder / "lock"):
             yield folder
 
 

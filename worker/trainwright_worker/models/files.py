@@ -1,6 +1,5 @@
 """Files of pretrained weights: on a mounted volume, or fetched from an object store once per machine."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -12,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from trainwright_worker.data.files import Location, find
+from trainwright_worker.data.files import Location, find, locked
 from trainwright_worker.errors import InfrastructureError, UserError
 
 CONFIG: Final = "config.json"
@@ -114,8 +113,7 @@ def _fetch(location: Location) -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise InfrastructureError(f"{location.field}: {folder} belongs to someone else", "set TMPDIR to another folder")
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(folder / ".lock"):
         for file in wanted:
             target = folder / PurePosixPath(file.path).name
             if not target.exists():

@@ -34,28 +34,43 @@ def generate(
     Returns:
         Token ids, int64 [batch, length + at most max_tokens].
     """
-    context, vocabulary = getattr(model, "context", None), getattr(model, "vocabulary", None)
     training = model.training
     model.eval()
     ids, ended = prompt_ids, torch.zeros(len(prompt_ids), dtype=torch.bool, device=prompt_ids.device)
-    cache: Any = getattr(model, "new_cache", lambda: None)()
-    unread = prompt_ids
+    reader = _Reader(model)
     for _ in range(max_tokens):
-        if context is not None and ids.shape[1] > context:
-            # Positions start anew in a window that moves, so nothing that was read before can be kept.
-            cache = None
-        outputs = model(ids[:, -(context or 0) :]) if cache is None else model(unread, None, cache)
-        logits = outputs[:, -1, :vocabulary].float()
-        token = _choose(logits, temperature, top_k, top_p, generator)
+        token = _choose(reader.logits(ids), temperature, top_k, top_p, generator)
         if stop is not None:
             token = token.masked_fill(ended, stop)
             ended |= token == stop
-        unread = token.unsqueeze(1)
-        ids = torch.cat((ids, unread), 1)
+        ids = torch.cat((ids, token.unsqueeze(1)), 1)
         if stop is not None and bool(ended.all()):
             break
     model.train(training)
     return ids
+
+
+class _Reader:
+    """Has a model read a text that grows, each token once if it remembers what it has read."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._context, self._vocabulary = getattr(model, "context", None), getattr(model, "vocabulary", None)
+        self._cache: Any = getattr(model, "new_cache", lambda: None)()
+        self._read = 0
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """Return the logits of what comes after a text ([batch, vocabulary]), which begins as the one before did."""
+        if self._context is not None and ids.shape[1] > self._context:
+            # Positions start anew in a window that moves, so nothing that was read before can be kept.
+            self._cache = None
+        if self._cache is None:
+            outputs = self._model(ids[:, -(self._context or 0) :])
+        else:
+            outputs = self._model(ids[:, self._read :], None, self._cache)
+            self._read = ids.shape[1]
+        last: Tensor = outputs[:, -1, : self._vocabulary].float()
+        return last
 
 
 def _choose(

@@ -122,13 +122,27 @@ def build_huggingface(kind: str, spec: TrainingJobSpec, facts: Facts, root: str)
     )
     if images:
         check_images(model, spec, facts)
-    elif model.context is not None and facts.shape[0] > model.context:
+    else:
+        _check_length(model, spec, facts)
+    return model
+
+
+def _check_length(model: HuggingFaceModel, spec: TrainingJobSpec, facts: Facts) -> None:
+    if model.context is not None and facts.shape[0] > model.context:
         raise UserError(
-            f"spec.model.name: hf:{kind} sees {model.context} positions, but the data has sequences of {facts.shape[0]}",
+            f"spec.model.name: {spec.model.name} sees {model.context} positions, but the data has sequences of "
+            f"{facts.shape[0]}",
             "lower spec.dataset.tokenizer.maxLength"
             + ("" if spec.model.pretrained else ", or raise max_position_embeddings in spec.model.args"),
         )
-    return model
+
+
+def default_vocabulary(kind: str) -> int | None:
+    """Return how many tokens a type of model knows unless it is told; None if there is no such type, or it reads none."""
+    import_transformers()
+    mapping = importlib.import_module("transformers.models.auto.configuration_auto").CONFIG_MAPPING
+    known = getattr(mapping[kind](), "vocab_size", None) if kind in mapping else None
+    return known if isinstance(known, int) else None
 
 
 def read_state(model: HuggingFaceModel, folder: Path) -> tuple[dict[str, Tensor], list[str]]:

@@ -11,10 +11,17 @@ from trainwright_worker.data.dataset import measure, process, read
 from trainwright_worker.data.ragged import Scratch
 from trainwright_worker.errors import UserError, WorkerError
 from trainwright_worker.preflight.advice import Need
-from trainwright_worker.preflight.assume import Assumed, assume, without_absent_weights
+from trainwright_worker.preflight.assume import (
+    Assumed,
+    assume,
+    has_absent_tokenizer,
+    teacher_as_known,
+    without_absent_weights,
+)
 from trainwright_worker.preflight.budget import CUDA_CONTEXT, Device, setup_of, this_device
 from trainwright_worker.preflight.measure import Gauge, UnmeasurableError
 from trainwright_worker.preflight.verdict import judge, table
+from trainwright_worker.results.given import samples_to_predict
 
 
 def main() -> int:
@@ -34,13 +41,15 @@ def _answer(question: Question) -> Answer:
     device = _device(question)
     spec, notes = without_absent_weights(question.spec, question.absent)
     assumed = _facts(spec, question)
-    need = Need(Gauge(spec, assumed.facts, cuda=device.cuda, root=question.data_root), spec.optimizer)
-    preflight, found = judge(need, setup_of(spec), device)
+    teacher, said = teacher_as_known(spec, question.absent, question.data_root)
+    gauge = Gauge(spec, assumed.facts, cuda=device.cuda, root=question.data_root, teacher=teacher)
+    need = Need(gauge, spec.optimizer)
+    preflight, found = judge(need, setup_of(spec, samples=assumed.samples), device)
     peak = device.peak(spec.training.precision)
     return Answer(
         preflight=preflight,
         table=table(preflight),
-        assumed=[*assumed.notes, *notes],
+        assumed=[*assumed.notes, *notes, *said],
         ways=[Way(change=way.text, processes=way.setup.processes, bytes=way.bytes) for way in found],
         seconds_per_step=None if peak is None else preflight.flops_per_step / preflight.processes / peak / question.mfu,
     )
@@ -58,16 +67,23 @@ def _facts(spec: TrainingJobSpec, question: Question) -> Assumed:
     """Return the facts of the data: read where it is at hand, else as the spec tells them."""
     root, paths = question.data_root, [path for _, path in list_paths(spec.dataset)]
     absent = any(field.startswith("spec.dataset.") for field in question.absent)
-    if not paths or absent or any(is_uri(path) for path in paths):
-        return assume(spec)
+    if (
+        not paths
+        or absent
+        or any(is_uri(path) for path in paths)
+        or has_absent_tokenizer(question.spec, question.absent)
+    ):
+        return assume(question.spec)
     splits, classes = read(spec, root)
     dataset = process(spec, splits, measure(spec, splits, classes, root), Scratch())
-    if len(splits.train) < spec.training.global_batch_size:
+    if spec.prediction is not None:
+        samples_to_predict(spec.prediction, dataset)
+    if not spec.training.full_batch and len(splits.train) < spec.training.global_batch_size:
         raise UserError(
             f"spec.training.globalBatchSize: {spec.training.global_batch_size}, but the training split has only "
             f"{len(splits.train)} samples"
         )
-    return Assumed(dataset.facts, ())
+    return Assumed(dataset.facts, (), len(dataset.splits.train))
 
 
 if __name__ == "__main__":

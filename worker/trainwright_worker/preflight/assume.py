@@ -6,7 +6,12 @@ from typing import Final
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.dataset import SyntheticKind
 from trainwright.api.spec.job import Task
+from trainwright.api.spec.model import ModelSpec
+from trainwright.api.spec.paths import is_uri
+from trainwright_worker.data.corpus import takes_tokenizer_of_model
 from trainwright_worker.data.dataset import Facts
+from trainwright_worker.models.huggingface import default_vocabulary
+from trainwright_worker.training.teacher import FIELD, named_model, read_model
 
 GPT2_VOCABULARY: Final = 50_257
 IMAGENET_CLASSES: Final = 1_000
@@ -31,10 +36,12 @@ class Assumed:
     Attributes:
         facts: What the model is built from.
         notes: What was assumed, each in a few words.
+        samples: Samples of the training split; None if nobody knows.
     """
 
     facts: Facts
     notes: tuple[str, ...]
+    samples: int | None = None
 
 
 def assume(spec: TrainingJobSpec) -> Assumed:
@@ -67,13 +74,49 @@ def without_absent_weights(spec: TrainingJobSpec, absent: list[str]) -> tuple[Tr
     return spec.model_copy(update={"model": changed}), [f"the pretrained model is {model.name} as {shape}"]
 
 
+def has_absent_tokenizer(spec: TrainingJobSpec, absent: list[str]) -> bool:
+    """Return whether texts are cut by the tokenizer of a pretrained folder that is not at hand.
+
+    Args:
+        spec: The job.
+        absent: Fields whose paths lead to nothing on this machine.
+    """
+    return "spec.model.pretrained" in absent and spec.dataset.has_texts and takes_tokenizer_of_model(spec)
+
+
+def teacher_as_known(spec: TrainingJobSpec, absent: list[str], root: str) -> tuple[ModelSpec | None, list[str]]:
+    """Return the model that a job learns from as far as it is known, and what is assumed of it.
+
+    Args:
+        spec: The job.
+        absent: Fields whose paths lead to nothing on this machine.
+        root: Folder at which relative paths start.
+
+    Raises:
+        UserError: The teacher's folder names no model, or its arguments are wrong.
+    """
+    teacher = spec.distillation
+    if teacher is None:
+        return None, []
+    if FIELD not in absent and not is_uri(teacher.weights):
+        return read_model(teacher, root), []
+    if teacher.model is None:
+        return None, ["no memory for the teacher: it is not at hand, and spec.distillation.model does not name it"]
+    shape = "its args describe it" if teacher.args else "its defaults are"
+    return named_model(teacher, pretrained=False), [f"the teacher is {teacher.model} as {shape}"]
+
+
 def _text(spec: TrainingJobSpec) -> Assumed:
     tokenizer = spec.dataset.tokenizer
     own = spec.model.resolved_args()
     notes = []
     length = tokenizer.max_length if tokenizer is not None else getattr(own, "context", None) or 256
     vocabulary = getattr(own, "vocabulary", None)
-    if vocabulary is None and tokenizer is not None and tokenizer.path is None:
+    if vocabulary is None and takes_tokenizer_of_model(spec):
+        vocabulary = _usual_vocabulary(spec.model)
+        if vocabulary is not None:
+            notes.append(f"a vocabulary of {vocabulary:,} tokens, as {spec.model.name} usually has it")
+    elif vocabulary is None and tokenizer is not None and tokenizer.path is None:
         vocabulary = tokenizer.vocabulary_size
         notes.append(f"the tokenizer learns all {vocabulary:,} tokens that it may")
     if vocabulary is None:
@@ -87,6 +130,12 @@ def _text(spec: TrainingJobSpec) -> Assumed:
         notes.append(f"{CLASSES} classes")
     notes.append(f"{length:,} tokens per sample")
     return Assumed(Facts((length,), outputs, vocabulary, 0), tuple(notes))
+
+
+def _usual_vocabulary(model: ModelSpec) -> int | None:
+    """Return how many tokens a model of transformers knows: as its args say, or by default."""
+    known = (model.args or {}).get("vocab_size")
+    return known if isinstance(known, int) else default_vocabulary(str(model.name).partition(":")[2])
 
 
 def _images(spec: TrainingJobSpec) -> Assumed:

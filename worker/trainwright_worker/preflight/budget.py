@@ -69,20 +69,22 @@ class Device:
         return self.gpu.single if precision == Precision.FP32 else self.gpu.half
 
 
-def setup_of(spec: TrainingJobSpec, processes: int | None = None) -> Setup:
+def setup_of(spec: TrainingJobSpec, processes: int | None = None, samples: int | None = None) -> Setup:
     """Return how a job is run.
 
     Args:
         spec: The job.
         processes: Training processes, if there are fewer than it asks for.
+        samples: Samples of the training split, if they are known: with fullBatch, those of a step.
     """
     training = spec.training
+    batch = samples if training.full_batch and samples is not None else training.global_batch_size
     processes = processes or spec.world_size
-    micro_batch = largest_pass(spec, training.global_batch_size)
+    micro_batch = largest_pass(spec, batch)
     return Setup(
         processes=processes,
         micro_batch=micro_batch,
-        accumulation=math.ceil(training.global_batch_size / processes / micro_batch),
+        accumulation=math.ceil(batch / processes / micro_batch),
         precision=training.precision,
         checkpointing=training.gradient_checkpointing,
         sharded=is_sharded(spec, processes),
@@ -108,8 +110,10 @@ def add_up(weights: Weights, optimizer: int, passes: Passes, setup: Setup) -> Me
         gradients=math.ceil(weights.trained / shards),
         optimizer=math.ceil(optimizer / shards),
         average=math.ceil(weights.trained / shards) if setup.average else 0,
+        teacher=weights.teacher,  # whole everywhere
         casts=0 if setup.sharded else passes.casts,
         gathered=gathered if setup.sharded and shards > 1 else 0,
+        batch=passes.sample * setup.micro_batch * setup.accumulation,
         activations=max(0, passes.peak - passes.logits),
         logits=passes.logits,
     )

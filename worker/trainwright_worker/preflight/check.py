@@ -2,21 +2,22 @@
 
 from trainwright.api.figures import Preflight
 from trainwright.api.spec import TrainingJobSpec
-from trainwright_worker.data.dataset import Facts
+from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.distributed.place import Place
 from trainwright_worker.errors import OutOfMemoryError
 from trainwright_worker.preflight.advice import Need
 from trainwright_worker.preflight.budget import setup_of, this_device
 from trainwright_worker.preflight.measure import Gauge, UnmeasurableError
 from trainwright_worker.preflight.verdict import judge, table
+from trainwright_worker.training.teacher import read_model
 
 
-def measure_job(spec: TrainingJobSpec, facts: Facts, root: str, place: Place) -> tuple[Preflight | None, list[str]]:
+def measure_job(spec: TrainingJobSpec, dataset: Dataset, root: str, place: Place) -> tuple[Preflight | None, list[str]]:
     """Return what a job needs, and lines to print; no more than a line if that cannot be known.
 
     Args:
         spec: The job.
-        facts: What its data is like.
+        dataset: Its data.
         root: Folder at which relative paths start.
         place: Where this rank stands; the processes of its worker share its memory.
 
@@ -24,9 +25,10 @@ def measure_job(spec: TrainingJobSpec, facts: Facts, root: str, place: Place) ->
         UserError: The model does not fit the data.
     """
     device = this_device(place.local_size)
-    need = Need(Gauge(spec, facts, cuda=device.cuda, root=root), spec.optimizer)
+    teacher = None if spec.distillation is None else read_model(spec.distillation, root)
+    need = Need(Gauge(spec, dataset.facts, cuda=device.cuda, root=root, teacher=teacher), spec.optimizer)
     try:
-        preflight, _ = judge(need, setup_of(spec, place.size), device)
+        preflight, _ = judge(need, setup_of(spec, place.size, len(dataset.splits.train)), device)
     except UnmeasurableError as error:
         return None, [f"preflight: memory cannot be told beforehand: {error}"]
     return preflight, ["preflight", *(f"  {line}" for line in table(preflight))]

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainwright.api.spec import OptimizerSpec, TrainingJobSpec
 from trainwright.api.spec.job import Task
+from trainwright.api.spec.model import ModelSpec
 from trainwright.api.spec.training import Precision
 from trainwright_worker.batch import Batch, run_model
 from trainwright_worker.data.dataset import Facts
@@ -23,6 +24,7 @@ from trainwright_worker.models.build import build
 from trainwright_worker.models.recompute import enable_gradient_checkpointing
 from trainwright_worker.optim.optimizer import make_optimizer
 from trainwright_worker.preflight.ledger import Ledger
+from trainwright_worker.training.teacher import compare
 
 _SHAPE_WORDS: Final = ("shape", "size", "dimension", "channel", "must match", "expected")
 
@@ -39,6 +41,7 @@ class Weights:
         buffers: What is no parameter, such as running means.
         block: The largest block that is gathered at once when parameters are sharded.
         rest: What lies outside of blocks.
+        teacher: Parameters and buffers of the teacher.
     """
 
     parameters: int
@@ -48,6 +51,7 @@ class Weights:
     buffers: int
     block: int
     rest: int
+    teacher: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,11 @@ class Passes:
         samples: Samples of the micro-batch.
         tokens: Positions of its sequences; 0 if inputs are none.
         saved: What the forward pass keeps for the backward pass, outputs included.
-        peak: The most that lives at once besides weights and gradients.
+        peak: The most that lives at once besides weights and gradients, what the teacher works with included.
         casts: Copies of the weights in half precision.
         logits: The outputs.
         flops: Floating-point operations.
+        sample: Inputs and targets of one sample.
     """
 
     samples: int
@@ -71,6 +76,7 @@ class Passes:
     casts: int
     logits: int
     flops: int
+    sample: int = 0
 
 
 class UnmeasurableError(Exception):
@@ -80,7 +86,9 @@ class UnmeasurableError(Exception):
 class Gauge:
     """Measures a job. Models are built without data; nothing is allocated and no file is read."""
 
-    def __init__(self, spec: TrainingJobSpec, facts: Facts, *, cuda: bool, root: str = "") -> None:
+    def __init__(
+        self, spec: TrainingJobSpec, facts: Facts, *, cuda: bool, root: str = "", teacher: ModelSpec | None = None
+    ) -> None:
         """Remember what to measure.
 
         Args:
@@ -88,8 +96,10 @@ class Gauge:
             facts: What its model must know of the data.
             cuda: Whether it is to run on a GPU, whose attention keeps no scores.
             root: Folder at which relative paths start, for the configuration beside pretrained weights.
+            teacher: The model that it learns from.
         """
         self._spec = spec
+        self._teacher = None if teacher is None else spec.model_copy(update={"model": teacher})
         self._facts = facts
         self._cuda = cuda
         self._root = root
@@ -102,7 +112,7 @@ class Gauge:
             UserError: The model does not fit the data.
         """
         with _without_data():
-            model = self._build(checkpointing=False)
+            model, teacher = self._build(checkpointing=False), self._build_teacher()
         parameters = list(model.parameters())
         blocks = list(shards_of(model))
         everything = _bytes(parameters)
@@ -114,6 +124,7 @@ class Gauge:
             buffers=_bytes(model.buffers()),
             block=max((_bytes(block.parameters()) for block in blocks), default=0),
             rest=everything - sum(_bytes(block.parameters()) for block in blocks),
+            teacher=0 if teacher is None else _bytes([*teacher.parameters(), *teacher.buffers()]),
         )
 
     def optimizer(self, spec: OptimizerSpec) -> int:
@@ -154,13 +165,18 @@ class Gauge:
         half = precision != Precision.FP32
         # A pass over a model like a live one: no generator of random numbers is touched.
         with _without_data(), _FusedAttention(enabled=self._cuda):
-            model = self._build(checkpointing=checkpointing).train()
+            model, teacher = self._build(checkpointing=checkpointing).train(), self._build_teacher()
             batch = _batch(self._spec.task, self._facts, samples)
-            ledger = Ledger(model.parameters(), [*model.buffers(), batch.inputs, batch.targets])
+            fixed = [] if teacher is None else [*teacher.parameters(), *teacher.buffers()]
+            ledger = Ledger(model.parameters(), [*model.buffers(), *fixed, batch.inputs, batch.targets])
             with ledger, _Ones():  # type: ignore[no-untyped-call]
                 with torch.autocast("cpu", torch.bfloat16, enabled=half):
                     outputs = run_model(model, batch)
                 loss = _loss(self._spec.task, outputs.float(), batch)
+                if teacher is not None:
+                    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+                        shown = run_model(teacher, batch)
+                    loss = loss + compare(outputs.float(), shown.float(), batch, temperature=1)
                 half_way = ledger.position
                 loss.backward()  # type: ignore[no-untyped-call]
             gradients = ledger.numbers(weight.grad for weight in model.parameters() if weight.grad is not None)
@@ -172,15 +188,26 @@ class Gauge:
             casts=ledger.peak_of_casts(),
             logits=outputs.numel() * outputs.element_size(),
             flops=ledger.flops,
+            sample=_bytes([batch.inputs, batch.targets]) // samples,
         )
 
     def _build(self, *, checkpointing: bool) -> nn.Module:
         """Return the model on tensors without data. Call it inside of a `FakeTensorMode`."""
-        with torch.device("meta"):
-            model = build(self._spec, self._facts, self._root)
-        _leave_meta(model)
+        model = self._without_weights(self._spec)
         if checkpointing:
             enable_gradient_checkpointing(model)
+        return model
+
+    def _build_teacher(self) -> nn.Module | None:
+        """Return the teacher likewise; None if the job has none."""
+        if self._teacher is None:
+            return None
+        return self._without_weights(self._teacher).eval().requires_grad_(requires_grad=False)
+
+    def _without_weights(self, spec: TrainingJobSpec) -> nn.Module:
+        with torch.device("meta"):
+            model = build(spec, self._facts, self._root)
+        _leave_meta(model)
         return model
 
 

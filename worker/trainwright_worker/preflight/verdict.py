@@ -14,6 +14,7 @@ _NAMES: Final = {
     "teacher": "weights of the teacher",
     "casts": "weights in half precision",
     "gathered": "gathered blocks (FSDP)",
+    "batch": "inputs and targets",
     "activations": "activations",
     "logits": "logits",
 }

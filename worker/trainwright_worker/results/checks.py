@@ -3,11 +3,11 @@
 import importlib.util
 
 from trainwright.api.spec import TrainingJobSpec
-from trainwright_worker.data.dataset import Dataset
+from trainwright_worker.data.dataset import Dataset, existing_split
 from trainwright_worker.errors import UserError
 from trainwright_worker.results.export import check_export
 from trainwright_worker.results.generate import check_generation
-from trainwright_worker.results.given import existing_split, samples_to_predict
+from trainwright_worker.results.given import samples_to_predict
 from trainwright_worker.tracking.tracking import check_tracking
 
 

@@ -9,13 +9,12 @@ from torch import Tensor, nn
 
 from trainwright.api.spec import ExplanationSpec
 from trainwright_worker.batch import Batch, run_model
-from trainwright_worker.data.dataset import Dataset
+from trainwright_worker.data.dataset import Dataset, existing_split
 from trainwright_worker.data.table import Samples, Split
 from trainwright_worker.results.attribution import Subject, attribute
 from trainwright_worker.results.folder import ResultsFolder
-from trainwright_worker.results.given import existing_split
-from trainwright_worker.results.measure import evenly
 from trainwright_worker.results.picture import draw
+from trainwright_worker.results.quality import evenly
 from trainwright_worker.results.readable import make_reader
 
 BACKGROUND: Final = 512

@@ -21,7 +21,7 @@ from trainwright_worker.models.build import build
 from trainwright_worker.models.lora import merge_lora
 from trainwright_worker.results.folder import ResultsFolder
 from trainwright_worker.results.inference import Session, trace
-from trainwright_worker.results.measure import batches, measure
+from trainwright_worker.results.quality import batches, measure
 from trainwright_worker.results.quantize import quantize
 
 ONNX: Final = "model.onnx"

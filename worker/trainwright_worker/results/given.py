@@ -6,7 +6,7 @@ from torch import Tensor
 
 from trainwright.api.spec import PredictionSpec
 from trainwright_worker.batch import Batch
-from trainwright_worker.data.dataset import Dataset, pick
+from trainwright_worker.data.dataset import Dataset, existing_split
 from trainwright_worker.data.table import Reading, Split
 from trainwright_worker.errors import UserError
 
@@ -60,23 +60,3 @@ def samples_to_predict(spec: PredictionSpec, dataset: Dataset) -> tuple[Split, b
                 )
         return Given(dataset.batch_of_rows(spec.inputs)), False
     return existing_split(dataset, spec.split or "test", "spec.prediction.split"), True
-
-
-def existing_split(dataset: Dataset, name: str, field: str) -> Split:
-    """Return a split that holds samples.
-
-    Args:
-        dataset: The data.
-        name: train, validation or test.
-        field: Field of the spec that asks for it.
-
-    Raises:
-        UserError: It holds none.
-    """
-    split = pick(dataset.splits, name)
-    if split is None or not len(split):
-        raise UserError(
-            f"{field}: {name}, but spec.dataset.split.{name} holds out no samples",
-            f"hold some out with spec.dataset.split.{name}, or choose another split",
-        )
-    return split

@@ -11,7 +11,7 @@ from typing import Any, Final
 from trainwright_worker.batch import Batch
 from trainwright_worker.data.table import Split
 from trainwright_worker.results.inference import feed
-from trainwright_worker.results.measure import batches
+from trainwright_worker.results.quality import batches
 
 CALIBRATED: Final = 256
 """Training samples on which activations are measured."""

@@ -74,10 +74,7 @@ def prepare(
     spec = config.spec
     folder = _open_checkpoints(config, group)
     found, note = find_newest(folder, group)
-    dataset = load(spec, config.data_root, group, None if found is None else found.facts["data"], scratch)
-    _check(spec, dataset)
-    check_outcome(spec, config.job_folder, config.data_root, dataset, exports=place.leads and found is None)
-
+    dataset = _load_data(config, group, found, scratch)
     preflight = _fly_before(config, place, dataset, reporter, fresh=found is None)
     torch.manual_seed(spec.training.seed)  # The same first weights on every rank, before the ranks' seeds part.
     model, said = _build_model(spec, dataset, config.data_root, fresh=found is None)
@@ -110,9 +107,7 @@ def prepare(
     )  # fmt: skip
     run.saved_step = -1 if found is None else found.manifest.step
     run.tell(preflight=preflight)
-    for line in said:
-        run.log(line)
-    _say_where_we_are(run, found, note)
+    _say_where_we_are(run, found, note, said)
     return run
 
 
@@ -129,6 +124,16 @@ def reload(run: Run) -> None:
         raise InfrastructureError("no checkpoint to go back to can be read", "check the volume in spec.checkpoint")
     extras = restore(run.checkpoints, found, run.model, run.optimizer, run.progress, run.group)
     run.update.restore(extras)
+
+
+def _load_data(config: WorkerConfig, group: Group, found: Found | None, scratch: Path | None) -> Dataset:
+    """Return the data, once all is checked that it decides; exports are tried out once, by the rank that makes them."""
+    spec, saved = config.spec, None if found is None else found.facts["data"]
+    dataset = load(spec, config.data_root, group, saved, scratch)
+    _check(spec, dataset)
+    tried = group.rank == 0 and found is None
+    check_outcome(spec, config.job_folder, config.data_root, dataset, exports=tried)
+    return dataset
 
 
 def _build_model(spec: TrainingJobSpec, dataset: Dataset, root: str, *, fresh: bool) -> tuple[nn.Module, list[str]]:
@@ -152,7 +157,7 @@ def _fly_before(
     """
     if reporter is None or not (fresh or torch.cuda.is_available()):
         return None
-    preflight, lines = measure_job(config.spec, dataset.facts, config.data_root, place)
+    preflight, lines = measure_job(config.spec, dataset, config.data_root, place)
     for line in lines:
         say(f"rank {place.rank}", line)
     if preflight is not None:
@@ -235,9 +240,11 @@ def _announce_checkpoints(reporter: Reporter | None, metrics: Metrics | None) ->
     return announce
 
 
-def _say_where_we_are(run: Run, found: Found | None, note: str) -> None:
+def _say_where_we_are(run: Run, found: Found | None, note: str, said: list[str]) -> None:
     step = run.progress.step
     run.pulse.step = step
+    for line in said:
+        run.log(line)
     if note:
         run.warn(note)
     run.tell(

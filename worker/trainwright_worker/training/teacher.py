@@ -76,8 +76,9 @@ def load_teacher(spec: TrainingJobSpec, teacher: DistillationSpec, dataset: Data
     Raises:
         UserError: There is no such teacher, or it was taught something else.
     """
-    model = _model_of(teacher, dataset, root)
-    twin = spec.model_copy(update={"model": model})
+    twin = spec.model_copy(update={"model": read_model(teacher, root)})
+    if teacher.model is None:
+        _check_classes(teacher, dataset, root)
     # Drawing its first weights must not change what the student draws.
     with torch.random.fork_rng(devices=[]):
         built = build(twin, dataset.facts, root)
@@ -92,19 +93,39 @@ def load_teacher(spec: TrainingJobSpec, teacher: DistillationSpec, dataset: Data
     return built.eval().requires_grad_(requires_grad=False)
 
 
-def _model_of(teacher: DistillationSpec, dataset: Dataset, root: str) -> ModelSpec:
-    """Return the teacher's model: as the spec says, or as the results of the job that trained it say."""
-    if teacher.model is not None:
-        raw = {"name": teacher.model, "pretrained": teacher.weights}
-        return _read_model(raw if teacher.args is None else raw | {"args": teacher.args}, "spec.distillation.args")
-    summary = _read_summary(teacher.weights, root)
-    classes = summary.get("data", {}).get("classes")
+def read_model(teacher: DistillationSpec, root: str) -> ModelSpec:
+    """Return the teacher's model: as the spec says, or as the results of the job that trained it say.
+
+    Raises:
+        UserError: Neither names a model, or its arguments are wrong.
+    """
+    if teacher.model is None:
+        return _parse(_read_summary(teacher.weights, root)["spec"]["model"], f"{FIELD}: {SUMMARY}")
+    return named_model(teacher, pretrained=True)
+
+
+def named_model(teacher: DistillationSpec, *, pretrained: bool) -> ModelSpec:
+    """Return the model that the spec names for the teacher.
+
+    Args:
+        teacher: The teacher, whose model has a name.
+        pretrained: Whether its weights are at hand, with a configuration beside them.
+
+    Raises:
+        UserError: Its arguments are wrong.
+    """
+    raw: dict[str, Any] = {"name": teacher.model}
+    raw |= {"pretrained": teacher.weights} if pretrained else {}
+    return _parse(raw if teacher.args is None else raw | {"args": teacher.args}, "spec.distillation.args")
+
+
+def _check_classes(teacher: DistillationSpec, dataset: Dataset, root: str) -> None:
+    classes = _read_summary(teacher.weights, root).get("data", {}).get("classes")
     if classes is not None and dataset.classes is not None and tuple(classes) != dataset.classes:
         raise UserError(
             f"{FIELD}: {teacher.weights} was taught the classes {', '.join(classes)[:200]}, but this data has "
             f"{', '.join(dataset.classes)[:200]}"
         )
-    return _read_model(summary["spec"]["model"], f"{FIELD}: {SUMMARY}")
 
 
 def _read_summary(weights: str, root: str) -> dict[str, Any]:
@@ -122,7 +143,7 @@ def _read_summary(weights: str, root: str) -> dict[str, Any]:
     return summary
 
 
-def _read_model(raw: dict[str, Any], field: str) -> ModelSpec:
+def _parse(raw: dict[str, Any], field: str) -> ModelSpec:
     try:
         return ModelSpec.model_validate_json(json.dumps(raw), by_alias=True, by_name=False)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What an exported model is measured at, on samples it was not trained on."""
+"""How good an exported model is, on samples it was not trained on: of the file that others will run, not of training."""
 
 from collections.abc import Callable, Iterator
 from typing import Final

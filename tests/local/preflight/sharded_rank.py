@@ -1,0 +1,53 @@
+"""One of two ranks that share a model: takes a step and prints the bytes that it holds, for the test beside this file.
+
+python sharded_rank.py SPEC RANK FILE   # the spec and the facts as JSON, the rank, and a file through which both meet
+"""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trainwright.api.job import read_spec
+from trainwright_worker.batch import Batch, run_model
+from trainwright_worker.data.dataset import Facts
+from trainwright_worker.distributed.parallel import parallelize
+from trainwright_worker.models.build import build
+from trainwright_worker.optim.optimizer import make_optimizer
+from trainwright_worker.training.losses import make_loss
+
+
+def held(values):
+    """Return the bytes of this rank's part of tensors."""
+    parts = [value.to_local() if hasattr(value, "to_local") else value for value in values]
+    return sum(part.numel() * part.element_size() for part in parts)
+
+
+def main():
+    raw, (shape, *rest) = json.loads(sys.argv[1])
+    spec, facts, rank = read_spec(raw), Facts(tuple(shape), *rest), int(sys.argv[2])
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=2)
+    model = build(spec, facts)
+    trained = parallelize(model, spec, SimpleNamespace(rank=rank, size=2, device=torch.device("cpu")))
+    optimizer = make_optimizer(spec.optimizer, model)
+    inputs = torch.randint(facts.vocabulary, (4, *facts.shape)) if facts.vocabulary else torch.randn(4, *facts.shape)
+    target = torch.zeros((4, *facts.shape) if facts.outputs == facts.vocabulary else 4, dtype=torch.int64)
+    batch = Batch(inputs, target)
+    make_loss(spec.loss_name)(run_model(trained, batch), batch).backward()
+    optimizer.step()
+    entries = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    found = {
+        "weights": held(model.parameters()) + held(model.buffers()),
+        "gradients": held(weight.grad for weight in model.parameters()),
+        "optimizer": held(entries),
+    }
+    print(json.dumps(found))  # noqa: T201 - what the test reads
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
