@@ -1,27 +1,34 @@
 """Random lives of a job: whatever happens in whatever order, the decisions keep their promises.
 
 The machine plays a cluster that is fair but unlucky. It applies each plan the way the controller does, may stop after any
-single write, and lets pods start, end, fail and vanish, workers report, and people suspend and resume.
+single write, may see pods as they were a while ago, and lets pods start, end, fail, vanish and hang in Terminating, nodes
+fall silent, workers report, late and again, and people suspend, resume and edit the job.
 """
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from schema import violations
 from situations import NOW, job, observed, report
 
+from trainwright.api.crd import crd
 from trainwright.api.exit_codes import ExitCode, classify
-from trainwright.api.names import LABEL_ATTEMPT, LABEL_WORKER
+from trainwright.api.names import LABEL_ATTEMPT, LABEL_GROUP, LABEL_WORKER
+from trainwright.api.spec import RestartSpec
 from trainwright.api.spec.budget import BudgetSpec
 from trainwright.api.status import Checkpoint, Goodput, LaunchSeconds, Phase, TrainingJobStatus, read_status
-from trainwright.api.worker import Termination, WorkerPhase
-from trainwright.plan import Plan, Pod, plan
+from trainwright.api.worker import Termination, WorkerPhase, WorkerReport
+from trainwright.controller.reconcile import needs_proof
+from trainwright.plan import Observed, Plan, Pod, plan
 
 WORKERS = 3
 TOTAL = 1000
 LIMIT = 4
+STATUS_SCHEMA = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
 
 
 def saved(step):
@@ -42,19 +49,25 @@ class JobLife(RuleBasedStateMachine):
         )
         self.pods: dict[str, Pod] = {}
         self.ever_created: set[str] = set()
+        self.seen = self.pods
+        self.sent: list[WorkerReport] = []
         self.report = None
         self.launch = 0
         self.step = 0
         self.launched_at = NOW
         self.saved = 0
+        self.groups_served = False
         self.history = [self.status]
 
     @property
     def status(self) -> TrainingJobStatus:
         return self.job.status
 
-    def decide(self) -> Plan:
-        return plan(observed(self.job, *self.pods.values(), report=self.report, now=self.now))
+    def decide(self, pods: dict[str, Pod] | None = None) -> Plan:
+        return plan(self.observe(self.pods if pods is None else pods))
+
+    def observe(self, pods: dict[str, Pod]) -> Observed:
+        return observed(self.job, *pods.values(), report=self.report, now=self.now, groups_served=self.groups_served)
 
     def apply(self, decision: Plan, writes: int) -> int:
         """Carry out at most so many writes, in the controller's order; return how many were done."""
@@ -71,7 +84,9 @@ class JobLife(RuleBasedStateMachine):
                 self.create_pod(manifest["metadata"])
             done += 1
         if decision.status is not None and done < writes:
-            stored = read_status(decision.status.to_wire())
+            wire = decision.status.to_wire()
+            assert list(violations(wire, STATUS_SCHEMA)) == []
+            stored = read_status(wire)
             self.job = replace(self.job, status=stored)
             self.history.append(stored)
             done += 1
@@ -82,12 +97,16 @@ class JobLife(RuleBasedStateMachine):
         if name not in self.pods:
             self.ever_created.add(name)
             index, attempt = int(labels[LABEL_WORKER]), int(labels[LABEL_ATTEMPT])
+            rivals = [pod.name for pod in self.pods.values() if pod.live and pod.index == index]
+            rivals += [pod.name for pod in self.pods.values() if pod.live and pod.attempt < self.status.oldest_attempt]
+            assert rivals == [], f"{name} is made while {rivals} live"
             self.pods[name] = Pod(
                 name=name,
                 uid=f"{name}-{len(self.ever_created)}",
                 index=index,
                 attempt=attempt,
                 phase="Pending",
+                group=labels.get(LABEL_GROUP),
             )
 
     def delete_pod(self, name):
@@ -105,6 +124,16 @@ class JobLife(RuleBasedStateMachine):
     def reconcile(self, writes):
         """A pass that may be killed after any write."""
         self.apply(self.decide(), writes)
+        self.seen = dict(self.pods)
+
+    @rule(writes=st.integers(0, 8))
+    def reconcile_without_events(self, writes):
+        """A pass that has heard nothing of pods since another one, but looks before it destroys or counts anything."""
+        chosen = self.decide(self.seen)
+        if needs_proof(self.observe(self.seen), chosen):
+            self.seen = dict(self.pods)
+            chosen = self.decide()
+        self.apply(chosen, writes)
 
     @rule(seconds=st.integers(1, 90))
     def pass_time(self, seconds):
@@ -117,10 +146,15 @@ class JobLife(RuleBasedStateMachine):
         self.pods[pod.name] = replace(pod, phase="Running", node=f"node-{pod.index % 2}", waiting=None)
 
     @precondition(lambda self: self.pods_in("Pending"))
-    @rule(data=st.data())
-    def refuse_a_place(self, data):
+    @rule(data=st.data(), reason=st.sampled_from(["Unschedulable", "SchedulingGated"]))
+    def refuse_a_place(self, data, reason):
         pod = self.pick(data, self.pods_in("Pending"))
-        self.pods[pod.name] = replace(pod, waiting=("Unschedulable", "0/2 nodes are available"))
+        self.pods[pod.name] = replace(pod, waiting=(reason, "0/2 nodes are available"))
+
+    @rule(served=st.booleans())
+    def serve_groups(self, served):
+        """The cluster comes to place groups of pods, or does so no more."""
+        self.groups_served = served
 
     @precondition(lambda self: self.pods_in("Running"))
     @rule(
@@ -132,9 +166,23 @@ class JobLife(RuleBasedStateMachine):
         self.pods[pod.name] = replace(pod, phase="Failed", exit_code=int(code), termination=said, finished_at=self.now)
 
     @precondition(lambda self: self.pods)
-    @rule(data=st.data())
-    def evict_pod(self, data):
-        self.delete_pod(self.pick(data, self.pods_in("Pending", "Running", "Failed", "Succeeded")).name)
+    @rule(data=st.data(), disrupted=st.booleans())
+    def evict_pod(self, data, disrupted):
+        pod = self.pick(data, self.pods_in("Pending", "Running", "Failed", "Succeeded"))
+        if disrupted:
+            self.pods[pod.name] = replace(pod, disrupted="taint manager: deleting due to NoExecute")
+        self.delete_pod(pod.name)
+
+    @precondition(lambda self: self.pods_in("Running"))
+    @rule(data=st.data(), silent=st.booleans())
+    def silence_node(self, data, silent):
+        """A node does not answer any more, and its pods cannot go; or it answers again."""
+        node = self.pick(data, self.pods_in("Running")).node
+        for pod in self.pods_in("Running"):
+            if pod.node == node:
+                self.pods[pod.name] = replace(pod, silent=silent)
+                if silent:
+                    self.delete_pod(pod.name)
 
     @precondition(lambda self: self.pods)
     @rule(data=st.data())
@@ -169,6 +217,21 @@ class JobLife(RuleBasedStateMachine):
             checkpoints=[saved(self.saved)] if self.saved else [],
             seconds=LaunchSeconds(loading=0.3, training=0.7 * age, evaluating=0.3 * age),
         ).model_copy(update={"sequence": sequence})
+        self.sent.append(self.report)
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data())
+    def report_again(self, data):
+        """A report comes late, or once more: what is newer has been heard, unless the operator has started anew."""
+        late = data.draw(st.sampled_from(self.sent))
+        if late.newer_than(self.report):
+            self.report = late
+
+    @rule()
+    def restart_operator(self):
+        """What was reported is forgotten, and the pods are listed."""
+        self.report = None
+        self.seen = dict(self.pods)
 
     @precondition(lambda self: self.crew_runs() and self.step == TOTAL)
     @rule()
@@ -185,17 +248,25 @@ class JobLife(RuleBasedStateMachine):
 
     @rule(suspend=st.booleans())
     def toggle_suspension(self, suspend):
-        self.job = replace(
-            self.job, generation=self.job.generation + 1, spec=self.job.spec.model_copy(update={"suspend": suspend})
-        )
+        self.edit(suspend=suspend)
+
+    @rule(limit=st.sampled_from([0, 1, LIMIT, 9]), reaction=st.sampled_from(["restart", "fail"]))
+    def change_restarts(self, limit, reaction):
+        policy = {"limit": limit, "backoffSeconds": 2, "onFailure": {"Infrastructure": reaction}}
+        self.edit(restart=RestartSpec.model_validate_json(json.dumps(policy)))
+
+    @rule(start=st.sampled_from([None, 90, 600]), active=st.sampled_from([None, 60, 86_400]))
+    def change_deadlines(self, start, active):
+        self.edit(start_deadline_seconds=start, active_deadline_seconds=active)
+
+    def edit(self, **fields):
+        spec = self.job.spec.model_copy(update=fields)
+        self.job = replace(self.job, generation=self.job.generation + 1, spec=spec)
 
     @rule(hours=st.sampled_from([None, 0.2, 0.5, 2.0]))
     def grant(self, hours):
         """Somebody changes the budget, to less than what was used already if it comes to that."""
-        budget = None if hours is None else BudgetSpec(worker_hours=hours)
-        self.job = replace(
-            self.job, generation=self.job.generation + 1, spec=self.job.spec.model_copy(update={"budget": budget})
-        )
+        self.edit(budget=None if hours is None else BudgetSpec(worker_hours=hours))
 
     @invariant()
     def a_spent_budget_lets_nobody_start(self):
@@ -211,6 +282,18 @@ class JobLife(RuleBasedStateMachine):
         current = [p for p in self.pods.values() if p.live and p.attempt >= self.status.oldest_attempt]
         assert len(current) <= WORKERS
         assert len({p.index for p in current}) == len(current)
+
+    @invariant()
+    def pods_join_no_group_of_others(self):
+        """One that waited for members that will never come would wait for ever."""
+        current = [p for p in self.pods.values() if p.live and p.attempt >= self.status.oldest_attempt]
+        assert len({p.group for p in current} - {None}) <= 1
+
+    @invariant()
+    def who_waits_in_a_queue_gives_nothing_back(self):
+        for before, after in zip(self.history, self.history[1:], strict=False):
+            if before.phase == Phase.QUEUED:
+                assert after.starts_given_up == before.starts_given_up
 
     @invariant()
     def counters_only_rise(self):
