@@ -108,6 +108,23 @@ def test_agenda_pauses_at_epochs_evaluations_checkpoints_and_the_end():
     assert agenda_of().save_seconds == 60
 
 
+def test_deterministic_runs_that_may_roll_back_meet_at_the_same_steps_whenever_they_begin():
+    def meetings(begin):
+        agenda = agenda_of(
+            steps_per_epoch=1000, training={"steps": 40, "deterministic": True}, health={"nonFinite": "rollback"}
+        )
+        agenda.interval = begin + 1
+        step, found = begin, []
+        while step < 40:
+            agenda.plan_next(step)
+            step = agenda.next
+            found.append(step)
+        return found
+
+    assert meetings(0) == [8, 16, 24, 32, 40]
+    assert meetings(11) == [16, 24, 32, 40]
+
+
 def test_meetings_approach_one_per_second_by_doubling():
     agenda = agenda_of(training={"steps": 10_000})
     intervals = []

@@ -8,10 +8,13 @@ that the loss is no longer finite. The loop itself compares one number per step.
 from dataclasses import dataclass, field
 
 from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.spec.health import NonFinitePolicy
 from trainwright_worker.training.state import Progress
 
 MEETING_SECONDS = 1.0
 DEFAULT_CHECKPOINT_SECONDS = 60
+REPEATABLE_STEPS = 8
+"""Steps between meetings of a run that must pass over the same data whenever it is repeated."""
 
 
 @dataclass
@@ -27,6 +30,8 @@ class Agenda:
         interval: Steps until the next meeting, agreed by all ranks.
         next: The step at which the loop pauses next.
         holes: Stretches of bad data, by the steps before and after; training pauses before each to pass over it.
+        fixed: Ranks meet at multiples of so many steps, whatever the interval; 0 if the clock decides. What is passed
+            over after a rollback begins at a meeting.
     """
 
     steps_per_epoch: int
@@ -37,6 +42,7 @@ class Agenda:
     interval: int = 1
     next: int = 0
     holes: list[tuple[int, int]] = field(default_factory=list)
+    fixed: int = 0
 
     def resume(self, progress: Progress) -> None:
         """Take into account what earlier launches have found."""
@@ -46,7 +52,7 @@ class Agenda:
 
     def plan_next(self, step: int) -> None:
         """Set the next pause after `step`."""
-        pauses = [step + self.interval, self.total_steps]
+        pauses = [_next_multiple(step, self.fixed) or step + self.interval, self.total_steps]
         pauses += [
             _next_multiple(step, every) for every in (self.steps_per_epoch, self.evaluate_every, self.save_every)
         ]
@@ -77,7 +83,9 @@ def make_agenda(spec: TrainingJobSpec, steps_per_epoch: int) -> Agenda:
     total = training.steps or (training.epochs or 1) * steps_per_epoch
     evaluate_every = evaluation.every_steps or (evaluation.every_epochs or 1) * steps_per_epoch
     save_seconds = checkpoint.every_seconds or (0 if checkpoint.every_steps else DEFAULT_CHECKPOINT_SECONDS)
-    return Agenda(steps_per_epoch, total, evaluate_every, checkpoint.every_steps or 0, save_seconds)
+    rolls_back = spec.health.non_finite == NonFinitePolicy.ROLLBACK
+    fixed = REPEATABLE_STEPS if rolls_back and training.deterministic else 0
+    return Agenda(steps_per_epoch, total, evaluate_every, checkpoint.every_steps or 0, save_seconds, fixed=fixed)
 
 
 def _next_multiple(step: int, every: int) -> int:
