@@ -158,13 +158,21 @@ class WorkerAgent(SimpleElasticAgent):
         if self._processes.running():
             if self._stop_by is not None and time.monotonic() > self._stop_by:
                 self._processes.signal(signal.SIGKILL)
-            verdict = None if self.stopping or self._watchdog is None else self._watchdog.look()
+            verdict = self._look_after_ranks()
             if verdict is None:
                 return RunResult(state=WorkerState.HEALTHY)
             self.failure = self._end_hang(self._processes, verdict)
             self._decide(self.failure)
             return RunResult(state=WorkerState.FAILED)
         return RunResult(state=WorkerState.SUCCEEDED, return_values={w.global_rank: 0 for w in worker_group.workers})
+
+    def _look_after_ranks(self) -> Verdict | None:
+        if self.stopping or self._watchdog is None:
+            return None
+        try:
+            return self._watchdog.look()
+        except RuntimeError as error:
+            raise self._rendezvous_handler.lost(error) from error
 
     def _construct_event(self, state: str, source: EventSource, *_: object, **__: object) -> Event:
         # torch's own asks DNS for this host's full name each time, which can stall a start; nobody reads its events.

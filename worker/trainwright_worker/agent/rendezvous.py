@@ -136,7 +136,7 @@ class NumberedRendezvous(RendezvousHandler):
             while not self._join_round():
                 pass
         except RuntimeError as error:
-            raise self._lost(error) from error
+            raise self.lost(error) from error
         self._herald.rest()
         self._note_formation(before)
         store = round_store(self._store, self._config.uid, self.round)
@@ -158,7 +158,7 @@ class NumberedRendezvous(RendezvousHandler):
                 self.growing = self._rounds.grows(newest)
             return int(newest > self.round)
         except RuntimeError as error:
-            raise self._lost(error) from error
+            raise self.lost(error) from error
 
     def is_closed(self) -> bool:
         """Return False: the operator ends a job by deleting its pods, not by closing the rendezvous."""
@@ -380,7 +380,8 @@ class NumberedRendezvous(RendezvousHandler):
             self._last_word = now
             say(f"worker {self._index}", f"waiting {what}")
 
-    def _lost(self, error: RuntimeError) -> RendezvousLostError:
+    def lost(self, error: RuntimeError) -> RendezvousLostError:
+        """Return what it means that the store failed so; raise it if it is no failure of the store."""
         if isinstance(error, InfrastructureError):
             raise error
         return RendezvousLostError(f"lost the rendezvous at {self.host}: worker 0 is gone or unreachable")

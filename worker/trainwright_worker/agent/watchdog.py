@@ -93,7 +93,11 @@ class Watchdog:
         self._looked = self._looked_around = time.monotonic()
 
     def look(self) -> Verdict | None:
-        """Return why the job hangs, if it does; call this many times a second."""
+        """Return why the job hangs, if it does; call this many times a second.
+
+        Raises:
+            RuntimeError: The store is gone.
+        """
         if not self._spec.enabled:
             return None
         now = time.monotonic()
@@ -117,15 +121,11 @@ class Watchdog:
         for ward, vigil in zip(self._wards, self._vigils, strict=True):
             stopped = vigil.still >= LOOK_SECONDS and state_of(ward.pid) == State.STOPPED
             vigil.stopped = vigil.stopped + since if stopped else 0.0
-        try:
-            if any(not ward.pulse.patience for ward in self._wards):
-                self._inquest.tell_resting()
-            if self._inquest.someone_rested():
-                self._forgive()
-            opened = self._inquest.opened
-        except RuntimeError:
-            return False  # The store is gone; the rendezvous notices by itself, and knows what to do.
-        return opened
+        if any(not ward.pulse.patience for ward in self._wards):
+            self._inquest.tell_resting()
+        if self._inquest.someone_rested():
+            self._forgive()
+        return self._inquest.opened
 
     def _forgive(self) -> None:
         for vigil in self._vigils:
