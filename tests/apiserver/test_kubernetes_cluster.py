@@ -109,3 +109,13 @@ async def test_tells_the_pod_of_a_token(cluster, server, namespace):
     assert await cluster.review_token(token, "ours") == PodIdentity(namespace, "digits-0-1", uid)
     assert await cluster.review_token(token, "theirs") is None
     assert await cluster.review_token("nonsense", "ours") is None
+
+
+async def test_knows_what_is_served(cluster, namespace):
+    assert await cluster.serves("networking.k8s.io/v1", "networkpolicies")
+    assert not await cluster.serves("networking.k8s.io/v1", "podgroups")
+    assert not await cluster.serves("visibility.kueue.x-k8s.io/v1beta1", "localqueues")
+    with pytest.raises(NotFoundError):
+        await cluster.line(namespace, "team-a")
+    with pytest.raises(NotFoundError):
+        await cluster.create({**pod(namespace), "apiVersion": "scheduling.volcano.sh/v1beta1", "kind": "PodGroup"})

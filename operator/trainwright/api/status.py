@@ -327,7 +327,8 @@ class TrainingJobStatus(StatusModel):
     )
     waiting_since: Time | None = Field(None, description="Since when the job waits for all its workers to run.")
     started_at: Time | None = Field(
-        None, description="When the job first became active; the deadline counts from here."
+        None,
+        description="When the job became active; moved on by the time it spends in queues. The deadline counts from here.",
     )
     budget_spent_at: Time | None = Field(
         None, description="When spec.budget was found spent; since then the workers save and go."

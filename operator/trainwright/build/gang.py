@@ -25,6 +25,7 @@ _VERSIONS = {
     Gang.VOLCANO: "scheduling.volcano.sh/v1beta1",
     Gang.SCHEDULER_PLUGINS: "scheduling.x-k8s.io/v1alpha1",
 }
+_DEFAULT_SCHEDULER = "default-scheduler"
 _SCHEDULERS = {Gang.VOLCANO: "volcano", Gang.SCHEDULER_PLUGINS: "scheduler-plugins-scheduler"}
 _AMOUNT = re.compile(r"[+]?(?P<number>[0-9.]+)(?P<unit>.*)")
 
@@ -67,7 +68,8 @@ def _gang(spec: TrainingJobSpec, *, served: bool) -> Gang:
     if spec.workers.count == 1:
         return Gang.NONE
     if gang == Gang.AUTO:
-        return Gang.KUBERNETES if served else Gang.NONE
+        known = served and spec.workers.scheduler_name in (None, _DEFAULT_SCHEDULER)
+        return Gang.KUBERNETES if known else Gang.NONE
     return gang
 
 

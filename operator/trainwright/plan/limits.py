@@ -4,14 +4,14 @@ from datetime import datetime, timedelta
 
 from trainwright.api.exit_codes import FailureClass
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.api.status import Failure, TrainingJobStatus
+from trainwright.api.status import Failure, Phase, TrainingJobStatus
 from trainwright.plan.restart import fail
 from trainwright.plan.types import Observed
 
 
 def deadline(spec: TrainingJobSpec, status: TrainingJobStatus) -> datetime | None:
-    """Return when the job is stopped if it is not done by then."""
-    if spec.active_deadline_seconds is None or status.started_at is None:
+    """Return when the job is stopped if it is not done by then; time in a queue does not count."""
+    if spec.active_deadline_seconds is None or status.started_at is None or status.phase == Phase.QUEUED:
         return None
     return status.started_at + timedelta(seconds=spec.active_deadline_seconds)
 

@@ -1,10 +1,13 @@
 """Waiting for one's turn: a job whose workers hold nothing yet, since they are admitted all together or not at all.
 
-Nothing is given back while it waits, for nothing is held; the start deadline begins when its turn has come.
+Nothing is given back while it waits, for nothing is held; the start deadline begins when its turn has come, and the deadline
+of the whole job stands still until then.
 """
 
+from datetime import datetime
+
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.api.status import Phase, TrainingJobStatus
+from trainwright.api.status import ConditionType, Phase, TrainingJobStatus
 from trainwright.plan.membership import Crew
 from trainwright.plan.types import Observed, Pod, Ticket
 
@@ -22,6 +25,14 @@ def _is_held_back(pod: Pod) -> bool:
     if pod.waiting is None:
         return False
     return pod.waiting[0] == GATED or (pod.group is not None and pod.waiting[0] == "Unschedulable")
+
+
+def stop_clock(before: TrainingJobStatus, status: TrainingJobStatus, now: datetime) -> TrainingJobStatus:
+    """Return the new status, in which the time that the job has just spent in a queue counts as no time of activity."""
+    queued = before.condition(ConditionType.QUEUED)
+    if before.phase != Phase.QUEUED or status.phase == Phase.QUEUED or queued is None or status.started_at is None:
+        return status
+    return status.model_copy(update={"started_at": status.started_at + (now - queued.last_transition_time)})
 
 
 def ticket(spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> Ticket | None:

@@ -90,6 +90,18 @@ def test_a_start_deadline_counts_from_when_the_turn_has_come():
     assert given_up.status.starts_given_up == 1
 
 
+def test_the_deadline_of_the_job_stands_still_in_a_queue():
+    _, queued = told(begun(activeDeadlineSeconds=600, scheduling={"queue": "team-a"}), held(0), held(1))
+    later = NOW + timedelta(hours=5)
+    _, still = told(queued, held(0), held(1), now=later)
+    assert still.status.phase == Phase.QUEUED
+    _, running = told(still, pod(0, group=GROUP), pod(1, group=GROUP), now=later)
+    assert (running.status.phase, running.status.started_at) == (Phase.STARTING, later)
+    members = [pod(0, group=GROUP), pod(1, group=GROUP)]
+    _, over = told(running, *members, now=later + timedelta(seconds=601))
+    assert over.status.failure.reason == "DeadlineExceeded"
+
+
 def test_time_in_a_queue_is_charged_as_such():
     _, queued = told(begun(scheduling={"queue": "team-a"}), held(0), held(1))
     _, running = told(queued, pod(0, group=GROUP), pod(1, group=GROUP), now=NOW + timedelta(seconds=90))

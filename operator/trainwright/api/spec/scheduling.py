@@ -24,7 +24,8 @@ class SchedulingSpec(Model):
     gang: Gang = Field(
         Gang.AUTO,
         description="Who places either all workers or none: kubernetes (PodGroup of scheduling.k8s.io), volcano, "
-        "scheduler-plugins (coscheduling), or none. auto means kubernetes where the cluster serves it.",
+        "scheduler-plugins (coscheduling), or none. auto means kubernetes where the cluster serves it and "
+        "workers.schedulerName names no other scheduler.",
     )
     queue: DnsLabel | None = Field(
         None,
