@@ -20,7 +20,15 @@ from trainwright.api.exit_codes import ExitCode, classify
 from trainwright.api.names import LABEL_ATTEMPT, LABEL_GROUP, LABEL_WORKER
 from trainwright.api.spec import RestartSpec
 from trainwright.api.spec.budget import BudgetSpec
-from trainwright.api.status import Checkpoint, Goodput, LaunchSeconds, Phase, TrainingJobStatus, read_status
+from trainwright.api.status import (
+    Checkpoint,
+    ConditionType,
+    Goodput,
+    LaunchSeconds,
+    Phase,
+    TrainingJobStatus,
+    read_status,
+)
 from trainwright.api.worker import Termination, WorkerPhase, WorkerReport
 from trainwright.controller.reconcile import needs_proof
 from trainwright.plan import Observed, Plan, Pod, plan
@@ -36,7 +44,7 @@ def saved(step):
 
 
 class JobLife(RuleBasedStateMachine):
-    """A TrainingJob of three workers, from creation on."""
+    """A TrainingJob of three workers, at first, from creation on."""
 
     def __init__(self):
         super().__init__()
@@ -57,6 +65,7 @@ class JobLife(RuleBasedStateMachine):
         self.launched_at = NOW
         self.saved = 0
         self.groups_served = False
+        self.trained_without: list[int] = []
         self.history = [self.status]
 
     @property
@@ -190,14 +199,22 @@ class JobLife(RuleBasedStateMachine):
         """By force, or because its grace period is over."""
         del self.pods[self.pick(data, self.pods_in("Pending", "Running", "Failed", "Succeeded")).name]
 
-    def crew_runs(self) -> bool:
+    def absent(self) -> list[int]:
+        """Those of the workers that this attempt is made for who do not run."""
         running = {p.index for p in self.pods_in("Running") if p.attempt >= self.status.oldest_attempt}
-        return running == set(range(WORKERS)) and self.status.attempt > 0
+        return [index for index in range(self.status.workers.desired) if index not in running]
+
+    def crew_runs(self) -> bool:
+        size, absent = self.status.workers, self.absent()
+        enough = size.desired - len(absent) >= (size.minimum or size.desired)
+        return enough and 0 not in absent and self.status.attempt > 0
 
     @precondition(crew_runs)
     @rule(steps=st.integers(1, 50), relaunched=st.booleans())
     def train(self, steps, relaunched):
         fresh = self.launch == 0 or relaunched or self.status.progress.ended_launch == f"launch-{self.launch}"
+        fresh = fresh or self.trained_without != self.absent()
+        self.trained_without = self.absent()
         resumed = None
         if fresh:
             self.launch += 1
@@ -214,6 +231,7 @@ class JobLife(RuleBasedStateMachine):
             f"launch-{self.launch}",
             total_steps=TOTAL,
             resumed_from_step=resumed,
+            absent=self.trained_without,
             checkpoints=[saved(self.saved)] if self.saved else [],
             seconds=LaunchSeconds(loading=0.3, training=0.7 * age, evaluating=0.3 * age),
         ).model_copy(update={"sequence": sequence})
@@ -259,6 +277,12 @@ class JobLife(RuleBasedStateMachine):
     def change_deadlines(self, start, active):
         self.edit(start_deadline_seconds=start, active_deadline_seconds=active)
 
+    @rule(count=st.integers(1, 4), least=st.sampled_from([None, 1, 2]))
+    def resize(self, count, least):
+        """Somebody wants other workers, or will do with fewer."""
+        size = {"count": count, "min_count": least and min(least, count)}
+        self.edit(workers=self.job.spec.workers.model_copy(update=size))
+
     def edit(self, **fields):
         spec = self.job.spec.model_copy(update=fields)
         self.job = replace(self.job, generation=self.job.generation + 1, spec=spec)
@@ -280,8 +304,16 @@ class JobLife(RuleBasedStateMachine):
     @invariant()
     def never_two_live_pods_for_one_worker_in_one_attempt(self):
         current = [p for p in self.pods.values() if p.live and p.attempt >= self.status.oldest_attempt]
-        assert len(current) <= WORKERS
+        assert len(current) <= self.status.workers.desired
         assert len({p.index for p in current}) == len(current)
+
+    @invariant()
+    def who_is_missing_is_missing_for_a_reason(self):
+        size = self.status.workers
+        if self.status.phase == Phase.RUNNING and size.training is not None and size.training < size.desired:
+            assert self.status.condition(ConditionType.DEGRADED).status == "True"
+            assert size.training == size.desired - len(size.absent) >= 1
+            assert 0 not in size.absent
 
     @invariant()
     def pods_join_no_group_of_others(self):
