@@ -79,7 +79,7 @@ def _drive(observed: Observed, spec: TrainingJobSpec) -> Plan:
     before = observed.job.status
     crew = membership.muster(observed.pods, before)
     heard = progress.newest_report(observed, before, crew)
-    status = _settle(observed, spec, crew, heard)
+    status = queue.stop_clock(before, _settle(observed, spec, crew, heard), observed.now)
     status = _speak(observed, spec, status, crew)
     if status != before:
         # The ledger rides along with what is written anyway: it is never a reason to write by itself.
