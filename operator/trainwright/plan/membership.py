@@ -53,7 +53,7 @@ def muster(pods: Iterable[Pod], status: TrainingJobStatus) -> Crew:
     newest: dict[int, Pod] = {}
     superseded: list[Pod] = []
     for pod in sorted(pods, key=lambda pod: (pod.index, pod.attempt)):
-        if pod.attempt < status.oldest_attempt:
+        if pod.attempt < status.oldest_attempt or _hangs(pod, status):
             superseded.append(pod)
             continue
         if pod.index in newest:
@@ -171,7 +171,7 @@ def to_delete(observed: Observed, status: TrainingJobStatus, crew: Crew) -> tupl
     else:
         doomed = (
             *(pod for pod in crew.superseded if not pod.deleting and (pod.live or _forgotten(pod, status))),
-            *(pod for pod in crew.newest.values() if _waits_in_vain(pod, status) or _hangs(pod, status)),
+            *(pod for pod in crew.newest.values() if _waits_in_vain(pod, status)),
         )
     return tuple(PodDeletion(pod.name, pod.uid) for pod in doomed)
 
@@ -185,13 +185,14 @@ def _waits_in_vain(pod: Pod, status: TrainingJobStatus) -> bool:
 
 
 def _hangs(pod: Pod, status: TrainingJobStatus) -> bool:
-    """Return whether the pod still runs, but was found to hang as a whole, and an attempt since then does without it.
+    """Return whether the pod was found to hang as a whole: it counts as replaced although it still runs.
 
     Where only a rank hangs, the worker ends it by itself, and says with which exit code.
     """
     failure = status.failure
-    hung = failure is not None and failure.category == FailureClass.HANG and failure.exit_code is None
-    return hung and pod.live and failure is not None and pod.name == failure.pod and pod.attempt < status.attempt
+    if failure is None or failure.category != FailureClass.HANG or failure.exit_code is not None:
+        return False
+    return pod.name == failure.pod and pod.attempt < status.attempt
 
 
 def _forgotten(pod: Pod, status: TrainingJobStatus) -> bool:

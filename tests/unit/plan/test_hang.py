@@ -196,13 +196,16 @@ def test_who_does_not_come_to_the_rendezvous_is_replaced_alone(absentee, age, se
     assert told.status.failure.category == FailureClass.HANG
     assert "worker 1 on node node-1 hangs: it has not come to the rendezvous for 61 s" in told.status.failure.message
     assert not decision.delete, "the counter first"
-    _, decision = decide(told, started_pod(0, age=age), started_pod(1, age=age), report=heard)
+    replacing, decision = decide(told, started_pod(0, age=age), started_pod(1, age=age), report=heard)
     assert [item.name for item in decision.delete] == ["digits-1-1"]
-    leaving = started_pod(1, age=age, deletes_at=later(30))
-    after, decision = decide(told, started_pod(0, age=age), leaving, report=heard)
     assert [item["metadata"]["name"] for item in decision.create if item["kind"] == "Pod"] == ["digits-1-2"]
-    settled, _ = decide(after, started_pod(0, age=age), pod(1, 2), report=heard)
-    assert settled.status.attempt == 2, "its replacement is given time"
+    assert (replacing.status.phase, replacing.status.workers.ready) == (Phase.RESTARTING, 1)
+    leaving = started_pod(1, age=age, deletes_at=later(30))
+    for others in ([leaving], [leaving, pod(1, 2, phase="Pending")], [leaving, pod(1, 2)], [pod(1, 2)]):
+        replacing, decision = decide(replacing, started_pod(0, age=age), *others, report=heard)
+        assert not decision.delete
+        assert (replacing.status.attempt, replacing.status.restarts) == (2, 1), "its replacement is given time"
+    assert replacing.status.phase == Phase.STARTING
 
 
 @pytest.mark.parametrize(
