@@ -315,6 +315,25 @@ def test_the_writer_tells_of_what_is_complete_and_fails_loudly(tmp_path):
         blocked.wait()
 
 
+def test_the_memory_of_a_copy_is_allocated_before_it_is_needed(tmp_path):
+    model, optimizer, progress = trained()
+    state = gather_state(model, optimizer, {}, [])
+    staging = Staging()
+    staging.reserve(state)
+    copy = staging.copy(state)
+    places = {name: value.data_ptr() for name, value in copy.tensors.items()}
+    staging.reserve(state)
+    again = staging.copy(state)
+    assert places == {name: value.data_ptr() for name, value in again.tensors.items()}
+    assert all(torch.equal(value, state[name]) for name, value in again.tensors.items())
+    writer = Writer(folder_at(tmp_path, keep=1), lambda _: None)
+    writer.reserve(state)
+    writer.save(state, progress.to_facts())
+    writer.reserve(state)
+    writer.wait()
+    assert newest_step(folder_at(tmp_path, keep=1)) == progress.step
+
+
 def test_training_does_not_wait_for_the_disk(tmp_path):
     released = threading.Event()
 

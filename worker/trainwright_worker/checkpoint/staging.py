@@ -1,7 +1,7 @@
 """The copy of the state that a checkpoint is written from: all that a save costs training.
 
-Host memory is allocated at the first save and used again; on a GPU it is pinned, and the copy runs beside the host: the
-device finishes it before it takes the next step.
+Host memory is allocated once, before the first save if there is time, and used again; on a GPU it is pinned, and the copy
+runs beside the host: the device finishes it before it takes the next step.
 """
 
 from dataclasses import dataclass
@@ -43,6 +43,14 @@ class Staging:
         """Allocate nothing yet."""
         self._plan = SavePlan([])
         self._tensors: State = {}
+
+    def reserve(self, state: State) -> None:
+        """Allocate memory for a state like this one, and have the system provide it."""
+        names, parts = list(state), [_part(value) for value in state.values()]
+        if not self._fits(names, parts):
+            self._allocate(state, parts)
+            for mine in self._tensors.values():
+                mine.zero_()  # Until it is written to, memory is only promised.
 
     def copy(self, state: State) -> Copy:
         """Begin to copy; what an earlier call has returned is overwritten.

@@ -30,7 +30,7 @@ class Writer:
         self._folder = folder
         self._done = done
         self._staging = Staging()
-        self._saving: Future[None] | None = None
+        self._doing: Future[None] | None = None
         # Training would have to wait until a thread that is started with a save has been given a core.
         self._work: Work = SimpleQueue()
         threading.Thread(target=_serve, args=(self._work,), name="checkpoint", daemon=True).start()
@@ -39,7 +39,22 @@ class Writer:
     @property
     def busy(self) -> bool:
         """Whether a checkpoint is being written; the next save would wait for it."""
-        return self._saving is not None and not self._saving.done()
+        return self._doing is not None and not self._doing.done()
+
+    def reserve(self, state: State) -> None:
+        """Allocate in the background what the copy of a state like this one will take: the first save waits less.
+
+        Args:
+            state: This rank's live tensors, of which only the shapes matter.
+
+        Raises:
+            InfrastructureError: The save before could not be written.
+            NonFiniteError: Its weights were not numbers.
+        """
+        if self.busy:
+            return  # A save has come first, and allocated it.
+        self.wait()
+        self._do(lambda: self._staging.reserve(state))
 
     def save(self, state: State, facts: dict[str, Any]) -> None:
         """Copy the state and begin to write it; waits for the save before, if that is still being written.
@@ -53,9 +68,8 @@ class Writer:
             NonFiniteError: Its weights were not numbers.
         """
         self.wait()
-        copy, saving = self._staging.copy(state), Future[None]()
-        self._saving = saving
-        self._work.put(lambda: self._write(copy, facts, saving))
+        copy = self._staging.copy(state)
+        self._do(lambda: self._write(copy, facts))
 
     def wait(self, seconds: float | None = None) -> None:
         """Wait until nothing is being written, or at most so many seconds.
@@ -66,7 +80,7 @@ class Writer:
         """
         failure = None
         with suppress(TimeoutError):
-            failure = None if self._saving is None else self._saving.exception(seconds)
+            failure = None if self._doing is None else self._doing.exception(seconds)
         if isinstance(failure, OSError):
             raise InfrastructureError(
                 f"cannot save a checkpoint: {failure}", "check the storage in spec.checkpoint"
@@ -74,15 +88,23 @@ class Writer:
         if failure is not None:
             raise explain(failure) from failure
 
-    def _write(self, copy: Copy, facts: dict[str, Any], saving: Future[None]) -> None:
-        try:
-            saved = self._folder.write(copy, facts)
-            if saved:
-                self._done(saved)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the training thread will raise it
-            saving.set_exception(error)
-        else:
-            saving.set_result(None)
+    def _do(self, task: Callable[[], None]) -> None:
+        doing = self._doing = Future[None]()
+
+        def do() -> None:
+            try:
+                task()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the training thread will raise it
+                doing.set_exception(error)
+            else:
+                doing.set_result(None)
+
+        self._work.put(do)
+
+    def _write(self, copy: Copy, facts: dict[str, Any]) -> None:
+        saved = self._folder.write(copy, facts)
+        if saved:
+            self._done(saved)
 
 
 def _serve(work: Work) -> None:

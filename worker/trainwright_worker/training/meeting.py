@@ -15,6 +15,7 @@ from torch import Tensor
 from trainwright.api.spec.health import NonFinitePolicy
 from trainwright.api.status import Evaluation
 from trainwright.api.worker import WorkerPhase
+from trainwright_worker.checkpoint.staging import State
 from trainwright_worker.data.sampler import largest_pass
 from trainwright_worker.errors import NON_FINITE_HINT, NonFiniteError, PreemptedError
 from trainwright_worker.reporting.figures import Figures
@@ -97,6 +98,8 @@ def _follow(run: Run, verdict: Verdict, norm: Tensor | None) -> bool:
         return True
     count_skipped(run)
     _attend(run, verdict, norm)
+    if not run.reserved:
+        _reserve(run)
     moved = _leave_bad_data(run)
     run.agenda.interval = verdict.interval
     run.agenda.plan_next(run.progress.step)
@@ -285,14 +288,29 @@ def _save(run: Run) -> None:
 
 def _begin_saving(run: Run) -> None:
     """Take the state and hand it to the writer, which waits for the one before."""
-    packed = run.group.gather(pack_rank(run.progress))
+    state = _state_to_save(run)
     run.clock.saved = time.monotonic()
     run.saved_step = run.progress.step
-    if run.checkpoints.shared or run.place.leads:
+    if state is not None:
         facts = {
             "trainSamples": run.sampler.samples,
             "data": run.dataset.measured.to_json(),
             "optimizer": str(run.spec.optimizer.name),
         }
-        state = gather_state(run.model, run.optimizer, run.update.extras(), packed)
         run.writer.save(state, facts | run.progress.to_facts())
+
+
+def _reserve(run: Run) -> None:
+    """Have the writer make ready for the first save, now that the optimizer has gathered what it remembers."""
+    run.reserved = True
+    state = _state_to_save(run)
+    if state is not None:
+        run.writer.reserve(state)
+
+
+def _state_to_save(run: Run) -> State | None:
+    """Return the part of the state that this rank saves; None if it saves none. All ranks must call this."""
+    packed = run.group.gather(pack_rank(run.progress))
+    if not (run.checkpoints.shared or run.place.leads):
+        return None
+    return gather_state(run.model, run.optimizer, run.update.extras(), packed)

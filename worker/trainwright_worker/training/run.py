@@ -82,6 +82,7 @@ class Run:
         scale: What turns steps per second into other figures.
         clock: When things happened.
         saved_step: Step of the newest checkpoint begun or resumed from.
+        reserved: Whether memory for the first save has been seen to.
         stop_requested: Whether this worker was told to stop.
         step_ends: When each step since the last meeting ended; filled only if there are metrics.
         tracking: What records the course of training; on rank 0 only.
@@ -109,6 +110,7 @@ class Run:
     scale: Scale
     clock: Clock = field(default_factory=Clock)
     saved_step: int = -1
+    reserved: bool = False
     stop_requested: bool = False
     step_ends: list[float] = field(default_factory=list)
     tracking: Tracking | None = None
