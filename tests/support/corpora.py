@@ -3,8 +3,9 @@
 import gzip
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -171,20 +172,50 @@ def write_churn(path: Path, samples: int = 400) -> None:
     parquet.write_table(table(columns), path)
 
 
+@dataclass(frozen=True)
+class ObjectStore:
+    """A store that serves S3's API on loopback.
+
+    Attributes:
+        files: A view of its files.
+        env: What the environment of their readers needs.
+        stop: Ends it at once.
+    """
+
+    files: Any
+    env: dict[str, str]
+    stop: Callable[[], None]
+
+
 @contextmanager
-def object_store(*buckets: str) -> Iterator[tuple[Any, dict[str, str]]]:
-    """Serve S3's API on loopback with these buckets; yield a view of its files, and what their readers' environment needs."""
+def object_store(*buckets: str) -> Iterator[ObjectStore]:
+    """Serve an empty store with these buckets."""
     import s3fs  # noqa: PLC0415 - only these tests need it
+    from moto.moto_api._internal.models import moto_api_backend  # noqa: PLC0415 - the same
     from moto.server import ThreadedMotoServer  # noqa: PLC0415 - the same
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     url = f"http://{host}:{port}"
+    # All stores of a process share what they hold.
+    moto_api_backend.reset()
+    env = {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_MAX_ATTEMPTS": "1",
+    }
+    s3fs.S3FileSystem.clear_instance_cache()
     try:
-        files = s3fs.S3FileSystem(key="test", secret="test", endpoint_url=url, skip_instance_cache=True)
+        files = s3fs.S3FileSystem(
+            key="test", secret="test", endpoint_url=url, skip_instance_cache=True, use_listings_cache=False
+        )
         for bucket in buckets:
             files.mkdir(bucket)
-        yield files, {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+        yield ObjectStore(files, env, server.stop)
     finally:
         server.stop()
+        s3fs.S3FileSystem.clear_instance_cache()

@@ -8,14 +8,13 @@ import subprocess
 import sys
 import tarfile
 
-import boto3
 import datasets
 import numpy as np
 import pytest
 import s3fs
 import torch
+from corpora import object_store
 from moto import settings
-from moto.server import ThreadedMotoServer
 from pyarrow import Table, parquet
 
 from trainwright.api.exit_codes import ExitCode
@@ -36,30 +35,14 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def store(monkeypatch):
     """Serve an empty bucket, and let the environment lead to it."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    environment = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_MAX_ATTEMPTS": "1",
-    }
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    client = boto3.client("s3")
-    client.create_bucket(Bucket=BUCKET)
-    client.server = server
-    yield client
-    server.stop()
-    s3fs.S3FileSystem.clear_instance_cache()
+    with object_store(BUCKET) as served:
+        for name, value in served.env.items():
+            monkeypatch.setenv(name, value)
+        yield served
 
 
 def put(store, key, body):
-    store.put_object(Bucket=BUCKET, Key=key, Body=body)
+    store.files.pipe_file(f"{BUCKET}/{key}", body)
     return f"s3://{BUCKET}/{key}"
 
 
@@ -214,6 +197,6 @@ def test_a_worker_of_two_processes_trains_from_shards_in_the_store(store, tmp_pa
 
 def test_a_store_that_is_away_may_come_back(store):
     path = put(store, "a.csv", b"x,y\n1,a\n")
-    store.server.stop()
+    store.stop()
     with pytest.raises(InfrastructureError, match=r"spec.dataset.csv.path: cannot reach s3://"):
         load(job({"csv": {"path": path, "target": "y"}}))

@@ -3,14 +3,12 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.request import Request, urlopen
 
-import fsspec
 import pytest
 import s3fs
 import torch
 import transformers
-from moto.server import ThreadedMotoServer
+from corpora import object_store
 
 from trainwright.api.job import read_spec
 from trainwright.api.spec.job import Task
@@ -26,24 +24,11 @@ FACTS = Facts((16,), 90, vocabulary=90)
 
 @pytest.fixture
 def bucket(monkeypatch, tmp_path) -> Iterator[s3fs.S3FileSystem]:
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    fsspec.filesystem("s3").clear_instance_cache()
-    store = fsspec.filesystem("s3")
-    store.mkdir("models")
-    yield store
-    store.clear_instance_cache()
-    urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
-    server.stop()
+    with object_store("models") as store:
+        for name, value in store.env.items():
+            monkeypatch.setenv(name, value)
+        yield store.files
 
 
 def upload(store, folder, seed):
@@ -76,7 +61,7 @@ def test_a_folder_is_fetched_once_and_again_when_it_changes(bucket, tmp_path):
     tokens = torch.randint(0, 90, (2, 16))
     for seed in (1, 2):
         theirs = upload(bucket, tmp_path / "local", seed)
-        bucket.invalidate_cache()
+        bucket.clear_instance_cache()  # as a new process, which remembers no listing
         first, again = started("s3://models/gpt2"), started("s3://models/gpt2")
         with torch.no_grad():
             torch.testing.assert_close(first(tokens), theirs(tokens).logits, atol=1e-4, rtol=1e-4)

@@ -220,13 +220,13 @@ def test_made_up_data(make_job, name):
 
 
 def test_a_table_in_s3(make_job, tmp_path):
-    with corpora.object_store("datasets", "checkpoints") as (files, env):
+    with corpora.object_store("datasets", "checkpoints") as store:
         corpora.write_churn(tmp_path / "churn.parquet")
-        files.put(str(tmp_path / "churn.parquet"), "datasets/churn.parquet")
+        store.files.put(str(tmp_path / "churn.parquet"), "datasets/churn.parquet")
         small = {"training": {"epochs": 10, "globalBatchSize": 32}, "optimizer": {"learningRate": 0.01}}
-        job = train(make_job, "tabular-s3", small, env=env)
+        job = train(make_job, "tabular-s3", small, env=store.env)
         folder = f"checkpoints/churn/{job.config.name}-{job.config.uid}"
-        saved = json.loads(files.cat(f"{folder}/results/results.json"))
+        saved = json.loads(store.files.cat(f"{folder}/results/results.json"))
         assert saved["test"]["metrics"]["auroc"] > 0.9
-        assert files.glob(f"{folder}/checkpoints/step-*/manifest.json")
+        assert store.files.glob(f"{folder}/checkpoints/step-*/manifest.json")
         assert job.reports[-1].checkpoints[-1].path.startswith("s3://checkpoints/churn/")

@@ -4,9 +4,8 @@ import os
 import re
 import signal
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
+from corpora import object_store
 
 from trainwright.api.exit_codes import ExitCode
 
@@ -21,39 +20,27 @@ MANIFEST = "manifest.json"
 class Bucket:
     """An S3 bucket that workers reach over HTTP."""
 
-    def __init__(self, url):
-        self.env = {
-            "AWS_ENDPOINT_URL": url,
-            "AWS_ACCESS_KEY_ID": "key",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
-        self._client = boto3.client(
-            "s3", endpoint_url=url, aws_access_key_id="key", aws_secret_access_key="secret", region_name="us-east-1"
-        )
-        self._client.create_bucket(Bucket=BUCKET)
+    def __init__(self, store):
+        self.env = store.env
+        self._files = store.files
 
-    def names(self, prefix=""):
-        listed = self._client.list_objects_v2(Bucket=BUCKET, Prefix=prefix)
-        return [entry["Key"] for entry in listed.get("Contents", ())]
+    def names(self, folder=""):
+        return [path.removeprefix(f"{BUCKET}/") for path in self._files.find(f"{BUCKET}/{folder}")]
 
     def read(self, key):
-        return self._client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+        return self._files.cat_file(f"{BUCKET}/{key}")
 
     def write(self, key, content):
-        self._client.put_object(Bucket=BUCKET, Key=key, Body=content)
+        self._files.pipe_file(f"{BUCKET}/{key}", content)
 
     def delete(self, key):
-        self._client.delete_object(Bucket=BUCKET, Key=key)
+        self._files.rm_file(f"{BUCKET}/{key}")
 
 
 @pytest.fixture(scope="module")
 def bucket():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield Bucket(f"http://{host}:{port}")
-    server.stop()
+    with object_store(BUCKET) as store:
+        yield Bucket(store)
 
 
 def spec_of(steps=60, hidden=64, processes=1, parallelism="ddp", **checkpoint):

@@ -6,13 +6,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from corpora import write_imagenet
 from trained import train, write_reviews
 
 from trainwright.api.spec import ExportSpec
 from trainwright_worker.batch import Batch, run_model
 from trainwright_worker.errors import UserError
 from trainwright_worker.results import export as exports
-from trainwright_worker.results.export import check_export, export
+from trainwright_worker.results.export import check_export, export, measured_split
 from trainwright_worker.results.folder import ResultsFolder
 
 pytestmark = pytest.mark.local
@@ -67,6 +68,51 @@ def test_an_exported_classifier_answers_as_the_trained_one(model, data, kinds, t
         assert torch.allclose(run(whole.path, batch), expected, atol=1e-5)
     assert whole.metrics["maxDifference"] < 1e-5
     assert whole.metrics["accuracy"] == pytest.approx(accuracy(whole.path, dataset.splits.test))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"name": "torchvision:resnet18"},
+        {"name": "timm:vit_tiny_patch16_224", "args": {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 48}},
+        {
+            "name": "hf:vit",
+            "args": {"patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
+        },
+    ],
+    ids=lambda model: model["name"],
+)
+def test_exported_image_models_of_other_libraries_answer_as_the_trained_ones(model, tmp_path):
+    write_imagenet(tmp_path / "photos", classes=2, samples=10)
+    data = {"imageFolder": {"path": "photos", "size": 32}}
+    _, dataset, trained, made = make({"model": model, "dataset": data}, 2, tmp_path)
+    for count in (1, 3):
+        batch = dataset.splits.train.take(torch.arange(count))
+        with torch.no_grad():
+            expected = run_model(trained, batch)
+        assert torch.allclose(run(made["onnx"].path, batch), expected, atol=1e-4)
+    assert made["onnx"].metrics["accuracy"] == pytest.approx(accuracy(made["onnx"].path, measured_split(dataset)))
+
+
+SMALL = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 64}
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "task"),
+    [
+        ({"name": "hf:bert", "args": SMALL}, TEXTS, "classification"),
+        ({"name": "hf:gpt2", "args": {"n_embd": 32, "n_layer": 2, "n_head": 2}}, {"text": {"path": "plain.txt"}}, "language-modeling"),
+    ],
+    ids=["bert", "gpt2"],
+)  # fmt: skip
+def test_exported_models_of_transformers_answer_as_the_trained_ones(model, text, task, tmp_path):
+    data = text | {"tokenizer": {"name": "word" if task == "classification" else "character", "maxLength": 32}}
+    _, dataset, trained, made = make({"model": model, "dataset": data, "task": task}, 5, tmp_path)
+    for count in (1, 5):
+        batch = dataset.splits.train.take(torch.arange(count))
+        with torch.no_grad():
+            expected = run_model(trained, batch)
+        assert torch.allclose(run(made["onnx"].path, batch), expected, atol=1e-4)
 
 
 def test_a_language_model_is_exported_for_texts_of_any_length(tmp_path):

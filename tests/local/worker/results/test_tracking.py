@@ -62,14 +62,14 @@ def test_tensorboard_shows_the_whole_run_and_nothing_twice_after_a_restart(make_
 
 
 def test_event_files_lie_whole_in_a_bucket(tmp_path, monkeypatch):
-    with object_store("runs") as (files, env):
-        for name, value in env.items():
+    with object_store("runs") as store:
+        for name, value in store.env.items():
             monkeypatch.setenv(name, value)
         tracker = TensorboardTracker("s3://runs/job/tensorboard", Story("job", "u1", 1, 0, {}, ""))
         for step in (5, 10):
             tracker.write([Record(step, 1.0, {"train/loss": 1 / step})])
-        (key,) = files.ls("runs/job/tensorboard")
-        (tmp_path / Path(key).name).write_bytes(files.cat_file(key))
+        (key,) = store.files.ls("runs/job/tensorboard")
+        (tmp_path / Path(key).name).write_bytes(store.files.cat_file(key))
     assert points(tmp_path)["train/loss"] == [(5, pytest.approx(0.2)), (10, pytest.approx(0.1))]
 
 
