@@ -204,3 +204,37 @@ def test_a_killed_command_line_leaves_no_process_and_can_be_resumed(run, tmp_pat
     code, resumed, said = run(a_long_job(), "--resume", "runs/digits-1").end()
     assert (code, resumed["status"]["phase"]) == (0, "Succeeded"), said
     assert resumed["status"]["progress"]["resumedFromStep"] >= 20
+
+
+def test_a_stopped_process_is_told_as_a_hang_and_started_again_in_its_pod(run):
+    job = a_long_job(workers=2)
+    job["spec"]["health"] = {"hang": {"minSeconds": 5}}
+    running = run(job)
+    running.reaches(100)
+    (rank,) = children_of(running.pid("digits-1-1"))
+    os.kill(rank, signal.SIGSTOP)
+    code, job, said = running.end()
+    status = job["status"]
+    assert (code, status["phase"], status["attempt"]) == (0, "Succeeded", 1), said
+    assert (status["restarts"], status["restartsWithoutProgress"]) == (1, 1)
+    failure = status["failure"]
+    assert (failure["category"], failure["exitCode"], failure["worker"], failure["rank"]) == ("Hang", 72, 1, 1)
+    assert "the process is stopped (SIGSTOP)" in failure["message"]
+    assert status["goodput"]["stalled"] >= 1
+    assert status["progress"]["resumedFromStep"] >= 80
+
+
+def test_a_worker_whose_main_process_is_stopped_is_replaced_alone(run):
+    running = run(a_long_job(workers=2))
+    running.reaches(100)
+    stopped, other = running.pid("digits-1-1"), running.pid("digits-0-1")
+    os.kill(stopped, signal.SIGSTOP)
+    wait_until(lambda: "waiting for worker 1" in running.saved.get("message", ""), running.process)
+    assert running.saved["message"].startswith("rendezvous 1 of 2: waiting for worker 1")
+    assert (running.saved["phase"], running.saved["reason"]) == ("Starting", "Rendezvous")
+    code, job, said = running.end()
+    status = job["status"]
+    assert (code, status["phase"], status["attempt"]) == (0, "Succeeded", 2), said
+    assert (status["failure"]["category"], status["failure"]["worker"]) == ("Hang", 1)
+    assert "it has not come to the rendezvous" in status["failure"]["message"]
+    assert running.pid("digits-0-1") == other
