@@ -99,7 +99,7 @@ def _root() -> Schema:
                 _schema_of(TrainingJobStatus, "What the operator says about the job; it alone writes it.")
             ),
         },
-        _RULES: [_name_rule(), *_immutability()],
+        _RULES: [_name_rule(), *_immutability(), _durability()],
     }
 
 
@@ -130,6 +130,18 @@ def _immutability() -> list[Schema]:
             }
         )
     return rules
+
+
+def _durability() -> Schema:
+    """Return the rule that keeps a job from losing what it has learnt to a change of its size."""
+    return {
+        "rule": "!(has(oldSelf.status) && has(oldSelf.status.progress) && has(oldSelf.status.progress.step) && "
+        "oldSelf.status.progress.step > 0) || has(self.spec.checkpoint.persistentVolumeClaim) || "
+        "has(self.spec.checkpoint.uri) || self.spec.workers.count == oldSelf.spec.workers.count",
+        "message": "spec.workers.count cannot change once steps were taken unless checkpoint.persistentVolumeClaim or "
+        "checkpoint.uri is set: the state lies in worker 0's scratch space and would go with its pod",
+        "fieldPath": ".spec.workers.count",
+    }
 
 
 def _fixed_fields() -> Iterable[tuple[str, FieldInfo]]:

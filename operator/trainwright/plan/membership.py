@@ -100,6 +100,8 @@ def to_create(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStat
         missing = [index for index in missing if not _is_ending(crew.newest.get(index))]
     if not missing:
         return ()
+    if spec.workers.min_count is not None and 0 in missing:
+        missing = [0]  # Who comes first finds room first, and without worker 0 the others cannot begin.
     job, settings = observed.job, observed.settings
     identity = (job.namespace, job.name, job.uid)
     # Also for a single worker: no pod starts without them, and somebody may have deleted them since.

@@ -136,6 +136,15 @@ def test_an_operator_that_has_just_started_trusts_what_it_wrote():
     assert plan(observed(going_on, *pods)).status is None
 
 
+def test_worker_0_looks_for_room_before_the_others_do():
+    started, _ = decide(job(workers=3, least=2))
+    _, first = decide(started)
+    assert [manifest["metadata"]["name"] for manifest in first.create if manifest["kind"] == "Pod"] == ["digits-0-1"]
+    _, rest = decide(started, replace(pod(0, phase="Pending"), node=None))
+    made = [manifest["metadata"]["name"] for manifest in rest.create if manifest["kind"] == "Pod"]
+    assert made == ["digits-1-1", "digits-2-1"]
+
+
 @pytest.mark.parametrize(("least", "given_up"), [(2, 0), (3, 1), (None, 1)])
 def test_enough_workers_satisfy_the_start_deadline(least, given_up):
     started, _ = decide(job(workers=3, least=least, startDeadlineSeconds=60))

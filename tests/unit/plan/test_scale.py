@@ -56,8 +56,9 @@ def test_all_save_and_go_before_any_starts_again(count, pods):
 
 def test_the_new_workers_know_how_many_they_are():
     scaled, _ = decide(sized(running_job(), 4, least=3), pod(0), pod(1), report=report(20))
-    _, decision = decide(scaled)
-    for manifest in decision.create[-4:]:
+    _, decision = decide(scaled, pod(0, attempt=2, phase="Pending"))
+    assert made(decision) == ["digits-1-2", "digits-2-2", "digits-3-2"]
+    for manifest in decision.create[-3:]:
         told = environment(manifest)
         assert (told[ENV_WORKERS], told[ENV_MIN_WORKERS]) == ("4", "3")
     alone, _ = decide(sized(running_job(), 1), pod(0), pod(1), report=report(20))
