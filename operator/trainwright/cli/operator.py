@@ -1,6 +1,8 @@
 """`trainwright operator`: runs the operator. All settings come from environment variables called TRAINWRIGHT_*."""
 
 import asyncio
+import contextlib
+import ctypes
 import gc
 import os
 import sys
@@ -33,6 +35,7 @@ def run_operator() -> None:
     # What was imported lives as long as the process: the garbage collector need not look through it again and again.
     gc.collect()
     gc.freeze()
+    _give_back_memory()
 
     async def main() -> None:
         await Operator(settings).run()
@@ -48,3 +51,9 @@ def run_operator() -> None:
     except Exception as error:  # noqa: BLE001 - the last place to say why the process ends
         structlog.get_logger(__name__).critical("operator failed", error=str(error), exc_info=error)
         sys.exit(1)
+
+
+def _give_back_memory() -> None:
+    """Give the memory that importing has left over back to the system; glibc would keep it."""
+    with contextlib.suppress(AttributeError, OSError):  # other C libraries do not have the call
+        ctypes.CDLL(None).malloc_trim(0)

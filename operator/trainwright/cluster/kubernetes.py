@@ -9,7 +9,8 @@ from trainwright.cluster.compact import compact, compact_pod
 from trainwright.cluster.port import ConflictError, InLine, JobKey, Listing, Manifest, NotFoundError, PodIdentity
 from trainwright.cluster.rest import ApiServer
 
-_PAGE = 500
+_PAGE = 50
+"""Objects listed at once. What a page takes while it is read stays with the process: 20 MiB for 500 pods."""
 _PLURALS = {
     KIND: PLURAL,
     "ConfigMap": "configmaps",

@@ -67,7 +67,7 @@ class Operator:
             if authority is not None:
                 await self._serve_reports(stack, cluster, authority)
             self._prepared = True
-            lease = self._lease(server)
+            lease = await self._lease(stack)
             if lease is None or await lease.acquire(self._stop):
                 await self._work(cluster, authority, lease)
         log.info("operator stopped")
@@ -153,9 +153,12 @@ class Operator:
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, None, self._settings.health_port).start()
 
-    def _lease(self, server: ApiServer) -> Lease | None:
+    async def _lease(self, stack: AsyncExitStack) -> Lease | None:
         if not self._settings.lease:
             return None
+        # With a connection of its own, or a burst of other requests could cost us the Lease.
+        server = await ApiServer.connect(1, count=self._count_request)
+        stack.push_async_callback(server.close)
         return Lease(
             server,
             self._settings.operator_namespace,

@@ -163,6 +163,11 @@ class Store:
             gone_at = now + timedelta(seconds=pod["spec"].get("terminationGracePeriodSeconds", 30))
             pod["metadata"].setdefault("deletionTimestamp", rfc3339(gone_at))
 
+    def width(self, key: JobKey) -> int:
+        """Return how many pods are known under the job's name."""
+        known = self._known.get(key)
+        return len(known.pods) if known is not None else 0
+
     def pod_names(self, key: JobKey, job_uid: str) -> frozenset[str]:
         """Return the names of the pods that the job owns."""
         known = self._known.get(key)

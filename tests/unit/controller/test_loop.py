@@ -67,6 +67,28 @@ async def test_an_echo_that_never_comes_does_not_stop_the_loop():
 
 
 @scenario
+async def test_news_of_a_wide_job_is_gathered_since_every_pass_looks_at_all_of_it():
+    cluster = MemoryCluster()
+    async with World(cluster) as world:
+        cluster.submit(job("team", workers=200, training={"epochs": 1, "globalBatchSize": 400}))
+        await world.until(lambda: len(cluster.pods()) == 200)
+        await asyncio.sleep(1)
+        passes = world.controller.metrics.reconcile_seconds
+        before = count(passes)
+        for pod in cluster.pods():
+            cluster.edit({**pod, "status": {**pod["status"], "reason": "Scheduled"}})
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(1)
+        assert 1 <= count(passes) - before <= 25
+
+
+def count(histogram):
+    return next(
+        sample.value for metric in histogram.collect() for sample in metric.samples if sample.name.endswith("_count")
+    )
+
+
+@scenario
 async def test_a_missed_deletion_is_found_before_anything_is_counted():
     cluster = MemoryCluster()
     async with World(cluster) as world:
