@@ -14,6 +14,18 @@ def pod_name(job: str, index: int, attempt: int) -> str:
     return f"{job}-{index}-{attempt}"
 
 
+def read_pod_name(job: str, name: str) -> tuple[int, int]:
+    """Return the worker index and the attempt of the pod that is called so.
+
+    Raises:
+        ValueError: No worker of this job is called so.
+    """
+    index, attempt = (int(number) for number in name.removeprefix(f"{job}-").split("-"))
+    if pod_name(job, index, attempt) != name:
+        raise ValueError(f"{name} is no worker of {job}")
+    return index, attempt
+
+
 def companion_name(job: str, uid: str) -> str:
     """Return the name shared by the job's ConfigMap, Service and NetworkPolicy."""
     return f"{job}-{uid[:8]}"

@@ -285,3 +285,12 @@ def test_service_accounts_need_an_allowlist():
 
 def test_a_job_being_deleted_is_left_to_the_garbage_collector():
     assert plan(observed(replace(running_job(), deleting=True), pod(0))) == Plan()
+
+
+def test_a_single_replacement_finds_what_it_needs_even_if_somebody_deleted_it():
+    before = running_job()
+    restarting = plan(observed(before, pod(0), failed(1))).status
+    second = plan(observed(replace(before, status=restarting), pod(0), failed(1)))
+    assert kinds(second)[-1] == "Pod"
+    assert {"ConfigMap", "Service"} <= set(kinds(second))
+    assert names(second) == ["digits-1-2"]
