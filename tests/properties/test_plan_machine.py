@@ -29,7 +29,7 @@ from trainwright.api.status import (
     TrainingJobStatus,
     read_status,
 )
-from trainwright.api.worker import Termination, WorkerPhase, WorkerReport
+from trainwright.api.worker import Absentee, Termination, Waiting, WorkerPhase, WorkerReport
 from trainwright.controller.reconcile import needs_proof
 from trainwright.plan import Observed, Plan, Pod, plan
 
@@ -235,6 +235,18 @@ class JobLife(RuleBasedStateMachine):
             checkpoints=[saved(self.saved)] if self.saved else [],
             seconds=LaunchSeconds(loading=0.3, training=0.7 * age, evaluating=0.3 * age),
         ).model_copy(update={"sequence": sequence})
+        self.sent.append(self.report)
+
+    @precondition(crew_runs)
+    @rule(index=st.integers(1, 3), seconds=st.sampled_from([5.0, 70.0]), came=st.booleans())
+    def wait_for_a_worker(self, index, seconds, came):
+        """The workers meet anew, and one of those that run does not come."""
+        runs = {p.index: p.attempt for p in self.pods_in("Running") if p.attempt >= self.status.oldest_attempt}
+        missing = [Absentee(worker=index, attempt=runs.get(index, 0) if came else 0)]
+        waiting = Waiting(joined=0, wanted=self.status.workers.desired, missing=missing, seconds=seconds)
+        sequence = int((self.now - NOW).total_seconds() * 1000) + self.step
+        word = report(0, runs[0], "rendezvous", WorkerPhase.RENDEZVOUS, waiting=waiting)
+        self.report = word.model_copy(update={"sequence": sequence, "uid": self.job.uid})
         self.sent.append(self.report)
 
     @precondition(lambda self: self.sent)
