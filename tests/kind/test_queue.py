@@ -38,7 +38,6 @@ kind: WorkloadPriorityClass
 metadata: {{name: {namespace}-urgent}}
 value: 1000
 """
-CLUSTER_WIDE = ("clusterqueues", "resourceflavors")
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +56,6 @@ def queue(kueue, namespace) -> Iterator[str]:
     )
     yield namespace
     kube.kubectl("delete", "tj", "--all", f"--namespace={namespace}", "--timeout=120s")
-    for kind in CLUSTER_WIDE:
-        kube.kubectl("delete", f"{kind}.kueue.x-k8s.io", namespace, "--wait=false")
     kube.kubectl("delete", "workloadpriorityclasses.kueue.x-k8s.io", f"{namespace}-urgent", "--wait=false")
 
 

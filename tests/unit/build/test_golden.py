@@ -82,6 +82,24 @@ def test_a_gang_is_as_approved(name, scheduling):
     assert text == path.read_text()
 
 
+def test_an_elastic_job_needs_places_for_its_least_only():
+    job = spec(workers={"count": 4, "minCount": 2})
+    group = group_of(*JOB[1:], job, 3, served=True)
+    assert group.name == "digits-111122-3x2"
+    # Which of them go on is theirs to settle: the scheduler may take them one by one.
+    assert pod_group(*JOB, job, group)["spec"] == {"schedulingPolicy": {"gang": {"minCount": 2}}}
+    queued = spec(workers={"count": 4, "minCount": 2}, scheduling={"queue": "team-a"})
+    assert group_of(*JOB[1:], queued, 3, served=False).name == "digits-111122-3x4"
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "grouped"), [(None, True), ("default-scheduler", True), ("kai-scheduler", False)]
+)
+def test_a_scheduler_of_ones_own_is_asked_for_no_group(scheduler, grouped):
+    job = spec(workers={"count": 2, "schedulerName": scheduler})
+    assert (group_of(*JOB[1:], job, 1, served=True) is not None) == grouped
+
+
 @pytest.mark.parametrize(
     ("amount", "total"),
     [("100m", "300m"), ("300Mi", "900Mi"), ("1.5Gi", "4.5Gi"), (2, "6"), ("1e3", "3e3"), (".5", "1.5"), ("10", "30")],
