@@ -9,7 +9,7 @@ import pytest
 
 from trainwright.api.job import read_spec
 from trainwright.api.worker import WorkerConfig
-from trainwright_worker.agent import beats, rendezvous, store
+from trainwright_worker.agent import beats, rendezvous, roll, store
 from trainwright_worker.agent.rendezvous import NotNeededError, NumberedRendezvous, RendezvousLostError, StoppedError
 from trainwright_worker.errors import InfrastructureError
 
@@ -210,7 +210,7 @@ def hasty(monkeypatch):
     """Let patience be counted in tenths of seconds."""
     beat_faster(monkeypatch)
     monkeypatch.setattr(beats, "LOST_AFTER_BEATS", 10)
-    monkeypatch.setattr(rendezvous, "SETTLING", 0.1)
+    monkeypatch.setattr(roll, "SETTLING", 0.1)
 
 
 @pytest.fixture
@@ -287,13 +287,13 @@ def test_worker_0_trains_alone_if_it_may(crew):
 
 
 def test_whoever_still_waits_when_the_job_is_done_is_not_needed(crew, monkeypatch):
-    monkeypatch.setattr(rendezvous, "SETTLING", 1000)
-    monkeypatch.setattr(rendezvous, "LONGEST_SETTLING", 1000)
+    monkeypatch.setattr(roll, "SETTLING", 1000)
+    monkeypatch.setattr(roll, "LONGEST_SETTLING", 1000)
     config = config_of(2, least=1)
     (leader,) = crew(config, 0)
     wait_for(lambda: leader.members == (0,))
     (late,) = crew(config, 1)
-    wait_for(leader.handler._newcomers)
+    wait_for(lambda: leader.handler._roll.newcomers)
     leader.over.set()
     leader.thread.join(20)
     leader.handler.leave(20)
@@ -310,5 +310,5 @@ def test_those_that_fail_again_and_again_are_let_in_ever_more_seldom(crew):
         wait_for(lambda other=other: leader.members == other.members == (0, 1))
         other.die()
         wait_for(lambda: leader.members == (0,))
-        settling.append(leader.handler._settling)
+        settling.append(leader.handler._roll.settling)
     assert settling == pytest.approx([0.08, 0.16, 0.32, 0.64])

@@ -5,10 +5,8 @@ writes down the members of the round, and their training processes start. Whoeve
 or it replaces a lost worker) opens the next round; the others notice, stop their processes and join too. So survivors keep
 their pods.
 
-With `spec.workers.minCount` a round may do with fewer. Worker 0 waits a while for those it expects: all at first, later the
-members of the round before and whoever came since. Then it goes on with those that are there. Who comes later waits until
-worker 0 opens a round for it; the others then save first, so growing loses no step. Rounds that keep losing members are
-opened ever more seldom for those that come back.
+With `spec.workers.minCount` a round may do with fewer, as worker 0 decides (`roll`). Who comes later waits until worker 0
+opens a round for it; the others then save first, so growing loses no step.
 
 Why not torch's own dynamic rendezvous: it numbers workers by host name and process id, while checkpoints need rank 0 on
 worker 0; it compares clocks between nodes; it polls once a second, several times per restart; and it unpickles what any
@@ -30,15 +28,12 @@ from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousIn
 from trainwright.api.worker import WorkerConfig
 from trainwright_worker.agent.beats import BEAT_SECONDS, Beats
 from trainwright_worker.agent.herald import Herald
+from trainwright_worker.agent.roll import Roll
 from trainwright_worker.agent.rounds import Rounds
 from trainwright_worker.agent.store import LOCAL_HOST, StoreServer, connect_store, round_store
 from trainwright_worker.console import say
 from trainwright_worker.errors import InfrastructureError
 
-SETTLING: Final = 1 / 3
-"""How long a round lasts at least before newcomers are let in, as a share of the patience; doubled with every loss that
-follows soon on another."""
-LONGEST_SETTLING: Final = 20
 WORD_SECONDS: Final = 10.0
 LOOK_SECONDS_PER_WORKER: Final = 0.0005
 _CONNECT_POLL_SECONDS: Final = 0.1
@@ -94,24 +89,20 @@ class NumberedRendezvous(RendezvousHandler):
         self._stopping = stopping
         self._herald = herald or Herald(config, index, attempt)
         self._count = config.spec.workers.count
-        self._patience = config.rendezvous_patience_seconds
-        self._least = config.spec.workers.min_count or self._count
         self._store: Store | None = None
         self._server: StoreServer | None = None
         self._last_beat = 0.0
         self._next_look = 0.0
         self._beats = Beats()
-        self._expected = frozenset(range(self._count))
+        self._roll: Roll | None = None
         self._joining = True
-        self._formed = 0.0
-        self._losses = 0
         self._last_word = 0.0
 
     # -- what torch's agent calls ------------------------------------------------------------------------------------
 
     def get_backend(self) -> str:
         """Return the name of the kind of rendezvous."""
-        return "trainwright-fixed"
+        return "trainwright-numbered"
 
     @property
     def use_agent_store(self) -> bool:
@@ -128,17 +119,20 @@ class NumberedRendezvous(RendezvousHandler):
         """
         if self._store is None:
             self._store = self._connect(time.monotonic() + self._config.rendezvous_timeout_seconds)
+            self._roll = Roll(self._config, self.keys) if self._index == 0 else None
         try:
             self._claim_index()
-            if self.members:
-                self._expected = frozenset((*self.members, *self._newcomers()))
-            before, self._joining = len(self.members), True
+            if self._roll is not None:
+                self._roll.expect()
+            self._joining = True
             while not self._join_round():
                 pass
         except RuntimeError as error:
             raise self.lost(error) from error
         self._herald.rest()
-        self._note_formation(before)
+        self._joining = self.growing = False
+        if self._roll is not None:
+            self._roll.settle(self.members)
         store = round_store(self._store, self._config.uid, self.round)
         where = RendezvousStoreInfo(self.host, self._config.rendezvous_port)
         return RendezvousInfo(store, self.members.index(self._index), len(self.members), where)
@@ -192,9 +186,11 @@ class NumberedRendezvous(RendezvousHandler):
             return
         try:
             self._rounds.leave(self.round)
+            if self._roll is None:
+                return
             deadline = time.monotonic() + patience
-            everyone = len(self.members) + len(self._newcomers())
-            while self._index == 0 and self._rounds.left(self.round) < everyone and time.monotonic() < deadline:
+            everyone = len(self.members) + len(self._roll.newcomers)
+            while self._rounds.left(self.round) < everyone and time.monotonic() < deadline:
                 time.sleep(0.02)
         except RuntimeError:
             return  # Worker 0 is gone, which it only is when it has succeeded: there is nobody left to tell.
@@ -269,8 +265,8 @@ class NumberedRendezvous(RendezvousHandler):
         rounds, began = self._rounds, time.monotonic()
         pause = 0.02 + 0.0002 * self._count
         while True:
-            if self._index == 0:
-                self._complete(target, began)
+            if self._roll is not None:
+                self._roll.complete(target, began, growing=self.growing)
             members = rounds.members(target)
             if self._index in members:
                 self.members = members
@@ -295,28 +291,6 @@ class NumberedRendezvous(RendezvousHandler):
         if self._beats_now():
             self._say_waiting(f"to be let in: round {target} goes on without worker {self._index}")
 
-    def _complete(self, target: int, began: float) -> None:
-        """On worker 0: write down the members of a round that need not wait any longer."""
-        joined = self._rounds.joined(target)
-        late = time.monotonic() > began + self._patience + self.growing * self._grace
-        if joined < self._least or (joined < min(self._count, len(self._expected)) and not late):
-            return
-        present = self._rounds.present(target)
-        if late:
-            now = time.monotonic()
-            present = [index for index in present if not self._beats.silent(index, now)]
-        if len(present) >= self._least and (late or self._expected.issubset(present)):
-            self._rounds.complete(target, present)
-
-    def _note_formation(self, before: int) -> None:
-        """Take note that a round is complete, after one of so many members."""
-        now = time.monotonic()
-        if len(self.members) < before:
-            self._losses = self._losses + 1 if now - self._formed < LONGEST_SETTLING * self._patience else 1
-        self._formed, self._joining = now, False
-        self.growing = False
-        self._beats.forget()
-
     def _beats_now(self) -> bool:
         """Beat if it is time to; return whether it was."""
         if time.monotonic() - self._last_beat < BEAT_SECONDS:
@@ -326,36 +300,16 @@ class NumberedRendezvous(RendezvousHandler):
 
     def _beat(self) -> None:
         """Show that this worker lives; worker 0 looks after the others."""
-        now = self._last_beat = time.monotonic()
+        self._last_beat = time.monotonic()
         self._beats.show(self.keys, self._index)
-        if self._index != 0:
-            return
-        self._beats.look(self.keys, range(1, self._count), now)
-        if self._joining or self._rounds.newest != self.round:
-            return
-        if any(self._beats.silent(index, now) for index in self.members):
-            self._rounds.open_after(self.round)
-        elif self._newcomers() and now - self._formed >= self._settling:
-            self.growing = True
-            self._rounds.open_after(self.round, growing=True)
-
-    def _newcomers(self) -> list[int]:
-        """Return who lives and waits to be let in, as far as worker 0 has seen."""
-        if self._least == self._count:
-            return []
-        now = time.monotonic()
-        return [i for i in range(self._count) if i not in self.members and self._beats.alive(i, now)]
-
-    @property
-    def _settling(self) -> float:
-        return self._patience * min(SETTLING * 2.0**self._losses, LONGEST_SETTLING)
-
-    @property
-    def _grace(self) -> int:
-        return self._config.spec.workers.termination_grace_period_seconds
+        if self._roll is not None:
+            self._roll.look()
+            if not self._joining and self._rounds.newest == self.round:
+                self.growing = self._roll.tend(self.round)
 
     def _missing(self, target: int) -> RendezvousLostError:
-        least = f" (at least {self._least})" if self._least < self._count else ""
+        fewest = self._config.spec.workers.min_count
+        least = f" (at least {fewest})" if fewest is not None else ""
         return RendezvousLostError(
             f"rendezvous of {self._count} workers{least}: worker {self._missing_from(target)} did not come within "
             f"{self._config.rendezvous_timeout_seconds} s"

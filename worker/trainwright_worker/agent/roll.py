@@ -1,0 +1,107 @@
+"""Who takes part in a round: what worker 0 decides for all.
+
+It waits for those it expects: all at first, later the members of the round before and whoever came since. When they do not
+come, and `spec.workers.minCount` allows it, it goes on with those that are there. Who comes later is let in by another round,
+for which all save first. A job that keeps losing those it lets in does so ever more seldom.
+"""
+
+import time
+from typing import Final
+
+from torch.distributed import Store  # type: ignore[attr-defined]
+
+from trainwright.api.worker import WorkerConfig
+from trainwright_worker.agent.beats import Beats
+from trainwright_worker.agent.rounds import Rounds
+
+SETTLING: Final = 1 / 3
+"""How long a round lasts at least before newcomers are let in, as a share of the patience; doubled with every loss that
+follows soon on another."""
+LONGEST_SETTLING: Final = 20
+
+
+class Roll:
+    """Worker 0's view of all workers."""
+
+    def __init__(self, config: WorkerConfig, keys: Store) -> None:
+        """Expect everybody.
+
+        Args:
+            config: The worker's config.
+            keys: The job's part of the store.
+        """
+        workers = config.spec.workers
+        self._count = workers.count
+        self._least = workers.min_count or workers.count
+        self._patience = config.rendezvous_patience_seconds
+        self._grace = workers.termination_grace_period_seconds
+        self._keys = keys
+        self._rounds = Rounds(keys, workers.count)
+        self._beats = Beats()
+        self._members: tuple[int, ...] = ()
+        self._expected = frozenset(range(workers.count))
+        self._formed = 0.0
+        self._losses = 0
+
+    def expect(self) -> None:
+        """Expect those that took part so far, and those that wait to be let in: the next round begins."""
+        if self._members:
+            self._expected = frozenset((*self._members, *self.newcomers))
+
+    def complete(self, target: int, began: float, *, growing: bool) -> None:
+        """Write down the members of a round, unless it should wait any longer.
+
+        Args:
+            target: The round.
+            began: Since when it is waited for, on the monotonic clock.
+            growing: Whether the others may still be saving.
+        """
+        joined = self._rounds.joined(target)
+        now = time.monotonic()
+        late = now > began + self._patience + growing * self._grace
+        if joined < self._least or (joined < min(self._count, len(self._expected)) and not late):
+            return
+        present = self._rounds.present(target)
+        if late:
+            present = [index for index in present if not self._beats.silent(index, now)]
+        if len(present) >= self._least and (late or self._expected.issubset(present)):
+            self._rounds.complete(target, present)
+
+    def settle(self, members: tuple[int, ...]) -> None:
+        """Take note of who takes part in the round that begins now."""
+        now = time.monotonic()
+        if len(members) < len(self._members):
+            self._losses = self._losses + 1 if now - self._formed < LONGEST_SETTLING * self._patience else 1
+        self._members, self._formed = members, now
+        self._beats.forget()
+
+    def look(self) -> None:
+        """Look who lives."""
+        self._beats.look(self._keys, range(1, self._count), time.monotonic())
+
+    def tend(self, current: int) -> bool:
+        """Open the round after the current one if a member is lost, or if it is time to let others in.
+
+        Returns:
+            Whether it was opened only to let others in.
+        """
+        now = time.monotonic()
+        if any(self._beats.silent(index, now) for index in self._members):
+            self._rounds.open_after(current)
+        elif self.newcomers and now - self._formed >= self.settling:
+            self._rounds.open_after(current, growing=True)
+            return True
+        return False
+
+    @property
+    def newcomers(self) -> list[int]:
+        """Who lives and waits to be let in, as far as has been seen."""
+        if self._least == self._count:
+            return []
+        now = time.monotonic()
+        return [i for i in range(self._count) if i not in self._members and self._beats.alive(i, now)]
+
+    @property
+    def settling(self) -> float:
+        """How many seconds the current round lasts at least before others are let in."""
+        return self._patience * min(SETTLING * 2.0**self._losses, LONGEST_SETTLING)
