@@ -56,9 +56,10 @@ def test_of_two_jobs_one_waits_and_holds_nothing(gangs, namespace):
         describe=lambda: str([placed(namespace, name) for name in ("one", "two")]),
     )
     first, second = sorted(("one", "two"), key=lambda name: -len(placed(namespace, name)))
-    waiting = jobs.wait_for(namespace, second, lambda now: now.get("phase") == "Queued")
+    waiting = jobs.wait_for(
+        namespace, second, lambda now: now.get("phase") == "Queued" and "nvidia.com/gpu" in now["message"]
+    )
     assert "until all 3 workers can be placed at once" in waiting["message"]
-    assert "nvidia.com/gpu" in waiting["message"]
     condition = next(condition for condition in waiting["conditions"] if condition["type"] == "Queued")
     assert (condition["status"], condition["reason"]) == ("True", "WaitingForAllPlaces")
 
