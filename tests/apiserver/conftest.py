@@ -13,16 +13,19 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import kopf
 import pytest
 import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from kubernetes.aio.client.configuration import Configuration
+from person import Person
 
 from trainwright.cluster.rest import ApiServer
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "test-admin"  # noqa: S105 - of a server that lives for one test run
+EDITORS = "test-editors"
+EDITOR_TOKEN = "test-editor"  # noqa: S105 - the same
 
 
 def _binary(name: str) -> str | None:
@@ -55,8 +58,16 @@ class RunningServer:
             )
         )
 
+    def behind(self, url: str, folder: Path) -> "RunningServer":
+        """Return the same server as it is reached through a proxy."""
+        return RunningServer(url, folder)
+
     def connect(self, count=None) -> ApiServer:
-        return ApiServer(kopf.ConnectionInfo(server=self.url, insecure=True, token=TOKEN), count=count)
+        configuration = Configuration()
+        configuration.host = self.url
+        configuration.verify_ssl = False
+        configuration.api_key["BearerToken"] = f"Bearer {TOKEN}"
+        return ApiServer(configuration, count)
 
     def ready(self) -> bool:
         request = urllib.request.Request(f"{self.url}/readyz", headers={"Authorization": f"Bearer {TOKEN}"})  # noqa: S310
@@ -87,7 +98,7 @@ def _apiserver(binary: str, folder: Path, etcd: str) -> tuple[subprocess.Popen[b
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     (folder / "sa.key").write_bytes(pem)
-    (folder / "tokens.csv").write_text(f"{TOKEN},admin,admin,system:masters\n")
+    (folder / "tokens.csv").write_text(f"{TOKEN},admin,admin,system:masters\n{EDITOR_TOKEN},editor,editor,{EDITORS}\n")
     port = _free_port()
     command = [
         binary,
@@ -182,6 +193,38 @@ async def namespace(server: ApiServer) -> str:
     return name
 
 
+@pytest.fixture
+async def administrator(api_server: RunningServer):
+    """Somebody who may do everything."""
+    async with Person(api_server.url, TOKEN) as person:
+        yield person
+
+
+@pytest.fixture
+async def editor(api_server: RunningServer, administrator: Person, namespace: str):
+    """Somebody who may edit the test's namespace: with Kubernetes' own role for that, and with what the chart adds to it."""
+    roles = ["system:aggregate-to-edit", "system:aggregate-to-view"]
+    for manifest in yaml.safe_load_all((ROOT / "manifests" / "base" / "operator.yaml").read_text()):
+        if manifest["kind"] == "ClusterRole" and "aggregationRule" not in manifest:
+            name = manifest["metadata"]["name"]
+            if name.endswith(("-view", "-edit")):
+                await administrator.create("/apis/rbac.authorization.k8s.io/v1/clusterroles", manifest)
+                roles.append(name)
+    for role in roles:
+        binding = {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": role.replace(":", "-")},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": EDITORS}],
+        }
+        path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings"
+        answer = await administrator.create(path, binding)
+        assert not answer.refused, answer
+    async with Person(api_server.url, EDITOR_TOKEN) as person:
+        yield person
+
+
 class OperatorProcess:
     """`trainwright operator` as its own process, against the test's API server."""
 
@@ -223,8 +266,8 @@ class OperatorProcess:
 def start_operator(api_server: RunningServer, tmp_path: Path, namespace: str):
     started: list[OperatorProcess] = []
 
-    def start(**settings: object) -> OperatorProcess:
-        started.append(OperatorProcess(api_server, tmp_path, namespace, **settings))
+    def start(through: RunningServer = api_server, **settings: object) -> OperatorProcess:
+        started.append(OperatorProcess(through, tmp_path, namespace, **settings))
         return started[-1]
 
     yield start

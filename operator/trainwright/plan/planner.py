@@ -106,7 +106,7 @@ def _drive(observed: Observed, spec: TrainingJobSpec) -> Plan:
 
 def _decided(status: TrainingJobStatus) -> tuple[object, ...]:
     """Return what pods are deleted and created for."""
-    return status.attempt, status.oldest_attempt, status.budget_spent_at
+    return status.attempt, status.oldest_attempt, status.budget_spent_at, status.phase == Phase.SUSPENDED
 
 
 def _settle(

@@ -89,6 +89,7 @@ def test_suspension_is_over_when_a_stuck_pod_must_have_ended():
     stuck = pod(0, deletes_at=NOW + MINUTE)
     suspending, decision = decide(replace(running_job(), spec=job(suspend=True).spec), stuck)
     assert suspending.status.reason == "Suspending"
+    _, decision = decide(suspending, stuck)
     assert decision.requeue_after == pytest.approx(65)
     suspended, decision = decide(suspending, stuck, now=NOW + MINUTE + timedelta(seconds=5))
     assert suspended.status.reason == "Suspended"
