@@ -38,7 +38,8 @@ Manifest = dict[str, Any]
 USER = 65532
 """Numeric user and group of every worker; also the group of its volumes."""
 
-TOKEN_SECONDS = 3600
+TOKEN_SECONDS = 600
+"""The least that Kubernetes grants: a token that was stolen is soon worth nothing, and each pod has it renewed in time."""
 LOCAL_HOST = "localhost"
 _NODE_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 NODE_LOSS_SECONDS = 30

@@ -52,7 +52,7 @@ class Client:
     def _post(self, body: bytes) -> int:
         if self._connection is None:
             self._connection = self._connect()
-        # The token rotates: whoever keeps one is locked out within the hour.
+        # The token rotates: whoever keeps one is locked out after ten minutes.
         token = Path(self._endpoint.token_file).read_text(encoding="utf-8").strip()
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         path = self._url.path + (f"?{self._url.query}" if self._url.query else "")
