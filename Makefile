@@ -12,12 +12,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CLUSTER := tests/kind/cluster
+MINUTES ?= 10
 
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help: ## Explain every target
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(INSTALLED): pyproject.toml constraints/dev.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -46,6 +47,10 @@ test: check ## All tests: also real worker processes, and a real kind cluster (m
 	$(BIN)/pytest --quiet tests/local
 	$(BIN)/pytest --quiet tests/kind tests/apiserver
 
+.PHONY: chaos
+chaos: $(INSTALLED) ## Let everything break on a kind cluster for ten minutes; `make chaos MINUTES=60` for an hour
+	TRAINWRIGHT_CHAOS_MINUTES=$(MINUTES) $(BIN)/pytest --quiet tests/kind/chaos
+
 .PHONY: verify
 verify: $(INSTALLED) ## Check that every generated file is what its source generates (part of check)
 	$(BIN)/pytest --quiet -m generated tests/unit
@@ -70,6 +75,10 @@ kind-down: ## Delete the kind cluster
 .PHONY: bench
 bench: $(INSTALLED) ## Measure training throughput against a bare PyTorch loop
 	$(BIN)/python tests/bench/throughput.py
+
+.PHONY: bench-operator
+bench-operator: $(INSTALLED) ## Measure the operator on a real API server with 200 simulated nodes (10 minutes; builds KWOK once)
+	$(BIN)/python tests/bench/control_plane.py
 
 .PHONY: clean
 clean: ## Remove what was made in this folder (caches under ~/.cache/trainwright stay)

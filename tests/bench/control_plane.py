@@ -44,11 +44,11 @@ NEEDS_MANY = {"steady", "kill", "reports"}
 NODES = 200
 
 
-async def main(plane: Plane, names: list[str]) -> Bench:
-    """Take the measures in order on a fresh control plane, and return what was seen."""
+async def main(plane: Plane, names: list[str], many: int) -> Bench:
+    """Take the measures in order on a fresh control plane, with so many jobs at once, and return what was seen."""
     admin, bare = (Client(plane.url, plane.token(user)) for user in ("admin", "bare"))
     operator = Operator(plane)
-    bench = Bench(plane, operator, admin, bare, Recorder(admin))
+    bench = Bench(plane, operator, admin, bare, Recorder(admin), many)
     try:
         await _install(admin)
         await bench.seen.start()
@@ -134,6 +134,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(description="Measures the control plane.")
     parser.add_argument("--only", action="append", choices=list(MEASURES), help="this measure alone; may be repeated")
+    parser.add_argument("--jobs", type=int, default=1000, help="jobs at once; the limits shown are those for 1000")
     parser.add_argument("--markdown", type=Path, help="file to write the table to")
     parser.add_argument("--keep", type=Path, help="folder for data and logs; a temporary one that is deleted if absent")
     return parser.parse_args(arguments)
@@ -153,7 +154,7 @@ if __name__ == "__main__":
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         with control_plane(folder) as plane, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            bench = runner.run(main(plane, chosen(options.only)))
+            bench = runner.run(main(plane, chosen(options.only), options.jobs))
     print(text(bench.rows))
     if options.markdown:
         options.markdown.write_text(_report(bench), encoding="utf-8")

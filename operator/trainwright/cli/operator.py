@@ -7,6 +7,9 @@ import gc
 import os
 import sys
 
+_M_MMAP_THRESHOLD = -3
+_LARGE = 128 * 1024
+
 
 def run_operator() -> None:
     """Run the operator until it is told to stop; exits with 2 on wrong settings and with 1 on any other failure.
@@ -54,6 +57,11 @@ def run_operator() -> None:
 
 
 def _give_back_memory() -> None:
-    """Give the memory that importing has left over back to the system; glibc would keep it."""
-    with contextlib.suppress(AttributeError, OSError):  # other C libraries do not have the call
-        ctypes.CDLL(None).malloc_trim(0)
+    """Give what importing has left over back to the system, and large buffers as soon as they are free.
+
+    glibc would keep both. A TLS connection alone has a buffer of 256 KiB, and bursts open many.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # other C libraries do not have these calls
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        libc.malloc_trim(0)

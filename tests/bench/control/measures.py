@@ -15,7 +15,6 @@ from plane import Plane
 from reporting import Reporters
 from table import Row, high, median
 
-MANY = 1000
 WIDE = 1000
 SMALL_JOBS = 60
 UNRELATED = 10_000
@@ -34,6 +33,7 @@ class Bench:
         admin: The bench's own client.
         bare: The client that shows what the API server can do.
         seen: All pods of jobs, and all jobs.
+        many: How many jobs run at once.
         template: Makes the bare client's copies of children; set once there was a job to copy.
         rows: What was measured so far.
     """
@@ -43,6 +43,7 @@ class Bench:
     admin: Client
     bare: Client
     seen: Recorder
+    many: int = 1000
     template: BareChildren | None = None
     rows: list[Row] = field(default_factory=list)
 
@@ -143,25 +144,25 @@ async def restart(bench: Bench) -> None:
 
 async def burst(bench: Bench) -> None:
     """A thousand jobs at once, beside their objects by a bare client. The jobs stay for what follows."""
-    lowest = await _bare_burst(bench, jobs=MANY, workers=2)
+    lowest = await _bare_burst(bench, jobs=bench.many, workers=2)
     await make_namespace(bench.admin, "many")
     began = time.monotonic()
     with Meter(bench.operator.process) as meter:
-        await gather(lambda n=number: apply(bench.admin, job("many", f"job-{n}")) for number in range(MANY))
+        await gather(lambda n=number: apply(bench.admin, job("many", f"job-{n}")) for number in range(bench.many))
         accepted = time.monotonic() - began
-        await bench.seen.until(lambda: len(bench.seen.pods_of("many")) >= 2 * MANY, 180, "all pods of many jobs")
+        await bench.seen.until(lambda: len(bench.seen.pods_of("many")) >= 2 * bench.many, 180, "all pods of many jobs")
         created = _last_created(bench.seen.pods_of("many")) - began
         await bench.seen.until(lambda: all(pod.running for pod in bench.seen.pods_of("many")), 180, "all pods run")
         running = max(pod.running or 0.0 for pod in bench.seen.pods_of("many")) - began
         await bench.seen.until(
-            lambda: all(_says(bench, f"job-{n}", 2) for n in range(MANY)), 180, "all statuses say so"
+            lambda: all(_says(bench, f"job-{n}", 2) for n in range(bench.many)), 180, "all statuses say so"
         )
-    lags = [_status_lag(bench, "many", f"job-{number}") for number in range(MANY)]
+    lags = [_status_lag(bench, "many", f"job-{number}") for number in range(bench.many)]
     note = f"the jobs themselves were accepted within {accepted:.1f} s"
-    bench.add(f"{MANY} jobs of 2 at once: all pods created", created, 22, "s", ceiling=lowest, note=note)
+    bench.add(f"{bench.many} jobs of 2 at once: all pods created", created, 22, "s", ceiling=lowest, note=note)
     bench.add("… all run", running, 45, "s", note="the scheduler with its stock limits places 50 pods a second")
     bench.add("… pods run to status says so, p99", high(lags), 1, "s", note=f"median {median(lags):.3f} s")
-    bench.add("… operator CPU per job", 1000 * meter.cpu / MANY, None, "ms")
+    bench.add("… operator CPU per job", 1000 * meter.cpu / bench.many, None, "ms")
 
 
 async def steady(bench: Bench) -> None:
@@ -170,7 +171,7 @@ async def steady(bench: Bench) -> None:
     with Meter(bench.operator.process) as meter:
         await asyncio.sleep(IDLE_SECONDS)
     memory = bench.operator.process.memory()
-    bench.add(f"{MANY} jobs run, no reports: memory", memory, 120, "MiB")
+    bench.add(f"{bench.many} jobs run, no reports: memory", memory, 120, "MiB")
     bench.add("… idle CPU", meter.percent, 2, "%")
     await make_namespace(bench.admin, "others")
     with Meter(bench.operator.process) as busy:
@@ -218,9 +219,9 @@ async def reports(bench: Bench) -> None:
             await asyncio.sleep(REPORT_SECONDS / 2)
         ended = time.monotonic()
         rate = (bench.seen.status_writes - writes) / (ended - begun)
-        ages = [_oldest(bench, f"job-{number}", begun, ended) for number in range(MANY)]
+        ages = [_oldest(bench, f"job-{number}", begun, ended) for number in range(bench.many)]
         bench.add(
-            f"{MANY} jobs report: oldest progress in any status",
+            f"{bench.many} jobs report: oldest progress in any status",
             max(ages),
             60,
             "s",

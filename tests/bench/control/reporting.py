@@ -1,12 +1,13 @@
 """Stand-ins for rank 0 of many jobs: real reports over the real HTTPS endpoint with the pods' real tokens.
 
 KWOK's pods run nothing, so something must say what their workers would. Each job has an address of its own on loopback,
-as pods have, and keeps its connection as a worker does.
+as pods have, keeps its connection and pauses when asked to, as a worker does.
 """
 
 import asyncio
 import base64
 import json
+import re
 import ssl
 import time
 from collections import Counter
@@ -21,6 +22,8 @@ from trainwright.api.worker import WorkerPhase, WorkerReport
 INTERVAL = 2.0
 _STEPS = 1_000_000
 _TIMEOUT = 20.0
+_CLOSE = b"connection: close"
+_RETRY_AFTER = re.compile(rb"(?i)retry-after: (\d+)")
 
 
 @dataclass
@@ -32,6 +35,7 @@ class _Rank:
     uid: str
     token: str
     address: str
+    attempt: int
     step: int = 0
 
 
@@ -55,14 +59,15 @@ class Reporters:
 
         async def enlist(number: int) -> None:
             pod = workers[number]
-            uid = recorder.jobs[namespace, pod.job].uid
+            record = recorder.jobs[namespace, pod.job]
+            uid = record.uid
             bound = {"kind": "Pod", "apiVersion": "v1", "name": pod.name, "uid": pod.uid}
             spec = {"audiences": [report_audience(namespace, pod.job, uid)], "boundObjectRef": bound}
             body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
             path = f"/api/v1/namespaces/{namespace}/serviceaccounts/default/token"
             token = (await self._client.request("POST", path, body))["status"]["token"]
             address = f"127.1.{number // 250}.{1 + number % 250}"
-            self._ranks.append(_Rank(namespace, pod.job, uid, token, address))
+            self._ranks.append(_Rank(namespace, pod.job, uid, token, address, record.status["attempt"]))
 
         await gather(lambda n=number: enlist(n) for number in range(len(workers)))
 
@@ -84,13 +89,15 @@ class Reporters:
     async def _report_forever(self, rank: _Rank, context: ssl.SSLContext, delay: float) -> None:
         await asyncio.sleep(delay)
         while True:
+            pause = INTERVAL
             try:
-                await self._report_over_one_connection(rank, context)
+                pause = await self._report_over_one_connection(rank, context)
             except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError):
                 self.answers[0] += 1
-            await asyncio.sleep(INTERVAL)
+            await asyncio.sleep(pause)
 
-    async def _report_over_one_connection(self, rank: _Rank, context: ssl.SSLContext) -> None:
+    async def _report_over_one_connection(self, rank: _Rank, context: ssl.SSLContext) -> float:
+        """Report until the operator closes the connection, and return for how many seconds to pause then."""
         async with asyncio.timeout(_TIMEOUT):
             reader, writer = await asyncio.open_connection(
                 "127.0.0.1",
@@ -101,16 +108,17 @@ class Reporters:
             )
         try:
             while True:
-                due = time.monotonic() + INTERVAL
+                sent = time.monotonic()
                 rank.step += 20
                 writer.write(_request(rank))
                 async with asyncio.timeout(_TIMEOUT):
                     head = await reader.readuntil(b"\r\n\r\n")
                 status = int(head.split(maxsplit=2)[1])
                 self.answers[status] += 1
-                if b"connection: close" in head.lower():
-                    return
-                await asyncio.sleep(due - time.monotonic())
+                pause = max(INTERVAL, *(float(asked) for asked in _RETRY_AFTER.findall(head)), 0.0)
+                if _CLOSE in head.lower():
+                    return pause
+                await asyncio.sleep(max(0.0, sent + pause - time.monotonic()))
         finally:
             writer.close()
 
@@ -119,7 +127,7 @@ def _request(rank: _Rank) -> bytes:
     now = time.time()
     report = WorkerReport(
         uid=rank.uid,
-        attempt=1,
+        attempt=rank.attempt,
         launch="bench",
         sequence=int(now * 1000),
         phase=WorkerPhase.TRAINING,
