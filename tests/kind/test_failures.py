@@ -1,19 +1,9 @@
 """What can go wrong on a cluster, and that it costs seconds and is told."""
 
+import faults
 import jobs
 import kube
 import pytest
-
-
-def kill_operator(operator: str) -> None:
-    kube.kubectl(
-        "delete",
-        "pod",
-        f"--namespace={operator}",
-        "-l=app.kubernetes.io/component=operator",
-        "--grace-period=0",
-        "--force",
-    )
 
 
 def test_killed_worker_resumes_from_the_checkpoint(operator, namespace):
@@ -52,7 +42,7 @@ def test_killed_operator_loses_nothing(operator, namespace):
     kube.apply(jobs.endless("steady"), namespace)
     before = jobs.wait_for(namespace, "steady", jobs.running_at(100))
     pods = {pod["metadata"]["uid"] for pod in jobs.pods(namespace, "steady")}
-    kill_operator(operator)
+    faults.kill_operators(operator)
     after = jobs.wait_for(namespace, "steady", jobs.running_at(before["progress"]["step"] + 1), timeout=180)
     assert (after["restarts"], after["attempt"]) == (0, 1)
     assert {pod["metadata"]["uid"] for pod in jobs.pods(namespace, "steady")} == pods
@@ -155,17 +145,14 @@ def test_of_two_operators_one_works_and_the_other_takes_over(operator, namespace
         kube.helm("upgrade", "trainwright", chart, f"--namespace={operator}", *values)
         kube.kubectl("rollout", "status", "deployment", f"--namespace={operator}", "--timeout=120s", timeout=150)
 
-    def holder() -> str:
-        lease = kube.kubectl_json("get", "lease", "trainwright", f"--namespace={operator}")
-        return lease["spec"].get("holderIdentity") or ""
-
     scale(2)
     try:
         kube.apply(jobs.endless("handed-over"), namespace)
         before = jobs.wait_for(namespace, "handed-over", jobs.running_at(20))
-        leader = kube.wait_until(holder, timeout=60, describe=holder)
-        kube.kubectl("delete", "pod", leader, f"--namespace={operator}", "--grace-period=0", "--force")
-        kube.wait_until(lambda: holder() not in ("", leader), timeout=60, describe=holder)
+        killed = faults.kill_leader(operator)
+        kube.wait_until(
+            lambda: faults.leader(operator) not in ("", killed), timeout=60, describe=lambda: faults.leader(operator)
+        )
         after = jobs.wait_for(namespace, "handed-over", jobs.running_at(before["progress"]["step"] + 1))
         assert (after["restarts"], after["attempt"]) == (0, 1)
     finally:

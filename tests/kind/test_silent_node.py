@@ -1,8 +1,6 @@
 """A node that goes silent: its kubelet answers no more, its pods stay in Terminating, and the job goes on elsewhere."""
 
-import contextlib
-from collections.abc import Iterator
-
+import faults
 import jobs
 import kube
 import pytest
@@ -14,40 +12,14 @@ NOTICED = 240
 and the rest for the workers' start."""
 
 
-@contextlib.contextmanager
-def silenced(node: str) -> Iterator[None]:
-    """Stop every process of a node where it stands, as a frozen machine or a cut cable would."""
-    kube.run("docker", "pause", node)
-    try:
-        yield
-    finally:
-        kube.run("docker", "unpause", node)
-        kube.kubectl("wait", "node", node, "--for=condition=Ready", "--timeout=120s", timeout=150)
-
-
-def on_two_nodes(name: str) -> jobs.Manifest:
-    """An endless job of two workers that never share a node as long as there are two."""
-    spread = {
-        "maxSkew": 1,
-        "topologyKey": "kubernetes.io/hostname",
-        "whenUnsatisfiable": "ScheduleAnyway",
-        "labelSelector": {"matchLabels": {"trainwright.dev/job-name": name}},
-    }
-    return jobs.endless(name, workers={"topologySpreadConstraints": [spread], "terminationGracePeriodSeconds": 15})
-
-
-def pod(namespace: str, name: str) -> jobs.Manifest:
-    return kube.kubectl_json("get", "pod", name, f"--namespace={namespace}")
-
-
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_silent_node_costs_little_more_than_its_discovery(operator, namespace, victim):
     name = f"silent-{victim}"
-    kube.apply(on_two_nodes(name), namespace)
+    kube.apply(jobs.on_two_nodes(name), namespace)
     before = jobs.wait_for(namespace, name, lambda now: jobs.running_at(200)(now) and now.get("checkpoints"))
-    lost, kept = pod(namespace, f"{name}-{victim}-1"), pod(namespace, f"{name}-{1 - victim}-1")
+    lost, kept = jobs.pod(namespace, f"{name}-{victim}-1"), jobs.pod(namespace, f"{name}-{1 - victim}-1")
     assert lost["spec"]["nodeName"] != kept["spec"]["nodeName"]
-    with silenced(lost["spec"]["nodeName"]):
+    with faults.silenced(lost["spec"]["nodeName"]):
         # It is said before the cluster gives the node up, which takes longer.
         told = jobs.wait_for(
             namespace, name, lambda now: now["reason"] in ("NodeSilent", "Restarting"), timeout=NOTICED
@@ -60,16 +32,16 @@ def test_a_silent_node_costs_little_more_than_its_discovery(operator, namespace,
         assert after["failure"]["node"] == lost["spec"]["nodeName"]
         assert after["progress"]["resumedFromStep"] >= before["checkpoints"][-1]["step"]
         # Nobody was there to confirm the end of the old pod, and nobody waited for that.
-        stuck = pod(namespace, f"{name}-{victim}-1")
+        stuck = jobs.pod(namespace, f"{name}-{victim}-1")
         assert stuck["metadata"]["uid"] == lost["metadata"]["uid"]
         assert stuck["metadata"]["deletionTimestamp"]
-        replacement = pod(namespace, f"{name}-{victim}-2")
+        replacement = jobs.pod(namespace, f"{name}-{victim}-2")
         assert replacement["spec"]["nodeName"] != lost["spec"]["nodeName"]
         if victim == 0:
             # Worker 0's successor has a name of its own: nobody can be sent to the dead one.
             assert (stuck["spec"]["hostname"], replacement["spec"]["hostname"]) == ("worker-0-1", "worker-0-2")
         else:
-            assert pod(namespace, f"{name}-0-1")["metadata"]["uid"] == kept["metadata"]["uid"]
+            assert jobs.pod(namespace, f"{name}-0-1")["metadata"]["uid"] == kept["metadata"]["uid"]
         step = after["progress"]["step"]
         jobs.wait_for(namespace, name, jobs.running_at(step + 50))
     # Back again, the node ends the old pod; the job does not notice.
@@ -83,9 +55,9 @@ def test_a_silent_node_costs_little_more_than_its_discovery(operator, namespace,
 
 
 def test_a_job_is_suspended_although_a_node_is_silent(operator, namespace):
-    kube.apply(on_two_nodes("halted"), namespace)
+    kube.apply(jobs.on_two_nodes("halted"), namespace)
     jobs.wait_for(namespace, "halted", jobs.running_at(50))
-    with silenced(pod(namespace, "halted-1-1")["spec"]["nodeName"]):
+    with faults.silenced(jobs.pod(namespace, "halted-1-1")["spec"]["nodeName"]):
         patch = '--patch={"spec":{"suspend":true}}'
         kube.kubectl("patch", "tj", "halted", f"--namespace={namespace}", "--type=merge", patch)
         # The operator may have been on that node, too; then another takes over first.

@@ -38,6 +38,22 @@ def endless(name: str, **spec: Any) -> Manifest:
     return manifest(name, training={"steps": 1_000_000}, **spec)
 
 
+def spread(name: str) -> Manifest:
+    """Return the demand that a job's pods share out the nodes evenly, as long as there are several."""
+    return {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": {"trainwright.dev/job-name": name}},
+    }
+
+
+def on_two_nodes(name: str) -> Manifest:
+    """Return an endless job of two workers that never share a node as long as there are two."""
+    workers = {"topologySpreadConstraints": [spread(name)], "terminationGracePeriodSeconds": 15}
+    return endless(name, workers=workers)
+
+
 def get(namespace: str, name: str) -> Manifest:
     """Return the job as the cluster holds it."""
     return kube.kubectl_json("get", "tj", name, f"--namespace={namespace}")
@@ -51,6 +67,11 @@ def status(namespace: str, name: str) -> Manifest:
 def pods(namespace: str, name: str) -> list[Manifest]:
     """Return the job's pods."""
     return kube.kubectl_json("get", "pods", f"--namespace={namespace}", f"-l=trainwright.dev/job-name={name}")["items"]
+
+
+def pod(namespace: str, name: str) -> Manifest:
+    """Return one pod."""
+    return kube.kubectl_json("get", "pod", name, f"--namespace={namespace}")
 
 
 def wait_for(namespace: str, name: str, holds: Callable[[Manifest], Any], timeout: float = 120) -> Manifest:

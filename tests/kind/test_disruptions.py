@@ -1,0 +1,170 @@
+"""What administrators and control planes do to running jobs: drains, outages, rotated tokens, operators that keep dying."""
+
+import json
+
+import faults
+import jobs
+import kube
+import pytest
+
+pytestmark = pytest.mark.timeout(600, func_only=True)
+
+NOTICED = 30
+"""Seconds within which what happened behind the operator's back must have been answered: a tenth of a resync."""
+
+
+def uids(namespace: str, name: str) -> set[str]:
+    return {pod["metadata"]["uid"] for pod in jobs.pods(namespace, name)}
+
+
+def trained_on(now: jobs.Manifest) -> int:
+    return now["progress"]["step"] + 1
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_drained_node_costs_no_step(operator, namespace, victim):
+    name = f"drained-{victim}"
+    kube.apply(jobs.on_two_nodes(name), namespace)
+    before = jobs.wait_for(namespace, name, lambda now: jobs.running_at(200)(now) and now.get("checkpoints"))
+    moved = jobs.pod(namespace, f"{name}-{victim}-1")
+    kept = jobs.pod(namespace, f"{name}-{1 - victim}-1")
+    node = moved["spec"]["nodeName"]
+    assert node != kept["spec"]["nodeName"]
+    # The operator may live on that node, too.
+    with faults.drained(node):
+        after = jobs.wait_for(
+            namespace, name, lambda now: now.get("phase") == "Running" and now.get("attempt") == 2, timeout=180
+        )
+        assert after["failure"]["category"] == "Preempted"
+        assert (after["failure"]["worker"], after["failure"]["node"]) == (victim, node)
+        assert "taken away by the cluster" in after["failure"]["message"]
+        # What was done before was saved on the way out, and preemptions count against no limit.
+        assert after["progress"]["replayedSteps"] == 0
+        assert after["progress"]["resumedFromStep"] >= before["progress"]["step"]
+        assert (after["restarts"], after["restartsWithoutProgress"]) == (1, 0)
+        assert jobs.pod(namespace, f"{name}-{victim}-2")["spec"]["nodeName"] != node
+        if victim == 1:
+            assert jobs.pod(namespace, f"{name}-0-1")["metadata"]["uid"] == kept["metadata"]["uid"]
+        events = kube.kubectl("get", "events", f"--namespace={namespace}", "--field-selector=reason=Restarting")
+        assert "counts against no limit" in events
+    steady = jobs.wait_for(namespace, name, jobs.running_at(trained_on(after)))
+    assert steady["attempt"] == 2
+
+
+def test_an_operator_that_keeps_dying_loses_nothing(operator, namespace):
+    """It is killed at every turn of a job's life; the jobs go on as if it had not been, with the one restart they needed."""
+    faults.kill_operators(operator)
+    kube.apply(jobs.on_two_nodes("hardy"), namespace)
+    kube.apply(jobs.manifest("brief"), namespace)
+    turns = [
+        lambda now: now.get("phase") in ("Pending", "Starting", "Running"),
+        jobs.running_at(1),
+        lambda now: now.get("checkpoints"),
+    ]
+    for turn in turns:
+        jobs.wait_for(namespace, "hardy", turn)
+        faults.kill_operators(operator)
+    faults.delete_pod(namespace, "hardy-1-1", force=True)
+    for turn in (lambda now: now.get("restarts") == 1, lambda now: now.get("phase") == "Running"):
+        jobs.wait_for(namespace, "hardy", turn)
+        faults.kill_operators(operator)
+    before = jobs.status(namespace, "hardy")
+    after = jobs.wait_for(namespace, "hardy", jobs.running_at(trained_on(before)))
+    assert (after["restarts"], after["attempt"]) == (1, 2)
+    assert sorted(pod["metadata"]["name"] for pod in jobs.pods(namespace, "hardy")) == ["hardy-0-1", "hardy-1-2"]
+    final = jobs.wait_for(namespace, "brief", jobs.succeeded)
+    assert (final["restarts"], final["attempt"], final["progress"]["step"]) == (0, 1, 200)
+    assert final["metrics"]["evaluation"]["metrics"]["accuracy"] > 0.9
+    events = kube.kubectl_json("get", "events", f"--namespace={namespace}", "--field-selector=reason=Succeeded")
+    assert len(events["items"]) == 1
+
+
+@pytest.mark.parametrize("outage", [faults.crash_api_server, faults.restart_api_server], ids=["crash", "restart"])
+def test_training_goes_on_while_the_api_server_is_away(operator, namespace, outage):
+    kube.apply(jobs.endless("unaware"), namespace)
+    before = jobs.wait_for(namespace, "unaware", jobs.running_at(100))
+    pods = uids(namespace, "unaware")
+    outage()
+    faults.await_api_server()
+    after = jobs.wait_for(namespace, "unaware", jobs.running_at(trained_on(before)))
+    later = jobs.wait_for(namespace, "unaware", jobs.running_at(trained_on(after)))
+    assert (later["restarts"], later["attempt"], later["progress"]["replayedSteps"]) == (0, 1, 0)
+    assert uids(namespace, "unaware") == pods
+    # Nobody could write it down meanwhile, but the workers knew what they had done with the time.
+    assert later["goodput"]["stalled"] == later["goodput"]["restarting"] == 0
+
+
+def test_a_worker_lost_while_the_api_server_is_away_is_replaced_when_it_is_back(operator, namespace):
+    kube.apply(jobs.on_two_nodes("orphan"), namespace)
+    jobs.wait_for(namespace, "orphan", lambda now: jobs.running_at(200)(now) and now.get("checkpoints"))
+    lost = jobs.pod(namespace, "orphan-1-1")
+    container = lost["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
+    node = lost["spec"]["nodeName"]
+    faults.restart_api_server()
+    kube.wait_until(lambda: not faults.api_answers(), timeout=60, describe=lambda: "the API server never went down")
+    kube.run("docker", "exec", node, "ctr", "--namespace=k8s.io", "task", "kill", "--signal=SIGKILL", container)
+    kube.wait_until(faults.api_answers, timeout=180, describe=lambda: "the API server does not come back")
+    after = jobs.wait_for(namespace, "orphan", lambda now: now.get("phase") == "Running" and now.get("attempt") == 2)
+    assert (after["failure"]["category"], after["failure"]["worker"]) == ("Infrastructure", 1)
+    assert after["failure"]["exitCode"] == 137
+    assert after["progress"]["resumedFromStep"] > 0
+    assert after["restarts"] == 1
+
+
+def test_what_happened_while_a_watch_expired_is_noticed_at_once(operator, namespace):
+    """An operator that hears nothing for a while finds its watch refused: 410, too old. What is gone is in no listing."""
+    version = kube.kubectl_json("get", "tj", f"--namespace={namespace}")["metadata"]["resourceVersion"]
+    # Long enough to outlive the silence: it must be the watch that is renewed here, not the process.
+    lease = '--set-json=extraEnv=[{"name":"TRAINWRIGHT_LEASE_DURATION","value":"120"}]'
+    with faults.operator_with(operator, lease):
+        for name in ("bereft", "gone"):
+            kube.apply(jobs.endless(name), namespace)
+        before = jobs.wait_for(
+            namespace, "bereft", lambda now: jobs.running_at(200)(now) and now.get("checkpoints"), timeout=180
+        )
+        jobs.wait_for(namespace, "gone", jobs.running_at(1))
+        leader = faults.leader(operator)
+        with faults.frozen(operator, leader):
+            faults.crash_api_server()
+            faults.await_api_server()
+            path = f"/apis/trainwright.dev/v1alpha1/namespaces/{namespace}/trainingjobs"
+            said = kube.kubectl("get", f"--raw={path}?watch=1&timeoutSeconds=5&resourceVersion={version}")
+            assert json.loads(said.splitlines()[0])["object"]["code"] == 410
+            faults.delete_pod(namespace, "bereft-1-1", force=True)
+            kube.kubectl("delete", "tj", "gone", f"--namespace={namespace}", "--cascade=orphan")
+        after = jobs.wait_for(namespace, "bereft", lambda now: now.get("attempt") == 2, timeout=NOTICED)
+        assert (after["failure"]["worker"], after["restarts"]) == (1, 1)
+        resumed = jobs.wait_for(namespace, "bereft", lambda now: now["phase"] == "Running")
+        assert resumed["progress"]["resumedFromStep"] >= before["checkpoints"][-1]["step"]
+        assert faults.leader(operator) == leader
+        ran = jobs.pod(operator, leader)["status"]["containerStatuses"][0]
+        assert ran["restartCount"] == 0
+
+
+def test_rotated_tokens_are_taken_up(operator, namespace):
+    """Kubelets hand out new tokens from time to time: workers report with them, and the operator works with its own."""
+    kube.apply(jobs.endless("rotated"), namespace)
+    before = jobs.wait_for(namespace, "rotated", jobs.running_at(100))
+    leader = faults.leader(operator)
+
+    def tokens() -> tuple[str, str]:
+        files = ("/var/run/secrets/trainwright/token", "/var/run/secrets/kubernetes.io/serviceaccount/token")
+        pods = (("rotated-0-1", namespace), (leader, operator))
+        return tuple(
+            kube.kubectl("exec", pod, f"--namespace={where}", "--", "python", "-c", f"print(open('{file}').read())")
+            for (pod, where), file in zip(pods, files, strict=True)
+        )
+
+    old = tokens()
+    faults.restart_kubelets()
+    kube.wait_until(
+        lambda: all(new != was for new, was in zip(tokens(), old, strict=True)),
+        timeout=240,
+        describe=lambda: "the kubelets keep the old tokens",
+    )
+    now = jobs.status(namespace, "rotated")
+    after = jobs.wait_for(namespace, "rotated", jobs.running_at(trained_on(now)))
+    assert (after["restarts"], after["attempt"], after["progress"]["stale"]) == (0, 1, False)
+    assert after["progress"]["step"] > before["progress"]["step"]
+    log = kube.kubectl("logs", "rotated-0-1", f"--namespace={namespace}")
+    assert "report not delivered" not in log
