@@ -4,6 +4,7 @@ import io
 import os
 import re
 import signal
+import threading
 import time
 
 import boto3
@@ -68,6 +69,29 @@ def test_a_process_that_is_stopped_while_it_prepares_is_found_too(make_job):
     wait_for(lambda: relaunches(job), "the restart")
     assert (first.wait(), second.wait()) == (0, 0), first.log + second.log
     assert relaunches(job)[0].rank == 1
+
+
+def test_a_process_that_is_slow_is_a_straggler_and_not_hung(make_job):
+    job = make_job(spec_of(training={"steps": 1_000_000, "globalBatchSize": 256}))
+    workers = [job.start(0), job.start(1)]
+    job.wait_for_step(20)
+    slowed, over = workers[1].ranks[0], threading.Event()
+
+    def hold_back():
+        while not over.wait(0.005):
+            os.kill(slowed, signal.SIGSTOP)
+            over.wait(0.02)
+            os.kill(slowed, signal.SIGCONT)
+
+    brake = threading.Thread(target=hold_back)
+    brake.start()
+    try:
+        # Other work on this machine may hold back a rank as well, but not for long, nor as much.
+        wait_for(lambda: [(s.rank, s.factor > 2) for s in job.reports[-1].stragglers] == [(1, True)], "the straggler")
+    finally:
+        over.set()
+        brake.join()
+    assert not relaunches(job)
 
 
 # -- data that does not come: what a network volume does when its server is gone ---------------------------------------
