@@ -171,6 +171,21 @@ def test_the_mean_of_uneven_ranks_gradients_is_the_gradient_of_the_batch(step):
         assert torch.allclose(expected, torch.stack(found).mean(0), atol=1e-5)
 
 
+@pytest.mark.parametrize("micro", [None, 1])
+def test_penalties_weigh_the_same_on_every_rank(micro):
+    """Of sharded weights each rank keeps its own part of the penalty's gradient: there is no mean over ranks."""
+    spec = spec_of(regularization={"l2": 0.5}, training={"microBatchSize": micro})
+    for rank in range(2):
+        model = nn.Linear(4, 3)
+        passes = Passes(
+            spec, model, model, SimpleNamespace(size=2, rank=rank, device=CPU), lambda out, _: 0 * out.sum(), None
+        )
+        sampler = Sampler(3, 3, rank, 2, 0)
+        indices = next(sampler.shares(0, CPU))
+        passes.learn(Batch(features(3).inputs[indices], features(3).targets[indices]), sampler.share(0))
+        assert torch.allclose(model.weight.grad, 0.5 * model.weight)
+
+
 def test_equal_shares_take_no_other_way_than_before():
     """Weights that are one would still be multiplied with, and waited for."""
     model, batch = nn.Linear(4, 3), features(6)
@@ -178,7 +193,7 @@ def test_equal_shares_take_no_other_way_than_before():
     passes = passes_of(model, spec_of())
     with patch.object(passes, "_backward", wraps=passes._backward) as backward:
         passes.learn(batch, None)
-    backward.assert_called_once_with(batch, None)
+    backward.assert_called_once_with(batch, None, 1)
 
 
 def test_fp16_scales_the_loss_and_gives_gradients_back_in_their_own_size():

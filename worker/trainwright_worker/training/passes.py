@@ -92,7 +92,7 @@ class Passes:
         if share is None:
             parts = self._cut(batch)
             if len(parts) == 1 and not self._counted:
-                return self._backward(batch, None)
+                return self._backward(batch, None, 1)
             counts = [count_targets(part) for part in parts]
         else:
             parts, counts = self._cut_as_others(batch, share)
@@ -102,15 +102,16 @@ class Passes:
         losses = []
         for part, count in zip(parts, counts, strict=True):
             with self._syncing(last=part is parts[-1]):
-                losses.append(self._backward(part, count / total))
+                losses.append(self._backward(part, count / total, len(parts)))
         return torch.stack(losses).sum()
 
-    def _backward(self, batch: Batch, weight: float | Tensor | None) -> Tensor:
+    def _backward(self, batch: Batch, weight: float | Tensor | None, parts: int) -> Tensor:
         value = self.loss(self._run(self._choose(batch), batch), batch)
-        if self._penalty is not None:
-            value = value + self._penalty()
         if weight is not None:
             value = value * weight
+        if self._penalty is not None:
+            # The same on every rank, whatever its share: of sharded weights, each rank's gradient is its own part of it.
+            value = value + self._penalty() / parts
         scaled = value if self._scaler is None else self._scaler.scale(value)
         self.watch.lap("forward")
         scaled.backward()  # type: ignore[no-untyped-call]
