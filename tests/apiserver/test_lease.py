@@ -72,6 +72,36 @@ async def test_a_holder_that_renews_is_left_alone(candidate):
     holding.cancel()
 
 
+async def test_a_lease_that_is_held_is_renewed_by_one_request(candidate, monkeypatch):
+    first = candidate("first", duration=60)
+    assert await _holds(first)
+    requests = _listen(first, monkeypatch)
+    assert await first._try()
+    assert await first._try()
+    assert requests == ["PUT", "PUT"]
+
+
+async def test_a_lease_that_someone_else_wrote_meanwhile_is_looked_at_again(candidate, monkeypatch):
+    first, twin = candidate("same", duration=60), candidate("same", duration=60)
+    assert await _holds(first)
+    assert await _holds(twin)
+    requests = _listen(first, monkeypatch)
+    assert await first._try()
+    assert requests == ["PUT", "GET", "PUT"]
+
+
+def _listen(lease, monkeypatch):
+    """Return the list that the methods of the lease's requests go to from now on."""
+    requests, request = [], lease._server.request
+
+    async def noting(method, *args, **kwargs):
+        requests.append(method)
+        return await request(method, *args, **kwargs)
+
+    monkeypatch.setattr(lease._server, "request", noting)
+    return requests
+
+
 async def test_a_container_started_again_in_its_pod_goes_on_at_once(candidate):
     assert await _holds(candidate("pod", duration=60))
     assert await asyncio.wait_for(_holds(candidate("pod", duration=60)), 2)

@@ -79,6 +79,7 @@ class Lease:
         self._deadline = duration * 2 / 3
         self._jitter = jitter
         self._seen: _Seen | None = None
+        self._held: Manifest | None = None
         self._renewed_at = 0.0
 
     async def acquire(self, stop: asyncio.Event) -> bool:
@@ -131,19 +132,23 @@ class Lease:
     async def _try(self) -> bool:
         """Take or renew the lease if that is allowed now, and return whether it is ours."""
         asked_at = asyncio.get_running_loop().time()
+        # Nobody else writes a lease while it is held: one request renews it. Should that not be so, the server says so.
+        held, self._held = self._held, None
         try:
-            current = await self._server.request("GET", self._path, "leases")
+            current = held or await self._server.request("GET", self._path, "leases")
             if not self._may_take(current):
                 return False
             stored = await self._put(current, holder=self._identity)
         except NotFoundError:
             return await self._create(asked_at)
         except ConflictError:
-            return False  # someone was faster; the next look tells who
+            # Someone was faster; a look tells who.
+            return await self._try() if held else False
         except ClusterError as error:
             log.warning("lease cannot be reached", error=str(error))
             return False
         self._note(stored)
+        self._held = stored
         self._renewed_at = asked_at
         return True
 
@@ -159,6 +164,7 @@ class Lease:
             log.warning("lease cannot be created", error=str(error))
             return False
         self._note(stored)
+        self._held = stored
         self._renewed_at = asked_at
         return True
 
