@@ -47,6 +47,15 @@ def placed(namespace: str, name: str) -> list[str]:
     ]
 
 
+def test_without_gangs_half_started_jobs_give_back_what_they_hold(operator, namespace):
+    """Neither waits for the other for ever: both succeed in the end. First of all tests here, while gangs are still off."""
+    kube.apply(three_gpus("one", startDeadlineSeconds=20), namespace)
+    kube.apply(three_gpus("two", startDeadlineSeconds=20), namespace)
+    finals = {name: jobs.wait_for(namespace, name, jobs.succeeded, timeout=600) for name in ("one", "two")}
+    assert all(final["restarts"] == 0 for final in finals.values())
+    assert sum(final["attempt"] for final in finals.values()) > 2, "none ever gave anything back"
+
+
 def test_of_two_jobs_one_waits_and_holds_nothing(gangs, namespace):
     for name in ("one", "two"):
         kube.apply(three_gpus(name), namespace)
@@ -96,12 +105,3 @@ def test_a_deleted_job_of_a_gang_leaves_nothing(gangs, namespace):
         return kube.kubectl("get", "pods,podgroups.scheduling.k8s.io", f"--namespace={namespace}", "--output=name")
 
     kube.wait_until(lambda: not left().strip(), timeout=150, describe=left)
-
-
-def test_without_gangs_half_started_jobs_give_back_what_they_hold(operator, namespace):
-    """Neither waits for the other for ever: both succeed in the end."""
-    kube.apply(three_gpus("one", startDeadlineSeconds=20), namespace)
-    kube.apply(three_gpus("two", startDeadlineSeconds=20), namespace)
-    finals = {name: jobs.wait_for(namespace, name, jobs.succeeded, timeout=600) for name in ("one", "two")}
-    assert all(final["restarts"] == 0 for final in finals.values())
-    assert sum(final["attempt"] for final in finals.values()) > 2, "none ever gave anything back"
