@@ -12,7 +12,7 @@ from torch.optim import SGD, Adafactor, Adam, AdamW
 
 from trainwright.api.status import Evaluation
 from trainwright_worker.checkpoint.folder import CheckpointFolder
-from trainwright_worker.checkpoint.resume import find_newest, restore
+from trainwright_worker.checkpoint.resume import Source, find_newest, restore
 from trainwright_worker.checkpoint.staging import Staging
 from trainwright_worker.checkpoint.tensors import read_header
 from trainwright_worker.checkpoint.writer import Writer
@@ -353,3 +353,14 @@ def test_training_does_not_wait_for_the_disk(tmp_path):
     assert not writer.busy
     saved = safetensors.torch.load_file(tmp_path / "checkpoints" / "step-00000003" / "model.safetensors")
     assert torch.equal(saved["0.weight"], expected)
+
+
+def test_what_is_sent_to_other_ranks_is_in_the_same_order_in_every_process(monkeypatch):
+    """Names come out of sets, whose order differs from pod to pod: a rank must not take another one's state for its own."""
+    sent = []
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, src: sent.append(int(tensor)))
+    targets = {name: torch.tensor(number) for number, name in enumerate(["model.weight", "ranks.0", "ranks.1"])}
+    source = Source(storage=None, found=None, everywhere=False)
+    for names in (list(targets), list(reversed(targets))):
+        source.fill({name: targets[name] for name in names}, SimpleNamespace(rank=1, size=2))
+    assert sent[:3] == sent[3:]

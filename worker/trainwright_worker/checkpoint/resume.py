@@ -40,7 +40,8 @@ class Source:
         if self.everywhere or group.rank == 0:
             read_tensors(self.storage, self.found.folder, self.found.manifest, targets)
         if group.size > 1 and not self.everywhere:
-            for target in targets.values():
+            # By name: names that come out of a set lie in another order in each process.
+            for _, target in sorted(targets.items()):
                 sent = target.contiguous()
                 dist.broadcast(sent, src=0)
                 if sent is not target:
