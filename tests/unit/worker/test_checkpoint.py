@@ -358,7 +358,7 @@ def test_training_does_not_wait_for_the_disk(tmp_path):
 def test_what_is_sent_to_other_ranks_is_in_the_same_order_in_every_process(monkeypatch):
     """Names come out of sets, whose order differs from pod to pod: a rank must not take another one's state for its own."""
     sent = []
-    monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, src: sent.append(int(tensor)))
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, **_: sent.append(int(tensor)))
     targets = {name: torch.tensor(number) for number, name in enumerate(["model.weight", "ranks.0", "ranks.1"])}
     source = Source(storage=None, found=None, everywhere=False)
     for names in (list(targets), list(reversed(targets))):
