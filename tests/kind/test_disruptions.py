@@ -113,7 +113,6 @@ def test_a_worker_lost_while_the_api_server_is_away_is_replaced_when_it_is_back(
 
 def test_what_happened_while_a_watch_expired_is_noticed_at_once(operator, namespace):
     """An operator that hears nothing for a while finds its watch refused: 410, too old. What is gone is in no listing."""
-    version = kube.kubectl_json("get", "tj", f"--namespace={namespace}")["metadata"]["resourceVersion"]
     # Long enough to outlive the silence: it must be the watch that is renewed here, not the process.
     lease = '--set-json=extraEnv=[{"name":"TRAINWRIGHT_LEASE_DURATION","value":"120"}]'
     with faults.operator_with(operator, lease):
@@ -124,10 +123,12 @@ def test_what_happened_while_a_watch_expired_is_noticed_at_once(operator, namesp
         )
         jobs.wait_for(namespace, "gone", jobs.running_at(1))
         leader = faults.leader(operator)
+        path = f"/apis/trainwright.dev/v1alpha1/namespaces/{namespace}/trainingjobs"
         with faults.frozen(operator, leader):
+            version = json.loads(kube.kubectl("get", f"--raw={path}"))["metadata"]["resourceVersion"]
+            faults.forget_history()
             faults.crash_api_server()
             faults.await_api_server()
-            path = f"/apis/trainwright.dev/v1alpha1/namespaces/{namespace}/trainingjobs"
             said = kube.kubectl("get", f"--raw={path}?watch=1&timeoutSeconds=5&resourceVersion={version}")
             assert json.loads(said.splitlines()[0])["object"]["code"] == 410
             faults.delete_pod(namespace, "bereft-1-1", force=True)
