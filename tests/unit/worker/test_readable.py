@@ -11,8 +11,8 @@ from trainwright_worker.batch import IGNORED, Batch
 from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.data.measured import Measured
 from trainwright_worker.data.normalization import Normalization
-from trainwright_worker.results.quality import evenly
 from trainwright_worker.results.predict import encode
+from trainwright_worker.results.quality import evenly
 from trainwright_worker.results.readable import make_reader
 
 
