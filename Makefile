@@ -47,10 +47,6 @@ test: check ## All tests: also real worker processes, and a real kind cluster (m
 	$(BIN)/pytest --quiet tests/local
 	$(BIN)/pytest --quiet tests/kind tests/apiserver
 
-.PHONY: chaos
-chaos: $(INSTALLED) ## Let everything break on a kind cluster for ten minutes; `make chaos MINUTES=60` for an hour
-	TRAINWRIGHT_CHAOS_MINUTES=$(MINUTES) $(BIN)/pytest --quiet tests/kind/chaos
-
 .PHONY: verify
 verify: $(INSTALLED) ## Check that every generated file is what its source generates (part of check)
 	$(BIN)/pytest --quiet -m generated tests/unit
