@@ -12,7 +12,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CLUSTER := tests/kind/cluster
-MINUTES ?= 10
 
 .DEFAULT_GOAL := help
 
