@@ -224,11 +224,14 @@ def test_a_stopped_process_is_told_as_a_hang_and_started_again_in_its_pod(run):
     assert status["progress"]["resumedFromStep"] >= 80
 
 
-def test_a_worker_whose_main_process_is_stopped_is_replaced_alone(run):
-    running = run(a_long_job(workers=2))
+def test_a_worker_that_is_frozen_as_a_whole_is_replaced_alone(run):
+    job = a_long_job(workers=2)
+    job["spec"]["health"] = {"hang": {"minSeconds": 5}}
+    running = run(job)
     running.reaches(100)
-    stopped, other = running.pid("digits-1-1"), running.pid("digits-0-1")
-    os.kill(stopped, signal.SIGSTOP)
+    frozen, other = running.pid("digits-1-1"), running.pid("digits-0-1")
+    for pid in (frozen, *children_of(frozen)):
+        os.kill(pid, signal.SIGSTOP)
     wait_until(lambda: "waiting for worker 1" in running.saved.get("message", ""), running.process)
     assert running.saved["message"].startswith("rendezvous 1 of 2: waiting for worker 1")
     assert (running.saved["phase"], running.saved["reason"]) == ("Starting", "Rendezvous")

@@ -16,7 +16,7 @@ from trainwright.cluster.local import Folders
 pytestmark = pytest.mark.local
 
 PATIENCE = 240.0
-STEPS = 4000
+STEPS = 8000
 
 
 def a_job(workers):
@@ -53,10 +53,13 @@ class Run:
         return self.seen[-1]
 
     async def until(self, holds):
+        """Return the first status, the present one or a later one, for which this holds."""
+        number = max(0, len(self.seen) - 1)
         async with asyncio.timeout(PATIENCE):
-            while not (self.seen and holds(self.status)):
+            while not any(holds(status) for status in self.seen[number:]):
                 assert not self.task.done(), self.status
                 await asyncio.sleep(0.05)
+        return next(status for status in self.seen[number:] if holds(status))
 
     def resize(self, count):
         cluster, key = self.session._cluster, self.session._key
@@ -94,16 +97,16 @@ def test_one_worker_three_workers_two_workers_learn_what_one_learns(tmp_path):
         for attempt, count in ((2, 3), (3, 2)):
             before = run.status
             run.resize(count)
-            await run.until(lambda status, count=count: status.workers.desired == count)
-            assert run.status.workers.formerly == before.workers.desired
-            assert f"scaling from {before.workers.desired} to {count} workers" in run.status.message
-            await run.until(
+            scaling = await run.until(lambda status, count=count: status.workers.desired == count)
+            assert scaling.workers.formerly == before.workers.desired
+            assert f"scaling from {before.workers.desired} to {count} workers" in scaling.message
+            going_on = await run.until(
                 lambda status, before=before: (
                     status.phase == Phase.RUNNING and status.progress.step >= before.progress.step + 150
                 )
             )
-            assert (run.status.attempt, run.status.workers.training) == (attempt, count)
-            assert run.status.progress.resumed_from_step >= before.progress.step
+            assert (going_on.attempt, going_on.workers.training) == (attempt, count)
+            assert going_on.progress.resumed_from_step >= before.progress.step
         status = await run.end()
         assert (status.restarts, status.progress.replayed_steps, status.failure) == (0, 0, None)
         return alone, run
