@@ -2,6 +2,8 @@
 
 A key is in one of three states: waiting (with the moment it is due), being processed, or both, when something happened
 to it during its pass; then another pass follows. The same key is never processed twice at once.
+
+Under load, keys that can wait let the others go first: what has begun is finished before more is begun.
 """
 
 import asyncio
@@ -15,6 +17,8 @@ import structlog
 Key = TypeVar("Key", bound=Hashable)
 _CLOSE = 0.001
 """A key that is due within this many seconds is due: a timer may fire a moment early, and must not be set again then."""
+_PATIENCE = 30.0
+"""Seconds for which a key that can wait lets those that became due after it go first."""
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +37,7 @@ class KeyedQueue(Generic[Key]):
         backoff_limit: The longest such wait.
         jitter: Returns a number from 0 to 1; the wait is between half and all of the computed backoff.
         failed: Told of every pass that failed unexpectedly.
+        can_wait: Whether a key lets others go first for a while.
     """
 
     def __init__(
@@ -44,6 +49,7 @@ class KeyedQueue(Generic[Key]):
         backoff_limit: float = 60.0,
         jitter: Callable[[], float] = random.random,
         failed: Callable[[Key, Exception], None] | None = None,
+        can_wait: Callable[[Key], bool] = lambda _: False,
     ) -> None:
         self._process = process
         self._limit = limit
@@ -52,7 +58,9 @@ class KeyedQueue(Generic[Key]):
         self._jitter = jitter
         self._failed = failed
         self._due: dict[Key, float] = {}
-        self._heap: list[tuple[float, int, Key]] = []
+        self._can_wait = can_wait
+        self._first: list[tuple[float, int, Key]] = []
+        self._later: list[tuple[float, int, Key]] = []
         self._sequence = 0
         self._running: dict[Key, asyncio.Task[None]] = {}
         self._failures: dict[Key, int] = {}
@@ -65,7 +73,7 @@ class KeyedQueue(Generic[Key]):
         if self._due.get(key, float("inf")) <= due:
             return
         self._due[key] = due
-        # A key that is being processed waits outside the heap until its pass is over.
+        # A key that is being processed waits outside the heaps until its pass is over.
         if key not in self._running:
             self._push(key, due)
 
@@ -109,25 +117,34 @@ class KeyedQueue(Generic[Key]):
 
     def _push(self, key: Key, due: float) -> None:
         self._sequence += 1
-        heapq.heappush(self._heap, (due, self._sequence, key))
+        heapq.heappush(self._later if self._can_wait(key) else self._first, (due, self._sequence, key))
         self._wake.set()
 
     def _start_due(self) -> float | None:
         """Start the passes that are due and return the seconds until the next one will be."""
         now = asyncio.get_running_loop().time()
-        while self._heap:
-            due, _, key = self._heap[0]
-            if self._due.get(key) != due or key in self._running:
-                heapq.heappop(self._heap)  # superseded by an earlier one, or waiting for its pass to end
-            elif due > now + _CLOSE:
+        while heap := self._next(now):
+            due, _, key = heap[0]
+            if due > now + _CLOSE:
                 return due - now
-            elif len(self._running) >= self._limit:
+            if len(self._running) >= self._limit:
                 return None
-            else:
-                heapq.heappop(self._heap)
-                del self._due[key]
-                self._running[key] = asyncio.create_task(self._pass(key), name=f"pass {key}")
+            heapq.heappop(heap)
+            del self._due[key]
+            self._running[key] = asyncio.create_task(self._pass(key), name=f"pass {key}")
         return None
+
+    def _next(self, now: float) -> list[tuple[float, int, Key]]:
+        """Return the heap whose first key is the next to be processed; an empty one if there is none."""
+        first, later = self._first, self._later
+        for heap in (first, later):
+            # Superseded by an earlier one, or waiting for its pass to end.
+            while heap and (self._due.get(heap[0][2]) != heap[0][0] or heap[0][2] in self._running):
+                heapq.heappop(heap)
+        if not first or not later:
+            return first or later
+        patience = _PATIENCE if first[0][0] <= now + _CLOSE else 0.0
+        return later if later[0][0] + patience < first[0][0] else first
 
     async def _pass(self, key: Key) -> None:
         after: float | None
@@ -148,7 +165,8 @@ class KeyedQueue(Generic[Key]):
         if due is not None:
             self._push(key, due)
         if after is not None:
-            self.add(key, after)
+            # A moment that is merely close must not count as come, or the key would be processed again and again until then.
+            self.add(key, max(after, 2 * _CLOSE) if after > 0 else 0.0)
 
     def _backoff(self, key: Key) -> float:
         failures = self._failures[key] = self._failures.get(key, 0) + 1

@@ -168,6 +168,12 @@ class Store:
         known = self._known.get(key)
         return len(known.pods) if known is not None else 0
 
+    def has_begun(self, key: JobKey) -> bool:
+        """Return whether the job has been started at least once."""
+        known = self._known.get(key)
+        job = known.job if known is not None else None
+        return job is not None and (job.get("status") or {}).get("attempt", 0) > 0
+
     def pod_names(self, key: JobKey, job_uid: str) -> frozenset[str]:
         """Return the names of the pods that the job owns."""
         known = self._known.get(key)

@@ -36,7 +36,7 @@ _TOKEN_LIMIT = 4 * 1024
 _READ_SECONDS = 10.0
 _RATE, _BURST = 5.0, 10.0
 _OVERALL_RATE, _LONGEST_PAUSE = 100.0, 15.0
-_KEEP = 5.0
+_KEEP = 2.0
 """Pauses from this many seconds on are not worth an open connection."""
 
 

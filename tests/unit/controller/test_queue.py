@@ -21,8 +21,9 @@ def _now():
     durations=st.lists(st.floats(0, 1), min_size=1, max_size=10),
     failing=st.sets(st.integers(0, 30)),
     limit=st.integers(1, 3),
+    patient=st.sets(st.integers(0, 4)),
 )
-def test_no_key_twice_at_once_and_none_lost(adds, durations, failing, limit):
+def test_no_key_twice_at_once_and_none_lost(adds, durations, failing, limit, patient):
     async def main():
         running, begun, count = Counter(), defaultdict(list), 0
 
@@ -38,7 +39,7 @@ def test_no_key_twice_at_once_and_none_lost(adds, durations, failing, limit):
             if number in failing:
                 raise ValueError
 
-        queue = KeyedQueue(process, limit=limit)
+        queue = KeyedQueue(process, limit=limit, can_wait=patient.__contains__)
         stop = asyncio.Event()
         task = asyncio.create_task(queue.run(stop))
         wanted = {}
@@ -66,6 +67,75 @@ def _run(process, script, **options):
         await task
 
     virtual_time.run(main())
+
+
+def test_what_has_begun_goes_before_what_can_wait():
+    begun = []
+
+    async def process(key):
+        begun.append(key)
+        await asyncio.sleep(1)
+
+    async def script(queue):
+        for number in range(6):
+            queue.add(f"new {number}")
+        await asyncio.sleep(0.5)
+        queue.add("old 1")
+        queue.add("old 2")
+        await asyncio.sleep(10)
+
+    _run(process, script, can_wait=lambda key: key.startswith("new"))
+    assert begun[:2] == ["new 0", "new 1"]
+    assert sorted(begun[2:4]) == ["old 1", "old 2"]
+    assert begun[4:] == ["new 2", "new 3", "new 4", "new 5"]
+
+
+def test_what_can_wait_does_not_wait_for_ever():
+    begun = {}
+
+    async def process(key):
+        begun.setdefault(key, _now())
+        await asyncio.sleep(1)
+        return 0.0 if key != "new" else None
+
+    async def script(queue):
+        for key in ("old 1", "old 2", "old 3", "new"):
+            queue.add(key)
+        await asyncio.sleep(100)
+
+    _run(process, script, can_wait=lambda key: key == "new")
+    assert 29 < begun["new"] < 35
+
+
+def test_what_can_wait_waits_for_nobody_who_is_not_due():
+    begun = []
+
+    async def process(key):
+        begun.append((key, _now()))
+
+    async def script(queue):
+        queue.add("old", 50)
+        queue.add("new", 10)
+        await asyncio.sleep(100)
+
+    _run(process, script, can_wait=lambda key: key == "new")
+    assert [(key, round(at)) for key, at in begun] == [("new", 10), ("old", 50)]
+
+
+def test_a_moment_that_is_close_is_waited_for():
+    begun = []
+
+    async def process(_):
+        begun.append(_now())
+        assert len(begun) < 10
+        return 0.0008 - _now() if _now() < 0.0008 else None
+
+    async def script(queue):
+        queue.add("a")
+        await asyncio.sleep(1)
+
+    _run(process, script)
+    assert len(begun) == 2
 
 
 def test_failures_back_off_up_to_a_limit_and_success_resets():

@@ -174,7 +174,8 @@ async def test_limits_the_rate_per_job(endpoint):
 
 
 @pytest.mark.parametrize(
-    ("rate", "pause", "closes"), [(100.0, None, False), (0.4, "3", False), (0.1, "10", True), (0.001, "15", True)]
+    ("rate", "pause", "closes"),
+    [(100.0, None, False), (0.6, "2", False), (0.4, "3", True), (0.1, "10", True), (0.001, "15", True)],
 )
 async def test_many_who_report_are_asked_to_pause_and_not_held_on_to(monkeypatch, rate, pause, closes):
     monkeypatch.setattr("trainwright.reports.server._OVERALL_RATE", rate)
