@@ -5,6 +5,7 @@ SHELL := bash
 
 PYTHON ?= python3
 UV_VERSION := 0.13.9
+MINUTES ?= 10
 CACHE := $(HOME)/.cache/trainwright
 export UV_CACHE_DIR ?= $(CACHE)/uv
 
@@ -74,6 +75,10 @@ bench: $(INSTALLED) ## Measure training throughput against a bare PyTorch loop
 .PHONY: bench-operator
 bench-operator: $(INSTALLED) ## Measure the operator on a real API server with 200 simulated nodes (10 minutes; builds KWOK once)
 	$(BIN)/python tests/bench/control_plane.py
+
+.PHONY: chaos
+chaos: $(INSTALLED) ## Break everything on a kind cluster for 10 minutes, or MINUTES=60, and see that nothing is lost
+	TRAINWRIGHT_CHAOS_MINUTES=$(MINUTES) $(BIN)/pytest --quiet tests/kind/chaos
 
 .PHONY: clean
 clean: ## Remove what was made in this folder (caches under ~/.cache/trainwright stay)
