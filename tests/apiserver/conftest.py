@@ -1,6 +1,7 @@
 """A real API server, started as plain processes on loopback, when etcd and kube-apiserver are on this machine."""
 
 import asyncio
+import itertools
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -204,12 +206,11 @@ async def administrator(api_server: RunningServer):
 async def editor(api_server: RunningServer, administrator: Person, namespace: str):
     """Somebody who may edit the test's namespace: with Kubernetes' own role for that, and with what the chart adds to it."""
     roles = ["system:aggregate-to-edit", "system:aggregate-to-view"]
-    for manifest in yaml.safe_load_all((ROOT / "manifests" / "base" / "operator.yaml").read_text()):
-        if manifest["kind"] == "ClusterRole" and "aggregationRule" not in manifest:
-            name = manifest["metadata"]["name"]
-            if name.endswith(("-view", "-edit")):
-                await administrator.create("/apis/rbac.authorization.k8s.io/v1/clusterroles", manifest)
-                roles.append(name)
+    for manifest in _of_the_chart("ClusterRole"):
+        name = manifest["metadata"]["name"]
+        if name.endswith(("-view", "-edit")):
+            await administrator.create("/apis/rbac.authorization.k8s.io/v1/clusterroles", manifest)
+            roles.append(name)
     for role in roles:
         binding = {
             "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -223,6 +224,37 @@ async def editor(api_server: RunningServer, administrator: Person, namespace: st
         assert not answer.refused, answer
     async with Person(api_server.url, EDITOR_TOKEN) as person:
         yield person
+
+
+@pytest.fixture
+async def admission(administrator: Person, namespace: str) -> None:
+    """The chart's admission policy, in force."""
+    group = "/apis/admissionregistration.k8s.io/v1"
+    for policy in _of_the_chart("ValidatingAdmissionPolicy"):
+        await administrator.create(f"{group}/validatingadmissionpolicies", policy)
+    for binding in _of_the_chart("ValidatingAdmissionPolicyBinding"):
+        await administrator.create(f"{group}/validatingadmissionpolicybindings", binding)
+    pods, label = f"/api/v1/namespaces/{namespace}/pods", "trainwright.dev/job-name"
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "guarded", "labels": {label: "none"}},
+        "spec": {"containers": [{"name": "none", "image": "none"}]},
+    }
+    assert not (await administrator.create(pods, pod)).refused
+    async with asyncio.timeout(60):
+        for attempt in itertools.count():
+            patch = {"metadata": {"labels": {label: f"{attempt}"}}}
+            if (await administrator.merge(f"{pods}/guarded", patch)).refused:
+                break
+            await asyncio.sleep(0.1)
+    await administrator.delete(f"{pods}/guarded")
+
+
+def _of_the_chart(kind: str) -> list[dict[str, Any]]:
+    """Return the objects of a kind that the chart makes with its default values."""
+    manifests = yaml.safe_load_all((ROOT / "manifests" / "base" / "operator.yaml").read_text())
+    return [manifest for manifest in manifests if manifest["kind"] == kind]
 
 
 class OperatorProcess:

@@ -218,6 +218,7 @@ async def answered(scene, wanted):
     await scene.kubelet.until_status(wanted["job"], holds, seconds=15)
 
 
+@pytest.mark.usefixtures("admission")
 @pytest.mark.parametrize("topic", TOPICS)
 async def test_running_work_is_unharmed(topic, server, namespace, administrator, editor, start_operator):
     operator = start_operator(status_interval=0.05, status_rate=1000)

@@ -31,6 +31,7 @@ VARIANTS = {
         "networkPolicy.operator.enabled=false",
         "crds.enabled=false",
         "rbac.aggregate=false",
+        "admission.workerPods=false",
     ),
 }
 
