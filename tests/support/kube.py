@@ -32,11 +32,15 @@ def environment() -> dict[str, str]:
 
 def run(*command: str | Path, stdin: str | None = None, timeout: float = 120) -> str:
     """Run a command in the cluster's environment and return what it prints."""
-    done = subprocess.run(
-        command, input=stdin, text=True, capture_output=True, timeout=timeout, env=environment(), check=False
-    )
+    words = shlex.join(map(str, command))
+    try:
+        done = subprocess.run(
+            command, input=stdin, text=True, capture_output=True, timeout=timeout, env=environment(), check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CommandError(f"{words} did not end within {timeout:g} s") from error
     if done.returncode:
-        raise CommandError(f"{shlex.join(map(str, command))} exited {done.returncode}: {done.stderr or done.stdout}")
+        raise CommandError(f"{words} exited {done.returncode}: {done.stderr or done.stdout}")
     return done.stdout
 
 

@@ -44,7 +44,7 @@ class Observer:
         while not self._closing.is_set():
             try:
                 listing = json.loads(kube.kubectl("get", f"--raw={path}", "--request-timeout=10s"))
-            except (kube.CommandError, subprocess.TimeoutExpired):
+            except kube.CommandError:
                 self._closing.wait(0.5)
                 continue
             with self.lock:
