@@ -17,6 +17,7 @@ from trainwright_worker.reporting.stopwatch import find_stragglers
 
 SETUP = Setup(
     processes=1,
+    batch=8,
     micro_batch=8,
     accumulation=1,
     precision=Precision.FP32,
@@ -88,7 +89,7 @@ def test_a_full_batch_is_the_whole_split_and_lies_in_memory():
         }
     )
     setup = setup_of(spec, samples=1797)
-    assert (setup.micro_batch, setup.accumulation) == (100, 9)
+    assert (setup.batch, setup.micro_batch, setup.accumulation) == (1797, 100, 9)
     assert add_up(WEIGHTS, 0, passes(sample=264), setup).batch == 900 * 264
     assert (
         setup_of(
@@ -203,14 +204,15 @@ def test_numbers_are_told_as_people_tell_them():
 
 def test_the_table_names_what_takes_memory_and_leaves_out_what_does_not():
     memory = add_up(WEIGHTS, 0, passes(), SETUP)
-    lines = table(
-        Preflight(
-            parameters=100, trainable=90, memory=memory, total_bytes=memory.total, available_bytes=2**30, device="CPU",
-            flops_per_step=1e9, micro_batch_size=8, accumulation=2, processes=3,
-        )
+    preflight = Preflight(
+        parameters=100, trainable=90, memory=memory, total_bytes=memory.total, available_bytes=2**30, device="CPU",
+        flops_per_step=1e9, global_batch_size=48, micro_batch_size=8, accumulation=2, processes=3,
     )  # fmt: skip
+    lines = table(preflight)
     assert lines[0].split(maxsplit=1) == ["parameters", "100, of which 10 are frozen"]
-    assert lines[1].endswith("48 = 3 process(es) x 2 pass(es) x 8 sample(s)")
+    assert lines[1].endswith(" 48 = 3 process(es) x 2 pass(es) x 8 sample(s)")
+    uneven = table(preflight.model_copy(update={"global_batch_size": 47}))
+    assert uneven[1].endswith(" 47 = 3 process(es) x 2 pass(es) x up to 8 sample(s)")
     assert not [line for line in lines if line.startswith("optimizer")]
     assert lines[-1].endswith("1.53 KiB of 1 GiB (CPU)")
 

@@ -29,7 +29,8 @@ class Setup:
 
     Attributes:
         processes: Processes of the job.
-        micro_batch: Samples per process and forward pass.
+        batch: Samples per step, over all processes.
+        micro_batch: Most samples per process and forward pass.
         accumulation: Forward passes per step and process.
         precision: Arithmetic of the passes.
         checkpointing: Whether activations are computed anew in the backward pass.
@@ -38,6 +39,7 @@ class Setup:
     """
 
     processes: int
+    batch: int
     micro_batch: int
     accumulation: int
     precision: Precision
@@ -83,6 +85,7 @@ def setup_of(spec: TrainingJobSpec, processes: int | None = None, samples: int |
     micro_batch = largest_pass(spec, batch)
     return Setup(
         processes=processes,
+        batch=batch,
         micro_batch=micro_batch,
         accumulation=math.ceil(batch / processes / micro_batch),
         precision=training.precision,

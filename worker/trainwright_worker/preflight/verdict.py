@@ -44,6 +44,7 @@ def judge(need: Need, setup: Setup, device: Device) -> tuple[Preflight, list[Rem
         available_bytes=device.memory,
         device=device.name[:64],
         flops_per_step=float(need.flops(setup)),
+        global_batch_size=setup.batch,
         micro_batch_size=setup.micro_batch,
         accumulation=setup.accumulation,
         processes=setup.processes,
@@ -56,8 +57,9 @@ def judge(need: Need, setup: Setup, device: Device) -> tuple[Preflight, list[Rem
 def table(preflight: Preflight) -> list[str]:
     """Return what was found out as lines of a table."""
     frozen = preflight.parameters - preflight.trainable
-    batch = preflight.processes * preflight.accumulation * preflight.micro_batch_size
-    parts = f"{preflight.accumulation} pass(es) x {preflight.micro_batch_size} sample(s)"
+    batch, most = preflight.global_batch_size, preflight.micro_batch_size
+    exact = batch == preflight.processes * preflight.accumulation * most
+    parts = f"{preflight.accumulation} pass(es) x {'' if exact else 'up to '}{most} sample(s)"
     rows = [
         ("parameters", count(preflight.parameters) + (f", of which {count(frozen)} are frozen" if frozen else "")),
         ("global batch", f"{batch:,} = {preflight.processes} process(es) x {parts}"),
