@@ -171,6 +171,26 @@ def test_the_mean_of_uneven_ranks_gradients_is_the_gradient_of_the_batch(step):
         assert torch.allclose(expected, torch.stack(found).mean(0), atol=1e-5)
 
 
+@pytest.mark.parametrize("micro", [None, 4])
+def test_a_sample_that_is_left_over_is_normalized_by_what_is_known(micro):
+    spec = spec_of(training={"globalBatchSize": 8, **({"microBatchSize": micro} if micro else {})})
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+    passes = passes_of(model, spec)
+    passes.learn(features(8))
+    before = copy.deepcopy(model[1].state_dict())
+    passes.learn(features(1))
+    assert all(torch.equal(value, before[name]) for name, value in model[1].state_dict().items())
+    assert model[1].training
+    passes.learn(features(9 if micro else 8))
+    assert not torch.equal(model[1].running_mean, before["running_mean"])
+
+
+def test_samples_that_always_pass_alone_are_nothing_to_normalize():
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3))
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        passes_of(model, spec_of(training={"globalBatchSize": 1})).learn(features(1))
+
+
 @pytest.mark.parametrize("micro", [None, 1])
 def test_penalties_weigh_the_same_on_every_rank(micro):
     """Of sharded weights each rank keeps its own part of the penalty's gradient: there is no mean over ranks."""

@@ -5,7 +5,8 @@ of the step it holds, so that the sum of the gradients is that of the whole shar
 of different sizes, weights are such that the mean of the ranks' gradients still is the gradient of the batch.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import cast
 
 import torch
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.distributed.fsdp import FSDPModule
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from trainwright.api.spec import TrainingJobSpec
@@ -63,16 +65,20 @@ class Passes:
             UserError: The model is to be compiled where nothing can.
         """
         self._model, self._trained, self._group = model, trained, group
+        training = spec.training
         self.device, self.loss, self._scaler = group.device, loss, scaler
         self.watch = Stopwatch(trained, group.device)
         self._penalty = make_penalty(spec.regularization, model.parameters())
-        self.micro = micro or spec.training.micro_batch_size
-        dtype = _AUTOCAST.get(spec.training.precision)
+        self.micro = micro or training.micro_batch_size
+        dtype = _AUTOCAST.get(training.precision)
         self._autocast = None if dtype is None else torch.autocast(group.device.type, dtype)
         # How many samples the others have follows from the step. How many tokens does not: they must say so.
         self._counted = spec.task == Task.LANGUAGE_MODELING and group.size > 1
-        self._compiled = _compile(trained, group.device) if spec.training.compile else None
+        self._compiled = _compile(trained, group.device) if training.compile else None
         self._full = _full_size(spec, group, self.micro)
+        self._norms = [part for part in model.modules() if isinstance(part, _BatchNorm)]
+        # Where every pass is of one sample, nothing would ever be learned of its statistics.
+        self._rarely_alone = self.micro != 1 and (training.full_batch or training.global_batch_size > group.size)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the model's outputs, float32."""
@@ -106,17 +112,31 @@ class Passes:
         return torch.stack(losses).sum()
 
     def _backward(self, batch: Batch, weight: float | Tensor | None, parts: int) -> Tensor:
-        value = self.loss(self._run(self._choose(batch), batch), batch)
-        if weight is not None:
-            value = value * weight
-        if self._penalty is not None:
-            # The same on every rank, whatever its share: of sharded weights, each rank's gradient is its own part of it.
-            value = value + self._penalty() / parts
-        scaled = value if self._scaler is None else self._scaler.scale(value)
-        self.watch.lap("forward")
-        scaled.backward()  # type: ignore[no-untyped-call]
-        self.watch.lap("backward")
+        with self._statistics_for(batch):
+            value = self.loss(self._run(self._choose(batch), batch), batch)
+            if weight is not None:
+                value = value * weight
+            if self._penalty is not None:
+                # The same on every rank, whatever its share: of sharded weights, each rank's gradient is its own part of it.
+                value = value + self._penalty() / parts
+            scaled = value if self._scaler is None else self._scaler.scale(value)
+            self.watch.lap("forward")
+            scaled.backward()  # type: ignore[no-untyped-call]
+            self.watch.lap("backward")
         return value.detach()
+
+    @contextmanager
+    def _statistics_for(self, batch: Batch) -> Iterator[None]:
+        """Have batch normalization go by what it knows where a sample that was left over passes alone: it has no variance."""
+        alone = self._norms if len(batch) == 1 and self._rarely_alone else ()
+        learning = [norm for norm in alone if norm.training]
+        for norm in learning:
+            norm.eval()
+        try:
+            yield
+        finally:
+            for norm in learning:
+                norm.train()
 
     def _run(self, model: nn.Module, batch: Batch) -> Tensor:
         if self._autocast is None:
