@@ -7,10 +7,10 @@ import signal
 import threading
 import time
 
-import boto3
 import numpy as np
 import pytest
-from moto.server import DomainDispatcherApplication, ThreadedMotoServer
+from corpora import object_store
+from moto.server import DomainDispatcherApplication
 from PIL import Image
 
 from trainwright.api.exit_codes import ExitCode, FailureClass
@@ -150,7 +150,8 @@ def test_a_process_that_waits_for_its_data_for_ever_fails_as_the_job_says(make_j
 class SlowStore:
     """An S3 API that lets the first request of a kind wait."""
 
-    def __init__(self, monkeypatch):
+    def __init__(self, store, monkeypatch):
+        self.files, self.env = store.files, store.env
         self.waited = []
         self._slow = {}
         answer = DomainDispatcherApplication.__call__
@@ -164,40 +165,23 @@ class SlowStore:
             return answer(application, environ, start_response)
 
         monkeypatch.setattr(DomainDispatcherApplication, "__call__", answer_late)
-        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        self._server.start()
-        host, port = self._server.get_host_and_port()
-        keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-        self.env = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", **keys}
-        self.client = boto3.client(
-            "s3",
-            endpoint_url=self.env["AWS_ENDPOINT_URL"],
-            aws_access_key_id="key",
-            aws_secret_access_key="secret",
-            region_name="us-east-1",
-        )
-        self.client.create_bucket(Bucket="slow")
 
     def delay(self, *words, seconds):
         """Let the next request that contains all of these words wait."""
         self._slow[words] = seconds
 
-    def close(self):
-        self._server.stop()
-
 
 @pytest.fixture
 def slow_store(monkeypatch):
-    store = SlowStore(monkeypatch)
-    yield store
-    store.close()
+    with object_store("slow") as store:
+        yield SlowStore(store, monkeypatch)
 
 
 def test_slow_evaluations_and_slow_checkpoints_are_no_hangs(make_job, slow_store):
     for split in ("train", "val"):
         for number in range(32):
-            key = f"images/{split}/{number % 2}/{number}.png"
-            slow_store.client.put_object(Bucket="slow", Key=key, Body=picture(100 * (number % 2) + number))
+            name = f"slow/images/{split}/{number % 2}/{number}.png"
+            slow_store.files.pipe_file(name, picture(100 * (number % 2) + number))
     spec = spec_of(
         dataset={"imageFolder": {"path": "s3://slow/images", "size": 8}},
         training={"steps": 120, "globalBatchSize": 16},
