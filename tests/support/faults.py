@@ -174,5 +174,5 @@ def forget_history() -> None:
 
 def await_api_server(seconds: float = 180) -> None:
     """Wait until the API server is ready, after it was not."""
-    kube.wait_until(lambda: not api_answers(), timeout=60, describe=lambda: "the API server never went down")
+    kube.wait_until(lambda: not api_answers(), timeout=seconds, describe=lambda: "the API server never went down")
     kube.wait_until(api_answers, timeout=seconds, describe=lambda: "the API server does not come back")

@@ -8,6 +8,7 @@ import yaml
 from generated import CHART, KUBE_VERSION
 
 from trainwright.api.crd import crd
+from trainwright.build.naming import worker_labels
 from trainwright.controller.settings import OperatorSettings
 from trainwright.metrics import Metrics
 
@@ -140,6 +141,18 @@ def test_every_binding_binds_a_role_that_exists_to_an_account_that_exists(object
         assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) in roles
         (subject,) = binding["subjects"]
         assert subject == {"kind": "ServiceAccount", "name": account, "namespace": "trainwright-system"}
+
+
+@pytest.mark.parametrize(("values", "number"), [((), 1), (("admission.workerPods=false",), 0)])
+def test_worker_pods_are_guarded_by_a_policy_that_is_bound(render, values, number):
+    objects = render(*values)
+    policies = of_kind(objects, "ValidatingAdmissionPolicy")
+    bindings = of_kind(objects, "ValidatingAdmissionPolicyBinding")
+    assert len(policies) == number
+    assert [binding["spec"]["policyName"] for binding in bindings] == [each["metadata"]["name"] for each in policies]
+    for policy in policies:
+        (selected,) = policy["spec"]["matchConstraints"]["objectSelector"]["matchExpressions"]
+        assert selected["key"] in worker_labels("digits", 0, 1)
 
 
 def test_the_operator_knows_every_setting_and_reads_it(objects, monkeypatch):
