@@ -113,5 +113,8 @@ def namespace(cluster, request) -> Iterator[str]:
     kube.kubectl("label", "namespace", name, RESTRICTED)
     kube.apply(VOLUME.format(namespace=name))
     yield name
+    # Its jobs would train on until the namespace is cleared, which takes its time.
+    for kind in ("trainingjobs", "pods"):
+        kube.kubectl("delete", kind, "--all", f"--namespace={name}", "--wait=false", "--ignore-not-found")
     kube.kubectl("delete", "namespace", name, "--wait=false")
     kube.kubectl("delete", "persistentvolume", f"{name}-checkpoints", "--wait=false")
