@@ -44,7 +44,8 @@ def test_a_job_trains_with_those_that_find_room_and_lets_in_who_finds_it_later(o
     workers = {"count": 3, "minCount": 2, "resources": resources}
     kube.apply(jobs.endless("few", workers=workers, startDeadlineSeconds=20), namespace)
     fewer = jobs.wait_for(namespace, "few", training_with(2), timeout=240)
-    assert f"training with 2 of 3 workers (worker {fewer['workers']['absent'][0]}: Unschedulable" in fewer["message"]
+    # What they do at that moment comes before it: training, evaluating.
+    assert f"ing with 2 of 3 workers (worker {fewer['workers']['absent'][0]}: Unschedulable" in fewer["message"]
     assert f"Insufficient {device}" in fewer["message"]
     assert degraded(fewer) == ("True", "FewerWorkers")
     assert fewer["summary"]["workers"] == "2/3"
