@@ -16,17 +16,16 @@ def offer(namespace):
         for node in kube.kubectl_json("get", "nodes")["items"]
         if not node["spec"].get("taints") and not node["spec"].get("unschedulable")
     ]
-    path = f"/status/capacity/{device.replace('/', '~1')}"
-
-    def patch(*operations):
-        kube.kubectl("patch", "node", node, "--subresource=status", "--type=json", f"--patch={json.dumps(operations)}")
 
     def set_number(number):
-        patch({"op": "add", "path": path, "value": str(number)})
+        # The kubelet would take what can be allocated from the capacity, but not at once.
+        amounts = {"status": dict.fromkeys(("capacity", "allocatable"), {device: number})}
+        patch = f"--patch={json.dumps(amounts)}"
+        kube.kubectl("patch", "node", node, "--subresource=status", "--type=merge", patch)
 
-    set_number(0)
+    set_number("0")
     yield device, set_number
-    patch({"op": "remove", "path": path})
+    set_number(None)
 
 
 def degraded(now):
@@ -39,7 +38,7 @@ def training_with(count):
 
 def test_a_job_trains_with_those_that_find_room_and_lets_in_who_finds_it_later(operator, namespace, offer):
     device, set_number = offer
-    set_number(2)
+    set_number("2")
     resources = {"requests": {"cpu": "50m", "memory": "300Mi"}, "limits": {device: 1}}
     workers = {"count": 3, "minCount": 2, "resources": resources}
     kube.apply(jobs.endless("few", workers=workers, startDeadlineSeconds=20), namespace)
@@ -51,7 +50,7 @@ def test_a_job_trains_with_those_that_find_room_and_lets_in_who_finds_it_later(o
     assert fewer["summary"]["workers"] == "2/3"
     assert fewer.get("startsGivenUp", 0) == 0
 
-    set_number(3)
+    set_number("3")
     everyone = jobs.wait_for(namespace, "few", training_with(3), timeout=240)
     assert degraded(everyone)[0] == "False"
     assert everyone["progress"]["resumedFromStep"] >= fewer["progress"]["step"], "growing loses no step"
@@ -60,11 +59,11 @@ def test_a_job_trains_with_those_that_find_room_and_lets_in_who_finds_it_later(o
 
 def test_a_worker_that_cannot_come_back_is_done_without(operator, namespace, offer):
     device, set_number = offer
-    set_number(3)
+    set_number("3")
     resources = {"requests": {"cpu": "50m", "memory": "300Mi"}, "limits": {device: 1}}
     kube.apply(jobs.endless("lossy", workers={"count": 3, "minCount": 2, "resources": resources}), namespace)
     jobs.wait_for(namespace, "lossy", jobs.running_at(100), timeout=240)
-    set_number(2)
+    set_number("2")
     kube.kubectl("delete", "pod", f"--namespace={namespace}", "lossy-2-1", "--wait=false")
     fewer = jobs.wait_for(namespace, "lossy", training_with(2), timeout=240)
     assert fewer["workers"]["absent"] == [2]
