@@ -19,7 +19,7 @@ def offer(namespace):
 
     def set_number(number):
         # The kubelet would take what can be allocated from the capacity, but not at once.
-        amounts = {"status": dict.fromkeys(("capacity", "allocatable"), {device: number})}
+        amounts = {"status": {kind: {device: number} for kind in ("capacity", "allocatable")}}
         patch = f"--patch={json.dumps(amounts)}"
         kube.kubectl("patch", "node", node, "--subresource=status", "--type=merge", patch)
 
