@@ -44,7 +44,7 @@ check: $(INSTALLED) ## The fast inner loop: format, lint, types, import arrows, 
 
 .PHONY: test
 test: check ## All tests: also real worker processes, and a real kind cluster (made and deleted again if there is none)
-	$(BIN)/pytest --quiet tests/local
+	$(BIN)/pytest --quiet --numprocesses=2 --dist=loadfile tests/local
 	$(BIN)/pytest --quiet tests/kind tests/apiserver
 
 .PHONY: verify
