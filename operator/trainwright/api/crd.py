@@ -99,7 +99,7 @@ def _root() -> Schema:
                 _schema_of(TrainingJobStatus, "What the operator says about the job; it alone writes it.")
             ),
         },
-        _RULES: [_name_rule(), *_immutability(), _durability()],
+        _RULES: [_name_rule(), _immutability(), _durability()],
     }
 
 
@@ -110,26 +110,29 @@ def _name_rule() -> Schema:
     }
 
 
-def _immutability() -> list[Schema]:
-    """Return one transition rule per field that may not change once workers were started.
+def _immutability() -> Schema:
+    """Return the transition rule for the fields that may not change once workers were started.
 
-    An optional field counts as changed when it comes or goes, too.
+    It is one rule, which most writes pass at its second term: the API server judges it with every write of a status, too,
+    and a rule per field would cost it more than all the rest of that. An optional field counts as changed when it comes or
+    goes.
     """
     started = "has(oldSelf.status) && has(oldSelf.status.attempt) && oldSelf.status.attempt >= 1"
-    rules = []
+    unchanged = {}
     for path, field in _fixed_fields():
         new, old = f"self.{path}", f"oldSelf.{path}"
         same = f"{new} == {old}"
         if not field.is_required() and field.default is None:
             same = f"has({new}) == has({old}) && (!has({new}) || {same})"
-        rules.append(
-            {
-                "rule": f"!({started}) || ({same})",
-                "message": f"{path} cannot change after the first start: create a new job instead",
-                "fieldPath": f".{path}",
-            }
-        )
-    return rules
+        unchanged[path] = f"({same})"
+    refusal = "cannot change after the first start (create a new job instead)"
+    named = " + ".join(f"({same} ? '' : ' {path}')" for path, same in unchanged.items())
+    return {
+        "rule": f"!({started}) || self.spec == oldSelf.spec || ({' && '.join(unchanged.values())})",
+        "message": f"what is trained {refusal}",
+        "messageExpression": f"'{refusal}:' + {named}",
+        "fieldPath": ".spec",
+    }
 
 
 def _durability() -> Schema:
