@@ -9,6 +9,7 @@ from trainwright.api.names import (
     CONFIG_MOUNT,
     DATA_MOUNT,
     LABEL_JOB,
+    LABEL_WORKER,
     TOKEN_FILE,
     TOKEN_MOUNT,
 )
@@ -69,7 +70,10 @@ def config_map(namespace: str, name: str, uid: str, spec: TrainingJobSpec, setti
 
 
 def service(namespace: str, name: str, uid: str, settings: Settings) -> Manifest:
-    """Return the headless Service that gives worker 0 its DNS name, also before it is ready."""
+    """Return the headless Service that gives worker 0 its DNS name, also before it is ready.
+
+    The others are called by nobody: selected as well, each of them would cost the cluster a write when it comes and goes.
+    """
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -77,7 +81,7 @@ def service(namespace: str, name: str, uid: str, settings: Settings) -> Manifest
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
-            "selector": {LABEL_JOB: name},
+            "selector": {LABEL_JOB: name, LABEL_WORKER: "0"},
             "ports": [{"name": "rendezvous", "port": settings.rendezvous_port}],
         },
     }
