@@ -1,6 +1,7 @@
-"""`trainwright operator` when it cannot go on."""
+"""`trainwright operator`: what it begins with, and what it does when it cannot go on."""
 
 import os
+import subprocess
 import sys
 
 import pytest
@@ -24,6 +25,8 @@ def programs(monkeypatch):
         raise Replaced
 
     monkeypatch.setattr(os, "execv", replace)
+    # Other tests of this process do use what an operator leaves out.
+    monkeypatch.setattr("trainwright.cli.operator._leave_out_what_is_never_used", lambda: None)
     return seen
 
 
@@ -47,3 +50,16 @@ def test_anything_else_ends_it(monkeypatch, programs):
         run_operator()
     assert ended.value.code == 1
     assert programs == []
+
+
+def test_it_is_loaded_without_what_it_never_uses():
+    script = """
+import sys
+from trainwright.cli.operator import _leave_out_what_is_never_used
+_leave_out_what_is_never_used()
+from trainwright.controller.process import Operator
+from kubernetes.aio.config import load_kube_config
+print(sorted(name for name in ("google.auth", "kubernetes.client.models", "requests", "rich") if sys.modules.get(name)))
+"""
+    said = subprocess.run([sys.executable, "-c", script], check=True, text=True, capture_output=True)
+    assert said.stdout == "[]\n", said.stdout + said.stderr
