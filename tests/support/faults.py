@@ -123,6 +123,14 @@ def workers() -> list[str]:
     return sorted(node["metadata"]["name"] for node in nodes)
 
 
+def offer_devices(node: str, kind: str, number: int | None) -> None:
+    """Have a node say that it has so many devices of a kind; None takes the kind away."""
+    # The kubelet would take what can be allocated from the capacity, but not at once.
+    amount = {kind: None if number is None else str(number)}
+    status = json.dumps({"status": {"capacity": amount, "allocatable": amount}})
+    kube.kubectl("patch", "node", node, "--subresource=status", "--type=merge", f"--patch={status}")
+
+
 def restart_kubelets() -> None:
     """Restart the kubelet of every worker node: it forgets the tokens that it gave to pods, and gets new ones."""
     names = workers()
@@ -130,8 +138,7 @@ def restart_kubelets() -> None:
         kube.run("docker", "exec", node, "systemctl", "restart", "kubelet")
     for node in names:
         # A kubelet that begins anew takes away devices that no plugin of its own knows of.
-        amounts = json.dumps({"status": {kind: {"nvidia.com/gpu": "2"} for kind in ("capacity", "allocatable")}})
-        kube.kubectl("patch", "node", node, "--subresource=status", "--type=merge", f"--patch={amounts}")
+        offer_devices(node, "nvidia.com/gpu", 2)
 
 
 # -- The API server ----------------------------------------------------------------------------------------------------

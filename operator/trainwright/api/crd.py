@@ -114,7 +114,7 @@ def _immutability() -> Schema:
     """Return the transition rule for the fields that may not change once workers were started.
 
     It is one rule, which most writes pass at its second term: the API server judges it with every write of a status, too,
-    and a rule per field would cost it more than all the rest of that. An optional field counts as changed when it comes or
+    and a rule per field would cost it as much as all the rest of that. An optional field counts as changed when it comes or
     goes.
     """
     started = "has(oldSelf.status) && has(oldSelf.status.attempt) && oldSelf.status.attempt >= 1"

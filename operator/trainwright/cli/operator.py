@@ -62,7 +62,7 @@ def run_operator() -> None:
 
 
 def _leave_out_what_is_never_used() -> None:
-    """Keep libraries from importing what they do as well without: a sixth of the operator's memory, and of its start.
+    """Keep libraries from importing what they do as well without: a sixth of the operator's memory.
 
     structlog draws tracebacks with rich if there is one; the operator logs lines of JSON. kopf knows the objects of the
     synchronous Kubernetes client where that is installed, and the package `kubernetes` imports that client and all it needs
