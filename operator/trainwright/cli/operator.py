@@ -7,6 +7,10 @@ import gc
 import importlib.util
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainwright.controller.settings import OperatorSettings
 
 _M_MMAP_THRESHOLD = -3
 _LARGE = 128 * 1024
@@ -21,28 +25,15 @@ def run_operator() -> None:
     # Imported here: the other commands need neither kopf nor the Kubernetes client, and should start quickly.
     import structlog  # noqa: PLC0415
     import uvloop  # noqa: PLC0415
-    from pydantic import ValidationError  # noqa: PLC0415
 
     from trainwright.controller.lease import LeaseLostError  # noqa: PLC0415
     from trainwright.controller.logs import configure_logging  # noqa: PLC0415
     from trainwright.controller.process import Operator  # noqa: PLC0415
-    from trainwright.controller.settings import OperatorSettings  # noqa: PLC0415
 
-    try:
-        settings = OperatorSettings()
-    except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            field = "_".join(str(part) for part in detail["loc"]).upper()
-            sys.stderr.write(f"TRAINWRIGHT_{field}: {detail['msg']}\n")
-        sys.exit(2)
+    settings = _read_settings()
     configure_logging(settings.log_level, settings.log_format)
 
-    # What was imported lives as long as the process: the garbage collector need not look through it again and again.
-    gc.collect()
-    gc.freeze()
-    # What a burst of passes allocates is mostly freed by reference counts: looking for cycles as often as by default
-    # would take a tenth of the CPU time.
-    gc.set_threshold(5000, 20, 50)
+    _calm_garbage_collector()
     _give_back_memory()
 
     async def main() -> None:
@@ -61,6 +52,21 @@ def run_operator() -> None:
         sys.exit(1)
 
 
+def _read_settings() -> "OperatorSettings":
+    """Return the settings; exits with 2 if they are wrong."""
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    from trainwright.controller.settings import OperatorSettings  # noqa: PLC0415
+
+    try:
+        return OperatorSettings()
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            field = "_".join(str(part) for part in detail["loc"]).upper()
+            sys.stderr.write(f"TRAINWRIGHT_{field}: {detail['msg']}\n")
+        sys.exit(2)
+
+
 def _leave_out_what_is_never_used() -> None:
     """Keep libraries from importing what they do as well without: a sixth of the operator's memory.
 
@@ -74,6 +80,15 @@ def _leave_out_what_is_never_used() -> None:
     if kubernetes is not None:
         # Known, so that its parts can be imported, but not run.
         sys.modules["kubernetes"] = importlib.util.module_from_spec(kubernetes)
+
+
+def _calm_garbage_collector() -> None:
+    # What was imported lives as long as the process: it need not be looked through again and again.
+    gc.collect()
+    gc.freeze()
+    # What a burst of passes allocates is mostly freed by reference counts: looking for cycles as often as by default
+    # would take a tenth of the CPU time.
+    gc.set_threshold(5000, 20, 50)
 
 
 def _give_back_memory() -> None:
