@@ -3,7 +3,8 @@
 The worker knows best: rank 0 reports how many seconds of its launch went into what, and what has been charged of that is
 remembered, so that a report that comes twice, late, or after an operator was away adds what is new and nothing else. What
 no report covers is charged to the phase that the status was in. While training runs, the ledger ends at the newest report:
-the time since is charged by the next one. Seconds are whole: their sum is the time from creation to `until`, exactly.
+the time since is charged by the next one, or when the phase ends without one. Silence is charged to nothing before that: it
+may be the operator that could not listen. Seconds are whole: their sum is the time from creation to `until`, exactly.
 """
 
 from collections.abc import Mapping
@@ -72,8 +73,8 @@ def account(
 
 
 def _end(observed: Observed, status: TrainingJobStatus, at: datetime | None) -> datetime:
-    """Return up to when to charge: while training runs only up to the newest report, unless reports have ceased."""
-    if status.phase != Phase.RUNNING or status.progress.stale:
+    """Return up to when to charge: while training runs only up to the newest report."""
+    if status.phase != Phase.RUNNING:
         return observed.now
     return observed.job.created_at if at is None else min(observed.now, at)
 
@@ -81,8 +82,8 @@ def _end(observed: Observed, status: TrainingJobStatus, at: datetime | None) -> 
 def _reported(ledger: Goodput, report: WorkerReport | None, span: int) -> tuple[dict[str, int], LaunchSeconds]:
     """Return what the report charges of so many seconds, and what of its launch has been charged with that.
 
-    A report can say more than there is left to charge: of training while it could not be delivered, when that time was
-    charged as a stall. Time that is gone is not charged again.
+    A report can say more than there is left to charge, since the moments of its sending and of its arrival differ. Time that
+    is gone is not charged again.
     """
     if report is None or report.seconds is None:
         return {}, ledger.counted
@@ -119,8 +120,6 @@ def _unreported(observed: Observed, ledger: Goodput, report: WorkerReport | None
     before = observed.job.status
     if before.phase != Phase.RUNNING:
         return {_WAITS.get(before.phase, "pending"): seconds}
-    if before.progress.stale:
-        return {"stalled": seconds}
     if report is not None and report.launch != ledger.launch and ledger.launch is not None:
         # The processes were started again inside their pods. Rank 0 has told of a stall, unless it stood still itself.
         hung = report.relaunched is not None and report.relaunched.category == FailureClass.HANG
