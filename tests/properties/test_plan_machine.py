@@ -36,6 +36,8 @@ from trainwright.plan import Observed, Plan, Pod, plan
 WORKERS = 3
 TOTAL = 1000
 LIMIT = 4
+TEXTS = st.sampled_from(["0/2 nodes are available", "0/5000 nodes are available: " + "é" * 9000])
+"""What schedulers and webhooks say has no end."""
 STATUS_SCHEMA = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
 
 
@@ -65,6 +67,7 @@ class JobLife(RuleBasedStateMachine):
         self.launched_at = NOW
         self.saved = 0
         self.groups_served = False
+        self.rejection = None
         self.trained_without: list[int] = []
         self.history = [self.status]
 
@@ -76,7 +79,8 @@ class JobLife(RuleBasedStateMachine):
         return plan(self.observe(self.pods if pods is None else pods))
 
     def observe(self, pods: dict[str, Pod]) -> Observed:
-        return observed(self.job, *pods.values(), report=self.report, now=self.now, groups_served=self.groups_served)
+        seen = {"report": self.report, "rejection": self.rejection, "groups_served": self.groups_served}
+        return observed(self.job, *pods.values(), now=self.now, **seen)
 
     def apply(self, decision: Plan, writes: int) -> int:
         """Carry out at most so many writes, in the controller's order; return how many were done."""
@@ -155,10 +159,15 @@ class JobLife(RuleBasedStateMachine):
         self.pods[pod.name] = replace(pod, phase="Running", node=f"node-{pod.index % 2}", waiting=None)
 
     @precondition(lambda self: self.pods_in("Pending"))
-    @rule(data=st.data(), reason=st.sampled_from(["Unschedulable", "SchedulingGated"]))
-    def refuse_a_place(self, data, reason):
+    @rule(data=st.data(), reason=st.sampled_from(["Unschedulable", "SchedulingGated"]), said=TEXTS)
+    def refuse_a_place(self, data, reason, said):
         pod = self.pick(data, self.pods_in("Pending"))
-        self.pods[pod.name] = replace(pod, waiting=(reason, "0/2 nodes are available"))
+        self.pods[pod.name] = replace(pod, waiting=(reason, said))
+
+    @rule(said=st.none() | TEXTS)
+    def refuse_creation(self, said):
+        """A quota or a webhook lets no pod be created, or does again."""
+        self.rejection = said
 
     @rule(served=st.booleans())
     def serve_groups(self, served):
@@ -175,11 +184,11 @@ class JobLife(RuleBasedStateMachine):
         self.pods[pod.name] = replace(pod, phase="Failed", exit_code=int(code), termination=said, finished_at=self.now)
 
     @precondition(lambda self: self.pods)
-    @rule(data=st.data(), disrupted=st.booleans())
+    @rule(data=st.data(), disrupted=st.none() | TEXTS)
     def evict_pod(self, data, disrupted):
         pod = self.pick(data, self.pods_in("Pending", "Running", "Failed", "Succeeded"))
-        if disrupted:
-            self.pods[pod.name] = replace(pod, disrupted="taint manager: deleting due to NoExecute")
+        if disrupted is not None:
+            self.pods[pod.name] = replace(pod, disrupted=disrupted)
         self.delete_pod(pod.name)
 
     @precondition(lambda self: self.pods_in("Running"))

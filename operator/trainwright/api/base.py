@@ -4,8 +4,9 @@ A `Rule` is written once beside the fields it relates. Pydantic checks its Pytho
 carries its CEL side, so the API server refuses the same manifest at `kubectl apply` with the same words.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -92,6 +93,47 @@ class Model(BaseModel):
 
 
 class StatusModel(Model):
-    """A part of the status: tolerant of fields it does not know."""
+    """A part of the status: tolerant of fields it does not know, and of texts of any length.
+
+    What schedulers, webhooks and exceptions say has no end, and one text too long would have the API server refuse the
+    whole status, for good. So a text is shortened to its field's `max_length` as soon as it gets into a status, however it
+    does: what is decided, compared and written is the same.
+    """
 
     model_config = ConfigDict(extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorten(cls, value: Any) -> Any:
+        return _fitting(cls, value) if isinstance(value, dict) else value
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with other values, whose texts are shortened too."""
+        return super().model_copy(update=update and _fitting(type(self), update), deep=deep)
+
+
+def _fitting(model: type[StatusModel], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the values of a model's fields with texts that are too long shortened."""
+    limits = _limits(model)
+    excess = {
+        name for name, text in values.items() if isinstance(text, str) and len(text) > limits.get(name, len(text))
+    }
+    return {**values, **{name: _shortened(values[name], limits[name]) for name in excess}} if excess else values
+
+
+@cache
+def _limits(model: type[StatusModel]) -> Mapping[str, int]:
+    """Return the most characters that each field may have, under its name in Python and on the wire."""
+    return {
+        name: rule.max_length
+        for field, info in model.model_fields.items()
+        for rule in info.metadata
+        if hasattr(rule, "max_length")
+        for name in (field, camel(field))
+    }
+
+
+def _shortened(text: str, longest: int) -> str:
+    """Return a text with its middle left out: its beginning says what happened, its end what follows from it."""
+    head = longest * 2 // 3
+    return f"{text[:head]}…{text[len(text) - (longest - head - 1) :]}"

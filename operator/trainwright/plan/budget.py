@@ -80,7 +80,7 @@ def _failure(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatu
     return Failure(
         category=FailureClass.USER_ERROR,
         message=f"the budget of {name(spec)} is spent at {where}; {kept}",
-        hint=hint[:1024],
+        hint=hint,
         attempt=status.attempt,
         reason="BudgetSpent",
         failed_at=observed.now,

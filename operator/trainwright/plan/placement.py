@@ -29,7 +29,7 @@ def blame(status: TrainingJobStatus, failure: Failure) -> dict[str, Any]:
     if count < _TOO_MANY or any(known.node == node for known in status.avoided_nodes):
         return {"node_failures": failures}
     reason = f"{count} failures, the last: {failure.message}"
-    avoided = AvoidedNode(node=node, reason=reason[:1024], since=failure.failed_at)
+    avoided = AvoidedNode(node=node, reason=reason, since=failure.failed_at)
     return {"node_failures": failures, "avoided_nodes": [*status.avoided_nodes, avoided][-_AVOIDED:]}
 
 

@@ -68,7 +68,7 @@ def _failure(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatu
     why = f": {_reason(observed, crew, absent)}" if _reason(observed, crew, absent) else ""
     return Failure(
         category=FailureClass.INFRASTRUCTURE,
-        message=f"{who} did not run within {spec.start_deadline_seconds} s (spec.startDeadlineSeconds){why}"[:4096],
+        message=f"{who} did not run within {spec.start_deadline_seconds} s (spec.startDeadlineSeconds){why}",
         hint="It tries again after a wait. Ask for less, or wait for other jobs to end.",
         attempt=status.attempt,
         worker=absent[0] if absent else None,

@@ -12,7 +12,6 @@ from trainwright.plan.membership import Crew, is_over
 from trainwright.plan.types import Observed
 from trainwright.plan.words import duration
 
-_LONGEST_MESSAGE = 1024
 _DOING = {
     WorkerPhase.EVALUATING: "evaluating",
     WorkerPhase.PREDICTING: "writing predictions",
@@ -238,7 +237,7 @@ def refused(status: TrainingJobStatus, reason: str, message: str, generation: in
         update={
             "phase": status.phase or Phase.PENDING,
             "reason": reason,
-            "message": f"not accepted: {message}"[:_LONGEST_MESSAGE],
+            "message": f"not accepted: {message}",
             "observed_generation": generation,
             "conditions": [accepted, *others],
         }
