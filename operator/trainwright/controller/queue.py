@@ -15,10 +15,14 @@ from typing import Generic, TypeVar
 import structlog
 
 Key = TypeVar("Key", bound=Hashable)
+Entry = tuple[float, int, Key]
+"""When a key is due, the number of the entry, and the key."""
 _CLOSE = 0.001
 """A key that is due within this many seconds is due: a timer may fire a moment early, and must not be set again then."""
 _PATIENCE = 30.0
 """Seconds for which a key that can wait lets those that became due after it go first."""
+_SLACK = 64
+"""Entries that may be superseded before the heaps are weeded, besides as many as there are keys."""
 
 log = structlog.get_logger(__name__)
 
@@ -59,8 +63,8 @@ class KeyedQueue(Generic[Key]):
         self._failed = failed
         self._due: dict[Key, float] = {}
         self._can_wait = can_wait
-        self._first: list[tuple[float, int, Key]] = []
-        self._later: list[tuple[float, int, Key]] = []
+        self._first: list[Entry[Key]] = []
+        self._later: list[Entry[Key]] = []
         self._sequence = 0
         self._running: dict[Key, asyncio.Task[None]] = {}
         self._failures: dict[Key, int] = {}
@@ -118,6 +122,11 @@ class KeyedQueue(Generic[Key]):
     def _push(self, key: Key, due: float) -> None:
         self._sequence += 1
         heapq.heappush(self._later if self._can_wait(key) else self._first, (due, self._sequence, key))
+        if len(self._first) + len(self._later) > 2 * len(self._due) + _SLACK:
+            # Each pass may have left one that is due in days only, and leaves the heap by itself no sooner.
+            for heap in (self._first, self._later):
+                heap[:] = [entry for entry in heap if not self._superseded(entry)]
+                heapq.heapify(heap)
         self._wake.set()
 
     def _start_due(self) -> float | None:
@@ -134,17 +143,21 @@ class KeyedQueue(Generic[Key]):
             self._running[key] = asyncio.create_task(self._pass(key), name=f"pass {key}")
         return None
 
-    def _next(self, now: float) -> list[tuple[float, int, Key]]:
+    def _next(self, now: float) -> list[Entry[Key]]:
         """Return the heap whose first key is the next to be processed; an empty one if there is none."""
         first, later = self._first, self._later
         for heap in (first, later):
-            # Superseded by an earlier one, or waiting for its pass to end.
-            while heap and (self._due.get(heap[0][2]) != heap[0][0] or heap[0][2] in self._running):
+            while heap and self._superseded(heap[0]):
                 heapq.heappop(heap)
         if not first or not later:
             return first or later
         patience = _PATIENCE if first[0][0] <= now + _CLOSE else 0.0
         return later if later[0][0] + patience < first[0][0] else first
+
+    def _superseded(self, entry: Entry[Key]) -> bool:
+        """Return whether the key is due at another moment by now, or waits for its pass to end."""
+        due, _, key = entry
+        return self._due.get(key) != due or key in self._running
 
     async def _pass(self, key: Key) -> None:
         after: float | None

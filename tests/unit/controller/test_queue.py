@@ -222,6 +222,26 @@ def test_asks_again_when_the_pass_says_so():
     assert begun == [0.0, 3.0, 6.0]
 
 
+def test_keys_that_wait_for_days_take_no_more_room_with_every_event():
+    begun = []
+
+    async def process(key):
+        begun.append(key)
+        return 86_400.0 + key - _now() if _now() < 1000 else None
+
+    async def script(queue):
+        for _ in range(40):
+            for key in range(100):
+                queue.add(key)
+            await asyncio.sleep(1)
+        assert len(begun) == 40 * 100
+        assert len(queue._first) + len(queue._later) <= 2 * 100 + 64
+        await asyncio.sleep(86_400 + 200)
+        assert len(begun) == 41 * 100, "and none was lost"
+
+    _run(process, script, can_wait=lambda key: key % 2 == 0)
+
+
 def test_tells_depth_and_age_and_whether_it_is_stuck():
     async def main():
         release = asyncio.Event()
