@@ -114,7 +114,8 @@ def _placement(workers: WorkersSpec, avoided: tuple[str, ...]) -> Manifest:
     placement = workers.model_dump(mode="json", by_alias=True, exclude_none=True, include=fields)
     if "imagePullSecrets" in placement:
         placement["imagePullSecrets"] = [{"name": secret} for secret in placement["imagePullSecrets"]]
-    placement["tolerations"] = placement.get("tolerations", []) + _patience(workers)
+    # For each taint the first toleration that matches it counts, so ours come before one that tolerates everything.
+    placement["tolerations"] = _patience(workers) + placement.get("tolerations", [])
     if avoided:
         placement["affinity"] = _keep_off(placement.get("affinity") or {}, avoided)
     return placement
@@ -143,10 +144,11 @@ def _keep_off(affinity: Manifest, nodes: tuple[str, ...]) -> Manifest:
 
 
 def _patience(workers: WorkersSpec) -> list[Manifest]:
-    """Return how long the pod may stay on a silent node, as far as the user has said nothing about it."""
-    said = {toleration.key for toleration in workers.tolerations or ()}
-    if None in said:
-        return []  # tolerates every taint, these two included
+    """Return how long the pod may stay on a silent node, as far as the user has said nothing about that very taint.
+
+    A toleration without a key is meant for nodes that are reserved, not for those that are dead.
+    """
+    said = {toleration.key for toleration in workers.tolerations or () if toleration.effect in (None, "NoExecute")}
     brief = {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": NODE_LOSS_SECONDS}
     return [{"key": taint, **brief} for taint in _NODE_TAINTS if taint not in said]
 

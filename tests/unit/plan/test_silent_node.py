@@ -127,8 +127,15 @@ def test_silence_is_the_control_planes_word_against_the_kubelets_last(ready, con
 
 
 def test_pods_leave_a_silent_node_soon_unless_the_user_says_otherwise():
-    said = [{"key": "node.kubernetes.io/unreachable", "operator": "Exists", "tolerationSeconds": 600}]
-    for tolerations, seconds in ((None, [30, 30]), (said, [600, 30]), ([{"operator": "Exists"}], [None])):
+    # Of the tolerations that match a taint, the cluster takes the first.
+    unreachable = {"key": "node.kubernetes.io/unreachable", "operator": "Exists"}
+    for tolerations, seconds in (
+        (None, [30, 30]),
+        ([unreachable | {"tolerationSeconds": 600}], [30, 600]),
+        ([unreachable | {"effect": "NoSchedule"}], [30, 30, None]),
+        ([{"operator": "Exists"}], [30, 30, None]),
+        ([{"operator": "Exists", "effect": "NoSchedule"}], [30, 30, None]),
+    ):
         workers = {"count": 2} | ({"tolerations": tolerations} if tolerations else {})
         asked = replace(
             job(), spec=job().spec.model_validate(job().spec.to_wire() | {"workers": workers}, strict=False)
