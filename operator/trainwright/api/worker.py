@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from trainwright.api.base import Model
 from trainwright.api.exit_codes import FailureClass
@@ -21,14 +21,18 @@ class ReportsEndpoint(Model):
 
 
 class WorkerConfig(Model):
-    """What every worker of a job reads, the same for all of them and all attempts; the environment says the rest."""
+    """What every worker of a job reads, the same for all of them and all attempts; the environment says the rest.
+
+    A worker that is replaced after an upgrade reads what the operator before it wrote: fields it does not know are ignored.
+    """
+
+    model_config = ConfigDict(extra="ignore")
 
     namespace: str = Field(description="Namespace of the job.")
     name: str = Field(description="Name of the job.")
     uid: str = Field(description="UID of the job; prefix of its checkpoints.")
     spec: TrainingJobSpec = Field(description="The job, with defaults filled in.")
     rendezvous_port: int = Field(ge=1, le=65_535, description="Port of the rendezvous store on worker 0.")
-    rendezvous_timeout_seconds: int = Field(600, ge=1, description="How long workers wait for each other, in seconds.")
     rendezvous_patience_seconds: float = Field(
         30,
         gt=0,

@@ -3,6 +3,8 @@
 A hung rank is found and restarted by its worker's own agent. Nobody does that for an agent that was stopped itself. Two
 signs betray it, and neither is trusted alone. Worker 0 says who does not come to the rendezvous; or worker 0 says nothing,
 while what others send arrives. Silence without such a witness may be the operator's own, or the network's.
+
+Workers wait for each other without end. So one that cannot reach worker 0 is replaced too, once both have run for long.
 """
 
 from datetime import datetime, timedelta
@@ -13,7 +15,7 @@ from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Failure, Phase, TrainingJobStatus
 from trainwright.api.worker import Absentee, WorkerReport
 from trainwright.plan import restart
-from trainwright.plan.membership import Crew
+from trainwright.plan.membership import ABSENT, Crew
 from trainwright.plan.types import Observed, Pod
 
 RETURN: Final = timedelta(seconds=60)
@@ -24,10 +26,13 @@ SILENCE: Final = timedelta(seconds=180)
 """How long worker 0 may say nothing at all: it reports every few seconds."""
 FRESH: Final = timedelta(seconds=75)
 """How old the word of a witness may be: those that wait speak twice a minute."""
+CUT_OFF: Final = timedelta(seconds=600)
+"""How long a worker may be unable to reach worker 0 while both run: names and policies of a network take their time."""
 
 _HINT: Final = (
     "something has stopped the worker's main process (kill -STOP, a frozen container), or its node is overloaded"
 )
+_CUT_OFF_HINT: Final = "look at DNS, at the network policies of the namespace, and at the network between these nodes"
 
 
 def enforce(
@@ -37,7 +42,7 @@ def enforce(
     crew: Crew,
     heard: tuple[WorkerReport, datetime] | None,
 ) -> TrainingJobStatus:
-    """Return the status with a restart decided if a worker hangs as a whole.
+    """Return the status with a restart decided if a worker hangs as a whole, or is cut off.
 
     Args:
         observed: What the pass saw.
@@ -48,7 +53,9 @@ def enforce(
     """
     if status.phase not in (Phase.STARTING, Phase.RUNNING):
         return status
-    failure = _missing(observed, status, crew, heard) or _silent(observed, status, crew)
+    failure = (
+        _missing(observed, status, crew, heard) or _silent(observed, status, crew) or _cut_off(observed, status, crew)
+    )
     if failure is None:
         return status
     return restart.answer(observed, spec, status, failure, {failure.worker or 0})
@@ -71,7 +78,7 @@ def _missing(
     for absentee in waiting.missing:
         pod = crew.newest.get(absentee.worker)
         if pod is not None and _runs(pod) and waited >= RETURN and _overdue(observed, pod, absentee):
-            return _failure(
+            return _hang(
                 pod, f"has not come to the rendezvous for {waited.total_seconds():.0f} s", status, observed.now
             )
     return None
@@ -99,7 +106,29 @@ def _silent(observed: Observed, status: TrainingJobStatus, crew: Crew) -> Failur
         vouched = now - observed.others_heard_at <= FRESH
     if not vouched or (leader.started_at is not None and now - leader.started_at < ARRIVAL):
         return None
-    return _failure(leader, f"has said nothing for {(now - last).total_seconds():.0f} s", status, now)
+    return _hang(leader, f"has said nothing for {(now - last).total_seconds():.0f} s", status, now)
+
+
+def _cut_off(observed: Observed, status: TrainingJobStatus, crew: Crew) -> Failure | None:
+    """Return the failure of a worker that cannot reach worker 0; of worker 0 if several others run and none of them can."""
+    leader, others = crew.newest.get(0), [pod for pod in crew.newest.values() if pod.index != 0 and _runs(pod)]
+    cut = [pod for pod in others if leader is not None and _runs(leader) and _out_of_reach(observed, pod, leader)]
+    if leader is None or not cut:
+        return None
+    complaint = observed.words[cut[0].index][0].message
+    what = f"{_place(cut[0])} {complaint}, although both have run for {CUT_OFF.total_seconds():.0f} s"
+    culprit = leader if len(cut) == len(others) > 1 else cut[0]
+    if culprit is leader:
+        what = f"no other worker reaches {_place(leader)}: {what}"
+    return _failure(culprit, FailureClass.INFRASTRUCTURE, what, _CUT_OFF_HINT, status, observed.now)
+
+
+def _out_of_reach(observed: Observed, pod: Pod, leader: Pod) -> bool:
+    """Return whether a worker that has never reached worker 0 says so, long after both have begun to run."""
+    word, at = observed.words.get(pod.index, (None, observed.now))
+    if word is None or not word.message or pod.started_at is None or leader.started_at is None:
+        return False
+    return observed.now - at <= FRESH and at - max(pod.started_at, leader.started_at) >= CUT_OFF
 
 
 def _last_heard(observed: Observed, status: TrainingJobStatus) -> datetime | None:
@@ -115,15 +144,26 @@ def _runs(pod: Pod) -> bool:
     return pod.phase == "Running" and not pod.deleting and not pod.silent
 
 
-def _failure(pod: Pod, what: str, status: TrainingJobStatus, now: datetime) -> Failure:
-    place = f"worker {pod.index}" + (f" on node {pod.node}" if pod.node else "")
+def _hang(pod: Pod, what: str, status: TrainingJobStatus, now: datetime) -> Failure:
+    message = f"{_place(pod)} hangs: it {what}, although its pod runs"
+    return _failure(pod, FailureClass.HANG, message, _HINT, status, now)
+
+
+def _failure(
+    pod: Pod, category: FailureClass, message: str, hint: str, status: TrainingJobStatus, now: datetime
+) -> Failure:
     return Failure(
-        category=FailureClass.HANG,
-        message=f"{place} hangs: it {what}, although its pod runs",
-        hint=_HINT,
+        category=category,
+        message=message,
+        hint=hint,
         attempt=status.attempt,
         worker=pod.index,
         pod=pod.name,
         node=pod.node,
+        reason=ABSENT,
         failed_at=now,
     )
+
+
+def _place(pod: Pod) -> str:
+    return f"worker {pod.index}" + (f" on node {pod.node}" if pod.node else "")

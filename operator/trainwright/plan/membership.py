@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from trainwright.api.exit_codes import FailureClass
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Phase, TrainingJobStatus, Workers, WorkerStatus
 from trainwright.build import Group, Seat, config_map, group_of, network_policy, pod_group, service, worker_pod
@@ -16,6 +15,8 @@ KEPT_ATTEMPTS = 2
 """Failed pods of so many newest attempts stay for their logs; older ones are deleted."""
 LINGER = timedelta(seconds=30)
 """How long workers may take to end by themselves after the job succeeded."""
+ABSENT = "Absent"
+"""Reason of a failure whose pod still runs: nothing but its deletion ends it."""
 TERMINATION_SLACK = timedelta(seconds=5)
 """How long past its grace period a pod is waited for. After that its node is taken for dead."""
 
@@ -53,7 +54,7 @@ def muster(pods: Iterable[Pod], status: TrainingJobStatus) -> Crew:
     newest: dict[int, Pod] = {}
     superseded: list[Pod] = []
     for pod in sorted(pods, key=lambda pod: (pod.index, pod.attempt)):
-        if pod.attempt < status.oldest_attempt or _hangs(pod, status):
+        if pod.attempt < status.oldest_attempt or _given_up(pod, status):
             superseded.append(pod)
             continue
         if pod.index in newest:
@@ -186,13 +187,10 @@ def _waits_in_vain(pod: Pod, status: TrainingJobStatus) -> bool:
     return pod.live and pod.node is None and pod.attempt < status.attempt and pod.index != 0
 
 
-def _hangs(pod: Pod, status: TrainingJobStatus) -> bool:
-    """Return whether the pod was found to hang as a whole: it counts as replaced although it still runs.
-
-    Where only a rank hangs, the worker ends it by itself, and says with which exit code.
-    """
+def _given_up(pod: Pod, status: TrainingJobStatus) -> bool:
+    """Return whether the pod was found to be of no use although it runs: it counts as replaced."""
     failure = status.failure
-    if failure is None or failure.category != FailureClass.HANG or failure.exit_code is not None:
+    if failure is None or failure.reason != ABSENT:
         return False
     return pod.name == failure.pod and pod.attempt < status.attempt
 

@@ -217,7 +217,7 @@ def test_who_does_not_come_to_the_rendezvous_is_replaced_alone(absentee, age, se
 )
 def test_a_worker_that_may_live_is_left_alone(fields):
     heard = waits((1, 1), seconds=70.0)
-    told, _ = decide(running_job(), started_pod(0, age=900), started_pod(1, age=900), report=heard, **fields)
+    told, _ = decide(running_job(), started_pod(0, age=590), started_pod(1, age=590), report=heard, **fields)
     assert told.status.attempt == 1
 
 
@@ -232,6 +232,41 @@ def test_the_policy_for_hangs_decides():
     told, _ = decide(before, started_pod(0), started_pod(1), report=waits((1, 1), seconds=70.0))
     assert told.status.phase == Phase.FAILED
     assert "(spec.restart.onFailure.Hang: fail)" in told.status.failure.message
+
+
+@pytest.mark.parametrize(
+    ("ages", "seconds_ago", "cut_off"),
+    [
+        ((3600, 601), 0, True),
+        ((3600, 599), 0, False),
+        ((599, 3600), 0, False),  # worker 0 is new, and nobody could reach it before
+        ((3600, 610), 11, False),  # it may have succeeded since
+        ((3600, 3600), 76, False),
+    ],
+)
+def test_who_cannot_reach_worker_0_for_long_is_replaced_alone_on_its_own_word(ages, seconds_ago, cut_off):
+    words = {1: (cannot_reach(), NOW - timedelta(seconds=seconds_ago))}
+    pods = (started_pod(0, age=ages[0]), started_pod(1, age=ages[1]))
+    told, _ = decide(running_job(), *pods, words=words)
+    assert (told.status.attempt == 2) == cut_off
+    if not cut_off:
+        return
+    assert told.status.oldest_attempt == 1
+    assert told.status.failure.category == FailureClass.INFRASTRUCTURE
+    assert told.status.failure.message.startswith("worker 1 on node node-1 cannot reach worker 0 at worker-0.x")
+    assert told.status.node_failures == {"node-1": 1}
+    _, decision = decide(told, *pods, words=words)
+    assert [item.name for item in decision.delete] == ["digits-1-1"]
+    assert [item["metadata"]["name"] for item in decision.create if item["kind"] == "Pod"] == ["digits-1-2"]
+
+
+def test_if_no_other_worker_reaches_worker_0_all_start_again():
+    words = {index: (cannot_reach(), NOW) for index in (1, 2)}
+    told, _ = decide(running_job(workers=3), *(started_pod(index, age=601) for index in range(3)), words=words)
+    assert told.status.failure.message.startswith("no other worker reaches worker 0 on node node-0: worker 1 on node")
+    assert (told.status.attempt, told.status.oldest_attempt) == (2, 2)
+    one, _ = decide(running_job(workers=3), *(started_pod(index, age=601) for index in range(3)), words={2: words[2]})
+    assert (one.status.failure.worker, one.status.oldest_attempt) == (2, 1)
 
 
 OLD = (started_pod(0, age=3600), started_pod(1, age=3600))
@@ -276,7 +311,7 @@ def test_silence_without_a_witness_is_no_hang(fields):
     st.integers(0, 2000),
     st.none() | st.integers(-100, 2000),
     st.none() | st.integers(-3600, 2000),
-    st.dictionaries(st.just(1), st.tuples(st.builds(cannot_reach), st.integers(-100, 2000).map(later))),
+    st.dictionaries(st.just(1), st.tuples(st.just(waits((0, 1))), st.integers(-100, 2000).map(later))),
 )
 def test_nobody_is_hung_whose_last_word_or_whose_chance_to_speak_is_recent(seconds, others, since, words):
     fields = {

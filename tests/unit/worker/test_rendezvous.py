@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -26,7 +27,7 @@ def beat_faster(monkeypatch):
     monkeypatch.setattr(beats, "LOST_AFTER_BEATS", 5)
 
 
-def config_of(workers, timeout=30, least=None):
+def config_of(workers, least=None):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -42,7 +43,6 @@ def config_of(workers, timeout=30, least=None):
         "uid": "u",
         "spec": read_spec(spec).to_wire(),
         "rendezvousPort": port,
-        "rendezvousTimeoutSeconds": timeout,
         "rendezvousPatienceSeconds": 0.4,
         "checkpointRoot": "/tmp",  # noqa: S108 - never touched
         "dataRoot": "/tmp",  # noqa: S108
@@ -124,16 +124,54 @@ def test_a_replacement_joins_although_its_predecessor_never_left():
     assert rounds([members[0], replacement]) == [2, 2]
 
 
-def test_missing_workers_are_named_after_the_timeout():
-    member = Member(config_of(3, timeout=1), 0).join()
-    outcome = member.result()
+@pytest.fixture
+def long_waits(monkeypatch):
+    """Let a second of waiting be a day, as the rendezvous sees it."""
+    clock = SimpleNamespace(**{name: getattr(time, name) for name in ("sleep", "monotonic_ns")})
+    clock.monotonic = lambda: time.monotonic() * 86_400
+    monkeypatch.setattr(rendezvous, "time", clock)
+    return clock
+
+
+def test_workers_wait_for_each_other_without_end_and_say_for_whom(long_waits, capsys):
+    config = config_of(3)
+    members = [Member(config, index).join() for index in (0, 1)]
+    wait_for(lambda: "waiting for worker 2 to join round 1" in capsys.readouterr().out)
+    members.append(Member(config, 2).join())
+    assert [member.result().rank for member in members] == [0, 1, 2]
+
+
+def test_worker_0_is_waited_for_without_end(long_waits, capsys):
+    config = config_of(2)
+    early = Member(config, 1).join()
+    wait_for(lambda: "waiting for worker 0 at 127.0.0.1" in capsys.readouterr().out)
+    leader = Member(config, 0).join()
+    assert [leader.result().rank, early.result().rank] == [0, 1]
+
+
+def test_a_port_that_is_taken_is_not_waited_for_without_end(long_waits):
+    config = config_of(2)
+    with socket.create_server(("127.0.0.1", config.rendezvous_port), reuse_port=False):
+        outcome = Member(config, 0).join().result()
     assert isinstance(outcome, RendezvousLostError)
-    assert "rendezvous of 3 workers: worker 1, 2 did not come within 1 s" in str(outcome)
+    assert "could not host the rendezvous at port" in str(outcome)
 
 
-def test_without_worker_0_nobody_is_reached():
-    outcome = Member(config_of(2, timeout=1), 1).join().result()
-    assert "could not reach the rendezvous at 127.0.0.1" in str(outcome)
+def test_the_others_say_that_worker_0_does_not_complete_their_round(monkeypatch):
+    beat_faster(monkeypatch)
+    config = config_of(3)
+    frozen = Member(config, 0).join()
+    wait_for(lambda: frozen.handler.round == 1)
+    frozen.stop.set()
+    assert isinstance(frozen.result(), StoppedError)
+    told = []
+    witness = Member(config, 1)
+    monkeypatch.setattr(witness.handler._herald, "tell_missing", lambda _, present, __: told.append(list(present)))
+    witness.join()
+    wait_for(lambda: [1] in told)
+    assert told[0] == [0, 1], "it has only just begun to look"
+    witness.stop.set()
+    witness.result()
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -232,9 +270,13 @@ def test_a_round_goes_on_with_fewer_and_ranks_are_places_among_its_members(crew)
 
 
 def test_too_few_are_not_enough(crew):
-    agents = crew(config_of(3, timeout=2, least=2), 0)
-    wait_for(lambda: agents[0].outcome)
-    assert "rendezvous of 3 workers (at least 2): worker 1, 2 did not come within 2 s" in str(agents[0].outcome)
+    config = config_of(3, least=2)
+    (leader,) = crew(config, 0)
+    wait_for(lambda: leader.handler.round == 1)
+    patience = time.monotonic() + 2 * config.rendezvous_patience_seconds
+    while time.monotonic() < patience:
+        assert leader.members == ()
+        time.sleep(0.005)
 
 
 def test_a_worker_that_comes_later_is_let_in_and_the_others_know_that_they_may_save(crew):

@@ -19,7 +19,7 @@ index.
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
@@ -34,6 +34,8 @@ from trainwright_worker.agent.store import LOCAL_HOST, StoreServer, connect_stor
 from trainwright_worker.console import say
 from trainwright_worker.errors import InfrastructureError
 
+HOST_SECONDS: Final = 60.0
+"""How long worker 0 tries to open the port of its store: whoever else holds it in its own pod does not wait for anybody."""
 WORD_SECONDS: Final = 10.0
 LOOK_SECONDS_PER_WORKER: Final = 0.0005
 _CONNECT_POLL_SECONDS: Final = 0.1
@@ -110,15 +112,18 @@ class NumberedRendezvous(RendezvousHandler):
         return True
 
     def next_rendezvous(self) -> RendezvousInfo:
-        """Join the next round and wait until it is complete.
+        """Join the next round and wait until it is complete, for as long as that takes.
+
+        A worker cannot know why others do not come: there may be no room for them yet. The operator does, and ends this pod
+        when it has waited in vain.
 
         Raises:
             NotNeededError: The job was done before this worker was let in.
-            RendezvousLostError: The store cannot be reached, or workers are missing after the timeout.
+            RendezvousLostError: The store cannot be hosted, or is lost.
             StoppedError: The worker was told to stop.
         """
         if self._store is None:
-            self._store = self._connect(time.monotonic() + self._config.rendezvous_timeout_seconds)
+            self._store = self._connect()
             self._roll = Roll(self._config, self.keys) if self._index == 0 else None
         try:
             self._claim_index()
@@ -217,12 +222,10 @@ class NumberedRendezvous(RendezvousHandler):
     def _rounds(self) -> Rounds:
         return Rounds(self.keys, self._count)
 
-    def _connect(self, deadline: float) -> Store:
+    def _connect(self) -> Store:
         port = self._config.rendezvous_port
-        failure = "no answer"
-        while time.monotonic() < deadline:
-            if self._stopping():
-                raise StoppedError
+        give_up = time.monotonic() + HOST_SECONDS
+        while not self._stopping():
             try:
                 if self._index == 0:
                     self._server = StoreServer(port)
@@ -232,13 +235,12 @@ class NumberedRendezvous(RendezvousHandler):
                 return connect_store(self.host, port)
             except (OSError, RuntimeError, ValueError) as error:
                 failure = str(error).splitlines()[0]
+                if self._index == 0 and time.monotonic() > give_up:
+                    raise RendezvousLostError(f"could not host the rendezvous at port {port}: {failure}") from error
                 self._say_waiting(f"for worker 0 at {self.host}:{port}: {failure}")
                 self._herald.tell_unreachable(self.host, error)
                 time.sleep(_CONNECT_POLL_SECONDS)
-        raise RendezvousLostError(
-            f"could not {'host' if self._index == 0 else 'reach'} the rendezvous at {self.host}:{port} within "
-            f"{self._config.rendezvous_timeout_seconds} s: {failure}"
-        )
+        raise StoppedError
 
     def _claim_index(self) -> None:
         """Make sure that of two pods with this index, one of them lingering, the newer attempt wins."""
@@ -277,12 +279,23 @@ class NumberedRendezvous(RendezvousHandler):
                 return False
             if members:
                 self._wait_to_be_let_in(target)
-            elif time.monotonic() > began + self._config.rendezvous_timeout_seconds:
-                raise self._missing(target)
             elif self._beats_now():
-                self._say_waiting(f"for worker {self._missing_from(target)} to join round {target}")
-                self._herald.tell_missing(self._count, self._rounds.present(target), self._known_attempt)
+                present = self._present(target)
+                self._say_waiting(f"for worker {self._missing_from(present)} to join round {target}")
+                self._herald.tell_missing(self._count, present, self._known_attempt)
             time.sleep(pause)
+
+    def _present(self, target: int) -> list[int]:
+        """Return who has joined a round; to the others, a worker 0 that does not beat while it waits is not there.
+
+        Nobody but worker 0 completes a round, so the others must be able to say that it does not.
+        """
+        present = self._rounds.present(target)
+        if self._index != 0:
+            now = time.monotonic()
+            self._beats.look(self.keys, [0], now)
+            present = [index for index in present if index != 0 or not self._beats.silent(0, now)]
+        return present
 
     def _wait_to_be_let_in(self, target: int) -> None:
         if self._rounds.left(target) > 0:
@@ -307,16 +320,7 @@ class NumberedRendezvous(RendezvousHandler):
             if not self._joining and self._rounds.newest == self.round:
                 self.growing = self._roll.tend(self.round)
 
-    def _missing(self, target: int) -> RendezvousLostError:
-        fewest = self._config.spec.workers.min_count
-        least = f" (at least {fewest})" if fewest is not None else ""
-        return RendezvousLostError(
-            f"rendezvous of {self._count} workers{least}: worker {self._missing_from(target)} did not come within "
-            f"{self._config.rendezvous_timeout_seconds} s"
-        )
-
-    def _missing_from(self, target: int) -> str:
-        present = set(self._rounds.present(target))
+    def _missing_from(self, present: Collection[int]) -> str:
         missing = [str(index) for index in range(self._count) if index not in present]
         return ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")  # noqa: PLR2004
 
