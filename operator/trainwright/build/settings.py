@@ -22,6 +22,7 @@ class Settings:
         metrics_port: Port of the first local rank's metrics; None where workers serve none.
         report_interval: Seconds between a worker's reports.
         stale_after: Seconds without a report after which progress is called stale.
+        pods_leave_files: Whether what a pod writes outside volumes outlives it, as it does in a folder of one's own machine.
     """
 
     worker_image: str
@@ -36,3 +37,4 @@ class Settings:
     metrics_port: int | None = METRICS_PORT
     report_interval: float = 2.0
     stale_after: float = 60.0
+    pods_leave_files: bool = False

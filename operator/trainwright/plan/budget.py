@@ -9,6 +9,7 @@ from trainwright.api.exit_codes import FailureClass
 from trainwright.api.names import CHECKPOINT_MOUNT
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Failure, Phase, TrainingJobStatus
+from trainwright.plan import storage
 from trainwright.plan.goodput import gpus_per_worker, worker_seconds
 from trainwright.plan.membership import Crew, is_over
 from trainwright.plan.restart import fail
@@ -63,12 +64,11 @@ def enforce(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus
 def _failure(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus) -> Failure:
     progress = status.progress
     where = f"step {progress.step}" + (f" of {progress.total_steps}" if progress.total_steps else "")
-    durable = spec.checkpoint.persistent_volume_claim is not None or spec.checkpoint.uri is not None
     saved = status.checkpoints[-1] if status.checkpoints else None
     if saved is None:
         kept = "nothing was saved yet"
         hint = "Start a job with a larger spec.budget."
-    elif durable:
+    elif storage.lasts(observed, spec):
         kept = f"step {saved.step} is saved in {saved.path}"
         path = saved.path.removeprefix(f"{CHECKPOINT_MOUNT}/")
         hint = f"To go on from these weights, start a job with a budget of its own and spec.startFrom.path: {path}"

@@ -22,6 +22,7 @@ from trainwright.plan import (
     restart,
     scale,
     start,
+    storage,
     tell,
 )
 from trainwright.plan.membership import Crew
@@ -80,6 +81,7 @@ def _drive(observed: Observed, spec: TrainingJobSpec) -> Plan:
     crew = membership.muster(observed.pods, before)
     heard = progress.newest_report(observed, before, crew)
     status = queue.stop_clock(before, _settle(observed, spec, crew, heard), observed.now)
+    status = storage.forget(observed, spec, status, crew)
     status = _speak(observed, spec, status, crew)
     if status != before:
         # The ledger rides along with what is written anyway: it is never a reason to write by itself.

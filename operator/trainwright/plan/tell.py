@@ -7,7 +7,7 @@ from trainwright.api.exit_codes import FailureClass
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Condition, ConditionType, Metrics, Phase, Progress, Summary, TrainingJobStatus
 from trainwright.api.worker import WorkerPhase, WorkerReport
-from trainwright.plan import budget, elastic, gathering, placement, queue, scale
+from trainwright.plan import budget, elastic, gathering, placement, queue, scale, storage
 from trainwright.plan.membership import Crew, is_over
 from trainwright.plan.types import Observed
 from trainwright.plan.words import duration
@@ -36,7 +36,7 @@ def describe(
         return _out_of_budget(observed, spec, crew)
     match status.phase:
         case Phase.SUSPENDED:
-            return _suspended(observed, status, crew)
+            return _suspended(observed, spec, status, crew)
         case Phase.SUCCEEDED | Phase.FAILED:
             return _ended(status)
         case Phase.RUNNING:
@@ -54,7 +54,7 @@ def _not_running(observed: Observed, spec: TrainingJobSpec, status: TrainingJobS
     if status.phase != Phase.QUEUED and status.workers.formerly is not None:
         why, instead = scale.describe(status, crew, observed.now), "Scaling"
     elif status.phase == Phase.RESTARTING:
-        why, instead = _restarting(spec, status), "Restarting"
+        why, instead = _restarting(observed, spec, status), "Restarting"
     else:
         return reason, message
     return reason if reason != "WorkersPending" else instead, f"{why}; {message}"
@@ -72,12 +72,13 @@ def _out_of_budget(observed: Observed, spec: TrainingJobSpec, crew: Crew) -> tup
     return "BudgetSpent", f"{budget.name(spec)} are spent: {left} worker{_s(left)} still saving and stopping"
 
 
-def _suspended(observed: Observed, status: TrainingJobStatus, crew: Crew) -> tuple[str, str]:
+def _suspended(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> tuple[str, str]:
     left = sum(not is_over(pod, observed.now) for pod in crew.all_pods)
+    lost = storage.loss(observed, spec, status)
     if left:
-        return "Suspending", f"suspending: {left} worker{_s(left)} still saving and stopping"
+        return "Suspending", f"suspending: {left} worker{_s(left)} still saving and stopping{lost}"
     saved = f" at step {status.checkpoints[-1].step}, which is saved" if status.checkpoints else ""
-    return "Suspended", f"suspended (spec.suspend){saved}; no worker holds resources"
+    return "Suspended", f"suspended (spec.suspend){saved}; no worker holds resources{lost}"
 
 
 def _succeeded(status: TrainingJobStatus) -> str:
@@ -156,15 +157,16 @@ def _gave_up(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatu
     return "StartDeadlineExceeded", f"{cause}; all pods were given back; try {status.starts_given_up + 1}: {message}"
 
 
-def _restarting(spec: TrainingJobSpec, status: TrainingJobStatus) -> str:
+def _restarting(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus) -> str:
     cause = status.failure.message if status.failure else "a worker failed"
     scope = "all workers start" if status.oldest_attempt == status.attempt else "it is replaced and the others wait"
     if spec.workers.count == 1:
         scope = "it starts again"
+    lost = storage.loss(observed, spec, status) if status.oldest_attempt == status.attempt else ""
     if status.failure is not None and status.failure.category == FailureClass.PREEMPTED:
-        return f"{cause}; {scope}: restart {status.restarts}, which counts against no limit"
+        return f"{cause}; {scope}: restart {status.restarts}, which counts against no limit{lost}"
     count = f"{status.restarts_without_progress} of at most {spec.restart.limit} without progress"
-    return f"{cause}; {scope}: restart {status.restarts}, {count}"
+    return f"{cause}; {scope}: restart {status.restarts}, {count}{lost}"
 
 
 def _waiting(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> tuple[str, str]:

@@ -55,6 +55,11 @@ class CheckpointSpec(Model):
         at_most_one_of("every_steps", "every_seconds", what="checkpoint"),
     )
 
+    @property
+    def durable(self) -> bool:
+        """Whether checkpoints lie outside the pods."""
+        return self.persistent_volume_claim is not None or self.uri is not None
+
 
 class StartFromSpec(Model):
     """Another job's model to start from. Training begins at step 0; a job that resumes goes on from its own state."""

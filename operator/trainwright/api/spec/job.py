@@ -124,7 +124,9 @@ class TrainingJobSpec(Model):
     )
     restart: RestartSpec = Field(RestartSpec(), description="Which failures are tried again, and how often.")
     suspend: bool = Field(
-        False, description="True saves, deletes the pods and frees their GPUs; false goes on where it was."
+        False,
+        description="True saves, deletes the pods and frees their GPUs; false goes on where it was, or begins anew if "
+        "checkpoint has neither persistentVolumeClaim nor uri.",
     )
     start_deadline_seconds: int | None = Field(
         None,
@@ -149,10 +151,7 @@ class TrainingJobSpec(Model):
             cel="self.parallelism != 'fsdp' || self.workers.count == 1 || "
             "has(self.checkpoint.persistentVolumeClaim) || has(self.checkpoint.uri)",
             holds=lambda self: (
-                self.parallelism != Parallelism.FSDP
-                or self.workers.count == 1
-                or self.checkpoint.persistent_volume_claim is not None
-                or self.checkpoint.uri is not None
+                self.parallelism != Parallelism.FSDP or self.workers.count == 1 or self.checkpoint.durable
             ),
         ),
         Rule(

@@ -113,6 +113,7 @@ class Session:
                 rendezvous_port=_free_port(),
                 metrics_port=None,
                 report_interval=_REPORT_SECONDS,
+                pods_leave_files=True,
             )
             controller = Controller(self._cluster, settings, store=store, tuning=_TUNING)
             job = self._cluster.submit(self._watcher.job)
