@@ -1,5 +1,7 @@
 """A job that starts from what another has left."""
 
+import json
+
 import pytest
 
 from trainwright.api.exit_codes import ExitCode
@@ -84,3 +86,35 @@ def test_what_cannot_be_started_from_is_a_user_error(make_job, donor, start, cha
     assert worker.wait() == ExitCode.USER_ERROR, worker.log
     assert said in worker.termination.message
     assert job.step == 0
+
+
+TEXTS = {
+    "model": {"name": "lstm", "args": {"hidden": 8, "embedding": 8}},
+    "dataset": {"labeledText": {"path": "reviews.jsonl"}},
+    "training": {"epochs": 1, "globalBatchSize": 16},
+}
+
+
+def write_reviews(job, names):
+    place = job.folder / "data" / "reviews.jsonl"
+    place.parent.mkdir(exist_ok=True)
+    lines = [{"text": f"a {names[number % 4]} film", "label": str(number % 2)} for number in range(64)]
+    place.write_text("\n".join(map(json.dumps, lines)))
+
+
+@pytest.mark.parametrize("inside", ["job-u1/results", "job-u1"])
+def test_tokens_that_have_other_numbers_here_are_refused_and_those_of_the_donor_taken(make_job, inside):
+    donor = make_job(TEXTS, "donor")
+    write_reviews(donor, ("good", "bad", "fine", "dull"))
+    donor.run()
+    start = {"startFrom": {"path": inside}}
+    heir = make_job(TEXTS | start, "heir", checkpointRoot=root_of(donor), uid="u2")
+    write_reviews(heir, ("old", "new", "long", "short"))
+    worker = heir.start()
+    assert worker.wait() == ExitCode.USER_ERROR, worker.log
+    assert f"spec.startFrom.path: {inside} was trained with another tokenizer" in worker.termination.message
+    told = TEXTS | start | {"dataset": {**TEXTS["dataset"], "tokenizer": {"path": str(donor.results)}}}
+    again = make_job(told, "again", checkpointRoot=root_of(donor), uid="u3")
+    write_reviews(again, ("old", "new", "long", "short"))
+    again.run()
+    assert again.summary["data"]["tokenizer"] == donor.summary["data"]["tokenizer"]

@@ -1,6 +1,8 @@
 """The pure parts of reading data: order, padding, blocks, ranges, labels, augmentation, and what is kept on disk."""
 
 import itertools
+import json
+from dataclasses import replace
 from random import Random
 from unittest.mock import patch
 
@@ -19,13 +21,14 @@ from trainwright_worker.data.blocks import BlockReader
 from trainwright_worker.data.files import expand, find, find_all, place
 from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.loader import Loader
-from trainwright_worker.data.measured import Measured
+from trainwright_worker.data.measured import Measured, compare
 from trainwright_worker.data.normalization import Normalization, measure_samples
 from trainwright_worker.data.pictures import ChangedSamples, choose_some
 from trainwright_worker.data.ragged import Ragged, Scratch
 from trainwright_worker.data.sampler import WINDOW_BLOCKS, Sampler
 from trainwright_worker.data.sequences import Blocks, Frames, Tokens, pad, round_up
 from trainwright_worker.data.table import Samples
+from trainwright_worker.data.tokens import Tokenizer
 from trainwright_worker.errors import DataError, UserError
 
 CPU = torch.device("cpu")
@@ -303,3 +306,41 @@ def test_images_are_scaled_to_one_or_as_imagenet_was():
 def test_what_was_measured_survives_json():
     found = Measured(("a", "b"), Normalization((0.1,), (0.3,)))
     assert Measured.from_json(found.to_json()) == found
+
+
+WORDS = Tokenizer(json.dumps({"model": {"vocab": {"a": 0, "b": 1}}, "truncation": None}), 0, None, 8)
+CUT = replace(WORDS, definition=WORDS.definition.replace("null", '{"max_length": 4}'), max_length=4)
+TURNED = replace(WORDS, definition=json.dumps({"model": {"vocab": {"a": 1, "b": 0}}, "truncation": None}))
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "words"),
+    [
+        (Measured(tokenizer=WORDS), Measured(tokenizer=TURNED), "spec.x: donor was trained with another tokenizer"),
+        (Measured(("a", "b")), Measured(("b", "a")), "spec.x: donor was taught the classes b, a, but .* has a, b"),
+    ],
+)
+def test_weights_whose_tokens_or_outputs_meant_something_else_are_refused(mine, theirs, words):
+    with pytest.raises(UserError, match=words):
+        compare(mine, theirs.to_json(), "donor", "spec.x")
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "doubtful"),
+    [
+        (Measured(tokenizer=WORDS), Measured(tokenizer=CUT), False),
+        (Measured(tokenizer=WORDS), Measured(("a", "b")), False),
+        (Measured(None, Normalization((5.0,), (2.0,))), Measured(None, Normalization((5.1,), (2.1,))), False),
+        (Measured(None, Normalization((5.0,), (2.0,))), Measured(None, Normalization((6.0,), (2.0,))), True),
+        (Measured(None, Normalization((5.0,), (2.0,))), Measured(None, Normalization((5.0,), (3.0,))), True),
+        (Measured(None, Normalization((5.0,), (2.0,))), Measured(), True),
+    ],
+)
+def test_weights_of_data_that_was_scaled_otherwise_are_doubtful(mine, theirs, doubtful):
+    doubt = compare(mine, theirs.to_json(), "donor", "spec.x")
+    assert doubt.startswith("spec.x: donor was trained on data that was scaled otherwise") == doubtful
+
+
+@pytest.mark.parametrize("raw", [None, {}, {"classes": None}, []])
+def test_weights_that_say_nothing_of_their_data_are_taken_as_they_are(raw):
+    assert compare(Measured(tokenizer=WORDS), raw, "donor", "spec.x") == ""

@@ -1,6 +1,8 @@
 """Starting from what another job has left: its checkpoint, its results, or any file of weights in safetensors."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -12,27 +14,39 @@ from trainwright_worker.checkpoint.folder import PARENT, CheckpointFolder, Found
 from trainwright_worker.checkpoint.manifest import MANIFEST, Manifest
 from trainwright_worker.checkpoint.resume import Source, difference, make_optimizer_state, send, set_optimizer_state
 from trainwright_worker.checkpoint.tensors import read_header
+from trainwright_worker.data.measured import Measured, compare
 from trainwright_worker.distributed.group import Group
 from trainwright_worker.distributed.parallel import is_sharded
 from trainwright_worker.errors import UserError
-from trainwright_worker.storage import Storage, open_storage
+from trainwright_worker.storage import Storage, open_storage, read
 from trainwright_worker.training.state import named_weights
 
 WEIGHTS = "weights.safetensors"
+SUMMARY = "results.json"
 SUFFIX = ".safetensors"
 _FIELD = "spec.startFrom.path"
 
 
-def start_from(spec: StartFromSpec, config: WorkerConfig, model: nn.Module, optimizer: Optimizer, group: Group) -> str:
+def start_from(
+    spec: StartFromSpec, config: WorkerConfig, measured: Measured, model: nn.Module, optimizer: Optimizer, group: Group
+) -> tuple[str, str]:
     """Put another job's weights into the model, and its optimizer's state if the spec says so.
 
     All ranks must call this. Where every rank holds a part of the model, all of them must see the place.
 
+    Args:
+        spec: Where they lie, and what of them is wanted.
+        config: The worker's config.
+        measured: What this job has measured of its data.
+        model: The model without any wrapper, split over the ranks or not.
+        optimizer: Its optimizer.
+        group: All ranks.
+
     Returns:
-        What was taken, in a sentence.
+        What was taken, in a sentence, and what a person should know of it, if anything.
 
     Raises:
-        UserError: There is nothing to start from, or it is of another model or optimizer.
+        UserError: There is nothing to start from, or it is of another model or optimizer, or of other data.
     """
     place = _resolve(spec.path, config)
     everywhere = is_sharded(config.spec, group.size)
@@ -45,6 +59,7 @@ def start_from(spec: StartFromSpec, config: WorkerConfig, model: nn.Module, opti
         raise UserError(
             f"{_FIELD}: {spec.path} holds another model: {problem}", "use the same model, or spec.model.pretrained"
         )
+    doubt = compare(measured, found.facts.get("data"), spec.path, _FIELD)
     targets = {f"model.{name}": value for name, value in named_weights(model).items()}
     states = {}
     if spec.optimizer:
@@ -55,7 +70,7 @@ def start_from(spec: StartFromSpec, config: WorkerConfig, model: nn.Module, opti
     if states:
         set_optimizer_state(model, optimizer, states)
     taken = "weights and optimizer" if states else "weights"
-    return f"starting at step 0 with the {taken} of {spec.path}"
+    return f"starting at step 0 with the {taken} of {spec.path}", doubt
 
 
 def _resolve(path: str, config: WorkerConfig) -> str:
@@ -100,7 +115,16 @@ def _locate(place: str) -> tuple[Storage, Found]:
 
 def _describe_file(storage: Storage, name: str) -> Found:
     tensors = {f"model.{key}": entry for key, entry in read_header(storage, name).items()}
-    return Found("", Manifest(step=0, best_step=None, files={}, tensors=tensors), {})
+    return Found("", Manifest(step=0, best_step=None, files={}, tensors=tensors), _read_summary(storage))
+
+
+def _read_summary(storage: Storage) -> dict[str, Any]:
+    """Return what a job says of itself beside its weights; nothing if they are from elsewhere."""
+    try:
+        summary: dict[str, Any] = json.loads(read(storage, SUMMARY))
+    except FileNotFoundError:
+        return {}
+    return summary if isinstance(summary, dict) else {}
 
 
 def _check_optimizer(found: Found, config: WorkerConfig) -> None:

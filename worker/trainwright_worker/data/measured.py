@@ -5,6 +5,7 @@ from typing import Any, Self
 
 from trainwright_worker.data.normalization import Normalization
 from trainwright_worker.data.tokens import Tokenizer
+from trainwright_worker.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -37,3 +38,38 @@ class Measured:
             Normalization.from_json(raw["normalization"]),
             None if raw["tokenizer"] is None else Tokenizer.from_json(raw["tokenizer"]),
         )
+
+
+def compare(mine: Measured, raw: Any, origin: str, field: str) -> str:
+    """See that weights of another job mean here what they meant there: shapes alone do not tell.
+
+    Args:
+        mine: What this job has measured.
+        raw: What the other job says that it had measured; None if it says nothing.
+        origin: Where the weights are, as the spec says it.
+        field: Field of the spec that says it.
+
+    Returns:
+        What a person should know although it may be meant, in a sentence; nothing if there is nothing.
+
+    Raises:
+        UserError: The same tokens or outputs stood for something else there.
+    """
+    try:
+        theirs = Measured.from_json(raw)
+    except (KeyError, TypeError):
+        return ""  # Weights from elsewhere; nobody knows.
+    if mine.tokenizer is not None and theirs.tokenizer is not None and not mine.tokenizer.agrees(theirs.tokenizer):
+        raise UserError(
+            f"{field}: {origin} was trained with another tokenizer: its tokens have other numbers",
+            "set spec.dataset.tokenizer.path to a folder with that job's tokenizer.json, as its results are",
+        )
+    if mine.classes is not None and theirs.classes is not None and mine.classes != theirs.classes:
+        raise UserError(
+            f"{field}: {origin} was taught the classes {', '.join(theirs.classes)[:200]}, but this data has "
+            f"{', '.join(mine.classes)[:200]}",
+            "use data with the same classes in the same order",
+        )
+    if mine.normalization.resembles(theirs.normalization):
+        return ""
+    return f"{field}: {origin} was trained on data that was scaled otherwise (spec.dataset.normalize, or other data)"

@@ -17,6 +17,10 @@ from trainwright_worker.errors import UserError
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION: Final = (0.229, 0.224, 0.225)
 PIXEL_MAXIMUM: Final = 255
+_UNNOTICED: Final = 0.1
+"""Difference between two scalings, in deviations, that another sample of the same data may make."""
+
+Numbers = tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,12 @@ class Normalization:
         mean = torch.tensor(self.mean, dtype=torch.float32).reshape(shape)
         return (inputs - mean) / torch.tensor(self.deviation, dtype=torch.float32).reshape(shape)
 
+    def resembles(self, other: "Normalization") -> bool:
+        """Whether both scale so alike that a model would hardly notice: by a tenth of a deviation at most."""
+        return _alike(self.mean, self.deviation, other.mean, other.deviation) and _alike(
+            (self.target_mean,), (self.target_deviation,), (other.target_mean,), (other.target_deviation,)
+        )
+
     def apply(self, samples: Samples) -> Samples:
         """Return scaled samples."""
         inputs, targets = self.apply_to_inputs(samples.inputs), self.apply_to_targets(samples.targets)
@@ -103,6 +113,15 @@ def imagenet(channels: int) -> Normalization:
     return Normalization(
         tuple(PIXEL_MAXIMUM * mean for mean in IMAGENET_MEAN),
         tuple(PIXEL_MAXIMUM * deviation for deviation in IMAGENET_DEVIATION),
+    )
+
+
+def _alike(mean: Numbers, deviation: Numbers, other_mean: Numbers, other_deviation: Numbers) -> bool:
+    if len(mean) != len(other_mean):
+        return False
+    return all(
+        abs(here - there) <= _UNNOTICED * spread and abs(spread - other) <= _UNNOTICED * spread
+        for here, spread, there, other in zip(mean, deviation, other_mean, other_deviation, strict=True)
     )
 
 

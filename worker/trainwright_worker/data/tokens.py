@@ -17,6 +17,7 @@ from trainwright_worker.errors import DataError, UserError
 PADDING: Final = "<pad>"
 UNKNOWN: Final = "<unk>"
 END: Final = "<eos>"
+TOKENIZER: Final = "tokenizer.json"
 SPECIAL: Final = (PADDING, UNKNOWN, END)
 _BYTES: Final = 256
 _FIELD: Final = "spec.dataset.tokenizer"
@@ -61,6 +62,21 @@ class Tokenizer:
         """Return the text of ids, without special tokens."""
         text: str = self._whole.decode(ids, skip_special_tokens=True)
         return text
+
+    def agrees(self, other: "Tokenizer") -> bool:
+        """Whether both cut any text into the same ids, but for the length."""
+        return _rules(self.definition) == _rules(other.definition)
+
+    def files(self) -> dict[str, str]:
+        """Return the files, by name, that make a folder of Hugging Face's format, which `load_pretrained` reads."""
+        tokens = {entry["id"]: entry["content"] for entry in json.loads(self.definition)["added_tokens"]}
+        named = {"pad_token": tokens.get(self.padding), "eos_token": tokens.get(self.end)}
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": self.max_length,
+            **{role: token for role, token in named.items() if token is not None},
+        }
+        return {TOKENIZER: self.definition, "tokenizer_config.json": json.dumps(config, indent=2)}
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON types."""
@@ -146,10 +162,10 @@ def load_pretrained(spec: TokenizerSpec, path: str, root: str, field: str) -> To
         DataError: The folder has no tokenizer.json, or it is damaged.
     """
     folder = find(path, root, field)
-    file = folder.child("tokenizer.json")
+    file = folder.child(TOKENIZER)
     if not file.exists():
         hint = "save it with a fast tokenizer of transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
-        raise DataError(f"{field}: the folder {folder.name} holds no tokenizer.json", hint)
+        raise DataError(f"{field}: the folder {folder.name} holds no {TOKENIZER}", hint)
     try:
         definition = file.read().decode()
         native = _load(definition)
@@ -178,6 +194,12 @@ def _special_tokens(folder: Location) -> dict[str, str]:
             if role.endswith("_token") and (isinstance(token, str) or (isinstance(token, dict) and "content" in token)):
                 tokens[role] = token if isinstance(token, str) else token["content"]
     return tokens
+
+
+def _rules(definition: str) -> dict[str, Any]:
+    """Return what of a definition decides which ids a text becomes."""
+    rules: dict[str, Any] = json.loads(definition)
+    return {name: value for name, value in rules.items() if name not in ("truncation", "padding")}
 
 
 def _load(definition: str) -> Any:

@@ -82,6 +82,9 @@ class _Results:
     def write(self, predictions: str | None) -> Results:
         """Write everything and return where it lies: first what the job is for, then the rest."""
         weights = self._write_weights()
+        if self._run.dataset.tokenizer is not None:
+            for name, content in self._run.dataset.tokenizer.files().items():
+                self._folder.write(name, content.encode())
         results = Results(folder=self._folder.path, weights=weights.path, predictions=predictions, exports=[weights])
         self._summarize(results)
         more = self._generate() | self._explain()

@@ -1,6 +1,5 @@
 """A model of transformers as the folder that its own library reads: config.json, model.safetensors, tokenizer.json."""
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -31,20 +30,10 @@ def write_pretrained(
         model.network.save_pretrained(scratch, max_shard_size="5GB")
         place = Path(scratch)
         if tokenizer is not None:
-            (place / "tokenizer.json").write_text(tokenizer.definition, encoding="utf-8")
-            (place / "tokenizer_config.json").write_text(json.dumps(_tokenizer_config(tokenizer), indent=2))
+            for name, content in tokenizer.files().items():
+                (place / name).write_text(content, encoding="utf-8")
         files = sorted(file for file in place.rglob("*") if file.is_file())
         size = sum(file.stat().st_size for file in files)
         for file in files:
             folder.publish(f"{FOLDER}/{file.relative_to(place)}", file)
     return Export(format="huggingface", path=f"{folder.path}/{FOLDER}", bytes=size)
-
-
-def _tokenizer_config(tokenizer: Tokenizer) -> dict[str, object]:
-    tokens = {entry["id"]: entry["content"] for entry in json.loads(tokenizer.definition)["added_tokens"]}
-    named = {"pad_token": tokens.get(tokenizer.padding), "eos_token": tokens.get(tokenizer.end)}
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": tokenizer.max_length,
-        **{role: token for role, token in named.items() if token is not None},
-    }

@@ -85,16 +85,21 @@ def prepare(
     seed_everything(spec.training.seed, group.rank)
     progress = Progress(step=0, loss_sum=torch.zeros((), dtype=torch.float64, device=group.device))
     extras: dict[str, Tensor] = {}
+    doubts = [note]
     if found is not None:
         _check_samples(found, sampler)
         extras = restore(folder, found, model, optimizer, progress, group)
     elif spec.start_from is not None:
-        said.append(start_from(spec.start_from, config, model, optimizer, group))
+        taken, doubt = start_from(spec.start_from, config, dataset.measured, model, optimizer, group)
+        said.append(taken)
+        doubts.append(doubt)
     update = Update(spec, model, optimizer, agenda.total_steps, group.device)
     update.restore(extras)
     agenda.resume(progress)
     micro = largest_pass(spec, sampler.batch)
-    passes = Passes(spec, model, trained, group, _make_loss(config, dataset, group), update.scaler, micro)
+    loss, doubt = _make_loss(config, dataset, group)
+    doubts.append(doubt)
+    passes = Passes(spec, model, trained, group, loss, update.scaler, micro)
     if found is None and not (spec.start_from is not None and spec.start_from.optimizer):
         preflight = _take_dry_step(dataset, model, passes, optimizer, preflight)
     if spec.training.compile:
@@ -107,7 +112,7 @@ def prepare(
     )  # fmt: skip
     run.saved_step = -1 if found is None else found.manifest.step
     run.tell(preflight=preflight)
-    _say_where_we_are(run, found, note, said)
+    _say_where_we_are(run, found, said, [doubt for doubt in doubts if doubt])
     return run
 
 
@@ -184,10 +189,11 @@ def _take_dry_step(
     return None if preflight is None else preflight.model_copy(update={"dry_step_seconds": seconds})
 
 
-def _make_loss(config: WorkerConfig, dataset: Dataset, group: Group) -> Loss:
+def _make_loss(config: WorkerConfig, dataset: Dataset, group: Group) -> tuple[Loss, str]:
+    """Return the loss, and what a person should know of it, if anything."""
     loss = make_loss(config.spec.loss_name, config.spec.loss)
     if config.spec.distillation is None:
-        return loss
+        return loss, ""
     return make_distilled(config.spec, dataset, config.data_root, group.device, loss)
 
 
@@ -240,13 +246,13 @@ def _announce_checkpoints(reporter: Reporter | None, metrics: Metrics | None) ->
     return announce
 
 
-def _say_where_we_are(run: Run, found: Found | None, note: str, said: list[str]) -> None:
+def _say_where_we_are(run: Run, found: Found | None, said: list[str], doubts: list[str]) -> None:
     step = run.progress.step
     run.pulse.step = step
     for line in said:
         run.log(line)
-    if note:
-        run.warn(note)
+    for doubt in doubts:
+        run.warn(doubt)
     run.tell(
         resumed_from_step=None if found is None else found.manifest.step,
         step=step,

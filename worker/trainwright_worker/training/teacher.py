@@ -14,6 +14,7 @@ from trainwright.api.spec.paths import is_uri
 from trainwright.api.spec.training import Precision
 from trainwright_worker.batch import IGNORED, Batch, run_model
 from trainwright_worker.data.dataset import Dataset
+from trainwright_worker.data.measured import compare as compare_data
 from trainwright_worker.errors import UserError
 from trainwright_worker.models.build import build
 from trainwright_worker.models.files import local_path
@@ -24,8 +25,10 @@ FIELD: Final = "spec.distillation.weights"
 SUMMARY: Final = "results.json"
 
 
-def make_distilled(spec: TrainingJobSpec, dataset: Dataset, root: str, device: torch.device, loss: Loss) -> Loss:
-    """Return the loss that the teacher has a part in.
+def make_distilled(
+    spec: TrainingJobSpec, dataset: Dataset, root: str, device: torch.device, loss: Loss
+) -> tuple[Loss, str]:
+    """Return the loss that the teacher has a part in, and what a person should know of it, if anything.
 
     Args:
         spec: The job, which has a teacher.
@@ -38,7 +41,9 @@ def make_distilled(spec: TrainingJobSpec, dataset: Dataset, root: str, device: t
         UserError: There is no such teacher, or it was taught something else.
     """
     if spec.distillation is None:
-        return loss
+        return loss, ""
+    place = spec.distillation.weights
+    doubt = compare_data(dataset.measured, _read_summary(place, root).get("data"), place, FIELD)
     teacher = load_teacher(spec, spec.distillation, dataset, root).to(device)
     half = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}.get(spec.training.precision)
     alpha, temperature = spec.distillation.alpha, spec.distillation.temperature
@@ -49,7 +54,7 @@ def make_distilled(spec: TrainingJobSpec, dataset: Dataset, root: str, device: t
         lesson = compare(outputs, shown.float(), batch, temperature)
         return alpha * lesson + (1 - alpha) * loss(outputs, batch) if alpha < 1 else lesson
 
-    return distilled
+    return distilled, doubt
 
 
 def compare(outputs: Tensor, shown: Tensor, batch: Batch, temperature: float) -> Tensor:
@@ -77,8 +82,6 @@ def load_teacher(spec: TrainingJobSpec, teacher: DistillationSpec, dataset: Data
         UserError: There is no such teacher, or it was taught something else.
     """
     twin = spec.model_copy(update={"model": read_model(teacher, root)})
-    if teacher.model is None:
-        _check_classes(teacher, dataset, root)
     # Drawing its first weights must not change what the student draws.
     with torch.random.fork_rng(devices=[]):
         built = build(twin, dataset.facts, root)
@@ -100,7 +103,7 @@ def read_model(teacher: DistillationSpec, root: str) -> ModelSpec:
         UserError: Neither names a model, or its arguments are wrong.
     """
     if teacher.model is None:
-        return _parse(_read_summary(teacher.weights, root)["spec"]["model"], f"{FIELD}: {SUMMARY}")
+        return _parse(_model_of(teacher.weights, root), f"{FIELD}: {SUMMARY}")
     return named_model(teacher, pretrained=True)
 
 
@@ -119,28 +122,26 @@ def named_model(teacher: DistillationSpec, *, pretrained: bool) -> ModelSpec:
     return _parse(raw if teacher.args is None else raw | {"args": teacher.args}, "spec.distillation.args")
 
 
-def _check_classes(teacher: DistillationSpec, dataset: Dataset, root: str) -> None:
-    classes = _read_summary(teacher.weights, root).get("data", {}).get("classes")
-    if classes is not None and dataset.classes is not None and tuple(classes) != dataset.classes:
-        raise UserError(
-            f"{FIELD}: {teacher.weights} was taught the classes {', '.join(classes)[:200]}, but this data has "
-            f"{', '.join(dataset.classes)[:200]}"
-        )
-
-
-def _read_summary(weights: str, root: str) -> dict[str, Any]:
-    folder = local_path(weights, root, FIELD)
-    try:
-        summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
-    except (OSError, ValueError) as error:
+def _model_of(weights: str, root: str) -> Any:
+    """Return the model that the results beside the weights are of, as JSON types."""
+    spec = _read_summary(weights, root).get("spec")
+    if not isinstance(spec, dict) or "model" not in spec:
         where = weights if is_uri(weights) else str(Path(weights))
         raise UserError(
             f"{FIELD}: {where} holds no {SUMMARY} to say which model its weights are of",
             "give the results folder of a job, or name the model in spec.distillation.model",
-        ) from error
-    if not isinstance(summary.get("spec"), dict) or "model" not in summary["spec"]:
-        raise UserError(f"{FIELD}: {weights}/{SUMMARY} names no model")
-    return summary
+        )
+    return spec["model"]
+
+
+def _read_summary(weights: str, root: str) -> dict[str, Any]:
+    """Return what a job says of itself beside its weights; nothing if they are from elsewhere."""
+    place = local_path(weights, root, FIELD)
+    try:
+        summary = json.loads(((place if place.is_dir() else place.parent) / SUMMARY).read_text())
+    except (OSError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
 
 
 def _parse(raw: dict[str, Any], field: str) -> ModelSpec:
