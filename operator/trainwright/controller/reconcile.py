@@ -156,7 +156,6 @@ class Reconciler:
             now=now,
             strangers=tuple(_workers(key.name, snapshot.strangers)),
             words=snapshot.words,
-            others_heard_at=snapshot.others_heard_at,
             listening_since=self._listening_since,
             groups_served=self._apis.groups,
             place=self._queues.place(key),

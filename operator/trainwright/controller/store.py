@@ -18,8 +18,6 @@ from trainwright.cluster.compact import compact, compact_pod
 from trainwright.cluster.port import JobKey, Listing, Manifest
 
 _TOMBSTONES = 8192
-_HEARD = 2
-"""Jobs heard of last that are remembered: one of them is another than any that is asked about."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,6 @@ class Snapshot:
         rejection: Why the cluster refused to create a child in the pass before.
         warning: What the cluster last warned of when asked about one of the pods.
         words: What workers other than worker 0 said last of what they wait for, and when.
-        others_heard_at: When a report of any other job last arrived.
     """
 
     job: Manifest
@@ -68,7 +65,6 @@ class Snapshot:
     strangers: tuple[Manifest, ...] = ()
     warning: PodWarning | None = None
     words: Mapping[int, tuple[WorkerReport, datetime]] = field(default_factory=dict)
-    others_heard_at: datetime | None = None
 
 
 class Store:
@@ -83,7 +79,6 @@ class Store:
         self._changed = changed or (lambda _: None)
         # A UID never comes back. An old event or listing that arrives after the deletion must not revive its object.
         self._gone: OrderedDict[str, None] = OrderedDict()
-        self._heard: OrderedDict[JobKey, datetime] = OrderedDict()
 
     def notify(self, changed: Callable[[JobKey], None]) -> None:
         """Set who is told of changes."""
@@ -197,10 +192,6 @@ class Store:
         if not report.newer_than(known.report):
             return False
         known.report, known.report_at = report, at
-        self._heard.pop(key, None)
-        self._heard[key] = at
-        if len(self._heard) > _HEARD:
-            self._heard.popitem(last=False)
         self._changed(key)
         return True
 
@@ -226,7 +217,6 @@ class Store:
         uid = _uid(known.job)
         pods = tuple(pod for pod in known.pods.values() if owner_uid(pod) == uid)
         strangers = tuple(pod for pod in known.pods.values() if owner_uid(pod) != uid)
-        others = [at for other, at in self._heard.items() if other != key]
         return Snapshot(
             known.job,
             pods,
@@ -236,7 +226,6 @@ class Store:
             strangers,
             known.warning,
             dict(known.words),
-            max(others, default=None),
         )
 
     def worker_of(self, key: JobKey, job_uid: str, pod_uid: str) -> int | None:

@@ -1,8 +1,9 @@
 """A worker whose pod runs although nothing runs in it any more: it is replaced as one that hangs.
 
 A hung rank is found and restarted by its worker's own agent. Nobody does that for an agent that was stopped itself. Two
-signs betray it, and neither is trusted alone. Worker 0 says who does not come to the rendezvous; or worker 0 says nothing,
-while what others send arrives. Silence without such a witness may be the operator's own, or the network's.
+signs betray it, and each needs a witness of the same job. Worker 0 says who does not come to the rendezvous; or worker 0
+says nothing, while another worker says that it waits for it. Silence without such a witness may be the operator's own, or the
+network's, whatever other jobs are heard of; then it is only told that reports are overdue.
 
 Workers wait for each other without end. So one that cannot reach worker 0 is replaced too, once both have run for long.
 """
@@ -22,10 +23,10 @@ RETURN: Final = timedelta(seconds=60)
 """How long a worker that took part before may take to come back to the rendezvous: its agent has nothing else to do."""
 ARRIVAL: Final = timedelta(seconds=300)
 """How long a worker may take from its pod's start to the rendezvous: imports can be slow."""
-SILENCE: Final = timedelta(seconds=180)
-"""How long worker 0 may say nothing at all: it reports every few seconds."""
-FRESH: Final = timedelta(seconds=75)
-"""How old the word of a witness may be: those that wait speak twice a minute."""
+_SILENCE: Final = (timedelta(seconds=180), 10)
+"""How long worker 0 may say nothing at all, and in how many report intervals at least."""
+_FRESH: Final = (timedelta(seconds=75), 5)
+"""How old the word of a witness may be: those that wait speak twice a minute. Likewise in report intervals."""
 CUT_OFF: Final = timedelta(seconds=600)
 """How long a worker may be unable to reach worker 0 while both run: names and policies of a network take their time."""
 
@@ -61,10 +62,14 @@ def enforce(
     return restart.answer(observed, spec, status, failure, {failure.worker or 0})
 
 
-def due(observed: Observed, status: TrainingJobStatus) -> datetime | None:
-    """Return when to look again for a silence that tells no one; None while nothing is expected."""
-    last = _last_heard(observed, status)
-    return None if last is None or status.phase not in (Phase.STARTING, Phase.RUNNING) else last + SILENCE
+def is_fresh(observed: Observed, at: datetime) -> bool:
+    """Return whether what was said at this time still holds."""
+    return observed.now - at <= _at_least(_FRESH, observed)
+
+
+def _at_least(span: tuple[timedelta, int], observed: Observed) -> timedelta:
+    shortest, intervals = span
+    return max(shortest, intervals * timedelta(seconds=observed.settings.report_interval))
 
 
 def _missing(
@@ -72,7 +77,7 @@ def _missing(
 ) -> Failure | None:
     """Return the failure of a worker that does not come to the rendezvous although its pod runs."""
     waiting, at = (None, observed.now) if heard is None else (heard[0].waiting, heard[1])
-    if waiting is None or observed.now - at > FRESH:
+    if waiting is None or not is_fresh(observed, at):
         return None
     waited = timedelta(seconds=waiting.seconds) + (observed.now - at)
     for absentee in waiting.missing:
@@ -87,23 +92,19 @@ def _missing(
 def _overdue(observed: Observed, pod: Pod, absentee: Absentee) -> bool:
     """Return whether the worker should have come by now: one that says why it cannot is alive."""
     word = observed.words.get(pod.index)
-    if word is not None and observed.now - word[1] <= FRESH:
+    if word is not None and is_fresh(observed, word[1]):
         return False
     came_before = absentee.attempt == pod.attempt
     return came_before or (pod.started_at is not None and observed.now - pod.started_at >= ARRIVAL)
 
 
 def _silent(observed: Observed, status: TrainingJobStatus, crew: Crew) -> Failure | None:
-    """Return the failure of worker 0 if it says nothing any more, while others are heard."""
+    """Return the failure of worker 0 if it says nothing any more, while another worker says that it waits for it."""
     leader, now = crew.newest.get(0), observed.now
     last = _last_heard(observed, status)
-    if leader is None or not _runs(leader) or last is None or now - last < SILENCE:
+    if leader is None or not _runs(leader) or last is None or now - last < _at_least(_SILENCE, observed):
         return None
-    vouched = any(at > last and now - at <= FRESH for _, at in observed.words.values())
-    known = status.progress.reported_at is not None and status.phase == Phase.RUNNING
-    if not vouched and known and observed.others_heard_at is not None:
-        # Reports of other jobs arrive, so those of this one would too.
-        vouched = now - observed.others_heard_at <= FRESH
+    vouched = any(at > last and is_fresh(observed, at) for _, at in observed.words.values())
     if not vouched or (leader.started_at is not None and now - leader.started_at < ARRIVAL):
         return None
     return _hang(leader, f"has said nothing for {(now - last).total_seconds():.0f} s", status, now)
@@ -128,7 +129,7 @@ def _out_of_reach(observed: Observed, pod: Pod, leader: Pod) -> bool:
     word, at = observed.words.get(pod.index, (None, observed.now))
     if word is None or not word.message or pod.started_at is None or leader.started_at is None:
         return False
-    return observed.now - at <= FRESH and at - max(pod.started_at, leader.started_at) >= CUT_OFF
+    return is_fresh(observed, at) and at - max(pod.started_at, leader.started_at) >= CUT_OFF
 
 
 def _last_heard(observed: Observed, status: TrainingJobStatus) -> datetime | None:

@@ -1,7 +1,7 @@
 """What is to be said while all pods run and their workers have not met yet: how many have, who is missing, and why."""
 
 from trainwright.api.worker import Waiting, WorkerReport
-from trainwright.plan.absence import FRESH
+from trainwright.plan import absence
 from trainwright.plan.membership import Crew
 from trainwright.plan.types import Observed
 
@@ -42,7 +42,7 @@ def _complaints(observed: Observed) -> list[str]:
     fresh = [
         (worker, word.message)
         for worker, (word, at) in sorted(observed.words.items())
-        if word.message and observed.now - at <= FRESH
+        if word.message and absence.is_fresh(observed, at)
     ]
     if not fresh:
         return []

@@ -224,7 +224,6 @@ def _next_look(
         progress.stale_at(observed, status),
         start.deadline(spec, status),
         inquiry.due(status, crew),
-        absence.due(observed, status),
         placement.patience_ends(status),
         status.next_start,
         *membership.terminations(crew, observed.now),

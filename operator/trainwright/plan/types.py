@@ -145,7 +145,6 @@ class Observed:
         now: The time of this pass, in UTC.
         strangers: Pods of a former job of the same name that are not gone yet.
         words: What workers other than worker 0 said last of what they wait for, and when.
-        others_heard_at: When a report of any other job last arrived.
         listening_since: Since when reports are heard without a gap; None if they are not.
         groups_served: Whether the cluster serves Kubernetes' own groups of pods.
         place: The job's place in its queue, as far as it is known.
@@ -160,7 +159,6 @@ class Observed:
     now: datetime
     strangers: tuple[Pod, ...] = ()
     words: Mapping[int, tuple[WorkerReport, datetime]] = field(default_factory=dict)
-    others_heard_at: datetime | None = None
     listening_since: datetime | None = None
     groups_served: bool = False
     place: Place | None = None

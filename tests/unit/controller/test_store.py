@@ -1,6 +1,6 @@
 """The store: old news never replace newer ones, whichever way they come."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -187,20 +187,6 @@ def test_only_worker_0_speaks_for_the_job_and_the_others_of_what_they_wait_for(s
     assert snapshot.words == {1: (word, NOW)}
     store.job_changed(job(5, uid="job-2"))
     assert store.snapshot(KEY).words == {}
-
-
-def test_remembers_when_any_other_job_was_heard_of_last(store):
-    other, third = JobKey("team", "other"), JobKey("team", "third")
-    for name in ("digits", "other", "third"):
-        manifest = job(1)
-        manifest["metadata"]["name"] = name
-        store.job_changed(manifest)
-    assert store.snapshot(KEY).others_heard_at is None
-    for second, key in enumerate((KEY, other, KEY, KEY)):
-        store.report(key, 0, report(second), NOW + timedelta(seconds=second))
-    assert store.snapshot(KEY).others_heard_at == NOW + timedelta(seconds=1)
-    assert store.snapshot(other).others_heard_at == NOW + timedelta(seconds=3)
-    assert store.snapshot(third).others_heard_at == NOW + timedelta(seconds=3)
 
 
 def test_remembers_a_deletion_it_asked_for_until_the_pod_itself_says_more(store):

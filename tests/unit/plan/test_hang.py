@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from situations import NOW, failed, job, observed, pod, report, running_job, status_after
+from situations import NOW, SETTINGS, failed, job, observed, pod, report, running_job, status_after
 
 from trainwright.api.exit_codes import ExitCode, FailureClass
 from trainwright.api.figures import Straggler
@@ -278,50 +278,67 @@ def silence(seconds, **fields):
     return decide(running_job(), *OLD, now=later(seconds), **values)[0].status
 
 
-def test_worker_0_that_says_nothing_while_others_are_heard_is_replaced_and_all_with_it():
-    status = silence(181, others_heard_at=later(180))
+def says_at(seconds):
+    """Return that another worker said then that it waits for worker 0."""
+    return {1: (waits((0, 1)), later(seconds))}
+
+
+def test_worker_0_that_says_nothing_while_another_waits_for_it_is_replaced_and_all_with_it():
+    status = silence(181, words=says_at(170))
     assert (status.attempt, status.oldest_attempt) == (2, 2)
     assert status.failure.category == FailureClass.HANG
     assert "worker 0 on node node-0 hangs: it has said nothing for 181 s" in status.failure.message
 
 
-def test_worker_0_is_given_up_on_the_word_of_another_worker_too():
-    status = silence(181, words={1: (cannot_reach(), later(170))})
-    assert status.attempt == 2
-
-
 @pytest.mark.parametrize(
     "fields",
     [
-        {},  # the only job: it may be the endpoint that nobody reaches
-        {"others_heard_at": later(30)},  # nobody is heard any more
-        {"others_heard_at": later(190), "listening_since": later(100)},  # the operator has just begun to listen
-        {"others_heard_at": later(190), "listening_since": None},
-        {"others_heard_at": later(190), "report_at": later(60)},  # it was heard of not long ago
-        {"words": {1: (cannot_reach(), NOW - timedelta(seconds=1))}},  # said before worker 0 was heard
+        {},  # it may be this job's reports that nobody receives
+        {"words": says_at(30)},  # nobody is heard any more
+        {"words": says_at(190), "listening_since": later(100)},  # the operator has just begun to listen
+        {"words": says_at(190), "listening_since": None},
+        {"words": says_at(190), "report_at": later(60)},  # it was heard of not long ago
+        {"words": says_at(-1)},  # said before worker 0 was heard
+        {"words": says_at(190), "settings": replace(SETTINGS, report_interval=21.0)},  # it reports that seldom
     ],
 )
-def test_silence_without_a_witness_is_no_hang(fields):
+def test_silence_without_a_witness_of_the_same_job_is_no_hang(fields):
     status = silence(200, **fields)
     assert status.attempt == 1
     assert status.failure is None
 
 
+def test_a_lone_worker_that_says_nothing_is_told_and_left_alone():
+    silent, _ = decide(
+        running_job(workers=1),
+        started_pod(0, age=3600),
+        report=report(10),
+        report_at=NOW,
+        now=later(10_000),
+        listening_since=NOW - timedelta(hours=1),
+    )
+    assert (silent.status.attempt, silent.status.phase) == (1, Phase.RUNNING)
+    assert silent.status.reason == "ReportsOverdue"
+    assert silent.status.message.startswith("no report for 10000 s; all pods run")
+
+
+def test_how_long_a_word_counts_follows_from_how_often_workers_report():
+    seldom = replace(SETTINGS, report_interval=30.0)
+    assert silence(301, words=says_at(151)).attempt == 1, "said 150 s ago"
+    assert silence(301, words=says_at(151), settings=seldom).attempt == 2
+    assert silence(301, words=says_at(150), settings=seldom).attempt == 1
+
+
 @given(
     st.integers(0, 2000),
-    st.none() | st.integers(-100, 2000),
     st.none() | st.integers(-3600, 2000),
-    st.dictionaries(st.just(1), st.tuples(st.just(waits((0, 1))), st.integers(-100, 2000).map(later))),
+    st.none() | st.integers(-100, 2000).map(says_at),
 )
-def test_nobody_is_hung_whose_last_word_or_whose_chance_to_speak_is_recent(seconds, others, since, words):
-    fields = {
-        "others_heard_at": None if others is None else later(others),
-        "listening_since": None if since is None else later(since),
-    }
-    status = silence(seconds, words=words, **fields)
+def test_nobody_is_hung_whose_last_word_or_whose_chance_to_speak_is_recent(seconds, since, words):
+    status = silence(seconds, words=words or {}, listening_since=None if since is None else later(since))
     if status.attempt == 2:
         assert seconds - max(0, since) >= 180
-        assert words or seconds - others <= 75
+        assert words
 
 
 def test_the_time_of_the_containers_start_is_read():
