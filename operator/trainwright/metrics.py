@@ -63,6 +63,12 @@ class Metrics:
             "trainwright_reports", "Reports received from workers.", ("result",), registry=self.registry
         )
         self.leading = Gauge("trainwright_leading", "1 on the replica that works.", registry=self.registry)
+        self.synced = Gauge("trainwright_synced", "1 once all jobs and pods have been listed.", registry=self.registry)
+        self.namespaces_left_out = Gauge(
+            "trainwright_namespaces_left_out",
+            "Watched namespaces that the cluster does not let the operator list.",
+            registry=self.registry,
+        )
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)

@@ -6,7 +6,16 @@ from urllib.parse import quote
 
 from trainwright.api.names import API_VERSION, KIND, LABEL_JOB, PLURAL
 from trainwright.cluster.compact import compact, compact_pod
-from trainwright.cluster.port import ConflictError, InLine, JobKey, Listing, Manifest, NotFoundError, PodIdentity
+from trainwright.cluster.port import (
+    ConflictError,
+    InLine,
+    JobKey,
+    Listing,
+    Manifest,
+    NotFoundError,
+    PodIdentity,
+    RejectedError,
+)
 from trainwright.cluster.rest import ApiServer
 
 _PAGE = 50
@@ -44,7 +53,8 @@ class KubernetesCluster:
     async def list_jobs(self) -> Listing:
         """Return every TrainingJob that this operator looks after."""
         jobs = await self._list_everywhere(API_VERSION, PLURAL, None, compact)
-        return Listing(({"apiVersion": API_VERSION, "kind": KIND, **job} for job in jobs), jobs.version)
+        named = ({"apiVersion": API_VERSION, "kind": KIND, **job} for job in jobs)
+        return Listing(named, jobs.version, jobs.left_out)
 
     async def list_pods(self, key: JobKey | None = None) -> Listing:
         """Return the worker pods (by label) of one job, or of all jobs."""
@@ -143,14 +153,37 @@ class KubernetesCluster:
     async def _list_everywhere(
         self, api_version: str, resource: str, selector: str | None, shrink: Callable[[Manifest], Manifest]
     ) -> Listing:
+        if not self._namespaces:
+            return await self._list(api_version, resource, None, selector, shrink)
         lists = await asyncio.gather(
-            *(
-                self._list(api_version, resource, namespace, selector, shrink)
-                for namespace in self._namespaces or (None,)
-            )
+            *(self._list_or_not(api_version, resource, namespace, selector, shrink) for namespace in self._namespaces)
         )
+        refusals = {
+            namespace: answer
+            for namespace, answer in zip(self._namespaces, lists, strict=True)
+            if not isinstance(answer, Listing)
+        }
+        listed = [answer for answer in lists if isinstance(answer, Listing)]
+        if not listed:
+            raise next(iter(refusals.values()))
         # Together they prove no more than the oldest of them.
-        return Listing((item for items in lists for item in items), min(items.version for items in lists))
+        version = min(items.version for items in listed)
+        left_out = {namespace: str(error) for namespace, error in refusals.items()}
+        return Listing((item for items in listed for item in items), version, left_out)
+
+    async def _list_or_not(
+        self,
+        api_version: str,
+        resource: str,
+        namespace: str,
+        selector: str | None,
+        shrink: Callable[[Manifest], Manifest],
+    ) -> Listing | RejectedError | NotFoundError:
+        """Return what is in a namespace, or why that is not for us to know: our rights in it go when it is deleted."""
+        try:
+            return await self._list(api_version, resource, namespace, selector, shrink)
+        except (RejectedError, NotFoundError) as error:
+            return error
 
     async def _list(
         self,

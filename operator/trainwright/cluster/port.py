@@ -4,7 +4,7 @@ Objects cross it as plain dicts in Kubernetes' own shape (`Manifest`). An adapte
 and retries nothing: retrying belongs to the queue.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -48,11 +48,13 @@ class Listing(list[Manifest]):
     Attributes:
         version: The resource version of that moment. An object of which a newer one is known is not gone because it is not
             listed: the listing is older.
+        left_out: Namespaces that the cluster does not let us list, and why: nothing is known of what is in them.
     """
 
-    def __init__(self, items: Iterable[Manifest], version: int) -> None:
+    def __init__(self, items: Iterable[Manifest], version: int, left_out: Mapping[str, str] | None = None) -> None:
         super().__init__(items)
         self.version = version
+        self.left_out = dict(left_out or {})
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ class Controller:
     """Watches over all jobs of a cluster: queues every job that something happened to, and brings it one step further.
 
     The store is the Sink that a watching adapter feeds; it may be fed before `run`, and is complete once `synced` is
-    set. Nothing is decided before that.
+    set. Nothing is decided before that. `left_out` are the namespaces that the newest listing could not see into, and
+    `reach_changed` is set whenever they are others than before.
 
         store = Store()
         controller = Controller(LocalCluster(sink=store), settings, store=store)
@@ -67,6 +68,8 @@ class Controller:
         self.store = store if store is not None else Store()
         self.metrics = metrics if metrics is not None else Metrics()
         self.synced = asyncio.Event()
+        self.left_out: dict[str, str] = {}
+        self.reach_changed = asyncio.Event()
         self._relisted = asyncio.Event()
         self._cluster = cluster
         self._tuning = tuning if tuning is not None else Tuning()
@@ -96,6 +99,7 @@ class Controller:
         if stop.is_set():
             return
         self.synced.set()
+        self.metrics.synced.set(1)
         resync = asyncio.create_task(self._resync_forever(), name="resync")
         try:
             await self.queue.run(stop, self._tuning.drain_timeout)
@@ -106,9 +110,18 @@ class Controller:
     async def resync(self) -> None:
         """List all jobs and pods, forget what is gone, see what the cluster serves, and look at every job again."""
         jobs, pods, _ = await asyncio.gather(self._cluster.list_jobs(), self._cluster.list_pods(), self._apis.look())
+        self._note_reach(jobs.left_out | pods.left_out)
         self.store.put_listing(jobs, pods)
         for key in self.store.job_keys():
             self.queue.add(key)
+
+    def _note_reach(self, left_out: dict[str, str]) -> None:
+        """Take note of the namespaces that could not be listed: one that was deleted is no reason to leave the others alone."""
+        if left_out.keys() != self.left_out.keys():
+            log.warning("namespaces that cannot be listed, and are left out", namespaces=left_out)
+            self.reach_changed.set()
+        self.left_out = left_out
+        self.metrics.namespaces_left_out.set(len(left_out))
 
     def relisted(self) -> None:
         """Take note that a watch began anew with a listing: what was deleted meanwhile is in neither of the two."""

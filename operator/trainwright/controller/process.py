@@ -9,7 +9,9 @@ import asyncio
 import os
 import signal
 import socket
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -103,12 +105,29 @@ class Operator:
             raise failure
 
     async def _watch(self, controller: Controller) -> None:
-        """Watch once the first listing is there, since kopf gives up for good on a CRD that is not installed yet."""
+        """Watch what can be listed, as it changes.
+
+        Only once the first listing is there: kopf gives up for good on a CRD that is not installed yet, and on a namespace
+        that it may not list.
+        """
         await controller.synced.wait()
+        while True:
+            controller.reach_changed.clear()
+            namespaces = [name for name in self._settings.namespaces if name not in controller.left_out]
+            watching = asyncio.create_task(self._watch_these(namespaces, controller), name="watches")
+            changed = asyncio.create_task(controller.reach_changed.wait(), name="reach")
+            try:
+                await asyncio.wait({watching, changed}, return_when=asyncio.FIRST_COMPLETED)
+                if watching.done():
+                    return watching.result()
+            finally:
+                await _cancel({watching, changed})
+
+    async def _watch_these(self, namespaces: Sequence[str], controller: Controller) -> None:
         ready = asyncio.Event()
         reclaim = asyncio.create_task(self._reclaim_signals(ready), name="signals")
         try:
-            await handlers.watch(self._store, self._settings.namespaces, ready, controller.relisted)
+            await handlers.watch(self._store, namespaces, ready, controller.relisted)
         finally:
             reclaim.cancel()
 
@@ -183,7 +202,7 @@ def _error(task: "asyncio.Task[None]") -> BaseException | None:
     return None if task.cancelled() else task.exception()
 
 
-async def _cancel(tasks: "set[asyncio.Task[None]]") -> None:
+async def _cancel(tasks: "set[asyncio.Task[Any]]") -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

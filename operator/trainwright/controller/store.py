@@ -256,9 +256,11 @@ class Store:
         """Take over a complete listing of all jobs and of all worker pods."""
         listed = {_uid(item) for item in (*jobs, *pods)}
         for key, known in list(self._known.items()):
-            if known.job is not None and _is_gone(known.job, listed, jobs.version):
+            seen = key.namespace not in jobs.left_out
+            if seen and known.job is not None and _is_gone(known.job, listed, jobs.version):
                 self.job_changed(known.job, deleted=True)
-            self._drop_pods(key, listed, pods.version)
+            if key.namespace not in pods.left_out:
+                self._drop_pods(key, listed, pods.version)
         for job in jobs:
             self.job_changed(job)
         for pod in pods:
