@@ -153,6 +153,9 @@ class Workers(StatusModel):
     absent: list[int] = Field(
         [], max_length=10_000, description="Indices of those that training goes on without (workers.minCount)."
     )
+    replaced: int = Field(
+        0, ge=0, description="How often such a worker was replaced since one was last let in; the wait grows with it."
+    )
     pods: list[WorkerStatus] = Field([], max_length=100, description="Each worker, up to a hundred.")
 
 

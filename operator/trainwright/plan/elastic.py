@@ -18,7 +18,11 @@ _NAMED = 3
 def note(report: WorkerReport, workers: Workers) -> Workers:
     """Return the workers with those that the reporting launch goes on without."""
     return workers.model_copy(
-        update={"training": workers.desired - len(report.absent), "absent": sorted(report.absent)}
+        update={
+            "training": workers.desired - len(report.absent),
+            "absent": sorted(report.absent),
+            "replaced": 0 if grown(report, workers) else workers.replaced,
+        }
     )
 
 

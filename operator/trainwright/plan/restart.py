@@ -15,6 +15,7 @@ from trainwright.plan.membership import Crew
 from trainwright.plan.types import Observed, Pod
 
 _LONGEST_BACKOFF = 300
+_SPARE_BACKOFF = 10
 _BREATHER = timedelta(minutes=1)
 """Preemptions wait for nothing, unless one follows another sooner than this."""
 _COMPLETE = (Phase.STARTING, Phase.RUNNING)
@@ -25,6 +26,9 @@ def decide(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus,
     """Return the status with failures dealt with: unchanged, restarting, or failed."""
     casualties = [pod for pod in crew.newest.values() if _is_casualty(pod, status)]
     lost = _lost_workers(spec, status, crew)
+    needed = [pod for pod in casualties if pod.index not in elastic.aside(status)]
+    if needed or lost:
+        casualties = needed
     if not casualties and not lost:
         return status
     if casualties:
@@ -32,7 +36,7 @@ def decide(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus,
     else:
         failure = _explain_loss(lost[0], observed, status)
     gone = {*lost, *(pod.index for pod in casualties)}
-    if spec.scheduling.in_kueue and any(pod.silent for pod in casualties):
+    if spec.scheduling.in_kueue and any(pod.silent for pod in needed):
         # A pod on a dead node stays a member of Kueue's group for ever: there is no room in it for another.
         gone = set(range(spec.workers.count))
     return answer(observed, spec, status, failure, gone)
@@ -41,7 +45,12 @@ def decide(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus,
 def answer(
     observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, failure: Failure, gone: set[int]
 ) -> TrainingJobStatus:
-    """Return the status of a job that gives up because of a failure, or starts anew without the workers that are gone."""
+    """Return the status of a job that gives up because of a failure, or starts anew without the workers that are gone.
+
+    What becomes of workers that training goes on without fails no job, and counts against no limit.
+    """
+    if gone <= elastic.aside(status):
+        return _replace(observed.now, status, failure)
     verdict = _refusal(spec.restart, status, failure)
     if verdict is not None:
         return fail(status, failure.model_copy(update={"message": f"{failure.message}{verdict}"}), observed.now)
@@ -110,9 +119,8 @@ def _restart(
     """Return the status with the counters of a restart raised.
 
     Without worker 0 nothing is left to rejoin, for it holds the rendezvous: then all start again. Otherwise the others stay,
-    wait for the replacement and go on with it, unless they have gone on without it already.
+    wait for the replacement and go on with it.
     """
-    disturbed = not gone <= elastic.aside(status)
     attempt = status.attempt + 1
     delay = _delay(observed.now, policy, status, failure)
     return status.model_copy(
@@ -123,7 +131,25 @@ def _restart(
             **placement.blame(status, failure),
             "next_start": observed.now + delay if delay else None,
             "failure": failure,
-            **(_interrupted(status, observed.now + delay) if disturbed else {}),
+            **_interrupted(status, observed.now + delay),
+        }
+    )
+
+
+def _replace(now: datetime, status: TrainingJobStatus, failure: Failure) -> TrainingJobStatus:
+    """Return the status with a new attempt for workers that training goes on without: no restart, the others notice nothing.
+
+    The wait before it grows until one of them is let in. A mistake that only they make must not make pods without end.
+    """
+    workers = status.workers
+    delay = _doubled(_SPARE_BACKOFF, workers.replaced)
+    return status.model_copy(
+        update={
+            "attempt": status.attempt + 1,
+            **placement.blame(status, failure),
+            "next_start": now + delay if delay else None,
+            "failure": failure,
+            "workers": workers.model_copy(update={"replaced": workers.replaced + 1}),
         }
     )
 
@@ -133,7 +159,7 @@ def _interrupted(status: TrainingJobStatus, begins: datetime) -> dict[str, Any]:
     return {
         "phase": Phase.RESTARTING,
         "waiting_since": begins,
-        "workers": status.workers.model_copy(update={"training": None, "absent": []}),
+        "workers": status.workers.model_copy(update={"training": None, "absent": [], "replaced": 0}),
         "progress": status.progress.model_copy(update={"ended_launch": status.progress.launch}),
     }
 
@@ -147,9 +173,11 @@ def _delay(now: datetime, policy: RestartSpec, status: TrainingJobStatus, failur
 
 def backoff(policy: RestartSpec, restarts: int) -> timedelta:
     """Return the wait before the next restart, after so many before it: none, then doubling up to five minutes."""
-    if restarts == 0:
-        return timedelta()
-    return timedelta(seconds=min(policy.backoff_seconds * 2 ** min(restarts - 1, 16), _LONGEST_BACKOFF))
+    return _doubled(policy.backoff_seconds, restarts)
+
+
+def _doubled(seconds: int, times: int) -> timedelta:
+    return timedelta(seconds=min(seconds * 2 ** min(times - 1, 16), _LONGEST_BACKOFF) if times else 0)
 
 
 def fail(status: TrainingJobStatus, failure: Failure, now: datetime) -> TrainingJobStatus:

@@ -31,6 +31,7 @@ def fitted(spec: TrainingJobSpec, workers: Workers, formerly: int | None = None)
             "formerly": formerly,
             "training": None,
             "absent": [],
+            "replaced": 0,
         }
     )
 

@@ -85,7 +85,7 @@ def test_who_is_missing_is_replaced_without_a_word_to_the_others():
     dead = failed(2, attempt=2)
     again, decision = decide(going_on, pod(0), pod(1), dead, report=fewer(60))
     status = again.status
-    assert (status.phase, status.attempt, status.oldest_attempt, status.restarts) == (Phase.RUNNING, 3, 1, 2)
+    assert (status.phase, status.attempt, status.oldest_attempt, status.restarts) == (Phase.RUNNING, 3, 1, 1)
     assert status.progress.launch == "b" != status.progress.ended_launch
     assert decision.create == ()
     _, carried_out = decide(again, pod(0), pod(1), dead, report=fewer(61), now=status.next_start or NOW)
@@ -114,10 +114,42 @@ def test_losing_one_that_trains_interrupts_training(gone, oldest):
     assert (status.workers.training, status.workers.absent) == (None, [])
 
 
-def test_a_user_error_of_a_missing_worker_ends_the_job_like_any_other():
+@pytest.mark.parametrize("code", [ExitCode.INFRASTRUCTURE, ExitCode.USER_ERROR, ExitCode.OUT_OF_MEMORY])
+def test_a_missing_worker_that_fails_on_and_on_is_replaced_ever_more_seldom_and_fails_no_job(code):
+    job, _, _ = shrunk()
+    waits = []
+    for number in range(9):
+        now = NOW + timedelta(hours=number)
+        dead = failed(2, attempt=job.status.attempt, code=code)
+        job, decision = decide(job, pod(0), pod(1), dead, report=fewer(60 + number), now=now)
+        assert not decision.delete
+        waits.append(0 if job.status.next_start is None else (job.status.next_start - now).total_seconds())
+    status = job.status
+    assert (status.phase, status.attempt, status.oldest_attempt) == (Phase.RUNNING, 11, 1)
+    assert (status.restarts, status.restarts_without_progress) == (1, 1)
+    assert status.failure.worker == 2
+    assert waits == [0, 10, 20, 40, 80, 160, 300, 300, 300]
+    everyone = (pod(0), pod(1), pod(2, attempt=11))
+    grown, _ = decide(job, *everyone, report=report(90, launch="c", resumed_from_step=80))
+    assert grown.status.workers.replaced == 0
+
+
+def test_a_missing_worker_that_is_cut_off_is_no_restart():
     going_on, _, _ = shrunk()
-    ended, _ = decide(going_on, pod(0), pod(1), failed(2, attempt=2, code=ExitCode.USER_ERROR), report=fewer(60))
-    assert ended.status.phase == Phase.FAILED
+    cut_off = report(1).model_copy(update={"phase": WorkerPhase.RENDEZVOUS, "message": "cannot reach worker 0"})
+    old = NOW - timedelta(hours=1)
+    pods = [pod(index, started_at=old) for index in (0, 1)] + [pod(2, attempt=2, started_at=old)]
+    again, _ = decide(going_on, *pods, report=fewer(60), words={2: (cut_off, NOW)})
+    assert (again.status.phase, again.status.attempt, again.status.restarts) == (Phase.RUNNING, 3, 1)
+    _, decision = decide(again, *pods, report=fewer(61))
+    assert [item.name for item in decision.delete] == ["digits-2-2"]
+
+
+def test_the_failure_of_one_that_trains_is_told_before_that_of_one_that_does_not():
+    going_on, _, _ = shrunk()
+    dead = failed(2, attempt=2, code=ExitCode.USER_ERROR)
+    interrupted, _ = decide(going_on, pod(0), failed(1), dead, report=fewer(60))
+    assert (interrupted.status.phase, interrupted.status.failure.worker) == (Phase.RESTARTING, 1)
 
 
 def test_until_the_workers_say_so_nobody_trains_with_fewer():
