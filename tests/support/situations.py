@@ -27,6 +27,7 @@ def spec(**fields) -> TrainingJobSpec:
 
 
 def job(status: TrainingJobStatus | None = None, workers: int = 2, least: int | None = None, **fields) -> Job:
+    asked = spec(workers={"count": workers, "minCount": least}, **fields)
     return Job(
         namespace="team",
         name="digits",
@@ -34,8 +35,9 @@ def job(status: TrainingJobStatus | None = None, workers: int = 2, least: int | 
         generation=1,
         created_at=NOW,
         deleting=False,
-        spec=spec(workers={"count": workers, "minCount": least}, **fields),
+        spec=asked,
         status=status or TrainingJobStatus(),
+        time_to_live=asked.ttl_seconds_after_finished,
     )
 
 

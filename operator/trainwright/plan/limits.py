@@ -6,7 +6,7 @@ from trainwright.api.exit_codes import FailureClass
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Failure, Phase, TrainingJobStatus
 from trainwright.plan.restart import fail
-from trainwright.plan.types import Observed
+from trainwright.plan.types import Job, Observed
 
 
 def deadline(spec: TrainingJobSpec, status: TrainingJobStatus) -> datetime | None:
@@ -32,8 +32,8 @@ def enforce_deadline(observed: Observed, spec: TrainingJobSpec, status: Training
     return fail(status, failure, observed.now)
 
 
-def expiry(spec: TrainingJobSpec, status: TrainingJobStatus) -> datetime | None:
+def expiry(job: Job, status: TrainingJobStatus) -> datetime | None:
     """Return when the finished job is deleted."""
-    if spec.ttl_seconds_after_finished is None or status.finished_at is None:
+    if job.time_to_live is None or status.finished_at is None:
         return None
-    return status.finished_at + timedelta(seconds=spec.ttl_seconds_after_finished)
+    return status.finished_at + timedelta(seconds=job.time_to_live)

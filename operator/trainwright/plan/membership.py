@@ -89,13 +89,15 @@ def to_create(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStat
     """Return the children that are missing, those first that the others need.
 
     A worker gets a pod when it has none that lives or has done its work. Nothing is created before the backoff is over, nor
-    while a former worker 0 may still be saving what the new one should start from.
+    while a former worker 0 may still be saving what the new one should start from, nor what the platform does not allow.
     """
+    if barred(observed, spec) is not None:
+        return ()
     if status.next_start is not None and observed.now < status.next_start:
         return ()
     if any(_may_be_saving(pod, observed) for pod in crew.superseded):
         return ()
-    missing = [index for index in range(spec.workers.count) if _needs_pod(crew.newest.get(index), status)]
+    missing = without_pod(spec, status, crew)
     if spec.scheduling.in_kueue:
         # Until a member has ended, Kueue takes the one that replaces it for one too many, and deletes it.
         missing = [index for index in missing if not _is_ending(crew.newest.get(index))]
@@ -121,6 +123,22 @@ def to_create(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStat
     return (*companions, *pods)
 
 
+def barred(observed: Observed, spec: TrainingJobSpec) -> tuple[str, str] | None:
+    """Return why no pod may be made for this job, as (reason, message), or None. Pods that run already run on."""
+    allowed = {"default", *observed.settings.service_accounts}
+    account = spec.workers.service_account_name
+    if account is None or account in allowed:
+        return None
+    listed = ", ".join(sorted(allowed))
+    text = f"spec.workers.serviceAccountName: {account} is not one that the platform allows ({listed})"
+    return "ServiceAccountNotAllowed", text
+
+
+def without_pod(spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> list[int]:
+    """Return the workers that have no pod which lives or has done its work."""
+    return [index for index in range(spec.workers.count) if _needs_pod(crew.newest.get(index), status)]
+
+
 def _group(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> Group | None:
     """Return the group that new pods join: the one of those that live, or none where that was made on other terms."""
     job = observed.job
@@ -134,7 +152,7 @@ def step_aside(observed: Observed, spec: TrainingJobSpec, status: TrainingJobSta
 
     A job that is deleted and created again uses the same names, for which it waits. On a dead node that is for ever.
     """
-    needed = {index for index in range(spec.workers.count) if _needs_pod(crew.newest.get(index), status)}
+    needed = without_pod(spec, status, crew)
     stuck = [pod for pod in observed.strangers if pod.deleting and not pod.ended and is_over(pod, observed.now)]
     if not any(pod.index in needed and pod.attempt == status.attempt for pod in stuck):
         return status

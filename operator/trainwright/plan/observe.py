@@ -31,7 +31,13 @@ def read_job(manifest: Manifest) -> Job:
         deleting=metadata.get("deletionTimestamp") is not None,
         spec=spec,
         status=read_status(manifest.get("status")),
+        time_to_live=_time_to_live(manifest.get("spec")),
     )
+
+
+def _time_to_live(raw: Any) -> int | None:
+    seconds = raw.get("ttlSecondsAfterFinished") if isinstance(raw, dict) else None
+    return seconds if isinstance(seconds, int) else None
 
 
 def read_pod(manifest: Manifest, job: str) -> Pod:

@@ -37,35 +37,39 @@ def plan(observed: Observed) -> Plan:
     job = observed.job
     if job.deleting:
         return Plan()
-    if isinstance(job.spec, InvalidJobError):
-        return _refuse(observed, "InvalidSpec", str(job.spec))
-    account = job.spec.workers.service_account_name
-    if account not in (None, "default", *observed.settings.service_accounts):
-        allowed = ", ".join(sorted({"default", *observed.settings.service_accounts}))
-        return _refuse(
-            observed,
-            "ServiceAccountNotAllowed",
-            f"spec.workers.serviceAccountName: {account} is not one that the platform allows ({allowed})",
-        )
     if job.status.phase is not None and job.status.phase.terminal:
-        return _keep_house(observed, job.spec)
+        return _keep_house(observed)
+    if isinstance(job.spec, InvalidJobError):
+        return _stand_by(observed, ("InvalidSpec", str(job.spec)))
+    refusal = membership.barred(observed, job.spec)
+    if refusal is not None and job.status.attempt == 0:
+        # Not begun, it can still be corrected: what is trained, and as whom, is fixed with the first attempt.
+        return _stand_by(observed, refusal)
     return _drive(observed, job.spec)
 
 
-def _refuse(observed: Observed, reason: str, message: str) -> Plan:
-    job = observed.job
-    status = tell.refused(job.status, reason, message, job.generation, observed.now)
-    if status == job.status:
+def _stand_by(observed: Observed, refusal: tuple[str, str]) -> Plan:
+    """A job that is not accepted is not driven: no pod is made or deleted. What becomes of those it has is told."""
+    before = observed.job.status
+    crew = membership.muster(observed.pods, before)
+    heard = progress.newest_report(observed, before, crew)
+    status = before if heard is None else progress.record(*heard, before, None, crew)
+    if phase.done(crew):
+        status = phase.succeed(status, observed.now)
+    elif status.phase is None or (status.phase in (Phase.STARTING, Phase.RUNNING) and not crew.runs(0)):
+        status = status.model_copy(update={"phase": Phase.PENDING})
+    status = _worded(observed, status, crew, tell.refused(status, crew, refusal, observed.now), refusal)
+    if status == before:
         return Plan()
-    return Plan(status=status, urgent=True, events=(Event(reason, message, warning=True),))
+    return Plan(status=status, urgent=_is_news(before, status), events=_events(before, status))
 
 
-def _keep_house(observed: Observed, spec: TrainingJobSpec) -> Plan:
+def _keep_house(observed: Observed) -> Plan:
     """A job that ended stays as it is, but for pods that linger and the end of its time to live."""
     status = observed.job.status
     crew = membership.muster(observed.pods, status)
     delete = membership.to_delete(observed, status, crew)
-    expiry = limits.expiry(spec, status)
+    expiry = limits.expiry(observed.job, status)
     if expiry is not None and observed.now >= expiry:
         return Plan(delete_job=True)
     lingering = status.finished_at + membership.LINGER if status.finished_at and _any_live(crew) else None
@@ -159,16 +163,30 @@ def _speak(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus,
         message = f"{message}; {risk.text}"
     fewer = elastic.shortage(status, crew)
     risk = risk or (forecast.Risk(elastic.REASON, fewer) if fewer else None)
+    return _worded(observed, status, crew, (reason, message), membership.barred(observed, spec), risk)
+
+
+def _worded(
+    observed: Observed,
+    status: TrainingJobStatus,
+    crew: Crew,
+    words: tuple[str, str],
+    refusal: tuple[str, str] | None,
+    risk: forecast.Risk | None = None,
+) -> TrainingJobStatus:
+    """Return the status with these words, as (reason, message), and with what is counted and put together from the rest."""
+    reason, message = words
+    generation = observed.job.generation
     status = status.model_copy(
         update={
             "workers": membership.count(crew, status.workers),
             "reason": reason,
             "message": message,
-            "observed_generation": observed.job.generation,
+            "observed_generation": generation,
         }
     )
-    spoken = tell.conditions(status, crew, observed.job.generation, observed.now)
-    degraded = forecast.condition(status.condition(ConditionType.DEGRADED), risk, observed.job.generation, observed.now)
+    spoken = tell.conditions(status, crew, refusal, generation, observed.now)
+    degraded = forecast.condition(status.condition(ConditionType.DEGRADED), risk, generation, observed.now)
     spoken += [] if degraded is None else [degraded]
     return status.model_copy(update={"conditions": spoken, "summary": tell.summarize(status)})
 
@@ -187,7 +205,14 @@ def _is_news(before: TrainingJobStatus, status: TrainingJobStatus) -> bool:
 
 def _events(before: TrainingJobStatus, status: TrainingJobStatus) -> tuple[Event, ...]:
     scaled = scale.events(before, status)
-    return (*(scaled or _milestones(before, status)), *placement.events(before, status))
+    return (*(scaled or _milestones(before, status)), *placement.events(before, status), *_refusals(before, status))
+
+
+def _refusals(before: TrainingJobStatus, status: TrainingJobStatus) -> tuple[Event, ...]:
+    was, accepted = (each.condition(ConditionType.ACCEPTED) for each in (before, status))
+    if accepted is None or accepted.status == "True" or (was is not None and was.message == accepted.message):
+        return ()
+    return (Event(accepted.reason, accepted.message, warning=True),)
 
 
 def _milestones(before: TrainingJobStatus, status: TrainingJobStatus) -> tuple[Event, ...]:
@@ -230,7 +255,7 @@ def _next_look(
     )
     # What is over was dealt with in this pass; to look again at once would be to look for ever.
     ahead = (moment for moment in moments if moment is not None and moment > observed.now)
-    soonest = _until(observed.now, *ahead, limits.expiry(spec, status))
+    soonest = _until(observed.now, *ahead, limits.expiry(observed.job, status))
     if creating:
         return _RETRY_CREATION if soonest is None else min(soonest, _RETRY_CREATION)
     return soonest

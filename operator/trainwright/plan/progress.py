@@ -36,9 +36,12 @@ def _outdated(report: WorkerReport, observed: Observed, status: TrainingJobStatu
 
 
 def record(
-    report: WorkerReport, at: datetime, status: TrainingJobStatus, spec: TrainingJobSpec, crew: Crew
+    report: WorkerReport, at: datetime, status: TrainingJobStatus, spec: TrainingJobSpec | None, crew: Crew
 ) -> TrainingJobStatus:
-    """Return the status with what the report says. A new launch that no restart of ours explains counts as one."""
+    """Return the status with what the report says. A new launch that no restart of ours explains counts as one.
+
+    Without a spec that can be read nobody knows which worker a rank belongs to.
+    """
     before = status.progress
     if _preparing(report):
         # It has not read its checkpoint yet, and so knows nothing of the steps done: the steps before still stand.
@@ -53,7 +56,7 @@ def record(
             "progress": _progress(report, at, before, before.replayed_steps + replayed),
             "workers": elastic.note(report, status.workers),
             "preflight": report.preflight or status.preflight,
-            "metrics": _metrics(report, status.metrics, _locate(report, spec, crew)),
+            "metrics": _metrics(report, status.metrics, [] if spec is None else _locate(report, spec, crew)),
             "checkpoints": report.checkpoints or status.checkpoints,
             "results": report.results or status.results,
         }

@@ -7,8 +7,8 @@ from trainwright.api.exit_codes import FailureClass
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Condition, ConditionType, Metrics, Phase, Progress, Summary, TrainingJobStatus
 from trainwright.api.worker import WorkerPhase, WorkerReport
-from trainwright.plan import budget, elastic, gathering, placement, queue, scale, storage
-from trainwright.plan.membership import Crew, is_over
+from trainwright.plan import budget, elastic, gathering, placement, postmortem, queue, scale, storage
+from trainwright.plan.membership import Crew, barred, is_over, without_pod
 from trainwright.plan.types import Observed
 from trainwright.plan.words import duration
 
@@ -170,8 +170,11 @@ def _restarting(observed: Observed, spec: TrainingJobSpec, status: TrainingJobSt
 
 
 def _waiting(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> tuple[str, str]:
-    """Say why not all pods run: what the cluster refuses, then what the scheduler or a kubelet waits for."""
+    """Say why not all pods run: what is not allowed or refused, then what the scheduler or a kubelet waits for."""
     count = spec.workers.count
+    refusal = barred(observed, spec)
+    if refusal is not None and without_pod(spec, status, crew):
+        return refusal
     if observed.rejection:
         return "CreationRefused", f"the cluster refuses to create a worker: {observed.rejection}"
     if status.next_start is not None and observed.now < status.next_start:
@@ -190,12 +193,22 @@ def _and(text: str, more: str) -> str:
     return f"{text}; {more}" if more else text
 
 
-def conditions(status: TrainingJobStatus, crew: Crew, generation: int, now: datetime) -> list[Condition]:
-    """Return the conditions of a job whose spec was accepted."""
+def conditions(
+    status: TrainingJobStatus, crew: Crew, refusal: tuple[str, str] | None, generation: int, now: datetime
+) -> list[Condition]:
+    """Return the conditions of a job.
+
+    Args:
+        status: The job's status.
+        crew: The pods that count.
+        refusal: Why the spec is not accepted, as (reason, message), or None if it is.
+        generation: Generation of the spec.
+        now: The time of this pass.
+    """
     phase, reason = status.phase, status.reason or "Unknown"
     gone = all(is_over(pod, now) for pod in crew.all_pods)
     verdicts = [
-        (ConditionType.ACCEPTED, True, "Accepted", ""),
+        (ConditionType.ACCEPTED, refusal is None, *(refusal or ("Accepted", ""))),
         (ConditionType.QUEUED, phase == Phase.QUEUED, reason if phase == Phase.QUEUED else str(phase), ""),
         (ConditionType.RUNNING, phase == Phase.RUNNING, str(phase), ""),
         (ConditionType.SUSPENDED, phase == Phase.SUSPENDED and gone, str(phase), ""),
@@ -231,19 +244,16 @@ def _condition(
     )
 
 
-def refused(status: TrainingJobStatus, reason: str, message: str, generation: int, now: datetime) -> TrainingJobStatus:
-    """Return the status of a job whose spec is not accepted. Work that runs under an older spec goes on."""
-    accepted = _condition(status, ConditionType.ACCEPTED, False, reason, message, generation, now)
-    others = [condition for condition in status.conditions if condition.type != ConditionType.ACCEPTED]
-    return status.model_copy(
-        update={
-            "phase": status.phase or Phase.PENDING,
-            "reason": reason,
-            "message": f"not accepted: {message}",
-            "observed_generation": generation,
-            "conditions": [accepted, *others],
-        }
-    )
+def refused(status: TrainingJobStatus, crew: Crew, refusal: tuple[str, str], now: datetime) -> tuple[str, str]:
+    """Return (reason, message) of a job whose spec is not accepted. What its workers come to all the same is said too."""
+    if status.phase is not None and status.phase.terminal:
+        return _ended(status)
+    reason, why = refusal
+    failed = [pod for pod in crew.newest.values() if pod.phase == "Failed"]
+    if not failed:
+        return reason, f"not accepted: {why}"
+    what = postmortem.explain(failed, status.attempt, now).message
+    return reason, f"{what}; nothing is started again, since the job is not accepted: {why}"
 
 
 def summarize(status: TrainingJobStatus) -> Summary:

@@ -27,6 +27,7 @@ class Job:
         created_at: When the API server first stored it.
         spec: The typed spec, or the error that explains why there is none.
         status: The status as last written.
+        time_to_live: Seconds after its end until it is deleted, known also where the rest of the spec cannot be read.
     """
 
     namespace: str
@@ -37,6 +38,7 @@ class Job:
     deleting: bool
     spec: TrainingJobSpec | InvalidJobError
     status: TrainingJobStatus
+    time_to_live: int | None = None
 
 
 @dataclass(frozen=True)
