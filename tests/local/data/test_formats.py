@@ -221,6 +221,22 @@ def test_a_saved_dataset_of_texts_keeps_its_splits(open_data, tmp_path):
     assert data.tokenizer.end in model.splits.train.ids.tolist()
 
 
+def test_blank_texts_are_left_out_of_a_language_model_and_counted(open_data, tmp_path):
+    rows = ["", "a b\n", " \n", "c d"]  # as WikiText has them
+    tokens = {"tokenizer": {"name": "word", "maxLength": 2}}
+    source = saved(tmp_path, train={"text": rows}, test={"text": ["", "c d"]})
+    write_jsonl(tmp_path / "a.jsonl", [{"text": row} for row in rows])
+    for dataset, field, origin, more in (
+        ({"huggingface": {**source, "text": "text"}}, "huggingface.text", "the training split of saved", 1),
+        ({"text": {"path": "a.jsonl"}}, "text", "a.jsonl", 0),
+    ):
+        data = open_data({**dataset, **tokens}, "language-modeling")
+        assert data.tokenizer.decode(data.splits.train.ids.tolist()).split() == ["a", "b", "c", "d"]
+        said = f"spec.dataset.{field}: 2 of 4 texts in {origin} are blank and left out"
+        assert data.splits.notes[0].replace("text.path", "text") == said
+        assert len(data.splits.notes) == 1 + more
+
+
 def test_a_saved_dataset_of_images_and_one_of_numbers(open_data, tmp_path):
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["low", "high"]))
     rows = {"image": [Image.open(io.BytesIO(picture(100 * (n % 2)))) for n in range(6)]}

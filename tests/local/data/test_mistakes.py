@@ -145,6 +145,10 @@ def test_saved_datasets(refused, tmp_path):
         {"huggingface": {"path": "saved", "features": ["text"]}},
     )
     datasets.DatasetDict(test=rows).save_to_disk(tmp_path / "tests")
+    rows = datasets.Dataset.from_dict({"text": ["u", ""], "label": [0, 1]})
+    datasets.DatasetDict(train=rows).save_to_disk(tmp_path / "blank")
+    blank = {"huggingface": {"path": "blank", "text": "text"}}
+    refused("huggingface.text: row 1 of the training split of blank has the text ''", blank)
     refused("has no split called train; it has test", {"huggingface": {"path": "tests", "text": "text"}})
 
 

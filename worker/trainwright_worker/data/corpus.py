@@ -60,6 +60,25 @@ def whole(store: TextStore, targets: Tensor, *, separate: bool = True) -> Texts:
     return Texts(store, torch.arange(len(targets)), targets, separate)
 
 
+def filled(store: TextStore, origin: str) -> tuple[Texts, tuple[str, ...]]:
+    """Return the texts of a store that are not blank, for a language model, and what is to be said of the others.
+
+    Args:
+        store: All texts.
+        origin: How to speak of them.
+
+    Raises:
+        DataError: There are none.
+    """
+    found = torch.from_numpy(np.fromiter((bool(text.strip()) for text in store.texts()), bool))
+    rows = found.nonzero().flatten()
+    if not len(rows):
+        raise DataError(f"{store.field}: {origin} holds no text")
+    blank = len(found) - len(rows)
+    notes = (f"{store.field}: {blank:,} of {len(found):,} texts in {origin} are blank and left out",) if blank else ()
+    return Texts(store, rows, torch.zeros(len(rows), dtype=torch.int64)), notes
+
+
 def make_tokenizer(spec: TrainingJobSpec, train: Texts, root: str) -> Tokenizer:
     """Return the tokenizer that the spec asks for: read from a folder, or learnt from the training split.
 

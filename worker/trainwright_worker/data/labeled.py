@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from trainwright.api.spec.corpora import LabeledTextData, TextData
-from trainwright_worker.data.corpus import Texts, whole
+from trainwright_worker.data.corpus import Texts, filled, whole
 from trainwright_worker.data.table import Table
 from trainwright_worker.data.texts import Files, PlainText, Reviews, open_labeled, open_text
 from trainwright_worker.errors import DataError
@@ -52,18 +52,23 @@ def read_text(data: TextData, root: str) -> Table:
     Raises:
         DataError: There are none.
     """
+    notes: list[str] = []
 
     def part(path: str, key: str) -> Texts:
         store = open_text(data, path, root, f"{_TEXT}.{key}")
+        if isinstance(store, Files):
+            texts, said = filled(store, path)
+            notes.extend(said)
+            return texts
         targets = _zeros(store.texts())
         if not len(targets):
             raise DataError(f"{_TEXT}.{key}: {path} holds no text")
-        return whole(store, targets, separate=isinstance(store, Files))
+        return whole(store, targets, separate=False)
 
     train = part(data.path, "path")
     test = None if data.test_path is None else part(data.test_path, "testPath")
     validation = None if data.validation_path is None else part(data.validation_path, "validationPath")
-    return Table(train, None, test, validation, ordered=isinstance(train.store, PlainText))
+    return Table(train, None, test, validation, ordered=isinstance(train.store, PlainText), notes=tuple(notes))
 
 
 def _zeros(texts: Iterator[str]) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainwright.api.spec.corpora import HuggingFaceData
 from trainwright.api.spec.job import Task
-from trainwright_worker.data.corpus import whole
+from trainwright_worker.data.corpus import filled, whole
 from trainwright_worker.data.files import find
 from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.pictures import Pictures
@@ -26,17 +26,18 @@ _ROWS: Final = 1024
 
 @dataclass(frozen=True)
 class SavedTexts:
-    """A column of texts."""
+    """A column of texts, some of which may be blank if the spec's task allows it."""
 
     rows: Any
     column: str
     field: str
     origin: str
+    blank: bool
 
     def texts(self) -> Iterator[str]:
         """Read all texts in their order."""
         for number, text in enumerate(_values(self.rows, self.column)):
-            if not isinstance(text, str) or not text.strip():
+            if not isinstance(text, str) or not (self.blank or text.strip()):
                 raise DataError(f"{self.field}: row {number} of {self.origin} has the text {text!r}")
             yield text
 
@@ -90,7 +91,7 @@ def read_saved(data: HuggingFaceData, root: str, task: Task) -> Table:
         None if rows is None else reader.part(rows, f"the {name} split of {data.path}")
         for rows, name in zip(own, ("test", "validation"), strict=True)
     )
-    return Table(train, reader.classes, test, validation)
+    return Table(train, reader.classes, test, validation, notes=tuple(reader.notes))
 
 
 def _load(data: HuggingFaceData, root: str) -> dict[str, Any]:
@@ -114,6 +115,7 @@ class _Reader:
 
     def __init__(self, data: HuggingFaceData, task: Task) -> None:
         self.classes: tuple[str, ...] | None = None
+        self.notes: list[str] = []
         self._data = data
         self._task = task
 
@@ -124,9 +126,13 @@ class _Reader:
             raise DataError(f"{_FIELD}.path: {origin} is empty")
         if data.text is not None:
             _need(rows, data.text, "text", origin)
-            store = SavedTexts(rows, data.text, f"{_FIELD}.text", origin)
             modeling = self._task == Task.LANGUAGE_MODELING
-            return whole(store, torch.zeros(len(rows), dtype=torch.int64) if modeling else self._targets(rows, origin))
+            store = SavedTexts(rows, data.text, f"{_FIELD}.text", origin, blank=modeling)
+            if not modeling:
+                return whole(store, self._targets(rows, origin))
+            texts, notes = filled(store, origin)
+            self.notes += notes
+            return texts
         if data.image is not None:
             images = SavedImages(_encoded(rows, data.image, origin), data.image, origin)
             field = f"{_FIELD}.image"

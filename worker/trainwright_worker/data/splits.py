@@ -16,11 +16,12 @@ Other = TypeVar("Other")
 
 @dataclass(frozen=True)
 class Splits(Generic[Kind_co]):
-    """The three parts of a dataset; None where the spec asks for none."""
+    """The three parts of a dataset; None where the spec asks for none. With them goes what a person should know of it."""
 
     train: Kind_co
     validation: Kind_co | None
     test: Kind_co | None
+    notes: tuple[str, ...] = ()
 
     def map(self, change: Callable[[Kind_co, str], Other]) -> "Splits[Other]":
         """Return the splits, each changed by `change`, which is given a split and its name."""
@@ -28,6 +29,7 @@ class Splits(Generic[Kind_co]):
             change(self.train, "train"),
             None if self.validation is None else change(self.validation, "validation"),
             None if self.test is None else change(self.test, "test"),
+            self.notes,
         )
 
 
@@ -54,7 +56,7 @@ def split(table: Table, spec: SplitSpec, seed: int) -> Splits[Part]:
         test = table.samples.select(order[:tested])
     if validated:
         validation = table.samples.select(order[tested : tested + validated])
-    return Splits(table.samples.select(order[tested + validated :]), validation, test)
+    return Splits(table.samples.select(order[tested + validated :]), validation, test, table.notes)
 
 
 def _count(fraction: float, total: int) -> int:

@@ -103,6 +103,7 @@ class Table:
         test: Samples of the dataset's own test file.
         validation: Samples of the dataset's own validation file.
         ordered: Whether the samples are parts of one whole, whose end is held out rather than a random share.
+        notes: What a person should know of the data although it can be trained on.
     """
 
     samples: Part
@@ -110,3 +111,4 @@ class Table:
     test: Part | None = None
     validation: Part | None = None
     ordered: bool = False
+    notes: tuple[str, ...] = ()

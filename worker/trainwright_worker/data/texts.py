@@ -48,6 +48,7 @@ class Files:
         text_field: Field or column that holds the text.
         label_field: Field or column that holds the label; None if labels are not wanted.
         delimiter: Character between two values of a CSV file.
+        blank: Whether texts may be blank.
     """
 
     places: tuple[Location, ...]
@@ -55,6 +56,7 @@ class Files:
     text_field: str
     label_field: str | None = None
     delimiter: str = ","
+    blank: bool = False
 
     def texts(self) -> Iterator[str]:
         """Read all texts in their order."""
@@ -71,7 +73,7 @@ class Files:
                 text = record.get(self.text_field)
                 if text is None:
                     raise _missing(self.field, "textField", where, self.text_field, record)
-                if not isinstance(text, str) or not text.strip():
+                if not isinstance(text, str) or not (self.blank or text.strip()):
                     raise DataError(f"{self.field}.path: {where}: the text in {self.text_field!r} is {text!r}")
                 label = record.get(self.label_field) if self.label_field is not None else ""
                 if label is None:
@@ -202,7 +204,9 @@ def open_text(data: TextData, path: str, root: str, field: str) -> "Files | Plai
     kinds = {location.suffix in JSONL for location in places}
     if len(kinds) > 1:
         raise DataError(f"{field}: {path} holds both plain text and .jsonl: choose one with a pattern")
-    return Files(places, "spec.dataset.text", data.text_field) if kinds == {True} else PlainText(places, field)
+    if kinds == {False}:
+        return PlainText(places, field)
+    return Files(places, "spec.dataset.text", data.text_field, blank=True)
 
 
 def read_records(

@@ -85,7 +85,7 @@ def prepare(
     seed_everything(spec.training.seed, group.rank)
     progress = Progress(step=0, loss_sum=torch.zeros((), dtype=torch.float64, device=group.device))
     extras: dict[str, Tensor] = {}
-    doubts = [note]
+    doubts = [note, *dataset.splits.notes]
     if found is not None:
         _check_samples(found, sampler)
         extras = restore(folder, found, model, optimizer, progress, group)

@@ -63,14 +63,14 @@ class TextData(OwnSplits):
         ".raw, .tokens, .jsonl), or a pattern with *. What is held out by split is the end of plain text, but random "
         "lines of .jsonl."
     )
-    text_field: Name = Field("text", description="Field that holds the text (.jsonl only).")
+    text_field: Name = Field("text", description="Field that holds the text (.jsonl only); blank texts are left out.")
 
 
 class HuggingFaceData(Pictures):
     """A dataset that Hugging Face's `datasets` has saved on disk; its own train, validation and test splits are kept."""
 
     path: Path = Field(description="The folder that save_to_disk wrote, of a Dataset or a DatasetDict.")
-    text: Name | None = Field(None, description="Column of texts.")
+    text: Name | None = Field(None, description="Column of texts; a language model leaves blank ones out.")
     image: Name | None = Field(None, description="Column of images.")
     features: list[Name] | None = Field(
         None, min_length=1, max_length=1024, description="Columns of numbers, or of lists of numbers."
