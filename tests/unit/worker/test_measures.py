@@ -104,6 +104,15 @@ def test_figures_of_classes_with_more_ranks_than_samples(size):
     assert found == pytest.approx({"loss": (3 * (loss - 2) + loss) / 4, "accuracy": 0.75}, rel=1e-6)
 
 
+@pytest.mark.parametrize(("loss", "auroc"), [("cross-entropy", 1.0), ("bce", 0.625)])
+def test_the_probabilities_behind_a_curve_are_those_that_the_loss_means(loss, auroc):
+    # The difference of the outputs tells the classes apart; the first of them by itself does not.
+    outputs = torch.tensor([[2.0, 2.0], [0.0, -3.0], [1.0, 4.0], [3.0, 4.0]])
+    samples = Samples(torch.arange(4.0)[:, None], torch.tensor([0, 0, 1, 1]))
+    spec = spec_of(evaluation={"metrics": ["auroc"]}, loss={"name": loss})
+    assert figures_of(spec, samples, outputs, 2, classes=2)["auroc"] == pytest.approx(auroc)
+
+
 def test_figures_of_a_language_model_count_tokens():
     spec = spec_of(task="language-modeling", dataset={"text": {"path": "a"}})
     outputs = torch.zeros(3, 2, 4)

@@ -1,11 +1,13 @@
 """Outputs as rows, and rows as files."""
 
 import json
+import math
 
 import pytest
 import torch
 
 from trainwright.api.spec.job import Task
+from trainwright.api.spec.objective import LossName
 from trainwright.api.spec.outcome import PredictionFormat
 from trainwright_worker.batch import IGNORED, Batch
 from trainwright_worker.data.dataset import Dataset
@@ -16,9 +18,9 @@ from trainwright_worker.results.quality import evenly
 from trainwright_worker.results.readable import make_reader
 
 
-def rows(task, batch, outputs, *, classes=None, known=True, **scale):
+def rows(task, batch, outputs, *, classes=None, known=True, loss=LossName.CROSS_ENTROPY, **scale):
     data = Dataset(None, Measured(classes, Normalization(**scale)), task)
-    return make_reader(data, task)(batch, outputs, known)
+    return make_reader(data, loss)(batch, outputs, known)
 
 
 def test_classes_have_names_and_probabilities():
@@ -29,6 +31,13 @@ def test_classes_have_names_and_probabilities():
     assert (first["target"], first["prediction"]) == ("b", "c")
     assert (second["target"], second["prediction"]) == ("a", "a")
     assert "target" not in rows(Task.CLASSIFICATION, batch, outputs, classes=("a", "b", "c"), known=False)[0]
+
+
+def test_of_classes_that_were_asked_for_one_by_one_several_may_be_likely():
+    batch, outputs = Batch(torch.zeros(1, 1), torch.tensor([0])), torch.tensor([[math.log(3), math.log(4), 0.0]])
+    (row,) = rows(Task.CLASSIFICATION, batch, outputs, classes=("a", "b", "c"), loss=LossName.BCE)
+    assert row["probabilities"] == pytest.approx({"a": 0.75, "b": 0.8, "c": 0.5})
+    assert row["prediction"] == "b"
 
 
 def test_numbers_are_in_the_units_of_the_target():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trainwright.api.spec import ExplanationSpec
+from trainwright.api.spec.objective import LossName
 from trainwright_worker.batch import Batch, run_model
 from trainwright_worker.data.dataset import Dataset, existing_split
 from trainwright_worker.data.table import Samples, Split
@@ -45,20 +46,23 @@ class Explanation:
         return self.facts | {"explained": self.answer, "parts": self.parts, "attributions": found}
 
 
-def explain(spec: ExplanationSpec, model: nn.Module, dataset: Dataset, folder: ResultsFolder, seed: int = 0) -> str:
+def explain(
+    spec: ExplanationSpec, model: nn.Module, dataset: Dataset, loss: LossName, folder: ResultsFolder, seed: int = 0
+) -> str:
     """Write explanations and return their folder.
 
     Args:
         spec: Which samples, and how.
         model: The model, for evaluation; it stays where it is.
         dataset: Where the samples come from.
+        loss: What the model was trained with.
         folder: The results.
         seed: Seed of what LIME and SHAP try.
     """
     split = existing_split(dataset, spec.split, "spec.explanation.split")
     background = _background(dataset)
     for index in evenly(len(split), spec.samples).tolist():
-        explanation = explain_one(spec, model, dataset, split, index, background, seed)
+        explanation = explain_one(spec, model, dataset, loss, split, index, background, seed)
         name = f"explanations/{spec.split}-{index:06}"
         folder.write(f"{name}.json", json.dumps(explanation.to_json(), indent=1, ensure_ascii=False).encode())
         folder.write(f"{name}.png", draw(explanation))
@@ -66,7 +70,14 @@ def explain(spec: ExplanationSpec, model: nn.Module, dataset: Dataset, folder: R
 
 
 def explain_one(
-    spec: ExplanationSpec, model: nn.Module, dataset: Dataset, split: Split, index: int, background: Tensor, seed: int
+    spec: ExplanationSpec,
+    model: nn.Module,
+    dataset: Dataset,
+    loss: LossName,
+    split: Split,
+    index: int,
+    background: Tensor,
+    seed: int,
 ) -> Explanation:
     """Return the explanation of the model's answer to one sample.
 
@@ -74,6 +85,7 @@ def explain_one(
         spec: The methods.
         model: The model, for evaluation.
         dataset: The data, which knows the names of classes.
+        loss: What the model was trained with.
         split: Where the sample is.
         index: Which it is.
         background: What stands for what is not there, see `Subject`.
@@ -85,7 +97,7 @@ def explain_one(
         outputs = run_model(model, batch.to(device)).float().cpu()
     answer = int(outputs[0].argmax()) if dataset.classes is not None else 0
     subject = Subject(model, batch.to(device), answer, background.to(device))
-    row = make_reader(dataset, dataset.task)(batch, outputs, True)[0]
+    row = make_reader(dataset, loss)(batch, outputs, True)[0]
     text = {} if dataset.tokenizer is None else {"text": dataset.tokenizer.decode(subject.ids.tolist())}
     return Explanation(
         facts={"index": index, "split": spec.split.value, **text, **row},

@@ -113,10 +113,10 @@ class _Results:
         return {"generated": self._folder.write("generated.jsonl", content), "samples": samples}
 
     def _explain(self) -> dict[str, Any]:
-        spec = self._run.spec.explanation
+        spec, data, loss = self._run.spec.explanation, self._run.dataset, self._run.spec.loss_name
         if spec is None:
             return {}
-        made = self._attempt("spec.explanation", lambda: explain(spec, self._model, self._run.dataset, self._folder))
+        made = self._attempt("spec.explanation", lambda: explain(spec, self._model, data, loss, self._folder))
         return {} if made is None else {"explanations": made}
 
     def _export(self) -> list[Export]:

@@ -34,7 +34,7 @@ def predict(run: Run, split: Split, batch: int, *, known: bool) -> Iterator[Row]
         batch: Samples per rank and forward pass.
         known: Whether the targets of the split are true.
     """
-    read = make_reader(run.dataset, run.spec.task)
+    read = make_reader(run.dataset, run.spec.loss_name)
     describe = _describer(run.dataset, split)
     size, rank = run.group.size, run.group.rank
     shares = [

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from trainwright.api.spec.job import Task
+from trainwright.api.spec.objective import LossName
 from trainwright_worker.batch import IGNORED, Batch
 from trainwright_worker.data.dataset import Dataset
+from trainwright_worker.training.losses import probabilities
 
 Row = dict[str, Any]
 """What is said of one sample: `target` where it is known, `prediction`, and for classes `probabilities` by name."""
@@ -17,19 +19,24 @@ BLANK = 0
 """What CTC puts between two characters."""
 
 
-def make_reader(dataset: Dataset, task: Task) -> Callable[[Batch, Tensor, bool], list[Row]]:
-    """Return what turns a batch, its outputs (float32, CPU) and whether its targets are true into rows."""
-    if task == Task.TRANSCRIPTION:
+def make_reader(dataset: Dataset, loss: LossName) -> Callable[[Batch, Tensor, bool], list[Row]]:
+    """Return what turns a batch, its outputs (float32, CPU) and whether its targets are true into rows.
+
+    Args:
+        dataset: The data.
+        loss: What the model was trained with, which decides what its outputs say.
+    """
+    if dataset.task == Task.TRANSCRIPTION:
         return lambda batch, outputs, known: _transcripts(batch, outputs, dataset.classes or (), known=known)
     if dataset.classes is not None:
         classes = dataset.classes
-        return lambda batch, outputs, known: _classes(batch, outputs, classes, known=known)
+        return lambda batch, outputs, known: _classes(batch, probabilities(outputs, loss), classes, known=known)
     return lambda batch, outputs, known: _numbers(batch, outputs, dataset, known=known)
 
 
-def _classes(batch: Batch, outputs: Tensor, classes: tuple[str, ...], *, known: bool) -> list[Row]:
+def _classes(batch: Batch, said: Tensor, classes: tuple[str, ...], *, known: bool) -> list[Row]:
     rows: list[Row] = []
-    for target, shares in zip(batch.targets.tolist(), outputs.softmax(1).tolist(), strict=True):
+    for target, shares in zip(batch.targets.tolist(), said.tolist(), strict=True):
         row: Row = {"target": classes[target]} if known else {}
         row["prediction"] = classes[shares.index(max(shares))]
         row["probabilities"] = dict(zip(classes, map(_short, shares), strict=True))

@@ -52,6 +52,11 @@ def count_targets(batch: Batch) -> int | Tensor:
     return len(batch)
 
 
+def probabilities(outputs: Tensor, name: LossName) -> Tensor:
+    """Return what outputs for classes say, trained with the loss of that name: one of them is right, or each may be."""
+    return outputs.sigmoid() if name == LossName.BCE else outputs.softmax(-1)
+
+
 def make_penalty(spec: RegularizationSpec, parameters: Iterable[nn.Parameter]) -> Callable[[], Tensor] | None:
     """Return a function that computes the L1 and L2 penalties of the current weights, or None if there are none.
 

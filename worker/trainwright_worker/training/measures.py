@@ -15,10 +15,11 @@ from torch import Tensor
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.evaluation import MetricName
 from trainwright.api.spec.job import Task
+from trainwright.api.spec.objective import LossName
 from trainwright_worker.batch import IGNORED, Batch
 from trainwright_worker.distributed.group import Group
 from trainwright_worker.errors import UserError
-from trainwright_worker.training.losses import BLANK, Loss, count_targets, frame_lengths
+from trainwright_worker.training.losses import BLANK, Loss, count_targets, frame_lengths, probabilities
 
 _TORCHMETRICS: Final = frozenset(
     {MetricName.TOP5_ACCURACY, MetricName.F1, MetricName.PRECISION, MetricName.RECALL, MetricName.AUROC}
@@ -179,7 +180,8 @@ def make_measures(
     if spec.task == Task.TRANSCRIPTION:
         return [*measures, _character_error_rate()]
     names = [name for name in dict.fromkeys(wanted_metrics(spec)) if name in _TORCHMETRICS]
-    return [*measures, Hits(MetricName.ACCURACY, device), *(_classification(name, classes, device) for name in names)]
+    named = (_classification(name, spec.loss_name, classes, device) for name in names)
+    return [*measures, Hits(MetricName.ACCURACY, device), *named]
 
 
 def shown_figures(spec: TrainingJobSpec, figures: dict[str, float]) -> dict[str, float]:
@@ -190,14 +192,16 @@ def shown_figures(spec: TrainingJobSpec, figures: dict[str, float]) -> dict[str,
     return {str(name): value for name, value in figures.items() if name not in hidden}
 
 
-def _classification(name: MetricName, classes: int, device: torch.device) -> TorchMetric:
+def _classification(name: MetricName, loss: LossName, classes: int, device: torch.device) -> TorchMetric:
     kinds = importlib.import_module("torchmetrics.classification")
     common = {"num_classes": classes, "sync_on_compute": False, "validate_args": False}
     if name == MetricName.AUROC:
         # Samples are collected; they would fill a GPU.
         metric = kinds.MulticlassAUROC(average="macro", **common)
         metric.update(torch.zeros(0, classes), torch.zeros(0, dtype=torch.int64))  # A rank may have no samples.
-        return TorchMetric(name, metric, lambda outputs, batch: (outputs.softmax(1).cpu(), batch.targets.cpu()))
+        return TorchMetric(
+            name, metric, lambda outputs, batch: (probabilities(outputs, loss).cpu(), batch.targets.cpu())
+        )
     metric = {
         MetricName.TOP5_ACCURACY: lambda: kinds.MulticlassAccuracy(average="micro", top_k=_TOP, **common),
         MetricName.F1: lambda: kinds.MulticlassF1Score(average="macro", **common),

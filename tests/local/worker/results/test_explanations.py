@@ -10,6 +10,7 @@ from torch import nn
 from trained import BAD, GOOD, train, write_reviews
 
 from trainwright.api.spec import ExplanationSpec
+from trainwright.api.spec.objective import LossName
 from trainwright.api.spec.outcome import ExplanationMethod
 from trainwright_worker.batch import Batch
 from trainwright_worker.results.attribution import Subject, attribute
@@ -76,7 +77,9 @@ def test_the_words_that_decide_a_review_are_found(tmp_path):
     write_reviews(tmp_path / "reviews.jsonl")
     job = {"model": {"name": "gru", "args": {"hidden": 16, "bidirectional": True}}}
     _, data, model = train(job | {"dataset": {"labeledText": {"path": "reviews.jsonl"}}}, 80, str(tmp_path))
-    where = explain(ExplanationSpec.model_validate_json(ALL), model, data, ResultsFolder(str(tmp_path)))
+    where = explain(
+        ExplanationSpec.model_validate_json(ALL), model, data, LossName.CROSS_ENTROPY, ResultsFolder(str(tmp_path))
+    )
     assert where == f"{tmp_path}/results/explanations"
     files = sorted((tmp_path / "results/explanations").glob("*.json"))
     assert [file.name for file in files] == ["test-000000.json", "test-000019.json"]
@@ -98,7 +101,13 @@ def test_images_and_rows_become_pictures(tmp_path):
         task = "regression" if name == "diabetes" else "classification"
         job = {"model": {"name": "mlp"}, "dataset": {"builtin": {"name": name}}, "task": task}
         _, data, model = train(job, 20)
-        explain(ExplanationSpec.model_validate_json(ALL), model, data, ResultsFolder(str(tmp_path / name)))
+        explain(
+            ExplanationSpec.model_validate_json(ALL),
+            model,
+            data,
+            LossName.CROSS_ENTROPY,
+            ResultsFolder(str(tmp_path / name)),
+        )
         pictures = sorted((tmp_path / name / "results/explanations").glob("*.png"))
         assert len(pictures) == 2
         assert size is None or Image.open(pictures[0]).width == size
