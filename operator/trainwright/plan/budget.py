@@ -55,10 +55,7 @@ def enforce(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus
     allowed = worker_seconds_allowed(spec)
     if allowed is None or worker_seconds(status, observed.now) < allowed:
         return status
-    progress = status.progress.model_copy(update={"eta": None, "remaining_seconds": None, "stale": False})
-    return status.model_copy(
-        update={"budget_spent_at": observed.now, "next_start": None, "waiting_since": None, "progress": progress}
-    )
+    return status.model_copy(update={"budget_spent_at": observed.now, "next_start": None, "waiting_since": None})
 
 
 def _failure(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus) -> Failure:

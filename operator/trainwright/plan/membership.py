@@ -17,6 +17,7 @@ LINGER = timedelta(seconds=30)
 """How long workers may take to end by themselves after the job succeeded."""
 ABSENT = "Absent"
 """Reason of a failure whose pod still runs: nothing but its deletion ends it."""
+_ENDED = ("Succeeded", "Failed")
 TERMINATION_SLACK = timedelta(seconds=5)
 """How long past its grace period a pod is waited for. After that its node is taken for dead."""
 
@@ -63,20 +64,32 @@ def muster(pods: Iterable[Pod], status: TrainingJobStatus) -> Crew:
     return Crew(newest, tuple(superseded))
 
 
-def count(crew: Crew, workers: Workers) -> Workers:
+def count(crew: Crew, status: TrainingJobStatus) -> Workers:
     """Return the workers as the status lists them, counted anew."""
     listed = [
         WorkerStatus(
             index=index,
             pod=pod.name,
             node=pod.node,
-            phase="Terminating" if pod.deleting else pod.phase,
+            phase=_phase(pod, status),
             reason=_reason(pod),
         )
         for index, pod in sorted(crew.newest.items())[:LISTED_WORKERS]
     ]
     failed = sum(pod.phase == "Failed" for pod in crew.newest.values())
-    return workers.model_copy(update={"ready": crew.running, "failed": failed, "pods": listed})
+    return status.workers.model_copy(update={"ready": crew.running, "failed": failed, "pods": listed})
+
+
+def _phase(pod: Pod, status: TrainingJobStatus) -> str:
+    """Return what the status says of a pod. The job succeeds after every worker has: those that still run are about to end."""
+    if pod.deleting:
+        return "Terminating"
+    return "Succeeded" if status.phase == Phase.SUCCEEDED and pod.phase == "Running" else pod.phase
+
+
+def speaks_of_the_living(status: TrainingJobStatus) -> bool:
+    """Return whether the status lists a worker that has not ended."""
+    return any(worker.phase not in _ENDED for worker in status.workers.pods)
 
 
 def _reason(pod: Pod) -> str | None:

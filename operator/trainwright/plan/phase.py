@@ -31,7 +31,6 @@ def begin(spec: TrainingJobSpec, status: TrainingJobStatus, now: datetime) -> Tr
 
 def suspend(spec: TrainingJobSpec, status: TrainingJobStatus) -> TrainingJobStatus:
     """Return the status of a job whose workers are to save and go. Time spent suspended counts against no deadline."""
-    progress = status.progress.model_copy(update={"eta": None, "remaining_seconds": None, "stale": False})
     return status.model_copy(
         update={
             "phase": Phase.SUSPENDED,
@@ -39,21 +38,18 @@ def suspend(spec: TrainingJobSpec, status: TrainingJobStatus) -> TrainingJobStat
             "started_at": None,
             "next_start": None,
             "waiting_since": None,
-            "progress": progress,
         }
     )
 
 
 def succeed(status: TrainingJobStatus, now: datetime) -> TrainingJobStatus:
     """Return the status of a job whose work is done."""
-    progress = status.progress.model_copy(update={"eta": None, "remaining_seconds": None, "stale": False})
     return status.model_copy(
         update={
             "phase": Phase.SUCCEEDED,
             "finished_at": now,
             "next_start": None,
             "waiting_since": None,
-            "progress": progress,
         }
     )
 

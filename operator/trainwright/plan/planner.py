@@ -58,6 +58,7 @@ def _stand_by(observed: Observed, refusal: tuple[str, str]) -> Plan:
         status = phase.succeed(status, observed.now)
     elif status.phase is None or (status.phase in (Phase.STARTING, Phase.RUNNING) and not crew.runs(0)):
         status = status.model_copy(update={"phase": Phase.PENDING})
+    status = progress.expect(observed, status)
     status = _worded(observed, status, crew, tell.refused(status, crew, refusal, observed.now), refusal)
     if status == before:
         return Plan()
@@ -65,15 +66,21 @@ def _stand_by(observed: Observed, refusal: tuple[str, str]) -> Plan:
 
 
 def _keep_house(observed: Observed) -> Plan:
-    """A job that ended stays as it is, but for pods that linger and the end of its time to live."""
-    status = observed.job.status
+    """A job that ended stays as it is, but for pods that linger, the last word of them, and the end of its time to live."""
+    status, spec = observed.job.status, observed.job.spec
     crew = membership.muster(observed.pods, status)
+    last = None
+    if membership.speaks_of_the_living(status) and all(membership.is_over(pod, observed.now) for pod in crew.all_pods):
+        last = status.model_copy(update={"workers": membership.count(crew, status)})
+        last = last if isinstance(spec, InvalidJobError) else storage.forget(observed, spec, last, crew)
+        last = last.model_copy(update={"summary": tell.summarize(last)})
     delete = membership.to_delete(observed, status, crew)
     expiry = limits.expiry(observed.job, status)
     if expiry is not None and observed.now >= expiry:
         return Plan(delete_job=True)
     lingering = status.finished_at + membership.LINGER if status.finished_at and _any_live(crew) else None
-    return Plan(delete=delete, requeue_after=_until(observed.now, expiry, lingering))
+    ends = membership.terminations(crew, observed.now)
+    return Plan(status=last, delete=delete, requeue_after=_until(observed.now, expiry, lingering, *ends))
 
 
 def _any_live(crew: Crew) -> bool:
@@ -85,7 +92,7 @@ def _drive(observed: Observed, spec: TrainingJobSpec) -> Plan:
     crew = membership.muster(observed.pods, before)
     heard = progress.newest_report(observed, before, crew)
     status = queue.stop_clock(before, _settle(observed, spec, crew, heard), observed.now)
-    status = storage.forget(observed, spec, status, crew)
+    status = storage.forget(observed, spec, progress.expect(observed, status), crew)
     status = _speak(observed, spec, status, crew)
     if status != before:
         # The ledger rides along with what is written anyway: it is never a reason to write by itself.
@@ -145,10 +152,7 @@ def _settle(
     if status.waiting_since is not None:
         status = membership.step_aside(observed, spec, status, crew)
     status = start.enforce_deadline(observed, spec, status, crew)
-    status = placement.relent(observed, status, crew.newest.values())
-    stale_at = progress.stale_at(observed, status)
-    stale = stale_at is not None and observed.now >= stale_at
-    return status.model_copy(update={"progress": status.progress.model_copy(update={"stale": stale})})
+    return placement.relent(observed, status, crew.newest.values())
 
 
 def _speak(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> TrainingJobStatus:
@@ -179,7 +183,7 @@ def _worded(
     generation = observed.job.generation
     status = status.model_copy(
         update={
-            "workers": membership.count(crew, status.workers),
+            "workers": membership.count(crew, status),
             "reason": reason,
             "message": message,
             "observed_generation": generation,

@@ -161,6 +161,16 @@ def stepping(report: WorkerReport | None) -> bool:
     return not _preparing(report) and report.step > (report.resumed_from_step or 0)
 
 
+def expect(observed: Observed, status: TrainingJobStatus) -> TrainingJobStatus:
+    """Return the status with what is expected of training: while it does not run there is no end in sight, nor silence."""
+    if status.phase != Phase.RUNNING or status.budget_spent_at is not None:
+        changes = {"eta": None, "remaining_seconds": None, "stale": False}
+    else:
+        overdue = stale_at(observed, status)
+        changes = {"stale": overdue is not None and observed.now >= overdue}
+    return status.model_copy(update={"progress": status.progress.model_copy(update=changes)})
+
+
 def stale_at(observed: Observed, status: TrainingJobStatus) -> datetime | None:
     """Return when progress turns stale unless a report arrives; None when none is expected."""
     if status.phase != Phase.RUNNING or status.progress.reported_at is None:

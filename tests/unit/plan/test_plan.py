@@ -364,3 +364,43 @@ def test_a_single_replacement_finds_what_it_needs_even_if_somebody_deleted_it():
     assert kinds(second)[-1] == "Pod"
     assert {"ConfigMap", "Service"} <= set(kinds(second))
     assert names(second) == ["digits-1-2"]
+
+
+def listed(status):
+    return [(worker.index, worker.phase) for worker in status.workers.pods]
+
+
+def test_an_undisturbed_success_speaks_of_its_workers_once():
+    running = running_job()
+    over = plan(observed(running, SUCCEEDED, pod(1))).status
+    assert (listed(over), over.workers.ready) == ([(0, "Succeeded"), (1, "Succeeded")], 2)
+    finished = replace(running, status=over)
+    assert plan(observed(finished, SUCCEEDED, pod(1))).status is None
+    assert plan(observed(finished, SUCCEEDED, pod(1, phase="Succeeded"))).status is None
+    assert plan(observed(finished)).status is None
+
+
+def test_what_became_of_the_workers_of_a_failed_job_is_said_once_they_have_ended():
+    running = running_job()
+    casualty = failed(1, code=ExitCode.USER_ERROR)
+    over = plan(observed(running, pod(0), casualty)).status
+    leaving = replace(pod(0), deletes_at=NOW + timedelta(seconds=60))
+    waiting = plan(observed(replace(running, status=over), leaving, casualty))
+    assert waiting.status is None
+    assert waiting.requeue_after == pytest.approx(65)
+    last = plan(observed(replace(running, status=over), casualty)).status
+    assert (listed(last), last.workers.ready, last.summary.workers) == ([(1, "Failed")], 0, "0/2")
+    assert plan(observed(replace(running, status=last), casualty)).status is None
+    assert plan(observed(replace(running, status=last))).status is None
+
+
+@pytest.mark.parametrize(
+    "pods",
+    [(pod(0), failed(1, code=ExitCode.USER_ERROR)), (pod(0), failed(1)), (failed(0), pod(1)), (pod(0),)],
+)
+def test_no_end_is_in_sight_and_no_report_overdue_where_training_does_not_run(pods):
+    running = running_job()
+    stale = replace(running, status=plan(observed(running, pod(0), pod(1), now=NOW + timedelta(seconds=61))).status)
+    assert stale.status.progress.eta is not None
+    said = plan(observed(stale, *pods, now=NOW + timedelta(seconds=62))).status.progress
+    assert (said.eta, said.remaining_seconds, said.stale) == (None, None, False)
