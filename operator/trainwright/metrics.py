@@ -2,6 +2,7 @@
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -22,16 +23,20 @@ _PER_JOB: dict[str, tuple[str, tuple[str, ...]]] = {
     "trainwright_job_samples": ("Samples seen.", ("progress", "samples")),
     "trainwright_job_loss": ("Training loss, as last written to the status.", ("metrics", "loss")),
     "trainwright_job_learning_rate": ("Learning rate.", ("metrics", "learningRate")),
-    "trainwright_job_samples_per_second": ("Throughput over all processes.", ("metrics", "samplesPerSecond")),
-    "trainwright_job_tokens_per_second": ("Tokens per second over all processes.", ("metrics", "tokensPerSecond")),
-    "trainwright_job_mfu_ratio": ("Share of the GPUs' peak arithmetic made use of, 0 to 1.", ("metrics", "mfu")),
     "trainwright_job_peak_memory_bytes": ("Most memory that rank 0 has held.", ("metrics", "peakMemoryBytes")),
     "trainwright_job_gradient_norm": ("L2 norm of the newest gradient measured.", ("metrics", "gradNorm")),
     "trainwright_job_flops_per_step": ("Floating-point operations per step.", ("preflight", "flopsPerStep")),
-    "trainwright_job_workers_desired": ("Workers the job asks for.", ("workers", "desired")),
-    "trainwright_job_workers_ready": ("Workers that run.", ("workers", "ready")),
     "trainwright_job_attempt": ("Starts of the workers so far.", ("attempt",)),
 }
+_OF_THE_MOMENT: dict[str, tuple[str, tuple[str, ...]]] = {
+    "trainwright_job_samples_per_second": ("Throughput over all processes.", ("metrics", "samplesPerSecond")),
+    "trainwright_job_tokens_per_second": ("Tokens per second over all processes.", ("metrics", "tokensPerSecond")),
+    "trainwright_job_mfu_ratio": ("Share of the GPUs' peak arithmetic made use of, 0 to 1.", ("metrics", "mfu")),
+    "trainwright_job_workers_desired": ("Workers the job asks for.", ("workers", "desired")),
+    "trainwright_job_workers_ready": ("Workers that run.", ("workers", "ready")),
+}
+"""What is so only while a job is at work: of one that waits in a queue, is suspended or has ended there is no such series."""
+_AT_WORK = (Phase.PENDING, Phase.STARTING, Phase.RUNNING, Phase.RESTARTING)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # twice the series, and nobody reads them
 
@@ -120,13 +125,9 @@ def _phases(statuses: Iterable[Manifest]) -> Metric:
 
 
 def _per_job(jobs: list[tuple[tuple[str, str], Manifest]]) -> Iterator[Metric]:
-    for name, (text, path) in _PER_JOB.items():
-        family = GaugeMetricFamily(name, text, labels=("namespace", "job"))
-        for labels, status in jobs:
-            value = _at(status, path)
-            if value is not None:
-                family.add_metric(labels, value)
-        yield family
+    at_work = [(labels, status) for labels, status in jobs if status.get("phase") in _AT_WORK]
+    yield from _gauges(_PER_JOB, jobs)
+    yield from _gauges(_OF_THE_MOMENT, at_work)
     ratio = GaugeMetricFamily("trainwright_job_progress_ratio", "Part done, 0 to 1.", labels=("namespace", "job"))
     evaluation = GaugeMetricFamily(
         "trainwright_job_evaluation", "Newest evaluation.", labels=("namespace", "job", "metric", "split")
@@ -145,8 +146,35 @@ def _per_job(jobs: list[tuple[tuple[str, str], Manifest]]) -> Iterator[Metric]:
     yield restarts
     yield ratio
     yield evaluation
-    yield from _step_times(jobs)
+    yield from _step_times(at_work)
     yield from _goodput(jobs)
+    yield _ends(jobs)
+
+
+def _gauges(
+    what: dict[str, tuple[str, tuple[str, ...]]], jobs: list[tuple[tuple[str, str], Manifest]]
+) -> Iterator[Metric]:
+    for name, (text, path) in what.items():
+        family = GaugeMetricFamily(name, text, labels=("namespace", "job"))
+        for labels, status in jobs:
+            value = _at(status, path)
+            if value is not None:
+                family.add_metric(labels, value)
+        yield family
+
+
+def _ends(jobs: list[tuple[tuple[str, str], Manifest]]) -> Metric:
+    """Return when jobs ended. An alert asks for the newest: it needs no count from before, which a new operator has not."""
+    family = GaugeMetricFamily(
+        "trainwright_job_finished_timestamp_seconds",
+        "When the job ended, and how: Succeeded or Failed.",
+        labels=("namespace", "job", "phase"),
+    )
+    for labels, status in jobs:
+        if status.get("finishedAt"):
+            moment = datetime.fromisoformat(status["finishedAt"]).timestamp()
+            family.add_metric((*labels, status.get("phase", "")), moment)
+    return family
 
 
 def _goodput(jobs: list[tuple[tuple[str, str], Manifest]]) -> Iterator[Metric]:

@@ -6,8 +6,10 @@ import re
 import pytest
 import yaml
 from generated import CHART, KUBE_VERSION
+from situations import SETTINGS, UID, spec
 
 from trainwright.api.crd import crd
+from trainwright.build import Seat, worker_pod
 from trainwright.build.naming import worker_labels
 from trainwright.controller.settings import OperatorSettings
 from trainwright.metrics import Metrics
@@ -198,6 +200,21 @@ def test_selectors_find_the_pods(objects):
             if obj["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
         ]
         assert [port["name"] for port in metrics["spec"]["ports"]] == ["metrics"]
+
+
+def test_every_rank_of_a_worker_is_scraped(render):
+    monitor = the(render(*EVERYTHING), "PodMonitor")
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    (kept,) = endpoint["relabelings"]
+    wide = spec(workers={"processesPerWorker": 64}, training={"epochs": 1, "globalBatchSize": 64})
+    pod = worker_pod("team", "digits", UID, wide, SETTINGS, Seat(0, 1, 1))
+    (container,) = pod["spec"]["containers"]
+    names = [port["name"] for port in container["ports"]]
+    assert len(names) == 64
+    assert all(re.fullmatch(kept["regex"], name) for name in names)
+    assert not re.fullmatch(kept["regex"], "metrics-http")
+    assert kept["sourceLabels"] == ["__meta_kubernetes_pod_container_port_name"]
+    assert monitor["spec"]["selector"]["matchExpressions"][0]["key"] in pod["metadata"]["labels"]
 
 
 def test_a_changed_setting_replaces_the_pods(render):

@@ -2,6 +2,7 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from trainwright.api.status import Phase
 from trainwright.metrics import Metrics
 
 
@@ -56,6 +57,33 @@ def test_reads_jobs_at_every_scrape():
     assert read["trainwright_queue_depth", ()] == 3
     jobs.clear()
     assert ("trainwright_job_step", of_a) not in _read(metrics)
+
+
+def test_what_is_so_at_work_only_is_not_told_of_others():
+    known = {
+        "workers": {"desired": 2, "ready": 1},
+        "progress": {"step": 10, "totalSteps": 40},
+        "metrics": {"samplesPerSecond": 12.5, "stepSeconds": {"data": 1.0}},
+    }
+    phases = [phase.value for phase in Phase]
+    metrics = Metrics()
+    metrics.observe(lambda: [_job(phase, phase=phase, **known) for phase in phases], lambda: 0, lambda: 0.0)
+    read = _read(metrics)
+    for name in (
+        *("trainwright_job_workers_ready", "trainwright_job_workers_desired"),
+        *("trainwright_job_samples_per_second", "trainwright_job_step_part_seconds"),
+    ):
+        told = {dict(labels)["job"] for sample, labels in read if sample == name}
+        assert told == {"Pending", "Starting", "Running", "Restarting"}, name
+    assert {dict(labels)["job"] for sample, labels in read if sample == "trainwright_job_step"} == set(phases)
+
+
+def test_an_end_is_a_moment_that_a_new_operator_knows_as_well():
+    ended = _job("a", phase="Failed", finishedAt="2026-01-02T03:04:05Z")
+    metrics = Metrics()
+    metrics.observe(lambda: [ended, _job("b", phase="Running")], lambda: 0, lambda: 0.0)
+    ends = {labels: value for (name, labels), value in _read(metrics).items() if "finished" in name}
+    assert ends == {(("job", "a"), ("namespace", "team"), ("phase", "Failed")): 1767323045}
 
 
 def test_counts_requests_and_reports():
