@@ -16,7 +16,7 @@ from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Failure, Phase, TrainingJobStatus
 from trainwright.api.worker import Absentee, WorkerReport
 from trainwright.plan import restart
-from trainwright.plan.membership import ABSENT, Crew
+from trainwright.plan.membership import REPLACED, Crew
 from trainwright.plan.types import Observed, Pod
 
 RETURN: Final = timedelta(seconds=60)
@@ -161,7 +161,7 @@ def _failure(
         worker=pod.index,
         pod=pod.name,
         node=pod.node,
-        reason=ABSENT,
+        reason=REPLACED,
         failed_at=now,
     )
 

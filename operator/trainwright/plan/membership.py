@@ -15,7 +15,7 @@ KEPT_ATTEMPTS = 2
 """Failed pods of so many newest attempts stay for their logs; older ones are deleted."""
 LINGER = timedelta(seconds=30)
 """How long workers may take to end by themselves after the job succeeded."""
-ABSENT = "Absent"
+REPLACED = "PodReplaced"
 """Reason of a failure whose pod still runs: nothing but its deletion ends it."""
 _ENDED = ("Succeeded", "Failed")
 TERMINATION_SLACK = timedelta(seconds=5)
@@ -221,7 +221,7 @@ def _waits_in_vain(pod: Pod, status: TrainingJobStatus) -> bool:
 def _given_up(pod: Pod, status: TrainingJobStatus) -> bool:
     """Return whether the pod was found to be of no use although it runs: it counts as replaced."""
     failure = status.failure
-    if failure is None or failure.reason != ABSENT:
+    if failure is None or failure.reason != REPLACED:
         return False
     return pod.name == failure.pod and pod.attempt < status.attempt
 

@@ -10,7 +10,8 @@ from trainwright.plan.types import Event, Observed, Pod
 
 _TOO_MANY = 2
 """So many failures of the node's own kind, and it is avoided."""
-_NODES_FAULT = frozenset({FailureClass.INFRASTRUCTURE, FailureClass.HANG})
+_NODES_FAULT = frozenset({FailureClass.INFRASTRUCTURE, FailureClass.HANG, FailureClass.INTERNAL})
+"""Classes that may be a node's fault: a device that is broken looks to a library like a defect."""
 _REMEMBERED = 64
 _AVOIDED = 16
 _PATIENCE = timedelta(seconds=30)

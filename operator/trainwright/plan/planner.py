@@ -142,17 +142,31 @@ def _settle(
     scaled = scale.decide(spec, status, observed.now)
     if scaled is not status:
         return scaled
-    decided = restart.decide(observed, spec, status, crew)
-    if decided is not status:
-        return decided
-    decided = absence.enforce(observed, spec, status, crew, heard)
-    if decided is not status:
-        return decided
+    mended = _mend(observed, spec, status, crew, heard)
+    if mended is not status:
+        return mended
     status = phase.advance(spec, status, crew, heard[0] if heard else None, observed.now)
     if status.waiting_since is not None:
         status = membership.step_aside(observed, spec, status, crew)
     status = start.enforce_deadline(observed, spec, status, crew)
     return placement.relent(observed, status, crew.newest.values())
+
+
+def _mend(
+    observed: Observed,
+    spec: TrainingJobSpec,
+    status: TrainingJobStatus,
+    crew: Crew,
+    heard: tuple[WorkerReport, datetime] | None,
+) -> TrainingJobStatus:
+    """Return the status with what has failed dealt with; the very same if nothing has."""
+    moved = restart.move(observed, status)
+    if moved is not status:
+        return moved
+    decided = restart.decide(observed, spec, status, crew)
+    if decided is not status:
+        return decided
+    return absence.enforce(observed, spec, status, crew, heard)
 
 
 def _speak(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> TrainingJobStatus:

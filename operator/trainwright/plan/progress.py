@@ -9,7 +9,7 @@ from trainwright.api.figures import StepTime, Straggler
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Evaluation, Metrics, Phase, Progress, TrainingJobStatus
 from trainwright.api.worker import WorkerPhase, WorkerReport
-from trainwright.plan import elastic, postmortem, restart
+from trainwright.plan import elastic, placement, postmortem, restart
 from trainwright.plan.membership import Crew
 from trainwright.plan.types import Observed
 
@@ -69,7 +69,7 @@ def _relaunched(report: WorkerReport, at: datetime, status: TrainingJobStatus, c
     if cause is None or cause.category is None:
         return restart.counted(status, None)
     failure = postmortem.in_place(cause, crew, status.attempt, at)
-    return {**restart.counted(status, cause.category), "failure": failure}
+    return {**restart.counted(status, cause.category), **placement.blame(status, failure), "failure": failure}
 
 
 def _preparing(report: WorkerReport) -> bool:

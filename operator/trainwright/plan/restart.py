@@ -11,7 +11,7 @@ from trainwright.api.spec import RestartSpec, TrainingJobSpec
 from trainwright.api.spec.restart import OnFailureSpec, Reaction
 from trainwright.api.status import Failure, Phase, TrainingJobStatus
 from trainwright.plan import elastic, placement, postmortem
-from trainwright.plan.membership import Crew
+from trainwright.plan.membership import REPLACED, Crew
 from trainwright.plan.types import Observed, Pod
 
 _LONGEST_BACKOFF = 300
@@ -55,6 +55,28 @@ def answer(
     if verdict is not None:
         return fail(status, failure.model_copy(update={"message": f"{failure.message}{verdict}"}), observed.now)
     return _restart(observed, spec.restart, status, failure, gone)
+
+
+def move(observed: Observed, status: TrainingJobStatus) -> TrainingJobStatus:
+    """Return the status: with a new attempt for a worker whose processes failed inside its pod on a node that is now avoided.
+
+    It was counted as a restart when it was reported, and has started again since; but it would fail there again.
+    """
+    failure = status.failure
+    shunned = set(placement.avoided(status)) - set(placement.avoided(observed.job.status))
+    if failure is None or failure.worker is None or failure.node not in shunned:
+        return status
+    attempt = status.attempt + 1
+    trains = failure.worker not in elastic.aside(status)
+    return status.model_copy(
+        update={
+            "attempt": attempt,
+            "oldest_attempt": attempt if failure.worker == 0 else status.oldest_attempt,
+            "next_start": None,
+            "failure": failure.model_copy(update={"reason": REPLACED}),
+            **(_interrupted(status, observed.now) if trains else {}),
+        }
+    )
 
 
 def _refusal(policy: RestartSpec, status: TrainingJobStatus, failure: Failure) -> str | None:

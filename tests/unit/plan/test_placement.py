@@ -6,8 +6,9 @@ from datetime import timedelta
 import pytest
 from situations import NOW, SETTINGS, UID, failed, job, observed, pod, report, running_job, spec
 
-from trainwright.api.exit_codes import ExitCode
+from trainwright.api.exit_codes import ExitCode, classify
 from trainwright.api.status import AvoidedNode, Phase
+from trainwright.api.worker import Cause
 from trainwright.build import Seat, worker_pod
 from trainwright.plan import plan
 
@@ -42,8 +43,9 @@ def failed_twice(index=1, code=ExitCode.INFRASTRUCTURE):
     return twice, others, casualty
 
 
-def test_two_failures_on_a_node_and_replacements_keep_off_it():
-    twice, others, casualty = failed_twice()
+@pytest.mark.parametrize("code", [ExitCode.INFRASTRUCTURE, ExitCode.HANG, ExitCode.INTERNAL])
+def test_two_failures_on_a_node_and_replacements_keep_off_it(code):
+    twice, others, casualty = failed_twice(code=code)
     (shunned,) = twice.status.avoided_nodes
     assert (shunned.node, shunned.since, shunned.waived) == ("bad", NOW, False)
     assert shunned.reason.startswith("2 failures, the last: worker 1 on node bad")
@@ -59,10 +61,64 @@ def test_a_single_failure_blames_nobody():
     assert "affinity" not in plan(observed(once, pod(0), failed(1))).create[-1]["spec"]
 
 
-@pytest.mark.parametrize("code", [ExitCode.PREEMPTED, ExitCode.INTERNAL])
-def test_what_is_not_the_nodes_fault_is_not_blamed_on_it(code):
-    twice, _, _ = failed_twice(code=code)
+def fails_in_place(times, index=1, code=ExitCode.INTERNAL, **fields):
+    """Return a job whose worker has started its processes again so many times inside its pod, and its pods."""
+    cause = Cause(exit_code=code, category=classify(code), message="uncorrectable ECC error", worker=index, rank=index)
+    pods = [pod(0), pod(1)]
+    job, decision = running_job(**fields), None
+    for launch in "bcdefgh"[:times]:
+        heard = report(12, launch=launch, resumed_from_step=10, relaunched=cause)
+        job, decision = decide(job, *pods, report=heard)
+    return job, pods, heard, decision
+
+
+def test_the_second_failure_inside_a_pod_moves_the_worker_off_its_node():
+    once, _, _, decision = fails_in_place(1)
+    assert (once.status.node_failures, once.status.avoided_nodes) == ({"node-1": 1}, [])
+    assert (once.status.phase, once.status.attempt, decision.delete) == (Phase.RUNNING, 1, ())
+    twice, pods, heard, decision = fails_in_place(2)
+    status = twice.status
+    assert (status.phase, status.attempt, status.oldest_attempt) == (Phase.RESTARTING, 2, 1)
+    assert (status.restarts, status.restarts_without_progress) == (2, 2), "it was counted once"
+    assert [event.reason for event in decision.events] == ["Restarting", "NodeAvoided"]
+    moving, decision = decide(twice, *pods, report=heard)
+    assert [item.name for item in decision.delete] == ["digits-1-1"]
+    replacement = decision.create[-1]
+    assert replacement["metadata"]["name"] == "digits-1-2"
+    assert excluded(replacement) == [["node-1"]]
+    again = report(20, launch="x", resumed_from_step=12)
+    elsewhere, decision = decide(moving, pod(0), replace(pod(1, attempt=2), node="node-2"), report=again)
+    assert (elsewhere.status.phase, elsewhere.status.attempt, decision.delete) == (Phase.RUNNING, 2, ())
+    failed_there, _ = decide(elsewhere, pod(0), replace(failed(1, attempt=2), node="node-2"), report=again)
+    assert failed_there.status.phase == Phase.RESTARTING, "the limit leaves room for a try on another node"
+
+
+def test_worker_0_takes_all_along_when_it_is_moved():
+    twice, pods, heard, _ = fails_in_place(2, index=0)
+    assert (twice.status.attempt, twice.status.oldest_attempt) == (2, 2)
+    _, decision = decide(twice, *pods, report=heard)
+    assert [item.name for item in decision.delete] == ["digits-0-1", "digits-1-1"]
+
+
+def test_whoever_cannot_be_moved_goes_on_in_its_pod():
+    twice, _, _, _ = fails_in_place(2)
+    known = twice.status.avoided_nodes[0].model_copy(update={"waived": True})
+    settled = running_job()
+    settled = replace(
+        settled,
+        status=settled.status.model_copy(update={"avoided_nodes": [known], "node_failures": {"node-1": 2}}),
+    )
+    cause = Cause(exit_code=70, category=classify(70), message="x", worker=1, rank=1)
+    again, decision = decide(settled, pod(0), pod(1), report=report(12, launch="z", relaunched=cause))
+    assert (again.status.phase, again.status.attempt, decision.delete) == (Phase.RUNNING, 1, ())
+    assert again.status.node_failures == {"node-1": 3}
+
+
+def test_what_is_not_the_nodes_fault_is_not_blamed_on_it():
+    twice, _, _ = failed_twice(code=ExitCode.PREEMPTED)
     assert (twice.status.restarts, twice.status.node_failures, twice.status.avoided_nodes) == (2, {}, [])
+    stopped, _, _, _ = fails_in_place(3, code=ExitCode.PREEMPTED)
+    assert (stopped.status.restarts, stopped.status.node_failures) == (3, {})
 
 
 def test_avoidance_that_leaves_no_room_is_given_up_and_said():
