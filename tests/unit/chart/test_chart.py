@@ -70,12 +70,12 @@ def test_objects_are_whole_and_unlike(objects):
 
 
 def test_pods_satisfy_pod_security_restricted(objects):
-    for spec in pod_specs(objects):
-        assert spec["securityContext"]["runAsNonRoot"] is True
-        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
-        assert all(set(volume) <= {"name", "emptyDir"} for volume in spec.get("volumes", ()))
-        for container in spec["containers"]:
+    for pod in pod_specs(objects):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+        assert all(set(volume) <= {"name", "emptyDir"} for volume in pod.get("volumes", ()))
+        for container in pod["containers"]:
             security = container["securityContext"]
             assert security["allowPrivilegeEscalation"] is False
             assert security["readOnlyRootFilesystem"] is True
