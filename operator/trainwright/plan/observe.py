@@ -51,12 +51,18 @@ def read_pod(manifest: Manifest, job: str) -> Pod:
     container = _worker_container(status)
     state = container.get("state", {})
     ended, running = state.get("terminated", {}), state.get("running", {})
+    phase = status.get("phase", "Pending")
+    outlived = bool(ended) and phase not in ("Succeeded", "Failed")
+    if outlived:
+        # A sidecar keeps the pod running, but the worker is never started again (restartPolicy: Never).
+        phase = "Succeeded" if ended.get("exitCode") == 0 else "Failed"
     return Pod(
         name=metadata["name"],
         uid=metadata["uid"],
         index=index,
         attempt=attempt,
-        phase=status.get("phase", "Pending"),
+        phase=phase,
+        outlived=outlived,
         group=(metadata.get("labels") or {}).get(LABEL_GROUP),
         deletes_at=read_time(metadata["deletionTimestamp"]) if metadata.get("deletionTimestamp") else None,
         node=spec.get("nodeName"),

@@ -47,7 +47,8 @@ class Pod:
 
     Attributes:
         group: Name of the group that it is placed with all together or not at all, or None.
-        phase: Kubernetes' pod phase: Pending, Running, Succeeded, Failed or Unknown.
+        phase: Kubernetes' pod phase: Pending, Running, Succeeded, Failed or Unknown. Its worker's end decides.
+        outlived: Whether its worker has ended and another container, a sidecar, runs on.
         deletes_at: When its grace period ends, if its deletion was asked for.
         waiting: Why it does not run yet, as (reason, message), or None.
         warning: What the cluster last warned of while it does not start, as (reason, message), or None.
@@ -77,6 +78,7 @@ class Pod:
     termination: Termination | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    outlived: bool = False
 
     @property
     def deleting(self) -> bool:
@@ -96,12 +98,12 @@ class Pod:
     @property
     def ended(self) -> bool:
         """Whether its containers have ended."""
-        return self.phase in ("Succeeded", "Failed")
+        return self.phase in ("Succeeded", "Failed") and not self.outlived
 
     @property
     def live(self) -> bool:
-        """Whether the pod runs or may come to run."""
-        return not self.deleting and self.phase in ("Pending", "Running", "Unknown")
+        """Whether the pod holds resources or may come to, if nobody deletes it."""
+        return not self.deleting and not self.ended
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,15 @@
 """Manifests as a cluster holds them, read."""
 
+from dataclasses import replace
+from datetime import timedelta
+
 import pytest
+from situations import NOW, observed, pod, report, running_job, spec
 
 from trainwright.api.job import InvalidJobError
-from trainwright.plan.observe import read_job
+from trainwright.api.status import Phase
+from trainwright.plan import plan
+from trainwright.plan.observe import read_job, read_pod
 
 META = {"namespace": "team", "name": "digits", "uid": "u", "creationTimestamp": "2026-01-02T03:04:05Z"}
 
@@ -14,3 +20,59 @@ def test_the_time_to_live_is_known_even_if_the_rest_is_not(asked, read):
     assert isinstance(job.spec, InvalidJobError)
     assert job.time_to_live == read
     assert read_job({"metadata": META}).time_to_live is None
+
+
+def with_a_sidecar(code, phase="Running"):
+    """Return worker 0's pod, whose worker has ended while a sidecar runs."""
+    ended = {"exitCode": code, "finishedAt": "2026-01-02T03:04:05Z"}
+    containers = [
+        {"name": "worker", "ready": False, "state": {"terminated": ended}},
+        {"name": "istio-proxy", "ready": True, "state": {"running": {}}},
+    ]
+    meta = {"name": "digits-0-1", "uid": "uid-0-1"}
+    manifest = {"metadata": meta, "spec": {}, "status": {"phase": phase, "containerStatuses": containers}}
+    return read_pod(manifest, "digits")
+
+
+@pytest.mark.parametrize(
+    ("code", "phase", "read"),
+    [
+        (0, "Running", ("Succeeded", True)),
+        (64, "Running", ("Failed", True)),
+        (0, "Succeeded", ("Succeeded", False)),
+        (0, "Failed", ("Failed", False)),  # evicted after its work was done
+    ],
+)
+def test_a_worker_ends_although_a_sidecar_runs_on(code, phase, read):
+    pod = with_a_sidecar(code, phase)
+    assert (pod.phase, pod.outlived) == read
+    assert pod.live == pod.outlived == (not pod.ended)
+
+
+def test_a_job_succeeds_beside_a_sidecar_which_is_then_taken_away():
+    running = running_job()
+    over = plan(observed(running, with_a_sidecar(0), pod(1)))
+    assert (over.status.phase, over.delete) == (Phase.SUCCEEDED, ())
+    finished = replace(running, status=over.status)
+    kept = plan(observed(finished, with_a_sidecar(0), pod(1, phase="Succeeded")))
+    assert (kept.delete, kept.requeue_after) == ((), pytest.approx(30))
+    late = plan(observed(finished, with_a_sidecar(0), pod(1, phase="Succeeded"), now=NOW + timedelta(seconds=30)))
+    assert [deletion.name for deletion in late.delete] == ["digits-0-1"]
+
+
+def test_a_failure_beside_a_sidecar_is_answered():
+    running = running_job()
+    over = plan(observed(running, with_a_sidecar(64), pod(1), report=report(50)))
+    assert over.status.phase == Phase.FAILED
+    assert {deletion.name for deletion in over.delete} == {"digits-0-1", "digits-1-1"}
+    restarting = replace(running, status=plan(observed(running, with_a_sidecar(69), pod(1))).status)
+    carried_out = plan(observed(restarting, with_a_sidecar(69), pod(1)))
+    assert {deletion.name for deletion in carried_out.delete} == {"digits-0-1", "digits-1-1"}
+
+
+def test_a_suspended_job_has_no_sidecars_either():
+    running = running_job()
+    halted = replace(running, spec=spec(workers={"count": 2}, suspend=True))
+    halted = replace(halted, status=plan(observed(halted, with_a_sidecar(75), pod(1))).status)
+    assert halted.status.message.startswith("suspending: 2 workers still")
+    assert len(plan(observed(halted, with_a_sidecar(75), pod(1))).delete) == 2
