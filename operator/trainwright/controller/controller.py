@@ -14,7 +14,6 @@ from trainwright.controller.pause import pause
 from trainwright.controller.queue import KeyedQueue
 from trainwright.controller.reconcile import Reconciler
 from trainwright.controller.store import Store
-from trainwright.controller.throttle import StatusThrottle
 from trainwright.controller.tuning import Tuning
 from trainwright.metrics import Metrics
 from trainwright.plan.types import Settings
@@ -73,11 +72,10 @@ class Controller:
         self._relisted = asyncio.Event()
         self._cluster = cluster
         self._tuning = tuning if tuning is not None else Tuning()
-        self._throttle = StatusThrottle(self._tuning)
         applier = Applier(cluster, self.store, self.metrics, self._tuning.creates, now)
         self._apis = Apis(cluster)
         self._reconciler = Reconciler(
-            cluster, self.store, applier, self._throttle, self._apis, settings, self.metrics, now
+            cluster, self.store, applier, self._apis, self._tuning, settings, self.metrics, now
         )
         self.queue = KeyedQueue[JobKey](
             self._reconciler.reconcile,

@@ -14,6 +14,8 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from trainwright.controller.restraint import backoff
+
 Key = TypeVar("Key", bound=Hashable)
 Entry = tuple[float, int, Key]
 """When a key is due, the number of the entry, and the key."""
@@ -183,8 +185,7 @@ class KeyedQueue(Generic[Key]):
 
     def _backoff(self, key: Key) -> float:
         failures = self._failures[key] = self._failures.get(key, 0) + 1
-        full = min(self._backoff_limit, self._backoff_base * 2.0 ** min(failures - 1, 30))
-        return full * (0.5 + 0.5 * self._jitter())
+        return backoff(failures, self._backoff_base, self._backoff_limit, self._jitter)
 
     async def _drain(self, seconds: float) -> None:
         passes = set(self._running.values())

@@ -1,7 +1,7 @@
 """One pass over one job: observe, plan, have it applied. Takes no decision but when a status may be written."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -13,8 +13,10 @@ from trainwright.controller.apply import Applier
 from trainwright.controller.inquiries import Inquiries
 from trainwright.controller.queue import RetryError
 from trainwright.controller.queues import Queues
+from trainwright.controller.restraint import Lack, Restraint
 from trainwright.controller.store import PodWarning, Snapshot, Store
 from trainwright.controller.throttle import StatusThrottle, is_decision
+from trainwright.controller.tuning import Tuning
 from trainwright.metrics import Metrics
 from trainwright.plan import plan
 from trainwright.plan.observe import read_job, read_pod
@@ -30,8 +32,8 @@ class Reconciler:
         cluster: Asked for the pods of a job before anything is decided that destroys or counts.
         store: What is known.
         applier: Carries plans out.
-        throttle: Says when a status may be written.
         apis: Knows what the cluster serves.
+        tuning: The pace of the loop.
         settings: What the platform decides for all jobs.
         metrics: Told of conflicts.
         now: The clock.
@@ -42,8 +44,8 @@ class Reconciler:
         cluster: Cluster,
         store: Store,
         applier: Applier,
-        throttle: StatusThrottle,
         apis: Apis,
+        tuning: Tuning,
         settings: Settings,
         metrics: Metrics,
         now: Callable[[], datetime],
@@ -51,7 +53,7 @@ class Reconciler:
         self._cluster = cluster
         self._store = store
         self._applier = applier
-        self._throttle = throttle
+        self._throttle = StatusThrottle(tuning)
         self._settings = settings
         self._metrics = metrics
         self._now = now
@@ -59,6 +61,7 @@ class Reconciler:
         self._apis = apis
         self._inquiries = Inquiries(cluster, store)
         self._queues = Queues(cluster)
+        self._restraint = Restraint(tuning.backoff_base, tuning.backoff_limit)
 
     async def reconcile(self, key: JobKey) -> float | None:
         """Do what can be done for the job now and return after how many seconds to look again, or None."""
@@ -71,6 +74,7 @@ class Reconciler:
             self._throttle.forget(key)
             self._inquiries.forget(key)
             self._queues.forget(key)
+            self._restraint.forget(key)
             return None
         chosen = plan(observed)
         if needs_proof(observed, chosen):
@@ -83,17 +87,13 @@ class Reconciler:
 
     async def _apply(self, key: JobKey, snapshot: Snapshot, observed: Observed, chosen: Plan) -> float | None:
         await self._applier.delete_pods(key, chosen.delete)
-        try:
-            await self._applier.create(key, observed.job.uid, chosen.create)
-        except RejectedError as error:
-            # What was asked for may not be served any more: then the next pass asks for less.
-            if not await self._apis.look():
-                await self._say_rejected(key, str(error))
-            raise RetryError from error
+        held = await self._create(key, observed, chosen.create)
+        if held == 0.0:
+            return 0.0  # why, the next pass says
         wait = await self._say(key, snapshot, observed, chosen)
         if chosen.delete_job:
             await self._applier.delete_job(key, observed.job.uid)
-        if observed.rejection is not None:
+        if held is None and observed.rejection is not None:
             self._store.reject(key, None)
             return 0.0  # nothing was refused this time; the status still says otherwise
         if chosen.status is not None and is_decision(observed.job.status, chosen.status):
@@ -104,7 +104,36 @@ class Reconciler:
             wait = _earlier(wait, await self._queues.look(key, chosen.ticket))
         else:
             self._queues.forget(key)
-        return _earlier(wait, chosen.requeue_after)
+        return _earlier(_earlier(wait, held), chosen.requeue_after)
+
+    async def _create(self, key: JobKey, observed: Observed, manifests: Sequence[Manifest]) -> float | None:
+        """Create what is missing, unless it was tried a moment ago and is missing again.
+
+        Returns:
+            None if nothing is missing any more; the seconds until it is tried again, or 0 if the reason is news.
+        """
+        if not manifests:
+            return None
+        clock = asyncio.get_running_loop().time
+        pods = frozenset(manifest["metadata"]["name"] for manifest in manifests if manifest["kind"] == "Pod")
+        lack = Lack(pods, frozenset(pod.uid for pod in observed.strangers))
+        held = self._restraint.pause(key, lack, clock())
+        if held > 0:
+            return held
+        try:
+            await self._applier.create(key, observed.job.uid, manifests)
+        except RejectedError as error:
+            # What was asked for may not be served any more: then the next pass asks for less.
+            if await self._apis.look():
+                raise RetryError from error
+            if self._store.reject(key, str(error)):
+                log.info("the cluster refuses a child", job=str(key), reason=str(error))
+                return 0.0
+        else:
+            return None
+        finally:
+            held = self._restraint.note(key, lack, clock())
+        return held
 
     async def _say(self, key: JobKey, snapshot: Snapshot, observed: Observed, chosen: Plan) -> float | None:
         """Write the status if there is a new one and it may be written now, and then emit the events.
@@ -127,17 +156,6 @@ class Reconciler:
                 raise RetryError from error
         await self._applier.emit(snapshot.job, chosen.events)
         return None
-
-    async def _say_rejected(self, key: JobKey, reason: str) -> None:
-        """Have the status tell why children cannot be created. Only that: creating is retried after the backoff."""
-        log.info("the cluster refuses a child", job=str(key), reason=reason)
-        self._store.reject(key, reason)
-        snapshot, observed = self._observe(key)
-        if snapshot is None or observed is None:
-            return
-        chosen = plan(observed)
-        if not needs_proof(observed, chosen):
-            await self._say(key, snapshot, observed, chosen)
 
     def _observe(self, key: JobKey) -> tuple[Snapshot | None, Observed | None]:
         snapshot = self._store.snapshot(key)

@@ -52,7 +52,7 @@ class Snapshot:
         strangers: The manifests of pods of a former job of the same name.
         report: The newest report of its workers.
         report_at: When that arrived.
-        rejection: Why the cluster refused to create a child in the pass before.
+        rejection: Why the cluster refused to create a child when that was last tried.
         warning: What the cluster last warned of when asked about one of the pods.
         words: What workers other than worker 0 said last of what they wait for, and when.
     """
@@ -195,11 +195,13 @@ class Store:
         self._changed(key)
         return True
 
-    def reject(self, key: JobKey, reason: str | None) -> None:
-        """Remember why the cluster refused a child of this job; None once it does not any more."""
+    def reject(self, key: JobKey, reason: str | None) -> bool:
+        """Remember why the cluster refused a child of this job, None once it does not any more; return whether that is news."""
         known = self._known.get(key)
-        if known is not None:
-            known.rejection = reason
+        if known is None or known.rejection == reason:
+            return False
+        known.rejection = reason
+        return True
 
     def warn(self, key: JobKey, warning: PodWarning | None) -> bool:
         """Remember what the cluster warned of about a pod of this job, and return whether that is news."""

@@ -15,7 +15,7 @@ class Tuning:
         status_rate: Status writes per second that are not urgent, over all jobs.
         resync_interval: Seconds between two complete listings, which find what a broken watch has missed.
         drain_timeout: Seconds that running passes get to finish when the loop stops.
-        backoff_base: Seconds before the second try of a pass that failed; doubles with every failure.
+        backoff_base: Seconds before the second try of a pass that failed, or of a creation; doubles with every failure.
         backoff_limit: The longest such wait, in seconds.
     """
 

@@ -50,19 +50,19 @@ def enough(spec: TrainingJobSpec, crew: Crew) -> bool:
     return least is not None and crew.runs(0) and crew.running >= least
 
 
-def share(status: TrainingJobStatus, crew: Crew) -> str:
+def share(status: TrainingJobStatus, crew: Crew, rejection: str | None) -> str:
     """Return how many train, and why the others do not, if there are others: ` with 3 of 4 workers (worker 2: ...)`."""
     workers = status.workers
     if workers.training is None or workers.training >= workers.desired:
         return ""
-    named = "; ".join(f"worker {index}: {_why(crew.newest.get(index))}" for index in workers.absent[:_NAMED])
+    named = "; ".join(f"worker {index}: {_why(crew.newest.get(index), rejection)}" for index in workers.absent[:_NAMED])
     more = f"; {len(workers.absent) - _NAMED} more" if len(workers.absent) > _NAMED else ""
     return f" with {workers.training} of {workers.desired} workers ({named}{more})"
 
 
-def _why(pod: Pod | None) -> str:
+def _why(pod: Pod | None, rejection: str | None) -> str:
     if pod is None:
-        return "waits to be replaced"
+        return f"the cluster refuses to create it: {rejection}" if rejection else "waits to be replaced"
     if pod.waiting is not None:
         reason, message = pod.waiting
         return f"{reason}, {message}" if message else reason
@@ -71,7 +71,7 @@ def _why(pod: Pod | None) -> str:
     return "waits to be let in" if pod.phase == "Running" else pod.phase.lower()
 
 
-def shortage(status: TrainingJobStatus, crew: Crew) -> str:
+def shortage(status: TrainingJobStatus, crew: Crew, rejection: str | None) -> str:
     """Return what a condition says of training with fewer workers; nothing if all take part."""
-    told = share(status, crew) if status.phase == Phase.RUNNING else ""
+    told = share(status, crew, rejection) if status.phase == Phase.RUNNING else ""
     return f"training goes on{told}" if told else ""

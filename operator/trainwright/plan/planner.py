@@ -113,7 +113,7 @@ def _drive(observed: Observed, spec: TrainingJobSpec) -> Plan:
         events=events,
         inquire=inquiry.subject(observed, status, crew),
         ticket=queue.ticket(spec, status, crew),
-        requeue_after=_next_look(observed, spec, status, crew, creating=bool(create)),
+        requeue_after=_next_look(observed, spec, status, crew, creating=bool(create) and observed.rejection is None),
     )
 
 
@@ -179,7 +179,7 @@ def _speak(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus,
     risk = forecast.forecast(spec, status, observed.now)
     if risk is not None:
         message = f"{message}; {risk.text}"
-    fewer = elastic.shortage(status, crew)
+    fewer = elastic.shortage(status, crew, observed.rejection)
     risk = risk or (forecast.Risk(elastic.REASON, fewer) if fewer else None)
     return _worded(observed, status, crew, (reason, message), membership.barred(observed, spec), risk)
 

@@ -102,7 +102,7 @@ def _running(observed: Observed, status: TrainingJobStatus, crew: Crew, report: 
             f"no report for {silent} s; {_pods(status, crew)} run. Last heard of at {_position(progress)}",
         )
     doing = _DOING.get(report.phase, "training") if report else "training"
-    doing += elastic.share(status, crew)
+    doing += elastic.share(status, crew, observed.rejection)
     note = f" ({report.message})" if report and report.message else ""
     note += _standing(report) + _straggling(status)
     resumed = f", resumed from step {progress.resumed_from_step}" if progress.resumed_from_step else ""

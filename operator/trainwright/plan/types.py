@@ -144,7 +144,7 @@ class Observed:
         pods: The worker pods that the job owns, in no particular order.
         report: The newest report of the job's workers.
         report_at: When it arrived.
-        rejection: Why the cluster refused to create a child in the pass before, if it did.
+        rejection: Why the cluster refused to create a child when that was last tried, if it did.
         settings: What the platform decides for all jobs.
         now: The time of this pass, in UTC.
         strangers: Pods of a former job of the same name that are not gone yet.

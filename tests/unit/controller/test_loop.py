@@ -1,6 +1,7 @@
 """The loop on a cluster in memory: what it does when the cluster lags, refuses or fails."""
 
 import asyncio
+import itertools
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -143,6 +144,72 @@ async def test_a_refusal_is_said_and_retried():
         cluster.refuse = lambda _: None
         await world.until(lambda: len(cluster.pods()) == 1)
         await world.until(lambda: "quota" not in world.status()["message"])
+
+
+@scenario
+async def test_what_is_refused_is_not_tried_at_every_report():
+    cluster, tried = MemoryCluster(), []
+
+    def refuse(manifest):
+        if manifest["kind"] == "Pod" and manifest["metadata"]["labels"][LABEL_WORKER] == "3":
+            tried.append(asyncio.get_running_loop().time())
+            raise RejectedError("exceeded quota: gpus, requested 1, used 3, limited 3")
+
+    async def train(world, seconds):
+        uid = cluster.job()["metadata"]["uid"]
+        for _ in range(seconds // 2):
+            step = int(asyncio.get_running_loop().time())
+            said = {"attempt": 1, "launch": "a", "sequence": step, "phase": WorkerPhase.TRAINING, "absent": [3]}
+            report = WorkerReport(uid=uid, step=step, total_steps=10_000, **said)
+            world.controller.store.report(KEY, 0, report, datetime.now(UTC) + timedelta(seconds=step))
+            await asyncio.sleep(2)
+
+    cluster.refuse = refuse
+    async with World(cluster) as world:
+        manifest = job("team", workers=4)
+        manifest["spec"]["workers"]["minCount"] = 2
+        cluster.submit(manifest)
+        await world.until(lambda: len(cluster.pods()) == 3)
+        cluster.step(lambda _index, _attempt: None)
+        await train(world, 300)
+        assert "worker 3: the cluster refuses to create it: exceeded quota" in world.status()["message"]
+        pauses = [later - earlier for earlier, later in itertools.pairwise(tried)]
+        assert len(tried) < 16, "and a status was written all the while"
+        assert 29 < pauses[-1] < 66
+        assert world.status()["progress"]["step"] > 280
+        cluster.refuse = lambda _: None
+        await train(world, 70)
+        assert len(cluster.pods()) == 4
+        assert "quota" not in world.status()["message"]
+
+
+@scenario
+async def test_pods_that_vanish_at_once_are_created_at_a_growing_pace():
+    cluster = MemoryCluster()
+    async with World(cluster) as world:
+        cluster.submit(job("team"))
+        for _ in range(1200):
+            for made in cluster.pods():
+                cluster.remove(made)
+            await asyncio.sleep(0.05)
+        assert 5 <= world.count("create", "Pod") <= 12
+        await world.until(lambda: len(cluster.pods()) == 1)
+
+
+@scenario
+async def test_what_is_in_the_way_is_waited_for_no_longer_than_it_is_there():
+    cluster = MemoryCluster()
+    labels = {LABEL_JOB: "digits", LABEL_WORKER: "0", LABEL_ATTEMPT: "1"}
+    owner = {"apiVersion": "v1", "kind": KIND, "name": "digits", "uid": "former", "controller": True}
+    former = {"namespace": "team", "name": "digits-0-1", "labels": labels, "ownerReferences": [owner]}
+    former = cluster.objects.add(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": former, "spec": {}, "status": {"phase": "Running"}}
+    )
+    async with World(cluster) as world:
+        cluster.submit(job("team"))
+        await asyncio.sleep(300)
+        cluster.remove(former)
+        await world.until(lambda: len(cluster.pods()) == 1, seconds=1)
 
 
 @scenario
