@@ -1,8 +1,11 @@
-"""What children are called. Names follow from the job alone, so a pass that was interrupted finds what it made.
+"""What children are called. Names follow from the job and from what is in it, so a pass that was interrupted finds what it made.
 
 Pods are named for people. The other children carry a piece of the job's UID: a job that is deleted and created again under
 its old name must not adopt what the garbage collector is about to take away.
 """
+
+import hashlib
+from collections.abc import Mapping
 
 from trainwright.api.names import API_VERSION, KIND, LABEL_ATTEMPT, LABEL_JOB, LABEL_WORKER, MANAGED_BY
 
@@ -27,8 +30,18 @@ def read_pod_name(job: str, name: str) -> tuple[int, int]:
 
 
 def companion_name(job: str, uid: str) -> str:
-    """Return the name shared by the job's ConfigMap, Service and NetworkPolicy."""
+    """Return the name shared by the job's Service and NetworkPolicy, with which that of its ConfigMap begins."""
     return f"{job}-{uid[:8]}"
+
+
+def config_name(job: str, uid: str, data: Mapping[str, str]) -> str:
+    """Return the name of the ConfigMap that holds this.
+
+    It is never changed. What the operator tells its workers may be another thing after an upgrade, and pods that are created
+    then mount what holds then.
+    """
+    digest = hashlib.sha256("\0".join(data[name] for name in sorted(data)).encode())
+    return f"{companion_name(job, uid)}-{digest.hexdigest()[:8]}"
 
 
 def worker_hostname(index: int, oldest_attempt: int) -> str:

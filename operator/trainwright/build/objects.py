@@ -15,14 +15,14 @@ from trainwright.api.names import (
 )
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.worker import ReportsEndpoint, WorkerConfig
-from trainwright.build.naming import companion_name, job_labels, owner_reference
+from trainwright.build.naming import companion_name, config_name, job_labels, owner_reference
 from trainwright.build.settings import Settings
 
 Manifest = dict[str, Any]
 
 
 def companion_metadata(namespace: str, name: str, uid: str) -> Manifest:
-    """Return the metadata of the job's ConfigMap, Service and NetworkPolicy."""
+    """Return the metadata of the job's Service and NetworkPolicy, and but for the name of its ConfigMap."""
     return {
         "name": companion_name(name, uid),
         "namespace": namespace,
@@ -55,17 +55,18 @@ def worker_config(namespace: str, name: str, uid: str, spec: TrainingJobSpec, se
 
 
 def config_map(namespace: str, name: str, uid: str, spec: TrainingJobSpec, settings: Settings) -> Manifest:
-    """Return the ConfigMap that every worker mounts: its config, and the CA it trusts the operator by."""
+    """Return the ConfigMap that workers mount: their config, and the CA they trust the operator by."""
     config = worker_config(namespace, name, uid, spec, settings)
+    data = {
+        CONFIG_FILE: config.model_dump_json(by_alias=True, exclude_none=True, indent=2),
+        CA_FILE: settings.reports_ca,
+    }
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": companion_metadata(namespace, name, uid),
+        "metadata": {**companion_metadata(namespace, name, uid), "name": config_name(name, uid, data)},
         "immutable": True,
-        "data": {
-            CONFIG_FILE: config.model_dump_json(by_alias=True, exclude_none=True, indent=2),
-            CA_FILE: settings.reports_ca,
-        },
+        "data": data,
     }
 
 

@@ -65,8 +65,10 @@ class Seat:
     group: Group | None = None
 
 
-def worker_pod(namespace: str, name: str, uid: str, spec: TrainingJobSpec, settings: Settings, seat: Seat) -> Manifest:
-    """Return the pod of one worker of a job."""
+def worker_pod(
+    namespace: str, name: str, uid: str, spec: TrainingJobSpec, settings: Settings, config: str, seat: Seat
+) -> Manifest:
+    """Return the pod of one worker of a job, which mounts the ConfigMap called `config`."""
     workers = spec.workers
     several = workers.count > 1
     host = rendezvous_host(namespace, name, uid, seat.oldest_attempt) if several else LOCAL_HOST
@@ -91,8 +93,7 @@ def worker_pod(namespace: str, name: str, uid: str, spec: TrainingJobSpec, setti
             "enableServiceLinks": False,
             "securityContext": _pod_security(),
             "containers": [_container(workers, settings, seat, host, reports=audience is not None)],
-            "volumes": _own_volumes(spec, companion_name(name, uid), audience)
-            + [_volume(volume) for volume in workers.volumes or ()],
+            "volumes": _own_volumes(spec, config, audience) + [_volume(volume) for volume in workers.volumes or ()],
         },
     }
     return join(pod, spec, seat.group)
@@ -224,10 +225,10 @@ def _own_mounts(*, reports: bool) -> list[Manifest]:
     return mounts
 
 
-def _own_volumes(spec: TrainingJobSpec, companion: str, audience: str | None) -> list[Manifest]:
+def _own_volumes(spec: TrainingJobSpec, config: str, audience: str | None) -> list[Manifest]:
     claim = spec.checkpoint.persistent_volume_claim
     volumes: list[Manifest] = [
-        {"name": "config", "configMap": {"name": companion}},
+        {"name": "config", "configMap": {"name": config}},
         {"name": "checkpoints", "persistentVolumeClaim": {"claimName": claim}}
         if claim is not None
         else {"name": "checkpoints", "emptyDir": {}},

@@ -121,7 +121,8 @@ def to_create(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStat
     job, settings = observed.job, observed.settings
     identity = (job.namespace, job.name, job.uid)
     # Also for a single worker: no pod starts without them, and somebody may have deleted them since.
-    companions = [config_map(*identity, spec, settings)]
+    config = config_map(*identity, spec, settings)
+    companions = [config]
     if spec.workers.count > 1:
         companions.append(service(*identity, settings))
     if settings.network_policy:
@@ -132,7 +133,7 @@ def to_create(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStat
         companions += [] if told is None else [told]
     shunned = placement.avoided(status)
     seats = (Seat(index, status.attempt, status.oldest_attempt, shunned, group) for index in missing)
-    pods = (worker_pod(*identity, spec, settings, seat) for seat in seats)
+    pods = (worker_pod(*identity, spec, settings, config["metadata"]["name"], seat) for seat in seats)
     return (*companions, *pods)
 
 

@@ -66,9 +66,12 @@ class Scene:
         collection = PLACES[kind].format(self.namespace)
         return collection if name is None else f"{collection}/{name}"
 
-    @property
-    def companion(self) -> str:
-        return companion_name(NAME, self.uid)
+    def companion(self, kind: str) -> str:
+        """Return what the job's only object of this kind is called."""
+        if kind != "ConfigMap":
+            return companion_name(NAME, self.uid)
+        volumes = self.pods[0]["spec"]["volumes"]
+        return next(volume["configMap"]["name"] for volume in volumes if volume["name"] == "config")
 
     async def job(self) -> dict[str, Any]:
         return (await self.administrator.get(self.path("TrainingJob", NAME))).body

@@ -76,7 +76,7 @@ class Edit:
         self.names = {
             "$NAME": NAME,
             "$UID": scene.uid,
-            "$COMPANION": scene.companion,
+            "$COMPANION": scene.companion("Service"),
             "$HUNDRED_LETTERS": "a" * 100,
         }
 
@@ -104,10 +104,14 @@ class Edit:
             path = scene.path("Pod", scene.pods[1]["metadata"]["name"])
             return await self.person.merge(path, self.fill(case["pod"]))
         if "edit" in case:
-            return await self.person.merge(scene.path(case["edit"], scene.companion), self.fill(case["patch"]))
+            return await self.person.merge(
+                scene.path(case["edit"], scene.companion(case["edit"])), self.fill(case["patch"])
+            )
         if "delete" in case:
-            self.deleted = (await scene.administrator.get(scene.path(case["delete"], scene.companion))).body
-            answer = await self.person.delete(scene.path(case["delete"], scene.companion))
+            self.deleted = (
+                await scene.administrator.get(scene.path(case["delete"], scene.companion(case["delete"])))
+            ).body
+            answer = await self.person.delete(scene.path(case["delete"], scene.companion(case["delete"])))
             return await self.create() if "create" in case else answer
         if "create" in case:
             return await self.create()

@@ -4,6 +4,7 @@ After a change that is meant: TRAINWRIGHT_UPDATE_GOLDEN=1 pytest tests/unit/buil
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from trainwright.manifests import dump
 
 GOLDEN = Path(__file__).parent / "golden"
 JOB = ("team", "digits", UID)
+CONFIG = "digits-11112222-0123abcd"
 
 PLAIN = spec()
 FULL = spec(
@@ -56,7 +58,7 @@ def placed(gang: str, **scheduling) -> list[dict[str, object]]:
     )
     group = group_of(*JOB[1:], job, 1, served=True)
     told = pod_group(*JOB, job, group)
-    pod = worker_pod(*JOB, job, SETTINGS, Seat(1, 1, 1, group=group))
+    pod = worker_pod(*JOB, job, SETTINGS, CONFIG, Seat(1, 1, 1, group=group))
     member = {"metadata": pod["metadata"]} | {
         "spec": {
             field: pod["spec"].get(field) for field in ("schedulerName", "schedulingGroup") if field in pod["spec"]
@@ -114,8 +116,8 @@ def test_a_group_asks_for_what_its_workers_ask_for_together(amount, total):
 @pytest.mark.parametrize(
     ("name", "manifest"),
     [
-        ("pod-plain", worker_pod(*JOB, PLAIN, SETTINGS, Seat(0, 1, 1))),
-        ("pod-full", worker_pod(*JOB, FULL, SETTINGS, Seat(3, 2, 1))),
+        ("pod-plain", worker_pod(*JOB, PLAIN, SETTINGS, CONFIG, Seat(0, 1, 1))),
+        ("pod-full", worker_pod(*JOB, FULL, SETTINGS, CONFIG, Seat(3, 2, 1))),
         ("config-map", config_map(*JOB, PLAIN, SETTINGS)),
         ("service", service(*JOB, SETTINGS)),
         ("network-policy", network_policy(*JOB, SETTINGS)),
@@ -128,7 +130,7 @@ def test_child_is_as_approved(name, manifest):
     assert dump(manifest) == path.read_text()
 
 
-@pytest.mark.parametrize("manifest", [worker_pod(*JOB, s, SETTINGS, Seat(0, 1, 1)) for s in (PLAIN, FULL)])
+@pytest.mark.parametrize("manifest", [worker_pod(*JOB, s, SETTINGS, CONFIG, Seat(0, 1, 1)) for s in (PLAIN, FULL)])
 def test_pod_satisfies_pod_security_restricted(manifest):
     pod = manifest["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -143,9 +145,19 @@ def test_pod_satisfies_pod_security_restricted(manifest):
         assert not security.get("privileged")
 
 
+def test_a_config_that_differs_has_another_name_and_the_same_one_has_not():
+    def name(config=PLAIN, **settings):
+        return config_map(*JOB, config, replace(SETTINGS, **settings))["metadata"]["name"]
+
+    names = [name(), name(FULL), name(reports_ca="another"), name(reports_url="https://elsewhere.svc:8443")]
+    assert len(set(names)) == 4
+    assert name(spec()) == name()
+    assert name(worker_image="worker:2") == name(), "an upgrade alone makes no new one"
+
+
 def test_names_fit_into_dns_labels_at_their_longest():
     longest = "a" * 45
-    pod = worker_pod("team", longest, UID, PLAIN, SETTINGS, Seat(9999, 9999, 9999))
+    pod = worker_pod("team", longest, UID, PLAIN, SETTINGS, CONFIG, Seat(9999, 9999, 9999))
     assert len(pod["metadata"]["name"]) <= 63
     assert len(pod["spec"]["hostname"]) <= 63
     assert len(config_map("team", longest, UID, PLAIN, SETTINGS)["metadata"]["name"]) <= 63

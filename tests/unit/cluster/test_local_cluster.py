@@ -62,11 +62,12 @@ class Bench:
 
     async def start(self):
         """Create the job's ConfigMap and one worker pod; return the pod's name."""
-        await self.cluster.create(config_map("default", "digits", self.uid, read_spec(SPEC), SETTINGS))
-        pod = await self.cluster.create(
-            worker_pod("default", "digits", self.uid, read_spec(SPEC), SETTINGS, Seat(0, 1, 1))
-        )
+        config = await self.cluster.create(config_map("default", "digits", self.uid, read_spec(SPEC), SETTINGS))
+        pod = await self.cluster.create(self.worker(config["metadata"]["name"]))
         return pod["metadata"]["name"]
+
+    def worker(self, config):
+        return worker_pod("default", "digits", self.uid, read_spec(SPEC), SETTINGS, config, Seat(0, 1, 1))
 
     def pod(self, name="digits-0-1"):
         return self.told.pods[name]
@@ -218,7 +219,7 @@ async def test_a_status_write_must_know_the_newest_version(bench):
 async def test_a_pod_without_its_config_is_refused(bench):
     b = bench("true")
     with pytest.raises(RejectedError, match="does not exist yet"):
-        await b.cluster.create(worker_pod("default", "digits", b.uid, read_spec(SPEC), SETTINGS, Seat(0, 1, 1)))
+        await b.cluster.create(b.worker("no-such-config"))
 
 
 async def test_a_token_is_good_for_its_own_pod_and_job_while_it_runs(bench):

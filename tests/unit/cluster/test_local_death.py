@@ -19,9 +19,9 @@ WORKER = "trap '' TERM; setsid sh -c 'echo child $$; sleep 60' & echo worker $$;
 async def main():
     cluster = LocalCluster(Folders(Path(sys.argv[1]), Path(), {}), ["sh", "-c", WORKER])
     settings = Settings(worker_image="worker")
-    for child in (config_map, worker_pod):
-        more = (Seat(0, 1, 1),) if child is worker_pod else ()
-        await cluster.create(child("default", "digits", "some-uid", read_spec(SPEC), settings, *more))
+    job = ("default", "digits", "some-uid", read_spec(SPEC), settings)
+    config = await cluster.create(config_map(*job))
+    await cluster.create(worker_pod(*job, config["metadata"]["name"], Seat(0, 1, 1)))
     await asyncio.sleep(60)
 
 asyncio.run(main())

@@ -198,7 +198,7 @@ ZONES = [
 )
 def test_the_users_affinity_is_kept(affinity, terms):
     asked = spec(workers={"count": 2} | ({"affinity": affinity} if affinity else {}))
-    manifest = worker_pod("team", "digits", UID, asked, SETTINGS, Seat(1, 3, 1, ("bad", "worse")))
+    manifest = worker_pod("team", "digits", UID, asked, SETTINGS, "config", Seat(1, 3, 1, ("bad", "worse")))
     assert excluded(manifest) == terms
     for kind, wanted in (affinity or {}).items():
         if kind != "nodeAffinity":
@@ -210,7 +210,7 @@ def test_the_users_affinity_is_kept(affinity, terms):
 )
 def test_what_is_no_affinity_is_left_for_the_api_server_to_refuse(affinity):
     asked = spec(workers={"affinity": affinity})
-    manifest = worker_pod("team", "digits", UID, asked, SETTINGS, Seat(0, 1, 1, ("bad",)))
+    manifest = worker_pod("team", "digits", UID, asked, SETTINGS, "config", Seat(0, 1, 1, ("bad",)))
     assert manifest["spec"]["affinity"] == affinity
 
 

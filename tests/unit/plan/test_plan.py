@@ -43,6 +43,19 @@ def test_second_pass_creates_companions_then_pods():
     assert second.status is None
 
 
+def test_pods_mount_what_is_told_when_they_are_created():
+    started = replace(job(), status=status_after(plan(observed(job()))))
+
+    def told(**settings):
+        config, *_, last = plan(observed(started, settings=replace(SETTINGS, **settings))).create
+        mounted = [volume["configMap"] for volume in last["spec"]["volumes"] if "configMap" in volume]
+        assert mounted == [{"name": config["metadata"]["name"]}]
+        return config["metadata"]["name"]
+
+    assert told() == told()
+    assert told(reports_ca="the CA after a new installation") != told()
+
+
 def test_single_worker_needs_no_service():
     started = replace(job(workers=1), status=status_after(plan(observed(job(workers=1)))))
     assert kinds(plan(observed(started))) == ["ConfigMap", "NetworkPolicy", "Pod"]
