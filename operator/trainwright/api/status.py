@@ -248,8 +248,8 @@ class Export(StatusModel):
     bytes: int = Field(ge=0, description="Its size.")
     metrics: MetricValues = Field(
         {},
-        description="What the exported model itself was measured at: samples, loss, accuracy or mae; and maxDifference, "
-        "the largest deviation of its outputs from the trained model's.",
+        description="What the exported model itself was measured at: samples, and what the job's evaluations measure, on "
+        "at most 4,096 samples; and maxDifference, the largest deviation of its outputs from the trained model's.",
     )
 
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from trainwright.api.spec import ExportSpec, TrainingJobSpec
-from trainwright.api.spec.job import Task
 from trainwright.api.spec.outcome import ExportFormat
 from trainwright.api.status import Export
 from trainwright_worker.batch import Batch, run_model
@@ -42,7 +41,7 @@ def export(
     spec: ExportSpec,
     model: nn.Module,
     dataset: Dataset,
-    task: Task,
+    job: TrainingJobSpec,
     folder: ResultsFolder,
     attempt: Callable[[str, Callable[[], Export]], Export | None],
 ) -> list[Export]:
@@ -52,7 +51,7 @@ def export(
         spec: Which formats.
         model: On the CPU, for evaluation.
         dataset: Data to trace, calibrate and measure with.
-        task: What the model does.
+        job: The job, which says how it is measured.
         folder: Where to.
         attempt: Makes one export, or says why it cannot be made and returns None.
 
@@ -61,7 +60,7 @@ def export(
     """
     measured = measured_split(dataset)
     with tempfile.TemporaryDirectory(prefix="trainwright-export-") as scratch:
-        exporter = _Exporter(model, dataset, measured, task, folder, Path(scratch))
+        exporter = _Exporter(model, dataset, measured, job, folder, Path(scratch))
         made = [attempt("spec.export.formats: onnx", exporter.onnx)]
         if made[0] is not None and ExportFormat.INT8 in spec.formats:
             made.append(attempt("spec.export.formats: int8", exporter.int8))
@@ -105,12 +104,18 @@ class _Exporter:
     """Makes one format after the other; the later ones build on the first."""
 
     def __init__(
-        self, model: nn.Module, dataset: Dataset, measured: Split, task: Task, folder: ResultsFolder, scratch: Path
+        self,
+        model: nn.Module,
+        dataset: Dataset,
+        measured: Split,
+        job: TrainingJobSpec,
+        folder: ResultsFolder,
+        scratch: Path,
     ) -> None:
         self._model = model
         self._dataset = dataset
         self._measured = measured
-        self._task = task
+        self._job = job
         self._folder = folder
         self._onnx, self._int8 = scratch / ONNX, scratch / INT8
         weights = [*model.parameters(), *model.buffers()]
@@ -143,7 +148,7 @@ class _Exporter:
 
     def _publish(self, name: str, path: Path, metrics: dict[str, float]) -> Export:
         session = Session(path, torch.get_num_threads())
-        metrics = measure(session, self._measured, self._task, self._dataset.normalization.target_deviation) | metrics
+        metrics = measure(session, self._measured, self._job, self._dataset) | metrics
         files = sorted(path.parent.glob(f"{path.name}*"))  # A large model's weights lie beside it.
         size = sum(file.stat().st_size for file in files)
         paths = [self._folder.publish(file.name, file) for file in files]

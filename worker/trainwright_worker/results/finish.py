@@ -129,7 +129,7 @@ class _Results:
             )
             exports += [] if made is None else [made]
         if run.spec.export is not None:
-            exports += export(run.spec.export, model, run.dataset, run.spec.task, self._folder, self._attempt)
+            exports += export(run.spec.export, model, run.dataset, run.spec, self._folder, self._attempt)
         for made in exports:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in made.metrics.items())
             run.log(f"exported {made.format}: {made.bytes / 1e6:,.3g} MB" + (f", {shown}" if shown else ""))

@@ -5,11 +5,13 @@ from typing import Final
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
-from trainwright.api.spec.job import Task
-from trainwright_worker.batch import IGNORED, Batch
+from trainwright.api.spec import TrainingJobSpec
+from trainwright_worker.batch import Batch
+from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.data.table import Split
+from trainwright_worker.training.losses import make_measure
+from trainwright_worker.training.measures import Alone, make_measures, shown_figures
 
 MEASURED: Final = 4096
 """Most samples on which an exported model is measured: enough for a percent, few enough for a CPU."""
@@ -27,35 +29,27 @@ def batches(split: Split, count: int, size: int = BATCH) -> Iterator[Batch]:
         yield split.take(part)
 
 
-def measure(model: Callable[[Batch], Tensor], split: Split, task: Task, deviation: float) -> dict[str, float]:
-    """Return how well a model does on a split.
+def measure(model: Callable[[Batch], Tensor], split: Split, job: TrainingJobSpec, dataset: Dataset) -> dict[str, float]:
+    """Return how well a model does on a split, by the measures of the job that it is of.
 
     Args:
-        model: Maps a batch on the CPU to outputs.
+        model: Maps a batch on the CPU to outputs (float32).
         split: The samples.
-        task: What the outputs mean.
-        deviation: Standard deviation of a regression's targets, in whose units mae is given.
+        job: The job.
+        dataset: Its data.
 
     Returns:
-        `samples`, and for classes and tokens `loss` and `accuracy`, for numbers `loss` and `mae`.
+        `samples`, `loss`, and the other figures that the job's evaluations have.
     """
-    samples, sums, count = 0, torch.zeros(2, dtype=torch.float64), 0
+    deviation = dataset.normalization.target_deviation
+    loss = make_measure(job.loss_name, job.loss)
+    measures = make_measures(job, loss, dataset.facts.outputs, deviation, torch.device("cpu"))
+    samples, figures = 0, dict[str, float]()
     for batch in batches(split, MEASURED):
-        outputs, targets = model(batch).double(), batch.targets
+        outputs = model(batch)
         samples += len(batch)
-        if task == Task.REGRESSION:
-            errors = outputs - targets
-            sums += torch.stack([errors.square().sum(), errors.abs().sum()])
-            count += errors.numel()
-        elif task != Task.TRANSCRIPTION:
-            real = targets != IGNORED
-            outputs, targets = outputs[real], targets[real]
-            hits = (outputs.argmax(-1) == targets).sum()
-            sums += torch.stack([F.cross_entropy(outputs, targets, reduction="sum"), hits.double()])
-            count += len(targets)
-    if not count:
-        return {"samples": samples}
-    loss, second = (sums / count).tolist()
-    if task == Task.REGRESSION:
-        return {"samples": samples, "loss": loss, "mae": second * deviation}
-    return {"samples": samples, "loss": loss, "accuracy": second}
+        for one in measures:
+            one.add(outputs, batch)
+    for one in measures:
+        figures |= one.figures(Alone())
+    return {"samples": samples, **shown_figures(job, figures)}

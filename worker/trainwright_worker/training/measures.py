@@ -17,7 +17,6 @@ from trainwright.api.spec.evaluation import MetricName
 from trainwright.api.spec.job import Task
 from trainwright.api.spec.objective import LossName
 from trainwright_worker.batch import IGNORED, Batch
-from trainwright_worker.distributed.group import Group
 from trainwright_worker.errors import UserError
 from trainwright_worker.training.losses import BLANK, Loss, count_targets, frame_lengths, probabilities
 
@@ -31,13 +30,35 @@ _FIRST_CHARACTER: Final = 0x4E00
 """Classes of a transcription become characters from here on, all of them single and visible."""
 
 
+class Together(Protocol):
+    """What brings together what ranks have added up, each by itself: their group."""
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Return the sum over all ranks of each value."""
+
+    def concatenate(self, rows: Tensor) -> Tensor:
+        """Return the rows of all ranks, one after the other."""
+
+
+class Alone:
+    """A single process that measures for itself."""
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Return the values."""
+        return values
+
+    def concatenate(self, rows: Tensor) -> Tensor:
+        """Return the rows."""
+        return rows
+
+
 class Measure(Protocol):
     """Something that is measured on one split."""
 
     def add(self, outputs: Tensor, batch: Batch) -> None:
         """Take in a batch and the model's outputs (float32) for it."""
 
-    def figures(self, group: Group) -> dict[str, float]:
+    def figures(self, group: Together) -> dict[str, float]:
         """Return the figures over all ranks, which must all call this."""
 
 
@@ -53,7 +74,7 @@ class LossSum:
         count = torch.as_tensor(count_targets(batch), device=outputs.device).double()
         self._sums += torch.stack([count, count * self._loss(outputs, batch).double()])
 
-    def figures(self, group: Group) -> dict[str, float]:
+    def figures(self, group: Together) -> dict[str, float]:
         """Return the loss."""
         count, loss = group.sum(self._sums.tolist())
         return {MetricName.LOSS: loss / max(count, 1)}
@@ -72,7 +93,7 @@ class Hits:
         hits = (outputs.argmax(-1) == batch.targets) & counted
         self._sums += torch.stack([counted.sum(), hits.sum()])
 
-    def figures(self, group: Group) -> dict[str, float]:
+    def figures(self, group: Together) -> dict[str, float]:
         """Return the share of hits."""
         count, hits = group.sum(self._sums.tolist())
         return {self._name: hits / max(count, 1)}
@@ -93,7 +114,7 @@ class Errors:
             [count, errors.abs().sum(), errors.square().sum(), targets.sum(), targets.square().sum()]
         )
 
-    def figures(self, group: Group) -> dict[str, float]:
+    def figures(self, group: Together) -> dict[str, float]:
         """Return mae, rmse and r2."""
         count, absolute, squared, target, squares = group.sum(self._sums.tolist())
         spread = squares - target**2 / count
@@ -124,14 +145,14 @@ class TorchMetric:
         """Take in a batch."""
         self._metric.update(*self._arguments(outputs, batch))
 
-    def figures(self, group: Group) -> dict[str, float]:
+    def figures(self, group: Together) -> dict[str, float]:
         """Return the figure."""
         for state, value in self._metric.metric_state.items():
             setattr(self._metric, state, _bring_together(value, group))
         return {self._name: float(self._metric.compute())}
 
 
-def _bring_together(value: Tensor | list[Tensor], group: Group) -> Tensor | list[Tensor]:
+def _bring_together(value: Tensor | list[Tensor], group: Together) -> Tensor | list[Tensor]:
     """Return a state of all ranks: sums are summed, collected samples put one after the other."""
     if isinstance(value, list):
         return [group.concatenate(torch.cat(value).cpu())]

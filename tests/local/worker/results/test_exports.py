@@ -15,6 +15,7 @@ from trainwright_worker.errors import UserError
 from trainwright_worker.results import export as exports
 from trainwright_worker.results.export import check_export, export, measured_split
 from trainwright_worker.results.folder import ResultsFolder
+from trainwright_worker.training.losses import make_measure
 
 pytestmark = pytest.mark.local
 
@@ -30,7 +31,7 @@ def make(job, steps, folder):
     (folder / "plain.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 200)
     spec, data, model = train(job, steps, str(folder))
     check_export(spec.model_copy(update={"export": BOTH}), data, str(folder))
-    made = export(BOTH, model, data, spec.task, ResultsFolder(str(folder)), lambda _, make: make())
+    made = export(BOTH, model, data, spec, ResultsFolder(str(folder)), lambda _, make: make())
     return spec, data, model, {one.format: one for one in made}
 
 
@@ -123,7 +124,7 @@ def test_a_language_model_is_exported_for_texts_of_any_length(tmp_path):
     with torch.no_grad():
         expected = trained(ids)
     assert torch.allclose(run(made["onnx"].path, Batch(ids, ids)), expected, atol=1e-4)
-    assert made["onnx"].metrics["accuracy"] > 0.3
+    assert made["onnx"].metrics["token-accuracy"] > 0.3
     assert made["int8"].metrics["loss"] == pytest.approx(made["onnx"].metrics["loss"], rel=0.1)
 
 
@@ -149,6 +150,24 @@ def test_dynamic_int8_of_recurrent_layers(tmp_path):
     assert "DynamicQuantizeLSTM" in {node.op_type for node in onnx.load(made["int8"].path).graph.node}
 
 
+@pytest.mark.parametrize(
+    ("task", "loss", "figures"),
+    [
+        ("regression", {"name": "huber", "delta": 0.1}, {"loss", "mae", "r2"}),
+        ("classification", {"name": "bce"}, {"loss", "accuracy"}),
+    ],
+)
+def test_exports_are_measured_as_the_job_is(task, loss, figures, tmp_path):
+    name = "diabetes" if task == "regression" else "wine"
+    job = {"model": {"name": "mlp"}, "dataset": {"builtin": {"name": name}}, "task": task, "loss": loss}
+    spec, dataset, trained, made = make(job, 5, tmp_path)
+    batch = dataset.splits.test.take(torch.arange(len(dataset.splits.test)))
+    expected = make_measure(spec.loss_name, spec.loss)(run_model(trained, batch), batch)
+    for one in made.values():
+        assert one.metrics.keys() == figures | {"samples", "maxDifference"}
+    assert made["onnx"].metrics["loss"] == pytest.approx(float(expected), rel=1e-4)
+
+
 def test_a_file_that_computes_something_else_is_not_published(tmp_path, monkeypatch):
     spec, data, model = train(CNN, 5)
 
@@ -166,7 +185,7 @@ def test_a_file_that_computes_something_else_is_not_published(tmp_path, monkeypa
             problems.append(f"{name}: {error}")
             return None
 
-    assert export(BOTH, model, data, spec.task, ResultsFolder(str(tmp_path)), attempt) == []
+    assert export(BOTH, model, data, spec, ResultsFolder(str(tmp_path)), attempt) == []
     assert problems == ["spec.export.formats: onnx: its outputs differ by up to 0.1 from those of the trained model"]
     assert not (tmp_path / "results").exists()
 
