@@ -17,6 +17,10 @@ _HINTS = {
     "spec.training.globalBatchSize or more workers.",
     FailureClass.NON_FINITE: "Lower spec.optimizer.learningRate, set spec.training.gradientClipping, or use fp32.",
 }
+_DISK_HINT = (
+    "Raise the limit (ephemeral-storage in spec.workers.resources.limits, or sizeLimit in spec.workers.volumes), or have the "
+    "workers write less to their own disk: without a volume or spec.checkpoint.uri, checkpoints lie there too."
+)
 
 _SECONDARY = frozenset({FailureClass.INFRASTRUCTURE, FailureClass.PREEMPTED})
 """Classes that a worker also ends with when another one's failure took it down."""
@@ -35,7 +39,7 @@ def describe(pod: Pod, attempt: int, now: datetime) -> Failure:
     return Failure(
         category=category,
         message=_message(pod),
-        hint=(said.hint if said else None) or _HINTS.get(category),
+        hint=_DISK_HINT if _overran_disk(pod) else (said.hint if said else None) or _HINTS.get(category),
         attempt=attempt,
         worker=pod.index,
         rank=said.rank if said else None,
@@ -92,6 +96,8 @@ def categorize(pod: Pod) -> FailureClass:
     """Return the class of a failed or vanishing pod. The kernel and the cluster are better witnesses than the worker."""
     if pod.reason == "OOMKilled":
         return FailureClass.OUT_OF_MEMORY
+    if _overran_disk(pod):
+        return FailureClass.USER_ERROR
     if pod.silent:
         return FailureClass.INFRASTRUCTURE
     if pod.disrupted is not None or pod.reason in ("Preempting", "Evicted", "NodeShutdown", "Terminated"):
@@ -103,6 +109,15 @@ def categorize(pod: Pod) -> FailureClass:
     return FailureClass.PREEMPTED if pod.deleting else FailureClass.INFRASTRUCTURE
 
 
+def _overran_disk(pod: Pod) -> bool:
+    """Return whether the pod was evicted for using more of its node's disk than its own limits allow.
+
+    Whom a node evicts for its own sake has the condition DisruptionTarget. Whom it does not even admit has none either, but
+    nothing of that pod has ever run.
+    """
+    return pod.reason == "Evicted" and pod.disrupted is None and pod.exit_code is not None
+
+
 def _message(pod: Pod) -> str:
     place = f"worker {pod.index}" + (f" on node {pod.node}" if pod.node else "")
     if pod.reason == "OOMKilled":
@@ -110,10 +125,10 @@ def _message(pod: Pod) -> str:
     if pod.silent or pod.disrupted is not None:
         fate = "lost: its node does not answer any more"
         return f"{place} is {fate if pod.silent else f'taken away by the cluster: {pod.disrupted}'}"
+    if pod.reason == "Evicted":
+        return f"{place} was evicted: {pod.message.strip()}"
     if pod.termination is not None and pod.termination.message:
         return f"{place}: {pod.termination.message}"
-    if pod.reason == "Evicted":
-        return f"{place} was evicted: {pod.message}"
     if pod.exit_code is not None and pod.exit_code > SIGNAL_BASE:
         return f"{place} was ended by {_signal(pod.exit_code - SIGNAL_BASE)}"
     if pod.exit_code:

@@ -128,6 +128,29 @@ def test_failures_that_would_repeat_end_the_job_at_once(casualty, category):
     assert truth(status, ConditionType.FAILED) == "True"
 
 
+@pytest.mark.parametrize("code", [137, ExitCode.PREEMPTED])
+def test_who_uses_more_disk_than_its_own_limit_fails_the_job_and_the_limit_is_named(code):
+    words = "Pod ephemeral local storage usage exceeds the total limit of containers 10Gi. "
+    evicted = failed(1, code=code, reason="Evicted", message=words)
+    status = plan(observed(running_job(), pod(0), evicted)).status
+    assert (status.phase, status.failure.category) == (Phase.FAILED, FailureClass.USER_ERROR)
+    assert status.failure.message == f"worker 1 on node node-1 was evicted: {words.strip()}"
+    assert "ephemeral-storage in spec.workers.resources.limits" in status.failure.hint
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"exit_code": 137, "disrupted": "The node was low on resource: ephemeral-storage."},
+        {"message": "Pod was rejected: The node had condition: [DiskPressure]. "},  # it never ran there
+    ],
+)
+def test_who_is_evicted_for_the_sake_of_its_node_is_preempted(fields):
+    evicted = pod(1, phase="Failed", reason="Evicted", **fields)
+    status = plan(observed(running_job(), pod(0), evicted)).status
+    assert (status.phase, status.failure.category) == (Phase.RESTARTING, FailureClass.PREEMPTED)
+
+
 @pytest.mark.parametrize(
     ("casualty", "whole"),
     [
