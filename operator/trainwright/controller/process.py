@@ -30,6 +30,7 @@ from trainwright.controller.store import Store
 from trainwright.metrics import Metrics
 from trainwright.reports.authority import ensure_authority
 from trainwright.reports.certificates import KeyPair
+from trainwright.reports.listener import Room
 from trainwright.reports.server import ReportsServer
 
 log = structlog.get_logger(__name__)
@@ -161,6 +162,7 @@ class Operator:
             hosts,
             leading=lambda: self._controller is not None and self._controller.synced.is_set(),
             count=lambda result: self._metrics.reports.labels(result).inc(),
+            room=Room(self._settings.reports_connections, self._settings.reports_connections_per_address),
         )
         await reports.start(None, self._settings.reports_port)
         stack.push_async_callback(reports.close)

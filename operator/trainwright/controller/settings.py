@@ -46,6 +46,10 @@ class OperatorSettings(BaseSettings):
     reports_enabled: bool = Field(True, description="Whether to serve the endpoint that workers report to.")
     reports_service: str = Field("trainwright-reports", description="Service in front of the reports endpoint.")
     reports_port: int = Field(REPORTS_PORT, ge=1, le=65_535, description="Port of the reports endpoint.")
+    reports_connections: int = Field(
+        1024, ge=8, description="Connections to the reports endpoint open at once; each costs 50 KiB."
+    )
+    reports_connections_per_address: int = Field(128, ge=1, description="Of these, from one address.")
     reports_secret: str = Field("trainwright-reports-ca", description="Secret that keeps the endpoint's CA.")
     health_port: int = Field(8080, ge=0, le=65_535, description="Port of /healthz, /readyz and /metrics.")
 

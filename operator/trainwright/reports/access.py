@@ -26,7 +26,7 @@ class Access:
         review: Asks the cluster.
         clock: A monotonic clock, in seconds.
         per_sender: Reviews per second that one address may cause.
-        overall: Reviews per second in all.
+        overall: Reviews per second in all. Half of them are kept for addresses from which a valid token has come before.
     """
 
     def __init__(
@@ -40,7 +40,8 @@ class Access:
         self._review = review
         self._clock = clock
         self._senders = RateLimits(per_sender, 5 * per_sender, clock)
-        self._overall = RateLimits(overall, 2 * overall, clock, capacity=1)
+        self._overall = RateLimits(overall / 2, overall, clock, capacity=2)
+        self._proven: OrderedDict[str, None] = OrderedDict()
         self._known: OrderedDict[bytes, tuple[float, PodIdentity | None]] = OrderedDict()
 
     async def identify(self, token: str, audience: str, sender: str) -> PodIdentity | None:
@@ -54,11 +55,19 @@ class Access:
         if self._clock() < until:
             return identity
         # The sender's own limit comes first, so that one who floods us uses up nothing of the others' share.
-        if not self._senders.allow(sender) or not self._overall.allow(""):
+        if not self._senders.allow(sender) or not self._overall.allow(sender in self._proven):
             raise TooManyReviewsError
         identity = await self._review(token, audience)
+        if identity is not None:
+            self._remember(sender)
         self._known.pop(digest, None)
         self._known[digest] = (self._clock() + (_VALID_FOR if identity else _INVALID_FOR), identity)
         if len(self._known) > _CAPACITY:
             self._known.popitem(last=False)
         return identity
+
+    def _remember(self, sender: str) -> None:
+        self._proven.pop(sender, None)
+        self._proven[sender] = None
+        if len(self._proven) > _CAPACITY:
+            self._proven.popitem(last=False)

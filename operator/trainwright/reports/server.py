@@ -2,11 +2,11 @@
 
     POST /v1/namespaces/{namespace}/jobs/{name}/reports    Authorization: Bearer <token>    a WorkerReport as JSON
 
-204 accepted · 400 not a report · 401 token not valid for this job · 403 pod not of this job · 404 no such job ·
+204 accepted · 400 not a report · 401 token not valid for this job, or no such job · 403 pod not of this job ·
 409 report of another job that had this name · 413 too large · 429 too fast · 503 not the replica that works.
 A report is complete in itself and followed by another one within seconds, so a sender that is refused simply goes on.
 When very many jobs report, the answer's Retry-After asks each to pause longer, and connections are not kept meanwhile: one
-costs 50 KiB, another handshake half a millisecond.
+costs 50 KiB, another handshake half a millisecond. So no more than two hundred are kept, and there is room for five times that.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from trainwright.cluster.port import ClusterError, JobKey, PodIdentity
 from trainwright.reports.access import Access, TooManyReviewsError
 from trainwright.reports.certificates import SERVING_LIFETIME, KeyPair, issue, load, server_context
 from trainwright.reports.limits import RateLimits
+from trainwright.reports.listener import Listener, Room
 from trainwright.reports.pace import Pace
 
 log = structlog.get_logger(__name__)
@@ -72,6 +73,7 @@ class ReportsServer:
         leading: Whether this replica works; the others refuse reports.
         count: Told the result of every report.
         clock: A monotonic clock, in seconds.
+        room: How many connections there is room for.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class ReportsServer:
         leading: Callable[[], bool] = lambda: True,
         count: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
+        room: Room = Room(),  # noqa: B008 - frozen
     ) -> None:
         self._jobs = jobs
         self._access = Access(review, clock)
@@ -94,7 +97,9 @@ class ReportsServer:
         self._rates = RateLimits(_RATE, _BURST, clock)
         self._pace = Pace(_OVERALL_RATE, _LONGEST_PAUSE, clock)
         self._context = server_context()
+        self._room = room
         self._runner: web.AppRunner | None = None
+        self._listener: Listener | None = None
         self._renewal: asyncio.Task[None] | None = None
 
     async def start(self, host: str | None, port: int) -> int:
@@ -104,16 +109,18 @@ class ReportsServer:
         app.router.add_post("/v1/namespaces/{namespace}/jobs/{name}/reports", self._handle)
         self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=30, shutdown_timeout=2)
         await self._runner.setup()
-        await web.TCPSite(self._runner, host, port, ssl_context=self._context).start()
+        assert self._runner.server is not None  # noqa: S101 - since it is set up
+        self._listener = Listener(self._runner.server, self._context, self._room, lambda: self._count("crowded"))
         self._renewal = asyncio.create_task(self._renew_forever(), name="certificate renewal")
-        bound: int = self._runner.addresses[0][1]
-        return bound
+        return self._listener.start(host, port)
 
     async def close(self) -> None:
         """Stop listening."""
         if self._renewal is not None:
             self._renewal.cancel()
             await asyncio.gather(self._renewal, return_exceptions=True)
+        if self._listener is not None:
+            await self._listener.close()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -152,8 +159,6 @@ class ReportsServer:
         key = JobKey(request.match_info["namespace"], request.match_info["name"])
         token = _bearer(request)
         uid = self._jobs.job_uid(key)
-        if uid is None:
-            raise _Refusal(404, "no such job")
         worker = await self._authorize(request, key, uid, token)
         # However many workers complain that they wait in vain, worker 0 is heard.
         if not self._rates.allow((key, worker == 0)):
@@ -164,9 +169,9 @@ class ReportsServer:
         self._jobs.report(key, worker, report, datetime.now(UTC))
         return self._pace.pause((key, worker))
 
-    async def _authorize(self, request: web.Request, key: JobKey, uid: str, token: str) -> int:
-        """Return which worker of the job reports."""
-        audience = report_audience(key.namespace, key.name, uid)
+    async def _authorize(self, request: web.Request, key: JobKey, uid: str | None, token: str) -> int:
+        """Return which worker of the job reports. A job that is not there is answered for like one that is."""
+        audience = report_audience(key.namespace, key.name, uid or "")
         try:
             pod = await self._access.identify(token, audience, request.remote or "")
         except TooManyReviewsError:
@@ -174,7 +179,7 @@ class ReportsServer:
         except ClusterError as error:
             log.warning("token cannot be reviewed", job=str(key), error=str(error))
             raise _Refusal(503, "the token cannot be reviewed now; try again") from error
-        if pod is None:
+        if pod is None or uid is None:
             raise _Refusal(401, "the token is not valid for this job")
         worker = self._jobs.worker_of(key, uid, pod.uid) if pod.namespace == key.namespace else None
         if worker is None:

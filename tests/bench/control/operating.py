@@ -44,6 +44,8 @@ class Operator:
             "TRAINWRIGHT_POD_NAME": "operator-0",
             "TRAINWRIGHT_REPORTS_PORT": str(self.reports_port),
             "TRAINWRIGHT_HEALTH_PORT": str(self._health_port),
+            # All who report have one address here.
+            "TRAINWRIGHT_REPORTS_CONNECTIONS_PER_ADDRESS": "1024",
         }
         for name in [name for name in os.environ if name.startswith("TRAINWRIGHT_")]:
             del os.environ[name]

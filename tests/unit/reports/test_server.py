@@ -12,7 +12,9 @@ import pytest
 from trainwright.api.names import report_audience
 from trainwright.api.worker import WorkerPhase, WorkerReport
 from trainwright.cluster.port import ClusterError, JobKey, PodIdentity
+from trainwright.reports.access import Access, TooManyReviewsError
 from trainwright.reports.certificates import create_authority
+from trainwright.reports.listener import Room
 from trainwright.reports.server import BODY_LIMIT, ReportsServer
 
 UID = "job-uid"
@@ -60,7 +62,7 @@ class Authority:
 class Endpoint:
     """A running endpoint and a client that trusts its CA."""
 
-    def __init__(self):
+    def __init__(self, **options):
         self.now = 1000.0
         self.leading = True
         self.jobs, self.authority, self.results = Known(), Authority(), []
@@ -73,7 +75,14 @@ class Endpoint:
             leading=lambda: self.leading,
             count=self.results.append,
             clock=lambda: self.now,
+            **options,
         )
+
+    async def post_or_none(self):
+        try:
+            return (await self.post())[0]
+        except aiohttp.ClientError:
+            return None
 
     async def post(self, body=None, token=f"team|pod-uid|{AUDIENCE}", job="digits", **headers):
         context = ssl.create_default_context(cadata=self.ca.certificate.decode())
@@ -128,12 +137,53 @@ async def test_refuses_everyone_else(endpoint, token, status):
 
 
 async def test_refuses_what_is_not_for_this_job(endpoint):
-    assert (await endpoint.post(job="unknown"))[0] == 404
     assert (await endpoint.post(report(uid="former")))[0] == 409
     status, text = await endpoint.post(report(step=-1))
     assert (status, "step" in text) == (400, True)
     assert (await endpoint.post(b"{"))[0] == 400
     assert endpoint.jobs.reports == []
+
+
+async def test_nobody_learns_which_jobs_there_are(endpoint):
+    tokens = ["forged", f"team|pod-uid|{report_audience('team', 'unknown', '')}"]
+    answers = {(await endpoint.post(token=token, job=job)) for token in tokens for job in ("digits", "unknown")}
+    assert answers == {(401, "the token is not valid for this job\n")}
+    assert endpoint.authority.asked == 4, "nor by how long the answer takes"
+
+
+async def test_junk_from_many_leaves_those_their_share_who_were_heard_before():
+    clock = [0.0]
+    authority = Authority()
+    access = Access(authority.review, lambda: clock[0])
+    await access.identify(f"team|pod-uid|{AUDIENCE}", AUDIENCE, "10.0.0.1")
+    clock[0] += 61
+    junk = (access.identify(f"junk of {sender}", AUDIENCE, f"10.0.1.{sender}") for sender in range(100))
+    answers = await asyncio.gather(*junk, return_exceptions=True)
+    assert any(isinstance(answer, TooManyReviewsError) for answer in answers)
+    assert await access.identify(f"team|pod-uid|{AUDIENCE}", AUDIENCE, "10.0.0.1") is not None
+
+
+async def test_connections_too_many_are_closed_before_the_handshake():
+    running = Endpoint(room=Room(overall=12, per_address=8))
+    running.port = await running.server.start("127.0.0.1", 0)
+    idle = [await asyncio.open_connection("127.0.0.1", running.port) for _ in range(8)]
+    late, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    assert await asyncio.wait_for(late.read(), 5) == b""
+    writer.close()
+    others = [await asyncio.open_connection("127.0.0.1", running.port, local_addr=("127.0.0.2", 0)) for _ in range(4)]
+    late, writer = await asyncio.open_connection("127.0.0.1", running.port, local_addr=("127.0.0.3", 0))
+    assert await asyncio.wait_for(late.read(), 5) == b""
+    writer.close()
+    assert running.results == ["crowded"] * 2
+    for _, writer in (*idle[:1], *others):
+        writer.close()
+        await writer.wait_closed()
+    async with asyncio.timeout(5):
+        while (await running.post_or_none()) != 204:  # noqa: ASYNC110 - that it sees the end of a connection sets no event
+            await asyncio.sleep(0)
+    for _, writer in idle:
+        writer.close()
+    await running.server.close()
 
 
 async def test_refuses_what_is_too_large(endpoint):

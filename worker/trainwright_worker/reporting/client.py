@@ -12,7 +12,7 @@ from trainwright_worker.console import say
 
 SEND_SECONDS: Final = 5.0
 MAX_PAUSE_SECONDS: Final = 30.0
-_REFUSED: Final = frozenset({403, 404, 409})
+_REFUSED: Final = frozenset({401, 403, 409})
 
 
 class Client:
