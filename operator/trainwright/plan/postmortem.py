@@ -27,8 +27,15 @@ _SECONDARY = frozenset({FailureClass.INFRASTRUCTURE, FailureClass.PREEMPTED})
 
 
 def explain(pods: Sequence[Pod], attempt: int, now: datetime) -> Failure:
-    """Return the post-mortem of the pod that failed first among these failed or vanishing ones."""
-    first = min(pods, key=lambda pod: (categorize(pod) in _SECONDARY, pod.finished_at or now, pod.index))
+    """Return the post-mortem of the pod that failed first among these failed or vanishing ones.
+
+    The workers know whose failure came first; times are in whole seconds, and of clocks that differ.
+    """
+    named = {pod.termination.worker for pod in pods if pod.termination is not None}
+    first = min(
+        pods,
+        key=lambda pod: (categorize(pod) in _SECONDARY, pod.index not in named, pod.finished_at or now, pod.index),
+    )
     return describe(first, attempt, now)
 
 

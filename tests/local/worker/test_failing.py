@@ -112,3 +112,5 @@ def test_a_mistake_ends_both_workers_with_its_own_code(make_job):
     workers = [job.start(0), job.start(1)]
     assert [worker.wait() for worker in workers] == [ExitCode.USER_ERROR] * 2, workers[0].log + workers[1].log
     assert "has 3 outputs, but the data has 10 classes" in workers[1].termination.message
+    first = {worker.termination.worker for worker in workers} - {None}
+    assert len(first) == 1, "both say whose failure came first, unless the store went with worker 0"

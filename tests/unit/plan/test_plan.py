@@ -128,6 +128,19 @@ def test_failures_that_would_repeat_end_the_job_at_once(casualty, category):
     assert truth(status, ConditionType.FAILED) == "True"
 
 
+def test_the_workers_say_whose_failure_came_first():
+    def ended(index, first, seconds=0):
+        said = Termination(exit_code=ExitCode.DATA, category=FailureClass.DATA, message="m", worker=first)
+        return failed(index, termination=said, finished_at=NOW + timedelta(seconds=seconds))
+
+    def culprit(*pods):
+        return plan(observed(running_job(), *pods)).status.failure.worker
+
+    assert culprit(ended(0, 1), ended(1, 1)) == 1
+    assert culprit(ended(0, 1), ended(1, 1, seconds=3)) == 1, "the clock of its node is ahead"
+    assert culprit(ended(0, None), ended(1, None)) == 0
+
+
 @pytest.mark.parametrize("code", [137, ExitCode.PREEMPTED])
 def test_who_uses_more_disk_than_its_own_limit_fails_the_job_and_the_limit_is_named(code):
     words = "Pod ephemeral local storage usage exceeds the total limit of containers 10Gi. "

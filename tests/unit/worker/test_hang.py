@@ -421,8 +421,8 @@ def test_the_first_cause_is_kept():
     keys = HashStore()
     keys.set_timeout(timedelta(seconds=1))
     first = judge([witness(0, **STUCK)], (), witness(0)).cause
-    leave_cause(keys, 3, first, 0)
-    leave_cause(keys, 3, judge([witness(1, **STUCK)], (), witness(1)).cause, 1)
+    assert leave_cause(keys, 3, first, 0) == first
+    assert leave_cause(keys, 3, judge([witness(1, **STUCK)], (), witness(1)).cause, 1) == first
     assert read_cause(keys, 3) == first
     assert read_cause(keys, 4) is None
     gone = SimpleNamespace(check=lambda _: (_ for _ in ()).throw(RuntimeError))

@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -196,7 +197,11 @@ class WorkerAgent(SimpleElasticAgent):
             self._remaining_restarts += 1
         if not failure.consequence or code == ExitCode.HANG:
             worker = failure.termination.worker if code == ExitCode.HANG else self._index
-            leave_cause(self._rendezvous_handler.keys, self._launched, failure.termination, worker)
+            first = leave_cause(self._rendezvous_handler.keys, self._launched, failure.termination, worker)
+            if first is not None and first.worker is not None:
+                # The clocks of nodes cannot tell whose failure came first; the store can.
+                ending = failure.termination.model_copy(update={"worker": first.worker})
+                self.failure = replace(failure, termination=ending)
         verb = "restarting" if self._remaining_restarts and not self.stopping else "giving up"
         say(f"worker {self._index}", f"{failure.termination.message}; {verb}")
 

@@ -116,7 +116,7 @@ class Inquest:
             return None
 
 
-def leave_cause(keys: Store, number: int, cause: Cause, worker: int | None) -> None:
+def leave_cause(keys: Store, number: int, cause: Cause, worker: int | None) -> Cause | None:
     """Leave why the launch of a round has failed, for whoever reports of the next one, unless another worker was first.
 
     Args:
@@ -124,11 +124,15 @@ def leave_cause(keys: Store, number: int, cause: Cause, worker: int | None) -> N
         number: Number of the round.
         cause: Why.
         worker: The worker whose failure it is, if that is known.
+
+    Returns:
+        The cause that was left first; None if the store is gone.
     """
     fields = {name: getattr(cause, name) for name in Cause.model_fields}
     content = json.dumps(Cause(**{**fields, "worker": worker}).to_wire())
-    with suppress(RuntimeError):
-        keys.compare_set(f"cause/{number}", "", content)
+    with suppress(RuntimeError, ValidationError):
+        return Cause.model_validate_json(bytes(keys.compare_set(f"cause/{number}", "", content)))
+    return None
 
 
 def read_cause(keys: Store, number: int) -> Cause | None:
