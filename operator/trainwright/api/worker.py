@@ -21,9 +21,10 @@ class ReportsEndpoint(Model):
 
 
 class WorkerConfig(Model):
-    """What every worker of a job reads, the same for all of them and all attempts; the environment says the rest.
+    """What every worker of a job reads; the environment says the rest.
 
-    A worker that is replaced after an upgrade reads what the operator before it wrote: fields it does not know are ignored.
+    Workers and operator may be of different versions: a job keeps its image while the operator is upgraded, and pods that run
+    keep the config that they were created with. Fields that are not known are ignored, but for those of the spec.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -31,7 +32,7 @@ class WorkerConfig(Model):
     namespace: str = Field(description="Namespace of the job.")
     name: str = Field(description="Name of the job.")
     uid: str = Field(description="UID of the job; prefix of its checkpoints.")
-    spec: TrainingJobSpec = Field(description="The job, with defaults filled in.")
+    spec: TrainingJobSpec = Field(description="The job.")
     rendezvous_port: int = Field(ge=1, le=65_535, description="Port of the rendezvous store on worker 0.")
     rendezvous_patience_seconds: float = Field(
         30,

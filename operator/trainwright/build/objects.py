@@ -57,8 +57,10 @@ def worker_config(namespace: str, name: str, uid: str, spec: TrainingJobSpec, se
 def config_map(namespace: str, name: str, uid: str, spec: TrainingJobSpec, settings: Settings) -> Manifest:
     """Return the ConfigMap that workers mount: their config, and the CA they trust the operator by."""
     config = worker_config(namespace, name, uid, spec, settings)
+    # An image of a former version stumbles over a field of the spec that is new, so what is as by default is left out.
+    text = config.model_dump_json(by_alias=True, exclude_none=True, exclude_defaults=True, indent=2)
     data = {
-        CONFIG_FILE: config.model_dump_json(by_alias=True, exclude_none=True, indent=2),
+        CONFIG_FILE: text,
         CA_FILE: settings.reports_ca,
     }
     return {
