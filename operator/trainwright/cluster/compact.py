@@ -18,6 +18,7 @@ _POD_METADATA = (
     "ownerReferences",
 )
 _POD_SPEC = ("nodeName", "terminationGracePeriodSeconds")
+_CONTAINER = ("name", "image")
 _POD_STATUS = ("phase", "reason", "message")
 _POD_CONDITIONS = ("PodScheduled", "Ready", "DisruptionTarget", "TerminationTarget")
 _CONTAINER_STATUS = ("name", "ready", "state")
@@ -35,13 +36,16 @@ def compact(manifest: Manifest) -> Manifest:
 
 
 def compact_pod(pod: Manifest) -> Manifest:
-    """Return a copy of what is read of a pod: not its spec but the node, not its images and mounts."""
+    """Return a copy of what is read of a pod: of its spec little more than the node and the image."""
     status = pod.get("status") or {}
     kept = {
         "metadata": _pick(pod["metadata"], _POD_METADATA),
         "spec": _pick(pod.get("spec") or {}, _POD_SPEC),
         "status": _pick(status, _POD_STATUS),
     }
+    containers = (pod.get("spec") or {}).get("containers") or ()
+    if containers:
+        kept["spec"]["containers"] = [_pick(item, _CONTAINER) for item in containers]
     if status.get("containerStatuses"):
         kept["status"]["containerStatuses"] = [_pick(item, _CONTAINER_STATUS) for item in status["containerStatuses"]]
     conditions = [item for item in status.get("conditions") or () if item.get("type") in _POD_CONDITIONS]

@@ -1,7 +1,7 @@
 """Which pods a job has, which it should have, and the difference."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from trainwright.api.spec import TrainingJobSpec
@@ -133,7 +133,8 @@ def to_create(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStat
         companions += [] if told is None else [told]
     shunned = placement.avoided(status)
     seats = (Seat(index, status.attempt, status.oldest_attempt, shunned, group) for index in missing)
-    pods = (worker_pod(*identity, spec, settings, config["metadata"]["name"], seat) for seat in seats)
+    alike = replace(settings, worker_image=_image(crew) or settings.worker_image)
+    pods = (worker_pod(*identity, spec, alike, config["metadata"]["name"], seat) for seat in seats)
     return (*companions, *pods)
 
 
@@ -151,6 +152,11 @@ def barred(observed: Observed, spec: TrainingJobSpec) -> tuple[str, str] | None:
 def without_pod(spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> list[int]:
     """Return the workers that have no pod which lives or has done its work."""
     return [index for index in range(spec.workers.count) if _needs_pod(crew.newest.get(index), status)]
+
+
+def _image(crew: Crew) -> str | None:
+    """Return the image of the workers that live on: who joins them shares it, whatever an upgrade has made the default."""
+    return next((pod.image for _, pod in sorted(crew.newest.items()) if pod.live), None)
 
 
 def _group(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> Group | None:

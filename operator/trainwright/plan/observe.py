@@ -48,7 +48,7 @@ def read_pod(manifest: Manifest, job: str) -> Pod:
     """
     metadata, spec, status = manifest["metadata"], manifest.get("spec", {}), manifest.get("status", {})
     index, attempt = read_pod_name(job, metadata["name"])
-    container = _worker_container(status)
+    container = _worker_container(status.get("containerStatuses"))
     state = container.get("state", {})
     ended, running = state.get("terminated", {}), state.get("running", {})
     phase = status.get("phase", "Pending")
@@ -63,6 +63,7 @@ def read_pod(manifest: Manifest, job: str) -> Pod:
         attempt=attempt,
         phase=phase,
         outlived=outlived,
+        image=_worker_container(spec.get("containers")).get("image"),
         group=(metadata.get("labels") or {}).get(LABEL_GROUP),
         deletes_at=read_time(metadata["deletionTimestamp"]) if metadata.get("deletionTimestamp") else None,
         node=spec.get("nodeName"),
@@ -83,9 +84,8 @@ def read_time(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def _worker_container(status: Manifest) -> Manifest:
-    containers: list[Manifest] = status.get("containerStatuses") or []
-    return next((c for c in containers if c.get("name") == WORKER_CONTAINER), {})
+def _worker_container(containers: list[Manifest] | None) -> Manifest:
+    return next((c for c in containers or () if c.get("name") == WORKER_CONTAINER), {})
 
 
 def _waiting(status: Manifest, state: Manifest) -> tuple[str, str] | None:

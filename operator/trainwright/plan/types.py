@@ -46,6 +46,7 @@ class Pod:
     """A worker pod, read.
 
     Attributes:
+        image: The image that its worker runs, or None if the pod does not say.
         group: Name of the group that it is placed with all together or not at all, or None.
         phase: Kubernetes' pod phase: Pending, Running, Succeeded, Failed or Unknown. Its worker's end decides.
         outlived: Whether its worker has ended and another container, a sidecar, runs on.
@@ -65,6 +66,7 @@ class Pod:
     index: int
     attempt: int
     phase: str
+    image: str | None = None
     group: str | None = None
     deletes_at: datetime | None = None
     node: str | None = None

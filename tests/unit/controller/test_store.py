@@ -205,4 +205,4 @@ def test_keeps_little_of_a_pod(store):
     store.pod_changed(pod(2))
     kept = store.snapshot(KEY).pods[0]
     assert "managedFields" not in kept["metadata"]
-    assert kept["spec"] == {"nodeName": "n1"}
+    assert kept["spec"] == {"nodeName": "n1", "containers": [{"name": "worker", "image": "large"}]}

@@ -8,6 +8,7 @@ from situations import NOW, observed, pod, report, running_job, spec
 
 from trainwright.api.job import InvalidJobError
 from trainwright.api.status import Phase
+from trainwright.cluster.compact import compact_pod
 from trainwright.plan import plan
 from trainwright.plan.observe import read_job, read_pod
 
@@ -76,3 +77,15 @@ def test_a_suspended_job_has_no_sidecars_either():
     halted = replace(halted, status=plan(observed(halted, with_a_sidecar(75), pod(1))).status)
     assert halted.status.message.startswith("suspending: 2 workers still")
     assert len(plan(observed(halted, with_a_sidecar(75), pod(1))).delete) == 2
+
+
+def test_the_image_of_a_pod_is_kept_and_read():
+    containers = [
+        {"name": "proxy", "image": "proxy:1"},
+        {"name": "worker", "image": "worker:1", "env": [{"name": "A"}]},
+    ]
+    manifest = {"metadata": {"name": "digits-1-1", "uid": "u"}, "spec": {"containers": containers}, "status": {}}
+    kept = compact_pod(manifest)
+    assert "env" not in kept["spec"]["containers"][1]
+    assert read_pod(kept, "digits").image == "worker:1"
+    assert read_pod({**kept, "spec": {}}, "digits").image is None

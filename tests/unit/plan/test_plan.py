@@ -56,6 +56,26 @@ def test_pods_mount_what_is_told_when_they_are_created():
     assert told(reports_ca="the CA after a new installation") != told()
 
 
+@pytest.mark.parametrize(
+    ("lost", "own", "images"),
+    [(1, None, ["worker:1"]), (0, None, ["worker:2"] * 2), (1, "mine:7", ["mine:7"])],
+    ids=["one is replaced", "all start again", "an image of the job's own"],
+)
+def test_workers_that_train_together_have_one_image(lost, own, images):
+    before = running_job()
+    workers = {"count": 2} | ({"image": own} if own else {})
+    before = replace(before, spec=spec(workers=workers))
+    pods = [replace(pod(index), image=own or "worker:1") for index in range(2)]
+    pods[lost] = replace(failed(lost), image=pods[lost].image)
+    upgraded = replace(SETTINGS, worker_image="worker:2")
+    later = NOW + timedelta(seconds=60)
+    restarted = replace(before, status=status_after(plan(observed(before, *pods, settings=upgraded))))
+    if lost == 0:
+        pods = []
+    made = plan(observed(restarted, *pods, settings=upgraded, now=later)).create
+    assert [child["spec"]["containers"][0]["image"] for child in made if child["kind"] == "Pod"] == images
+
+
 def test_single_worker_needs_no_service():
     started = replace(job(workers=1), status=status_after(plan(observed(job(workers=1)))))
     assert kinds(plan(observed(started))) == ["ConfigMap", "NetworkPolicy", "Pod"]
