@@ -113,11 +113,12 @@ def _name_rule() -> Schema:
 def _immutability() -> Schema:
     """Return the transition rule for the fields that may not change once workers were started.
 
-    It is one rule, which most writes pass at its second term: the API server judges it with every write of a status, too,
-    and a rule per field would cost it as much as all the rest of that. An optional field counts as changed when it comes or
-    goes.
+    It is one rule, because the API server judges it with every write of a status, too, and a rule per field would cost it
+    as much as all the rest of that. Such a write passes at the second term: who changes a spec cannot change the status with
+    it, so where the status differs the spec is the same. An optional field counts as changed when it comes or goes.
     """
     started = "has(oldSelf.status) && has(oldSelf.status.attempt) && oldSelf.status.attempt >= 1"
+    status_write = "!has(self.status) || self.status != oldSelf.status"
     unchanged = {}
     for path, field in _fixed_fields():
         new, old = f"self.{path}", f"oldSelf.{path}"
@@ -128,7 +129,7 @@ def _immutability() -> Schema:
     refusal = "cannot change after the first start (create a new job instead)"
     named = " + ".join(f"({same} ? '' : ' {path}')" for path, same in unchanged.items())
     return {
-        "rule": f"!({started}) || self.spec == oldSelf.spec || ({' && '.join(unchanged.values())})",
+        "rule": f"!({started}) || {status_write} || ({' && '.join(unchanged.values())})",
         "message": f"what is trained {refusal}",
         "messageExpression": f"'{refusal}:' + {named}",
         "fieldPath": ".spec",
