@@ -70,7 +70,7 @@ def _keep_house(observed: Observed) -> Plan:
     status, spec = observed.job.status, observed.job.spec
     crew = membership.muster(observed.pods, status)
     last = None
-    if membership.speaks_of_the_living(status) and all(membership.is_over(pod, observed.now) for pod in crew.all_pods):
+    if membership.speaks_of_the_living(status) and all(pod.ended and not pod.deleting for pod in crew.all_pods):
         last = status.model_copy(update={"workers": membership.count(crew, status)})
         last = last if isinstance(spec, InvalidJobError) else storage.forget(observed, spec, last, crew)
         last = last.model_copy(update={"summary": tell.summarize(last)})
@@ -79,8 +79,7 @@ def _keep_house(observed: Observed) -> Plan:
     if expiry is not None and observed.now >= expiry:
         return Plan(delete_job=True)
     lingering = status.finished_at + membership.LINGER if status.finished_at and _any_live(crew) else None
-    ends = membership.terminations(crew, observed.now)
-    return Plan(status=last, delete=delete, requeue_after=_until(observed.now, expiry, lingering, *ends))
+    return Plan(status=last, delete=delete, requeue_after=_until(observed.now, expiry, lingering))
 
 
 def _any_live(crew: Crew) -> bool:
