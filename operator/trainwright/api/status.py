@@ -187,7 +187,7 @@ class Goodput(StatusModel):
     checkpointing: int = Field(0, ge=0, description="Seconds that training stood still to save.")
     evaluating: int = Field(0, ge=0, description="Seconds of measuring, predicting and writing results.")
     replaying: int = Field(0, ge=0, description="Seconds of steps taken again after a restart.")
-    stalled: int = Field(0, ge=0, description="Seconds in which nothing was heard although training should have run.")
+    stalled: int = Field(0, ge=0, description="Seconds in which training should have run but stood still.")
     restarting: int = Field(0, ge=0, description="Seconds from a failure until all workers ran again.")
     suspended: int = Field(0, ge=0, description="Seconds suspended.")
     worker_seconds_held: int = Field(0, ge=0, description="Seconds that workers ran, all together.")

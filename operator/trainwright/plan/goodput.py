@@ -73,7 +73,9 @@ def account(
 
 
 def _end(observed: Observed, status: TrainingJobStatus, at: datetime | None) -> datetime:
-    """Return up to when to charge: while training runs only up to the newest report."""
+    """Return up to when to charge: up to the end of the job, and while training runs only up to the newest report."""
+    if status.finished_at is not None:
+        return min(observed.now, status.finished_at)
     if status.phase != Phase.RUNNING:
         return observed.now
     return observed.job.created_at if at is None else min(observed.now, at)

@@ -30,7 +30,7 @@ def begin(spec: TrainingJobSpec, status: TrainingJobStatus, now: datetime) -> Tr
 
 
 def suspend(spec: TrainingJobSpec, status: TrainingJobStatus) -> TrainingJobStatus:
-    """Return the status of a job whose workers are to save and go. Time spent suspended counts against no deadline."""
+    """Return the status of a job whose workers are to save and go. Whoever resumes gets the whole deadline."""
     return status.model_copy(
         update={
             "phase": Phase.SUSPENDED,
@@ -42,12 +42,15 @@ def suspend(spec: TrainingJobSpec, status: TrainingJobStatus) -> TrainingJobStat
     )
 
 
-def succeed(status: TrainingJobStatus, now: datetime) -> TrainingJobStatus:
-    """Return the status of a job whose work is done."""
+def succeed(status: TrainingJobStatus, crew: Crew, now: datetime) -> TrainingJobStatus:
+    """Return the status of a job whose work is done: since worker 0 ended, however late that is noticed."""
+    ended = crew.newest[0].finished_at or now
+    begun = status.started_at or ended
     return status.model_copy(
         update={
             "phase": Phase.SUCCEEDED,
-            "finished_at": now,
+            # By its node's clock, which may be wrong.
+            "finished_at": min(now, max(begun, ended)),
             "next_start": None,
             "waiting_since": None,
         }

@@ -55,7 +55,7 @@ def _stand_by(observed: Observed, refusal: tuple[str, str]) -> Plan:
     heard = progress.newest_report(observed, before, crew)
     status = before if heard is None else progress.record(*heard, before, None, crew)
     if phase.done(crew):
-        status = phase.succeed(status, observed.now)
+        status = phase.succeed(status, crew, observed.now)
     elif status.phase is None or (status.phase in (Phase.STARTING, Phase.RUNNING) and not crew.runs(0)):
         status = status.model_copy(update={"phase": Phase.PENDING})
     status = progress.expect(observed, status)
@@ -129,7 +129,7 @@ def _settle(
     if heard is not None:
         status = progress.record(*heard, status, spec, crew)
     if phase.done(crew):
-        return phase.succeed(status, observed.now)
+        return phase.succeed(status, crew, observed.now)
     status = limits.enforce_deadline(observed, spec, status)
     status = budget.enforce(observed, spec, status, crew)
     if status.phase == Phase.FAILED or budget.stopping(status):

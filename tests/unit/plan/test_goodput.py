@@ -10,7 +10,7 @@ from situations import NOW, failed, job, observed, pod, report, running_job
 
 from trainwright.api.exit_codes import ExitCode
 from trainwright.api.status import Goodput, LaunchSeconds, Phase, read_status
-from trainwright.api.worker import WorkerPhase
+from trainwright.api.worker import Termination, WorkerPhase
 from trainwright.plan import plan
 from trainwright.plan.goodput import gpus_per_worker, worker_seconds
 
@@ -187,6 +187,23 @@ def test_the_end_closes_the_ledger():
     assert over.status.phase == Phase.FAILED
     assert sum(spent(over).values()) == 50
     assert decide(over, 5000).status.goodput == over.status.goodput
+
+
+@pytest.mark.parametrize(
+    ("by_its_clock", "finished"),
+    [(600, 600), (-5000, 0), (40_000, 36_000)],  # a node's clock may be wrong, but not by more than can be
+)
+def test_a_job_ended_when_worker_0_did_however_late_that_is_noticed(by_its_clock, finished):
+    last = says(100, phase=WorkerPhase.FINISHED, loading=18, training=500, evaluating=60)
+    said = Termination(exit_code=0, report=last)
+    leader = pod(0, phase="Succeeded", exit_code=0, termination=said, finished_at=at(by_its_clock))
+    running = started(ttlSecondsAfterFinished=100)
+    over = decide(running, 36_000, leader, pod(1, phase="Succeeded"))
+    assert over.status.phase == Phase.SUCCEEDED
+    assert over.status.finished_at == at(finished)
+    assert sum(spent(over).values()) == max(32, finished)
+    assert over.status.goodput.worker_seconds_held == worker_seconds(running.status, max(at(32), at(finished)))
+    assert plan(observed(over, now=at(finished + 100))).delete_job
 
 
 def test_a_ledger_that_nobody_can_read_begins_anew():

@@ -136,7 +136,11 @@ class TrainingJobSpec(Model):
         "tries again later, so that two half-started jobs never wait for each other.",
     )
     active_deadline_seconds: int | None = Field(
-        None, ge=1, le=31_536_000, description="Seconds the job may be active before it is stopped and failed."
+        None,
+        ge=1,
+        le=31_536_000,
+        description="Seconds the job may be active before it is stopped and failed. Time in queues does not count; a "
+        "suspension ends the count, and a job that is resumed has all of them again.",
     )
     budget: BudgetSpec | None = Field(None, description="What the job may use up before it is stopped and failed.")
     ttl_seconds_after_finished: int | None = Field(
