@@ -47,13 +47,19 @@ def spent_at(spec: TrainingJobSpec, status: TrainingJobStatus, now: datetime) ->
 
 
 def enforce(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> TrainingJobStatus:
-    """Return the status: unchanged, stopping because the budget is spent, or failed once all workers are gone."""
+    """Return the status: unchanged, stopping because the budget is spent, or failed once all workers are gone.
+
+    If there is more to spend meanwhile, the job goes on as one that was suspended: its workers are on their way out.
+    """
+    allowed = worker_seconds_allowed(spec)
+    spent = allowed is not None and worker_seconds(status, observed.now) >= allowed
     if status.budget_spent_at is not None:
+        if not spent:
+            return status.model_copy(update={"budget_spent_at": None, "phase": Phase.SUSPENDED})
         if all(is_over(pod, observed.now) for pod in crew.all_pods):
             return fail(status, _failure(observed, spec, status), observed.now)
         return status
-    allowed = worker_seconds_allowed(spec)
-    if allowed is None or worker_seconds(status, observed.now) < allowed:
+    if not spent:
         return status
     return status.model_copy(update={"budget_spent_at": observed.now, "next_start": None, "waiting_since": None})
 

@@ -21,10 +21,19 @@ def enforce_deadline(observed: Observed, spec: TrainingJobSpec, status: Training
     limit = deadline(spec, status)
     if limit is None or observed.now < limit:
         return status
+    why, hint = (
+        "",
+        "The workers were told to save first. Start a new job with a later deadline, more workers or fewer steps.",
+    )
+    if status.phase in (Phase.PENDING, Phase.RESTARTING):
+        why, hint = (
+            f"; until then: {status.message}",
+            "Start a new job with a later deadline, or one that asks for less.",
+        )
     failure = Failure(
         category=FailureClass.USER_ERROR,
-        message=f"not done within {spec.active_deadline_seconds} s (spec.activeDeadlineSeconds)",
-        hint="The workers were told to save first. Start a new job with a later deadline, more workers or fewer steps.",
+        message=f"not done within {spec.active_deadline_seconds} s (spec.activeDeadlineSeconds){why}",
+        hint=hint,
         attempt=status.attempt,
         reason="DeadlineExceeded",
         failed_at=observed.now,

@@ -90,6 +90,22 @@ def test_what_was_not_kept_is_said_too(fields, words):
     assert words in over.status.failure.message
 
 
+@pytest.mark.parametrize("budget", [{"workerHours": 1000}, None])
+@pytest.mark.parametrize("left", [CREW, ()])
+def test_a_budget_that_is_raised_while_it_saves_is_not_spent(budget, left):
+    durable = {"checkpoint": {"persistentVolumeClaim": "checkpoints"}}
+    running, _ = decide(training(budget={"workerHours": 1}, **durable), *CREW, report=said(40, checkpoints=[saved(40)]))
+    stopping, _ = decide(running, *CREW, now=NOW + HOUR / 2)
+    going = tuple(replace(p, deletes_at=NOW + HOUR) for p in left)
+    raised, decision = decide(replace(stopping, spec=job(budget=budget, **durable).spec), *going, now=NOW + HOUR / 2)
+    status = raised.status
+    assert (status.phase, status.budget_spent_at, status.failure) == (Phase.PENDING, None, None)
+    assert (status.attempt, status.oldest_attempt, status.restarts) == (2, 2, 0)
+    assert status.checkpoints == [saved(40)]
+    _, decision = decide(raised, *going, now=NOW + HOUR / 2)
+    assert any(manifest["kind"] == "Pod" for manifest in decision.create) == (not left)  # it may still be saving
+
+
 def test_gpu_hours_count_every_gpu():
     workers = {"workers": {"count": 2, "resources": {"limits": {"nvidia.com/gpu": 4}}}}
     raw = job(budget={"workerHours": 1}).spec.to_wire() | workers | {"budget": {"gpuHours": 8}}

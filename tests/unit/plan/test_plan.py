@@ -10,7 +10,9 @@ from trainwright.api.exit_codes import ExitCode, FailureClass
 from trainwright.api.job import FieldError, InvalidJobError
 from trainwright.api.status import ConditionType, Phase
 from trainwright.api.worker import Termination, WorkerPhase
-from trainwright.plan import Plan, plan
+from trainwright.plan import Plan, limits, plan
+
+HOUR = timedelta(hours=1)
 
 
 def kinds(plan: Plan) -> list[str]:
@@ -316,6 +318,27 @@ def test_deadline_stops_the_job():
     assert over.status.phase == Phase.FAILED
     assert over.status.reason == "DeadlineExceeded"
     assert len(over.delete) == 2
+
+
+def test_a_deadline_that_ends_a_wait_says_what_was_waited_for():
+    started = replace(job(activeDeadlineSeconds=60), status=plan(observed(job(activeDeadlineSeconds=60))).status)
+    stuck = [pod(i, phase="Pending", waiting=("Unschedulable", "0/3 nodes are available")) for i in range(2)]
+    waiting = replace(started, status=plan(observed(started, *stuck)).status)
+    failure = plan(observed(waiting, *stuck, now=NOW + timedelta(seconds=60))).status.failure
+    assert failure.message == (
+        "not done within 60 s (spec.activeDeadlineSeconds); until then: "
+        "2 of 2 workers unschedulable: 0/3 nodes are available"
+    )
+    assert "save" not in failure.hint
+
+
+def test_a_job_that_is_resumed_has_all_of_its_deadline_again():
+    running = running_job(activeDeadlineSeconds=60)
+    halted = replace(running, spec=spec(workers={"count": 2}, activeDeadlineSeconds=60, suspend=True))
+    halted = replace(halted, status=plan(observed(halted, now=NOW + timedelta(seconds=50))).status)
+    resumed = replace(running, status=plan(observed(replace(running, status=halted.status), now=NOW + HOUR)).status)
+    assert resumed.status.phase == Phase.PENDING
+    assert limits.deadline(resumed.spec, resumed.status) == NOW + HOUR + timedelta(seconds=60)
 
 
 def test_time_to_live_ends_with_the_job_deleted():
