@@ -165,11 +165,11 @@ class Store:
 
     def has_begun(self, key: JobKey) -> bool:
         """Return whether the job has been started at least once."""
-        return self._status(key).get("attempt", 0) > 0
+        return bool(self._status(key).get("attempt"))
 
     def comes_up(self, key: JobKey) -> bool:
         """Return whether the job has pods, and was last said to wait for all of them to run."""
-        return self.width(key) > 0 and self._status(key).get("phase") == Phase.PENDING
+        return self.width(key) > 0 and bool(self._status(key).get("phase") == Phase.PENDING)
 
     def _status(self, key: JobKey) -> Manifest:
         known = self._known.get(key)
