@@ -1,13 +1,16 @@
 """What a person sees of a status."""
 
 import io
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from rich.console import Console
 
 from trainwright.api.exit_codes import FailureClass
+from trainwright.api.figures import StepTime
 from trainwright.api.status import (
+    Checkpoint,
     Evaluation,
     Export,
     Failure,
@@ -19,9 +22,10 @@ from trainwright.api.status import (
     TrainingJobStatus,
     Workers,
 )
-from trainwright.cli.local.display import clock, facts_of, make_display
+from trainwright.cli.local.display import facts_of, make_display
 from trainwright.cli.local.folder import RunFolder
 from trainwright.cli.local.summary import show_summary
+from trainwright.cli.local.words import clock
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 RUNNING = TrainingJobStatus(
@@ -41,12 +45,12 @@ RUNNING = TrainingJobStatus(
 
 def test_facts_are_short_and_the_telling_metric_comes_first():
     assert facts_of(RUNNING) == [
+        "1 restart",
         "epoch 3/10",
         "loss 0.2100",
-        "accuracy 0.9100",
+        "val accuracy 0.9100",
         "1,234 samples/s",
         "2/2 workers",
-        "1 restart",
     ]
 
 
@@ -65,8 +69,9 @@ def test_without_a_terminal_a_line_is_printed_when_something_happened():
         display.update(RUNNING)
     lines = out.getvalue().splitlines()
     assert lines[0] == "digits  Pending  0 of 1 workers run"
-    assert lines[1].startswith("digits  Running  epoch 3/10 · loss 0.2100 · accuracy 0.9100")
-    assert len(lines) == 2
+    assert lines[1].endswith("the workers started their processes again; starting from the beginning")
+    assert lines[2].startswith("digits  Running  1 restart · epoch 3/10 · loss 0.2100 · val accuracy 0.9100")
+    assert len(lines) == 3
 
 
 def test_a_terminal_shows_the_bar_and_the_time_left():
@@ -79,6 +84,85 @@ def test_a_terminal_shows_the_bar_and_the_time_left():
     assert "digits  Running" in text
     assert "23%  step 70/300" in text
     assert " left" in text
+
+
+KILLED = Failure(
+    category=FailureClass.INFRASTRUCTURE,
+    message="rank 1 was ended by SIGKILL",
+    attempt=1,
+    worker=1,
+    rank=1,
+    failed_at=NOW,
+)
+SAVED = [Checkpoint(step=step, path=f"/c/{step}", bytes=1, sha256="0", saved_at=NOW) for step in (1_200, 1_300)]
+
+
+def after_restart(**fields):
+    """A status with one restart more than RUNNING."""
+    return RUNNING.model_copy(update={"restarts": 2, "failure": KILLED, "checkpoints": SAVED, **fields})
+
+
+def at(step, launch, ended=None):
+    return RUNNING.progress.model_copy(update={"resumed_from_step": step, "launch": launch, "ended_launch": ended})
+
+
+LOST = KILLED.model_copy(update={"rank": None, "message": "worker 1 on node localhost was ended by SIGKILL"})
+
+
+@pytest.mark.parametrize(
+    ("statuses", "told"),
+    [
+        (
+            [RUNNING, after_restart(progress=at(1_300, "b")), after_restart(progress=at(1_300, "b"))],
+            ["worker 1: rank 1 was ended by SIGKILL; going on from step 1,300"],
+        ),
+        # Its pods start again: what the launch that ended began from says nothing of the next.
+        (
+            [RUNNING, after_restart(phase=Phase.RESTARTING, progress=at(400, "a", "a"), failure=LOST)],
+            ["worker 1 was ended by SIGKILL; going on from step 1,300"],
+        ),
+        (
+            [RUNNING, after_restart(progress=at(None, "b"), failure=None)],
+            ["the workers started their processes again; starting from the beginning"],
+        ),
+        # The cause may be known later than the restart.
+        (
+            [RUNNING, after_restart(progress=at(1_300, "b"), failure=None), after_restart(progress=at(1_300, "b"))],
+            [
+                "the workers started their processes again; going on from step 1,300",
+                "worker 1: rank 1 was ended by SIGKILL; going on from step 1,300",
+            ],
+        ),
+        # What a resumed run brings along, and how a job ends, is told elsewhere.
+        ([after_restart()], []),
+        ([RUNNING, after_restart(phase=Phase.FAILED)], []),
+    ],
+)
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_restart_is_explained_once_in_a_line_that_stays(statuses, told, terminal):
+    out = io.StringIO()
+    with make_display(Console(file=out, force_terminal=terminal, width=120), "digits", quiet=False) as display:
+        for status in statuses:
+            display.update(status)
+    lines = [
+        line.partition("[33m")[2].partition("\x1b")[0] if terminal else line for line in out.getvalue().split("\n")
+    ]
+    stayed = [line for line in lines if re.match(r"\d\d:\d\d:\d\d ", line)]
+    assert [line[len("14:57:25 ") :] for line in stayed] == told
+
+
+def test_a_narrow_terminal_cuts_nothing_off():
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=40, color_system=None)
+    progress = RUNNING.progress.model_copy(update={"eta": NOW + timedelta(seconds=600)})
+    message = "no report for 70 s; 2 of 2 workers run. Last heard of at step 70"
+    status = RUNNING.model_copy(update={"progress": progress, "message": message})
+    with make_display(console, "digits", quiet=False) as display:
+        display.update(status)
+    screen = " ".join(out.getvalue().split())
+    assert "…" not in screen
+    for words in (message, "step 70/300", " left", "1 restart · epoch 3/10", "val accuracy 0.9100", "2/2 workers"):
+        assert words in re.sub(r"\x1b\S*", "", screen), words
 
 
 def test_quiet_is_quiet():
@@ -117,6 +201,45 @@ def test_the_end_of_a_good_run(tmp_path):
     ]
 
 
+def test_the_end_says_why_it_restarted_and_what_its_figures_are_of(tmp_path):
+    parts = StepTime(total=0.00393, data=0, forward=0.00196, backward=0.00197, communication=0, optimizer=0)
+    best = Evaluation(split="validation", step=1_300, metrics={"accuracy": 0.95})
+    metrics = RUNNING.metrics.model_copy(
+        update={"step_seconds": parts, "best": best, "peak_memory_bytes": 3 * 2**20, "samples_per_second": 900.0}
+    )
+    progress = RUNNING.progress.model_copy(update={"replayed_steps": 220})
+    status = after_restart(phase=Phase.SUCCEEDED, metrics=metrics, progress=progress)
+    kept = printed(status, tmp_path)
+    assert kept[2:] == [
+        " best        accuracy 0.9500  on validation at step 1,300",
+        " trained     70 steps, 2 epochs, 4,480 samples",
+        " throughput  900 samples/s  3 MiB at the peak",
+        " one step    3.93 ms, the last one timed: forward 50 %, backward 50 %",
+        " restarts    2 (220 steps trained again), the newest: worker 1: rank 1 was ended by SIGKILL",
+        f" run         {tmp_path}/digits-1",
+    ]
+    lost = printed(status.model_copy(update={"checkpoints": []}), tmp_path)
+    assert lost[2].endswith("at step 1,300  (not kept: checkpoint.keepBest)")
+
+
+def test_paths_can_be_copied_from_a_narrow_terminal_and_files_hold_no_padding(tmp_path):
+    weights = f"/{'long/' * 20}model.safetensors"
+    status = RUNNING.model_copy(
+        update={
+            "phase": Phase.SUCCEEDED,
+            "results": Results(folder="/r", weights=weights, problems=[("one two " * 20).rstrip()]),
+        }
+    )
+    job = {"metadata": {"name": "digits", "creationTimestamp": "2026-01-01T00:00:00Z"}, "status": status.to_wire()}
+    folder = RunFolder.create(tmp_path, "digits")
+    screen, file = io.StringIO(), io.StringIO()
+    show_summary(Console(file=screen, force_terminal=True, color_system=None, width=40), job, folder)
+    show_summary(Console(file=file, width=40), job, folder)
+    assert weights in screen.getvalue()
+    assert max(len(line) for line in screen.getvalue().splitlines() if "one" in line) <= 40
+    assert all(line == line.rstrip() for line in file.getvalue().splitlines()), file.getvalue()
+
+
 def test_what_a_run_has_left_is_shown_with_its_figures(tmp_path):
     results = Results(
         folder="/r",
@@ -139,8 +262,8 @@ def test_what_a_run_has_left_is_shown_with_its_figures(tmp_path):
         ["weights", "/r/weights.safetensors"],
         ["generated", "/r/generated.jsonl"],
         ["explanations", "/r/explanations"],
-        ["onnx", "/r/model.onnx  0.41 MB  accuracy 0.9667"],
-        ["int8", "/r/model-int8.onnx  0.12 MB  accuracy 0.9611"],
+        ["onnx", "/r/model.onnx  400 KiB  accuracy 0.9667"],
+        ["int8", "/r/model-int8.onnx  118 KiB  accuracy 0.9611"],
         ["sample", "Once upon a time"],
         ["problem", "spec.generation: RuntimeError: no"],
     ]
@@ -149,7 +272,7 @@ def test_what_a_run_has_left_is_shown_with_its_figures(tmp_path):
 def test_the_end_of_a_bad_run(tmp_path):
     failure = Failure(
         category=FailureClass.DATA,
-        message="column 'price' is missing",
+        message="worker 0 on node localhost: column 'price' is missing",
         hint="Name a column of the file.",
         attempt=1,
         worker=0,
@@ -165,7 +288,7 @@ def test_the_end_of_a_bad_run(tmp_path):
     assert lines[:6] == [
         "✗ digits failed after 0:00",
         " cause      Data",
-        " message    column 'price' is missing",
+        " message    worker 0: column 'price' is missing",
         " where      worker 0, rank 1, exit code 65",
         " exception  KeyError: 'price'",
         " hint       Name a column of the file.",

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from trainwright.api.amounts import bytes_text
 from trainwright.api.figures import MemoryUse, Preflight
 from trainwright_worker.preflight.advice import Need, Remedy, remedies
 from trainwright_worker.preflight.budget import Device, Setup
@@ -65,9 +66,9 @@ def table(preflight: Preflight) -> list[str]:
         ("global batch", f"{batch:,} = {preflight.processes} process(es) x {parts}"),
         ("arithmetic per step", f"{scaled(preflight.flops_per_step)}FLOP"),
     ]
-    rows += [(_NAMES[name], size(value)) for name, value in preflight.memory.model_dump().items() if value]
-    available = "" if preflight.available_bytes is None else f" of {size(preflight.available_bytes)}"
-    rows.append(("memory per process", f"{size(preflight.total_bytes)}{available} ({preflight.device})"))
+    rows += [(_NAMES[name], bytes_text(value)) for name, value in preflight.memory.model_dump().items() if value]
+    available = "" if preflight.available_bytes is None else f" of {bytes_text(preflight.available_bytes)}"
+    rows.append(("memory per process", f"{bytes_text(preflight.total_bytes)}{available} ({preflight.device})"))
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}  {text}" for name, text in rows]
 
@@ -85,20 +86,12 @@ def scaled(number: float) -> str:
     return f"{number:.4g} "
 
 
-def size(number: int) -> str:
-    """Return bytes as Kubernetes writes quantities: `1.5 GiB`."""
-    for prefix, unit in (("PiB", 2**50), ("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if number >= unit:
-            return f"{number / unit:.3g} {prefix}" if number < 1000 * unit else f"{number / unit:,.0f} {prefix}"
-    return f"{number} B"
-
-
 def _message(memory: MemoryUse, device: Device, found: list[Remedy], *, fits: bool, parameters: int) -> str:
-    needs = f"{count(parameters)} parameters need {size(memory.total)} per process"
+    needs = f"{count(parameters)} parameters need {bytes_text(memory.total)} per process"
     if device.memory is None:
         return needs
     if fits:
-        return f"{needs}; {device.name} has {size(device.memory)}"
-    text = f"does not fit: {needs}, but {device.name} has {size(device.memory)}"
-    ways = "; or ".join(f"{remedy.text}: {size(remedy.bytes)} per process" for remedy in found)
+        return f"{needs}; {device.name} has {bytes_text(device.memory)}"
+    text = f"does not fit: {needs}, but {device.name} has {bytes_text(device.memory)}"
+    ways = "; or ".join(f"{remedy.text}: {bytes_text(remedy.bytes)} per process" for remedy in found)
     return (f"{text}. It fits with {ways}" if ways else f"{text}, and no setting of the job makes it fit")[:_MESSAGE]

@@ -6,12 +6,14 @@ from typing import Protocol, Self
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from trainwright.api.status import Evaluation, Phase, TrainingJobStatus
+from trainwright.api.status import Phase, TrainingJobStatus
+from trainwright.cli.local.words import Restarts, clock, here, main_metric
 
 _PLAIN_SECONDS = 5.0
 _COLOURS = {
@@ -21,7 +23,10 @@ _COLOURS = {
     Phase.RESTARTING: "yellow",
     Phase.SUSPENDED: "yellow",
 }
-_METRICS = ("accuracy", "mae", "r2", "perplexity", "character-error-rate", "loss")
+_BAR = (6, 46)
+_SEPARATOR = "  ·  "
+_NARROW = 40
+"""With fewer columns left beside the title, a message gets a line of its own."""
 
 
 class Display(Protocol):
@@ -71,6 +76,7 @@ class _Lines:
         self._name = name
         self._said: tuple[object, ...] = ()
         self._said_at = 0.0
+        self._restarts = Restarts()
 
     def __enter__(self) -> Self:
         return self
@@ -79,6 +85,9 @@ class _Lines:
         pass
 
     def update(self, status: TrainingJobStatus) -> None:
+        restart = self._restarts.news(status)
+        if restart is not None:
+            self.note(_stamped(restart))
         # While it trains the message changes with every step; then time decides, not the message.
         news = (status.phase, status.reason, "" if status.phase == Phase.RUNNING else status.message, status.restarts)
         now = time.monotonic()
@@ -88,7 +97,7 @@ class _Lines:
             return
         self._said, self._said_at = news, now
         facts = " · ".join(facts_of(status)) if status.phase == Phase.RUNNING else ""
-        line = f"{self._name}  {status.phase}  {facts or status.message}"
+        line = f"{self._name}  {status.phase}  {facts or here(status.message)}"
         self._console.print(line.rstrip(), soft_wrap=True, markup=False)
 
     def note(self, text: str) -> None:
@@ -102,7 +111,9 @@ class _Terminal:
         self._console = console
         self._name = name
         self._status = TrainingJobStatus()
+        self._since = time.monotonic()
         self._note = ""
+        self._restarts = Restarts()
         self._spinner = Spinner("dots")
         self._live = Live(self, console=console, refresh_per_second=8, transient=True)
 
@@ -114,80 +125,103 @@ class _Terminal:
         self._live.stop()
 
     def update(self, status: TrainingJobStatus) -> None:
+        if status.phase != self._status.phase:
+            self._since = time.monotonic()
         self._status = status
+        restart = self._restarts.news(status)
+        if restart is not None:
+            # Above what changes in place, where it stays.
+            self._console.print(Text(_stamped(restart), "yellow"))
 
     def note(self, text: str) -> None:
         self._note = text
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        status = self._status
+        status, width = self._status, options.max_width
         phase = status.phase or Phase.PENDING
+        waited = "" if phase == Phase.RUNNING else f" {clock(time.monotonic() - self._since)}"
+        title = Text.assemble((self._name, "bold"), "  ", (f"{phase}{waited}", _COLOURS.get(phase, "cyan")), " ")
+        said = _said(status)
+        beside = width - title.cell_len >= _NARROW
         head = Table.grid(padding=(0, 1))
-        title = Text.assemble((self._name, "bold"), "  ", (str(phase), _COLOURS.get(phase, "cyan")), " ")
-        head.add_row(self._spinner, title, Text(_said(status), "dim", overflow="ellipsis", no_wrap=True))
-        lines: list[RenderableType] = [head, _bar(status, options.max_width)]
-        facts = facts_of(status)
-        lines.append(Text("  " + "  ·  ".join(facts), no_wrap=True, overflow="ellipsis"))
+        head.add_row(self._spinner, title, Text(said if beside else "", "dim", overflow="ellipsis", no_wrap=True))
+        lines: list[RenderableType] = [head]
+        if said and not beside:
+            lines.append(Padding(Text(said, "dim"), (0, 0, 0, 2)))
+        lines.append(_bar(status, width))
+        lines += [Text(f"  {line}", no_wrap=True, overflow="ellipsis") for line in _flow(facts_of(status), width - 2)]
         if self._note:
-            lines.append(Text("  " + self._note, "yellow", no_wrap=True, overflow="ellipsis"))
+            lines.append(Padding(Text(self._note, "yellow"), (0, 0, 0, 2)))
         yield Group(*lines)
+
+
+def _stamped(text: str) -> str:
+    return f"{datetime.now(UTC).astimezone():%H:%M:%S} {text}"
 
 
 def _said(status: TrainingJobStatus) -> str:
     """Return the message, unless the bar says the same: where training stands."""
     usual = status.phase == Phase.RUNNING and status.message.startswith("training:") and not status.progress.stale
-    return "" if usual else status.message
+    return "" if usual else here(status.message)
 
 
 def _bar(status: TrainingJobStatus, width: int) -> Table:
     progress = status.progress
     known = progress.total_steps is not None
+    cells: list[Text] = []
+    if known:
+        remaining = remaining_seconds(status)
+        cells = [Text(f"{progress.percent:3d}%", "bold"), Text(f"step {progress.step:,}/{progress.total_steps:,}")]
+        cells += [] if remaining is None else [Text(f"{clock(remaining)} left", "cyan")]
+    least, most = _BAR
+    beside = [cell.cell_len + 2 for cell in cells]
+    while least + 4 + sum(beside) > width and len(cells) > 1:
+        # The percentage says about the same as the step.
+        cells.pop(0)
+        beside.pop(0)
     bar = ProgressBar(
         total=float(progress.total_steps) if progress.total_steps else None,
         completed=float(progress.step),
         pulse=not known,
-        width=max(10, min(46, width - 44)),
+        width=max(least, min(most, width - 4 - sum(beside))),
     )
     row = Table.grid(padding=(0, 2))
-    cells: list[RenderableType] = [Text(""), bar]
-    if known:
-        cells += [Text(f"{progress.percent:3d}%", "bold"), Text(f"step {progress.step:,}/{progress.total_steps:,}")]
-        remaining = remaining_seconds(status)
-        if remaining is not None:
-            cells.append(Text(f"{clock(remaining)} left", "cyan"))
-    row.add_row(*cells)
+    row.add_row(Text(""), bar, *cells)
     return row
+
+
+def _flow(facts: list[str], width: int) -> list[str]:
+    """Return the facts in as many lines as they need: on a narrow terminal none is cut off."""
+    lines: list[str] = []
+    for fact in facts:
+        longer = f"{lines[-1]}{_SEPARATOR}{fact}" if lines else fact
+        if lines and len(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(fact)
+    return lines
 
 
 def facts_of(status: TrainingJobStatus) -> list[str]:
     """Return what is worth knowing of a running job, each in a few words."""
     progress, metrics = status.progress, status.metrics
     facts = []
+    if status.restarts:
+        facts.append(f"{status.restarts} restart{'s' if status.restarts > 1 else ''}")
     if progress.total_epochs:
         facts.append(f"epoch {min(progress.epoch + 1, progress.total_epochs)}/{progress.total_epochs}")
     elif progress.total_steps:
-        facts.append(f"step {progress.step}/{progress.total_steps}")
+        facts.append(f"step {progress.step:,}/{progress.total_steps:,}")
     if metrics.loss is not None:
         facts.append(f"loss {metrics.loss:.4f}")
-    facts += metric_texts(metrics.evaluation)[:1]
+    facts += main_metric(metrics.evaluation)
     if metrics.tokens_per_second:
         facts.append(f"{metrics.tokens_per_second:,.0f} tokens/s")
     elif metrics.samples_per_second:
         facts.append(f"{metrics.samples_per_second:,.0f} samples/s")
     if status.workers.desired > 1:
         facts.append(f"{status.workers.ready}/{status.workers.desired} workers")
-    if status.restarts:
-        facts.append(f"{status.restarts} restart{'s' if status.restarts > 1 else ''}")
     return facts
-
-
-def metric_texts(evaluation: Evaluation | None) -> list[str]:
-    """Return the metrics of an evaluation, the telling one first: `accuracy 0.971`, `loss 0.1043`."""
-    if evaluation is None:
-        return []
-    names = [name for name in _METRICS if name in evaluation.metrics]
-    names += [name for name in evaluation.metrics if name not in _METRICS]
-    return [f"{name} {evaluation.metrics[name]:.4f}" for name in names]
 
 
 def remaining_seconds(status: TrainingJobStatus) -> int | None:
@@ -196,10 +230,3 @@ def remaining_seconds(status: TrainingJobStatus) -> int | None:
     if eta is None or status.phase != Phase.RUNNING:
         return None
     return max(0, round((eta - datetime.now(UTC)).total_seconds()))
-
-
-def clock(seconds: float) -> str:
-    """Return a duration as m:ss, or h:mm:ss."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

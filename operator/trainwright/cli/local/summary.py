@@ -3,15 +3,29 @@
 from datetime import datetime
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from trainwright.api.amounts import bytes_text, seconds_text
 from trainwright.api.figures import StepTime
-from trainwright.api.status import Export, Failure, Metrics, Phase, Results, TrainingJobStatus, read_status
-from trainwright.cli.local.display import clock, metric_texts
+from trainwright.api.status import (
+    Checkpoint,
+    Evaluation,
+    Export,
+    Failure,
+    Metrics,
+    Phase,
+    Results,
+    TrainingJobStatus,
+    read_status,
+)
 from trainwright.cli.local.folder import RunFolder, shorten
+from trainwright.cli.local.words import cause_of, clock, here, metric_texts
+
+Row = tuple[str, str]
+"""A name and what there is to say of it."""
 
 _LAST_LINES = 12
 
@@ -27,48 +41,67 @@ def show_summary(console: Console, job: dict[str, Any], folder: RunFolder) -> No
         (f"{mark} ", f"bold {colour}"), (job["metadata"]["name"], "bold"), " ", (str(status.phase).lower(), colour)
     )
     console.print(Text.assemble(head, f" {took}".rstrip()))
-    body = _failure(status.failure, folder) if failed and status.failure else _facts(status, folder)
-    console.print(Padding(body, 1, expand=False))
+    console.print()
+    if failed and status.failure:
+        _print_rows(console, _failure(status.failure, folder))
+        _print_last_words(console, status.failure, folder)
+    else:
+        _print_rows(console, _facts(status, folder))
+    console.print()
 
 
-def _facts(status: TrainingJobStatus, folder: RunFolder) -> RenderableType:
-    metrics, progress = status.metrics, status.progress
-    rows: list[tuple[str, str]] = []
+def _facts(status: TrainingJobStatus, folder: RunFolder) -> list[Row]:
+    metrics = status.metrics
+    rows: list[Row] = []
     if metrics.evaluation is not None:
         rows.append((metrics.evaluation.split, "  ".join(metric_texts(metrics.evaluation))))
     if metrics.best is not None:
-        rows.append(("best", "  ".join(metric_texts(metrics.best)) + f"  at step {metrics.best.step:,}"))
+        rows.append(("best", _best(metrics.best, status.checkpoints)))
     rows.append(("trained", _trained(status)))
     if status.preflight is not None:
         rows.append(("preflight", status.preflight.message))
     if metrics.samples_per_second:
         rows.append(("throughput", _throughput(metrics)))
     if metrics.step_seconds is not None:
-        rows.append(("step", _parts(metrics.step_seconds)))
-    replayed = f" ({progress.replayed_steps:,} steps trained again)" if progress.replayed_steps else ""
-    rows.append(("restarts", f"{status.restarts}{replayed}"))
+        rows.append(("one step", _parts(metrics.step_seconds)))
+    rows.append(("restarts", _restarts(status)))
     if status.results is not None:
         rows += _results(status.results)
     else:
         rows.append(("run", folder.shown))
-    return _table(rows)
+    return rows
+
+
+def _best(best: Evaluation, checkpoints: list[Checkpoint]) -> str:
+    """Return the best evaluation, and whether the model can still be had as it was then."""
+    kept = any(checkpoint.step == best.step for checkpoint in checkpoints)
+    lost = "" if kept else "  (not kept: checkpoint.keepBest)"
+    return f"{'  '.join(metric_texts(best))}  on {best.split} at step {best.step:,}{lost}"
+
+
+def _restarts(status: TrainingJobStatus) -> str:
+    """Return how many there were, what they cost, and what the newest was for: the screen may not show it any more."""
+    replayed = status.progress.replayed_steps
+    again = f" ({replayed:,} steps trained again)" if replayed else ""
+    cause = f": {cause_of(status.failure)}" if status.restarts and status.failure is not None else ""
+    return f"{status.restarts}{again}{', the newest' if cause and status.restarts > 1 else ''}{cause}"
 
 
 def _throughput(metrics: Metrics) -> str:
     tokens = f"  {metrics.tokens_per_second:,.0f} tokens/s" if metrics.tokens_per_second else ""
     mfu = f"  {metrics.mfu:.1%} of peak" if metrics.mfu else ""
-    memory = f"  {metrics.peak_memory_bytes / 2**20:,.0f} MiB at the peak" if metrics.peak_memory_bytes else ""
+    memory = f"  {bytes_text(metrics.peak_memory_bytes)} at the peak" if metrics.peak_memory_bytes else ""
     return f"{metrics.samples_per_second:,.0f} samples/s{tokens}{mfu}{memory}"
 
 
 def _parts(step: StepTime) -> str:
-    """Return where a step's time goes: `12.3 ms: forward 40 %, backward 52 %`."""
+    """Return where the time goes in a single step: `12.3 ms, the last one timed: forward 40 %, backward 52 %`."""
     parts = {name: getattr(step, name) for name in StepTime.model_fields if name != "total"}
     shares = [f"{name} {100 * seconds / step.total:.0f} %" for name, seconds in parts.items() if seconds and step.total]
-    return f"{1000 * step.total:.3g} ms: {', '.join(shares)}"
+    return f"{seconds_text(step.total)}, the last one timed: {', '.join(shares)}"
 
 
-def _results(results: Results) -> list[tuple[str, str]]:
+def _results(results: Results) -> list[Row]:
     measured = {export.format: export for export in results.exports if export.metrics}
     rows = [
         (name, _export(measured[name]) if name in measured else shorten(path)) for name, path in results.paths().items()
@@ -79,7 +112,7 @@ def _results(results: Results) -> list[tuple[str, str]]:
 
 def _export(export: Export) -> str:
     measured = [f"{name} {value:.4g}" for name, value in export.metrics.items() if name != "samples"]
-    return "  ".join([shorten(export.path), f"{export.bytes / 1e6:,.3g} MB", *measured])
+    return "  ".join([shorten(export.path), f"{bytes_text(export.bytes)}", *measured])
 
 
 def _trained(status: TrainingJobStatus) -> str:
@@ -88,23 +121,26 @@ def _trained(status: TrainingJobStatus) -> str:
     return f"{progress.step:,} steps{epochs}, {progress.samples:,} samples"
 
 
-def _failure(failure: Failure, folder: RunFolder) -> RenderableType:
+def _failure(failure: Failure, folder: RunFolder) -> list[Row]:
     where = [f"worker {failure.worker}" if failure.worker is not None else ""]
     where += [f"rank {failure.rank}" if failure.rank is not None else ""]
     where += [f"exit code {failure.exit_code}" if failure.exit_code is not None else ""]
-    rows = [("cause", str(failure.category)), ("message", failure.message)]
+    rows = [("cause", str(failure.category)), ("message", here(failure.message))]
     rows += [("where", ", ".join(part for part in where if part))]
     exception = failure.exception or ""
     # Our own errors say the same in both; others' say it in the exception alone.
     said = failure.message.endswith(exception.partition(": ")[2])
     rows += [("exception", "" if said else exception), ("hint", failure.hint or "")]
     rows += [("log", shorten(folder.log(failure.pod)) if failure.pod else shorten(folder.path / "logs"))]
-    parts: list[RenderableType] = [_table([(name, text) for name, text in rows if text])]
+    return [(name, text) for name, text in rows if text]
+
+
+def _print_last_words(console: Console, failure: Failure, folder: RunFolder) -> None:
     last_words = failure.traceback or _log_tail(failure, folder)
     if last_words:
-        tail = "\n".join(last_words.rstrip().splitlines()[-_LAST_LINES:])
-        parts += [Text(""), Text(tail, "dim")]
-    return Group(*parts)
+        console.print()
+        for line in last_words.rstrip().splitlines()[-_LAST_LINES:]:
+            console.print(Text(f" {line}", "dim"), soft_wrap=True)
 
 
 def _log_tail(failure: Failure, folder: RunFolder) -> str:
@@ -114,14 +150,23 @@ def _log_tail(failure: Failure, folder: RunFolder) -> str:
     return folder.log(failure.pod).read_text(encoding="utf-8", errors="replace")
 
 
-def _table(rows: list[tuple[str, str]]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    # Paths are copied from here; a folded one could not be.
-    table.add_column(overflow="fold")
+def _print_rows(console: Console, rows: list[Row]) -> None:
+    """Print names and texts in two columns.
+
+    Paths are copied from here: what holds a word too long for its column is left for the terminal to break, which a selection
+    does not show. Nor is anything wrapped, or padded, that goes to a file.
+    """
+    names = max(len(name) for name, _ in rows)
     for name, text in rows:
-        table.add_row(name, Text(text, "bold" if name == "hint" else ""))
-    return table
+        style = "bold" if name == "hint" else ""
+        room = console.width - names - 3
+        if console.is_terminal and max(len(word) for word in text.split()) <= room < len(text):
+            row = Table.grid(padding=(0, 2))
+            row.add_column(style="dim", min_width=names)
+            row.add_row(name, Text(text, style))
+            console.print(Padding(row, (0, 0, 0, 1), expand=False))
+        else:
+            console.print(Text.assemble(" ", (f"{name:<{names}}", "dim"), "  ", (text, style)), soft_wrap=True)
 
 
 def _seconds(job: dict[str, Any], status: TrainingJobStatus) -> float | None:

@@ -1,0 +1,78 @@
+"""How a run on this machine says what happened: figures and causes, in few words. The same for the display and the end."""
+
+from trainwright.api.status import Evaluation, Failure, TrainingJobStatus
+from trainwright.cluster.local.pod_status import NODE
+
+_METRICS = ("accuracy", "mae", "r2", "perplexity", "character-error-rate", "loss")
+_SPLITS = {"validation": "val"}
+
+
+def here(text: str) -> str:
+    """Return what the operator says without the node: there is only this machine."""
+    return text.replace(f" on node {NODE}", "")
+
+
+def cause_of(failure: Failure) -> str:
+    """Return which worker and rank failed, and how: `worker 1: rank 1 was ended by SIGKILL`."""
+    message = here(failure.message)
+    if failure.worker is None or f"worker {failure.worker}" in message:
+        return message
+    rank = f", rank {failure.rank}" if failure.rank is not None and f"rank {failure.rank}" not in message else ""
+    return f"worker {failure.worker}{rank}: {message}"
+
+
+def metric_texts(evaluation: Evaluation | None) -> list[str]:
+    """Return the metrics of an evaluation, the telling one first: `accuracy 0.971`, `loss 0.1043`."""
+    if evaluation is None:
+        return []
+    names = [name for name in _METRICS if name in evaluation.metrics]
+    names += [name for name in evaluation.metrics if name not in _METRICS]
+    return [f"{name} {evaluation.metrics[name]:.4f}" for name in names]
+
+
+def main_metric(evaluation: Evaluation | None) -> list[str]:
+    """Return the telling metric with the split that it was measured on, if there is one: `val accuracy 0.971`."""
+    if evaluation is None:
+        return []
+    return [f"{_SPLITS.get(evaluation.split, evaluation.split)} {text}" for text in metric_texts(evaluation)[:1]]
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as m:ss, or h:mm:ss."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Restarts:
+    """Says once of every restart why it happened and where training goes on.
+
+    A display only shows how things are now: without this the step would fall back and nothing would say why.
+    """
+
+    def __init__(self) -> None:
+        self._restarts: int | None = None
+        self._failure: Failure | None = None
+
+    def news(self, status: TrainingJobStatus) -> str | None:
+        """Return what to say of a new status; None if it knows of no other restart or cause than the one before."""
+        counted, known = self._restarts, self._failure
+        self._restarts, self._failure = status.restarts, status.failure
+        # What a run that goes on brings along was told then; how a job ends is told at the end.
+        if counted is None or (status.phase is not None and status.phase.terminal):
+            return None
+        learnt = status.failure if status.failure != known else None
+        if status.restarts <= counted and learnt is None:
+            return None
+        cause = cause_of(learnt) if learnt is not None else "the workers started their processes again"
+        return f"{cause}; {_onwards(status)}"
+
+
+def _onwards(status: TrainingJobStatus) -> str:
+    """Return where training goes on: where the new launch says it has, or from the newest checkpoint until there is one."""
+    progress = status.progress
+    if progress.launch is not None and progress.launch != progress.ended_launch:
+        step = progress.resumed_from_step
+    else:
+        step = status.checkpoints[-1].step if status.checkpoints else None
+    return f"going on from step {step:,}" if step else "starting from the beginning"
