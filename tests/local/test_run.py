@@ -187,11 +187,30 @@ def test_ctrl_c_saves_and_resume_goes_on(run, tmp_path):
     saved_step = job["status"]["checkpoints"][-1]["step"]
     assert saved_step >= job["status"]["progress"]["step"] >= 30
 
+    left = (tmp_path / "runs" / "digits-1" / "job.yaml").read_text()
+    other = {**a_long_job(workers=2)["spec"], "model": {"name": "mlp"}}
+    code, refused, said = run(a_job(**other), "--resume", "runs/digits-1").end()
+    assert (code, refused["status"]["phase"]) == (64, "Failed"), said
+    assert "holds another model" in said
+    assert (tmp_path / "runs" / "digits-1" / "job.yaml").read_text() == left
+
     code, resumed, said = run(a_long_job(workers=2), "--resume", "runs/digits-1").end()
     assert (code, resumed["status"]["phase"]) == (0, "Succeeded"), said
     assert resumed["metadata"]["uid"] == job["metadata"]["uid"]
     assert resumed["status"]["progress"]["resumedFromStep"] == saved_step
     assert resumed["status"]["restarts"] == 0
+
+
+def test_a_terminated_run_ends_as_such_and_says_that_nothing_was_saved(run):
+    running = run(a_long_job())
+    wait_until(lambda: running.saved.get("phase") == "Starting", running.process)
+    running.process.send_signal(signal.SIGTERM)
+    code, job, said = running.end()
+    assert (code, job["status"]["phase"]) == (143, "Suspended"), said
+    assert "nothing is saved yet" in said
+    assert "start from scratch with: trainwright run job.yaml --resume runs/digits-1" in said
+    assert "Ctrl-C" not in said
+    assert "spec.suspend" not in said
 
 
 def test_a_killed_command_line_leaves_no_process_and_can_be_resumed(run, tmp_path):

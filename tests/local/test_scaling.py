@@ -70,7 +70,7 @@ class Run:
 
     async def end(self):
         job, end = await asyncio.wait_for(self.task, PATIENCE)
-        assert end == End.FINISHED
+        assert end == End()
         status = read_status(job["status"])
         assert status.phase == Phase.SUCCEEDED, status.message
         return status

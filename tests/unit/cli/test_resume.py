@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trainwright.cli.local.command import Request, _exit_code, _prepare
+from trainwright.cli.local.command import Request, _exit_code, _prepare, _was_refused
 from trainwright.cli.local.folder import ANNOTATION_DATA
 from trainwright.cli.manifest import Manifest
 
@@ -78,3 +78,24 @@ def test_the_exit_code_names_the_class_of_failure(status, code):
         common = {"category": "Data", "message": "m", "attempt": 1, "failedAt": "2026-01-01T00:00:00Z"}
         status = {**status, "failure": {**status["failure"], **common}}
     assert _exit_code({"status": status}) == code
+
+
+SAVED = {"step": 9, "path": "/c", "bytes": 1, "sha256": "0", "savedAt": "2026-01-01T00:00:00Z"}
+VERDICT = {"category": "UserError", "message": "m", "attempt": 2, "failedAt": "2026-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("now", "checkpoints", "refused"),
+    [
+        ({"phase": "Failed", "failure": VERDICT}, [SAVED], True),
+        # It trained before it failed, so what is left is its own.
+        ({"phase": "Failed", "failure": VERDICT, "progress": {"launch": "b"}}, [SAVED], False),
+        ({"phase": "Failed", "failure": {**VERDICT, "category": "Infrastructure"}}, [SAVED], False),
+        ({"phase": "Succeeded"}, [SAVED], False),
+        # There is nothing to protect.
+        ({"phase": "Failed", "failure": VERDICT}, [], False),
+    ],
+)
+def test_a_run_that_its_new_job_cannot_go_on_with_is_told_apart(now, checkpoints, refused):
+    earlier = an_earlier(phase="Suspended", checkpoints=checkpoints, progress={"launch": "a"})
+    assert _was_refused({**earlier, "status": {**earlier["status"], **now}}, earlier) is refused

@@ -1,5 +1,7 @@
 """A run that cannot work is refused before anything starts."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -120,3 +122,38 @@ def test_a_run_that_goes_on_in_another_process(run, tmp_path):
     code, output = run("job.yaml", "--resume", str(folder.path))
     assert code == 64
     assert "is in use" in output
+
+
+@pytest.mark.parametrize("folder", ["job.yaml", "/proc/no"])
+def test_a_place_where_no_run_can_be_kept(run, folder):
+    code, output = run("job.yaml", "--volume", "houses=with-file", "--dir", folder)
+    assert code == 64
+    assert f"--dir\n    no run can be kept in {folder}: " in output
+
+
+@pytest.fixture
+def ended(tmp_path):
+    """The folder of a run that has succeeded."""
+    folder = RunFolder.create(tmp_path / "elsewhere", "prices")
+    results = {"folder": "/elsewhere/results"}
+    metadata = {"name": "prices", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    folder.save({**JOB, "metadata": metadata, "status": {"phase": "Succeeded", "results": results}})
+    folder.lock.close()
+    return str(folder.path)
+
+
+def test_a_run_that_has_succeeded_does_not_go_on(run, ended):
+    code, output = run("job.yaml", "--volume", "houses=with-file", "--resume", ended, "--workers", "2")
+    assert code == 0
+    assert "has succeeded already" in output
+
+
+def test_more_training_of_a_run_that_has_succeeded_is_refused_with_a_way_to_have_it(run, ended, tmp_path):
+    before = Path(ended, "job.yaml").read_text()
+    job = {**JOB, "spec": {**JOB["spec"], "training": {"epochs": 2}}}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    code, output = run("job.yaml", "--volume", "houses=with-file", "--resume", ended)
+    assert code == 64
+    assert "has succeeded and goes no further" in output
+    assert "spec.startFrom: {path: /elsewhere/results}" in output
+    assert Path(ended, "job.yaml").read_text() == before

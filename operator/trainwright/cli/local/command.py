@@ -12,8 +12,8 @@ from typing import Any
 
 from rich.console import Console
 
-from trainwright.api.exit_codes import ExitCode
-from trainwright.api.job import FieldError, InvalidJobError, read_manifest
+from trainwright.api.exit_codes import RETRYABLE, SIGNAL_BASE, ExitCode
+from trainwright.api.job import FieldError, InvalidJobError, read_manifest, read_spec
 from trainwright.api.names import GROUP, SINGULAR
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Phase, read_status
@@ -25,14 +25,9 @@ from trainwright.cli.local.summary import show_summary
 from trainwright.cli.manifest import STDIN, Manifest, read_job
 from trainwright.cli.mistakes import show_mistakes
 from trainwright.cluster.local import Folders
-from trainwright.cluster.local.gpus import count_gpus
+from trainwright.cluster.local.gpus import asked, count_gpus
 from trainwright.cluster.local.mounts import mistakes as path_mistakes
 from trainwright.manifests import dump
-
-_WIDE = 400
-
-INTERRUPTED = 130
-"""What a shell expects of a program that ended by Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -84,16 +79,15 @@ def execute(request: Request) -> int:
     try:
         manifest = read_job(request.source) if request.source is not None else None
         earlier = RunFolder.reopen(request.resume) if request.resume is not None else None
-        prepared = _prepare(request, manifest, earlier.load() if earlier is not None else None)
+        before = earlier.load() if earlier is not None else None
+        prepared = _prepare(request, manifest, before)
+        if earlier is not None and _phase(prepared.job) == Phase.SUCCEEDED:
+            return _say_it_is_over(request, prepared.job, earlier, before or {}, errors)
+        folder = earlier or RunFolder.create(request.runs, prepared.job["metadata"]["name"])
     except InvalidJobError as error:
         show_mistakes(errors, request.source or str(request.resume or "run"), error.errors, manifest)
         return ExitCode.USER_ERROR
-    if earlier is not None and _phase(prepared.job) == Phase.SUCCEEDED:
-        errors.print(f"{earlier.shown} has succeeded already; there is nothing to go on with", soft_wrap=True)
-        _print(request, prepared.job, earlier, finished=True)
-        return ExitCode.SUCCESS
-    folder = earlier or RunFolder.create(request.runs, prepared.job["metadata"]["name"])
-    return _train(request, prepared, folder, errors)
+    return _train(request, prepared, folder, errors, before)
 
 
 def _prepare(request: Request, manifest: Manifest | None, earlier: Job | None) -> _Prepared:
@@ -119,6 +113,27 @@ def _prepare(request: Request, manifest: Manifest | None, earlier: Job | None) -
     if mistakes:
         raise InvalidJobError(mistakes)
     return _Prepared(_job(document, earlier, data), spec, data, volumes)
+
+
+def _say_it_is_over(request: Request, job: Job, folder: RunFolder, before: Job, errors: Console) -> int:
+    """Answer a request to go on with a run that has succeeded.
+
+    Raises:
+        InvalidJobError: It asks for other training than that, which takes another run.
+    """
+    if _what_is_trained(job) != _what_is_trained(before):
+        results = read_status(job["status"]).results
+        start = f": set spec.startFrom: {{path: {results.folder}}} to begin with its weights" if results else ""
+        reason = f"{folder.shown} has succeeded and goes no further; another spec needs a run of its own{start}"
+        raise InvalidJobError([FieldError("--resume", reason)])
+    errors.print(f"{folder.shown} has succeeded already; there is nothing to go on with", soft_wrap=True)
+    _print(request, job, folder, finished=True)
+    return ExitCode.SUCCESS
+
+
+def _what_is_trained(job: Job) -> TrainingJobSpec:
+    """Return the spec but for who trains it and when."""
+    return read_spec({**job["spec"], "suspend": False, "workers": {}})
 
 
 def named_volumes(pairs: list[str]) -> dict[str, Path]:
@@ -179,7 +194,7 @@ def _to_go_on_with(status: Job) -> Job:
     return {field: value for field, value in status.items() if field not in verdict}
 
 
-def _train(request: Request, prepared: _Prepared, folder: RunFolder, errors: Console) -> int:
+def _train(request: Request, prepared: _Prepared, folder: RunFolder, errors: Console, before: Job | None) -> int:
     name = prepared.job["metadata"]["name"]
     display = make_display(errors, name, quiet=request.quiet)
     if not request.quiet:
@@ -188,14 +203,31 @@ def _train(request: Request, prepared: _Prepared, folder: RunFolder, errors: Con
             errors.print(line, soft_wrap=True, markup=False)
     with display, logging_to(folder, display.note):
         job, end = asyncio.run(_session(request, prepared, folder, display, errors))
-    if end is not End.FINISHED:
+    if end.by_signal is not None:
         _say_how_to_resume(request, errors, job, folder, end)
         _print(request, job, folder)
-        return INTERRUPTED
+        return SIGNAL_BASE + end.by_signal
     if _phase(job) == Phase.FAILED and (request.output != "table" or request.quiet):
         show_summary(errors, job, folder)
     _print(request, job, folder, finished=True)
+    if before is not None and _was_refused(job, before):
+        folder.save(before)
+        errors.print(
+            f"{folder.shown} is as it was and can be resumed with the job that it was begun with", soft_wrap=True
+        )
     return _exit_code(job)
+
+
+def _was_refused(job: Job, before: Job) -> bool:
+    """Return whether a run did not go on, for what is wrong with the job that it was to go on with."""
+    status, earlier = read_status(job.get("status")), read_status(before.get("status"))
+    hopeless = status.failure is not None and status.failure.category not in RETRYABLE
+    return (
+        status.phase == Phase.FAILED
+        and hopeless
+        and bool(earlier.checkpoints)
+        and status.progress.launch == earlier.progress.launch
+    )
 
 
 async def _session(
@@ -223,12 +255,10 @@ def _print_log(console: Console, pod: str, line: str) -> None:
 
 def _honest_lines(spec: TrainingJobSpec) -> list[str]:
     """Return what is different here from what the manifest asks for."""
-    limits = spec.workers.resources.limits if spec.workers.resources and spec.workers.resources.limits else {}
-    asked = ", ".join(f"{limits[key]} {key}" for key in limits if key.rpartition("/")[2] == "gpu")
     gpus = count_gpus()
     lines = []
-    if asked and not gpus:
-        lines.append(f"each worker asks for {asked}; this machine has no GPU, so training runs on the CPU")
+    if asked(spec) and not gpus:
+        lines.append(f"each worker asks for {asked(spec)}; this machine has no GPU, so training runs on the CPU")
     elif 0 < gpus < spec.world_size:
         lines.append(f"this machine has {gpus} GPU(s) for {spec.world_size} processes, so training runs on the CPU")
     if spec.suspend:
@@ -239,12 +269,13 @@ def _honest_lines(spec: TrainingJobSpec) -> list[str]:
 def _say_how_to_resume(request: Request, errors: Console, job: Job, folder: RunFolder, end: End) -> None:
     status = read_status(job.get("status"))
     saved = f"step {status.checkpoints[-1].step:,} is saved" if status.checkpoints else "nothing is saved yet"
-    errors.print(f"{'killed' if end is End.KILLED else 'stopped'} at step {status.progress.step:,}; {saved}")
+    errors.print(f"{'killed' if end.killed else 'stopped'} at step {status.progress.step:,}; {saved}")
     words = ["trainwright", "run"]
     words += [request.source] if request.source not in (None, STDIN) else []
     words += [part for pair in request.volumes for part in ("--volume", pair)]
     words += ["--workers", str(request.workers)] if request.workers is not None and len(words) > 2 else []  # noqa: PLR2004
-    errors.print(f"go on with: {shlex.join([*words, '--resume', folder.shown])}", soft_wrap=True, markup=False)
+    verb = "go on" if status.checkpoints else "start from scratch"
+    errors.print(f"{verb} with: {shlex.join([*words, '--resume', folder.shown])}", soft_wrap=True, markup=False)
 
 
 def _print(request: Request, job: Job, folder: RunFolder, *, finished: bool = False) -> None:
@@ -257,8 +288,7 @@ def _print(request: Request, job: Job, folder: RunFolder, *, finished: bool = Fa
         case "name":
             sys.stdout.write(f"{SINGULAR}.{GROUP}/{job['metadata']['name']}\n")
         case _ if finished and not request.quiet:
-            # Paths are copied from here, also out of a file: only a terminal may fold them.
-            show_summary(Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE), job, folder)
+            show_summary(Console(highlight=False), job, folder)
 
 
 def _phase(job: Job) -> Phase | None:

@@ -39,16 +39,25 @@ class RunFolder:
 
     @classmethod
     def create(cls, parent: Path, name: str) -> "RunFolder":
-        """Make the first folder `<name>-<n>` that does not exist yet."""
+        """Make the first folder `<name>-<n>` that does not exist yet.
+
+        Raises:
+            InvalidJobError: No folder can be made there.
+        """
         number = 1
-        while True:
-            path = parent.absolute() / f"{name}-{number}"
-            try:
-                path.mkdir(parents=True)
-            except FileExistsError:
-                number += 1
-            else:
-                return cls._hold(path)
+        try:
+            parent.absolute().mkdir(parents=True, exist_ok=True)
+            while True:
+                path = parent.absolute() / f"{name}-{number}"
+                try:
+                    path.mkdir()
+                except FileExistsError:
+                    number += 1
+                else:
+                    return cls._hold(path)
+        except OSError as error:
+            reason = f"no run can be kept in {parent}: {error.strerror or error}"
+            raise InvalidJobError([FieldError("--dir", reason)]) from None
 
     @classmethod
     def reopen(cls, path: Path) -> "RunFolder":

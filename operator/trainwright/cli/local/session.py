@@ -7,7 +7,6 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Any
 
 import structlog
@@ -32,12 +31,17 @@ _TUNING = Tuning(status_interval=0.5, urgent_interval=0.1, backoff_base=0.1, res
 _REPORT_SECONDS = 0.5
 
 
-class End(Enum):
-    """How a session came to its end."""
+@dataclass(frozen=True)
+class End:
+    """How a session came to its end.
 
-    FINISHED = auto()
-    SUSPENDED = auto()
-    KILLED = auto()
+    Attributes:
+        by_signal: The signal that asked for it; None if the job itself has ended.
+        killed: Whether the workers were killed before they could save.
+    """
+
+    by_signal: signal.Signals | None = None
+    killed: bool = False
 
 
 @dataclass
@@ -63,10 +67,13 @@ class Watcher:
         self.job = job
         self.folder.save(job)
         status = read_status(job.get("status"))
-        self.show(status)
         suspended = status.condition(ConditionType.SUSPENDED)
         # A run that goes on still says Suspended until the loop has seen that it is not to be.
         gone = job["spec"].get("suspend") and suspended is not None and suspended.status == "True"
+        # Suspending is how a run is stopped, and its workers may take a while. What it comes to is said at the end, in the
+        # words of this machine.
+        if status.phase != Phase.SUSPENDED or (job["spec"].get("suspend") and not gone):
+            self.show(status)
         if gone or (status.phase is not None and status.phase.terminal):
             self.settled.set()
 
@@ -96,7 +103,7 @@ class Session:
         self._cluster = LocalCluster(folders)
         self._watcher = Watcher(folder, show, job, asyncio.Event())
         self._note = note
-        self._asked_to_stop = False
+        self._asked_by: signal.Signals | None = None
         self._killed = asyncio.Event()
 
     async def run(self) -> tuple[Job, End]:
@@ -138,18 +145,19 @@ class Session:
             await self._cluster.close()
 
     def _end(self) -> End:
-        if self._killed.is_set():
-            return End.KILLED
         phase = read_status(self._watcher.job.get("status")).phase
-        return End.SUSPENDED if phase == Phase.SUSPENDED else End.FINISHED
+        if self._killed.is_set() or phase == Phase.SUSPENDED:
+            return End(self._asked_by, killed=self._killed.is_set())
+        return End()
 
-    def _stop(self) -> None:
+    def _stop(self, by: signal.Signals) -> None:
         """Ask the workers to save and exit; asked again, kill them."""
-        if self._asked_to_stop:
+        if self._asked_by is not None:
             self._killed.set()
             return
-        self._asked_to_stop = True
-        self._note("stopping: the workers save and exit; Ctrl-C again kills them at once")
+        self._asked_by = by
+        again = "; Ctrl-C again kills them at once" if by == signal.SIGINT else ""
+        self._note(f"stopping: the workers save and exit{again}")
         self._cluster.set_suspend(self._key, suspend=True)
 
     @contextlib.contextmanager
@@ -157,7 +165,7 @@ class Session:
         loop = asyncio.get_running_loop()
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         for number in numbers:
-            loop.add_signal_handler(number, self._stop)
+            loop.add_signal_handler(number, self._stop, number)
         try:
             yield
         finally:

@@ -14,6 +14,12 @@ def count_gpus(environment: Mapping[str, str] = os.environ, devices: Path = Path
     return len(_gpus(environment, devices))
 
 
+def asked(spec: TrainingJobSpec) -> str:
+    """Return the GPUs that each worker asks for, `8 nvidia.com/gpu`; empty if it asks for none."""
+    limits = spec.workers.resources.limits if spec.workers.resources and spec.workers.resources.limits else {}
+    return ", ".join(f"{limits[key]} {key}" for key in limits if key.rpartition("/")[2] == "gpu")
+
+
 def assign(
     spec: TrainingJobSpec, worker: int, environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev")
 ) -> dict[str, str]:
