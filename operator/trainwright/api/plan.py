@@ -14,6 +14,9 @@ class Question(Model):
     data_root: str = Field(description="Folder at which relative paths start.")
     absent: list[str] = Field([], description="Fields whose paths lead to nothing on this machine.")
     gpu: str | None = Field(None, description="Key of a GPU in the table of devices; None for this machine.")
+    unnamed_gpu: bool = Field(
+        False, description="Whether it runs on GPUs of which this machine has none and nobody knows the name."
+    )
     memory: int | None = Field(None, ge=1, description="Bytes that each process has, whatever the device has.")
     mfu: float = Field(0.4, gt=0, le=1, description="Share of the device's peak arithmetic to expect.")
 

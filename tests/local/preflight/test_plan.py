@@ -96,6 +96,32 @@ def test_a_model_that_fits_nowhere_here_and_what_would_hold_it(plan):
     assert "2,048 tokens per sample" in answer["assumed"]
 
 
+def test_a_job_for_gpus_is_not_judged_by_this_machine(plan, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    spec = MLP + "  workers: {count: 2, resources: {limits: {nvidia.com/gpu: 1, memory: 1Gi}}}\n"
+    code, output, errors = plan(spec)
+    assert code == 0
+    assert "(GPU)" in output
+    assert "CPU" not in output
+    assert "asks for 1 nvidia.com/gpu per worker and this machine has none: name one with --gpu h200" in errors
+    code, output, errors = plan(spec, "--device-memory", "100Ki")
+    assert (code, errors) == (1, "")
+    assert "does not fit" in output
+
+
+def test_what_was_assumed_is_said_of_a_job_that_is_wrong_too(plan):
+    code, _, errors = plan(
+        """\
+  model: {layers: [{dense: {units: 2, inputs: 5}}]}
+  dataset: {csv: {path: missing.csv, target: kind}}
+  training: {epochs: 1}
+"""
+    )
+    assert code == 64
+    assert "5 given, but" in errors
+    assert "assumed of what is not at hand: 32 features" in errors
+
+
 def test_a_dense_layer_that_expects_other_inputs_is_found_without_the_data(plan):
     code, _, errors = plan(TWO_CONVOLUTIONS)
     assert code == 64

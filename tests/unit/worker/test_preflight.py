@@ -4,15 +4,18 @@ from dataclasses import replace
 
 import pytest
 
+from trainwright.api.amounts import bytes_text, seconds_text
 from trainwright.api.devices import find_gpu
 from trainwright.api.figures import Preflight
 from trainwright.api.job import read_spec
 from trainwright.api.spec.training import Precision
+from trainwright_worker.errors import OutOfMemoryError
 from trainwright_worker.preflight.advice import remedies
 from trainwright_worker.preflight.assume import assume
 from trainwright_worker.preflight.budget import Device, Setup, add_up, setup_of
+from trainwright_worker.preflight.check import refuse_if_too_large
 from trainwright_worker.preflight.measure import Passes, Weights
-from trainwright_worker.preflight.verdict import count, scaled, size, table
+from trainwright_worker.preflight.verdict import count, scaled, table
 from trainwright_worker.reporting.stopwatch import find_stragglers
 
 SETUP = Setup(
@@ -198,7 +201,10 @@ def test_numbers_are_told_as_people_tell_them():
     assert [count(number) for number in (10, 99_999, 124_439_808, 174_600_000_000)] == [
         "10", "99,999", "124.4M", "174.6B",
     ]  # fmt: skip
-    assert [size(number) for number in (1, 1536, 3 * 2**30, 5 * 2**41)] == ["1 B", "1.5 KiB", "3 GiB", "10 TiB"]
+    assert [bytes_text(number) for number in (1, 1536, 3 * 2**30, 5 * 2**41)] == ["1 B", "1.5 KiB", "3 GiB", "10 TiB"]
+    assert [seconds_text(number) for number in (16.8, 0.00393, 4e-7, 12_345)] == [
+        "16.8 s", "3.93 ms", "0.4 µs", "12,345 s",
+    ]  # fmt: skip
     assert scaled(2.5e15) == "2.5 P"
 
 
@@ -215,6 +221,24 @@ def test_the_table_names_what_takes_memory_and_leaves_out_what_does_not():
     assert uneven[1].endswith(" 47 = 3 process(es) x 2 pass(es) x up to 8 sample(s)")
     assert not [line for line in lines if line.startswith("optimizer")]
     assert lines[-1].endswith("1.53 KiB of 1 GiB (CPU)")
+
+
+@pytest.mark.parametrize(
+    ("said", "message", "hint"),
+    [
+        ("too large. It fits with a; or b", "preflight: too large", "it fits with a; or b"),
+        (
+            "too large, and no setting of the job makes it fit",
+            "preflight: too large, and no setting of the job makes it fit",
+            "use a smaller model, or processes with more memory: spec.workers.resources, or another GPU",
+        ),
+    ],
+)
+def test_a_job_that_will_not_fit_ends_with_advice_that_helps(said, message, hint):
+    sizes = {"parameters": 1, "trainable": 1, "memory": {}, "total_bytes": 1}
+    with pytest.raises(OutOfMemoryError) as ended:
+        refuse_if_too_large(Preflight(**sizes, fits=False, message=said))
+    assert (ended.value.message, ended.value.hint) == (message, hint)
 
 
 def test_stragglers_are_measured_against_most_and_named_with_the_slowest_first():

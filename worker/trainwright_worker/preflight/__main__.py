@@ -27,21 +27,26 @@ from trainwright_worker.results.given import samples_to_predict
 def main() -> int:
     """Answer the question; return 0 whatever the answer is."""
     question = Question.model_validate_json(sys.stdin.read())
+    # What was assumed may be what is wrong.
+    notes: list[str] = []
     try:
-        answer = _answer(question)
+        answer = _answer(question, notes)
     except WorkerError as error:
-        answer = Answer(mistake=error.message, hint=error.hint)
+        answer = Answer(mistake=error.message, hint=error.hint, assumed=notes)
     except UnmeasurableError as error:
-        answer = Answer(mistake=f"the model's passes cannot be followed without data: {error}")
+        answer = Answer(mistake=f"the model's passes cannot be followed without data: {error}", assumed=notes)
     sys.stdout.write(json.dumps(answer.to_wire()) + "\n")
     return 0
 
 
-def _answer(question: Question) -> Answer:
+def _answer(question: Question, notes: list[str]) -> Answer:
+    """Return what the job needs; what had to be assumed is added to `notes` as soon as it is."""
     device = _device(question)
-    spec, notes = without_absent_weights(question.spec, question.absent)
+    spec, unread = without_absent_weights(question.spec, question.absent)
     assumed = _facts(spec, question)
+    notes += [*assumed.notes, *unread]
     teacher, said = teacher_as_known(spec, question.absent, question.data_root)
+    notes += said
     gauge = Gauge(spec, assumed.facts, cuda=device.cuda, root=question.data_root, teacher=teacher)
     need = Need(gauge, spec.optimizer)
     preflight, found = judge(need, setup_of(spec, samples=assumed.samples), device)
@@ -49,13 +54,15 @@ def _answer(question: Question) -> Answer:
     return Answer(
         preflight=preflight,
         table=table(preflight),
-        assumed=[*assumed.notes, *notes, *said],
+        assumed=notes,
         ways=[Way(change=way.text, processes=way.setup.processes, bytes=way.bytes) for way in found],
         seconds_per_step=None if peak is None else preflight.flops_per_step / preflight.processes / peak / question.mfu,
     )
 
 
 def _device(question: Question) -> Device:
+    if question.unnamed_gpu:
+        return Device("GPU", question.memory, cuda=True)
     if question.gpu is None:
         here = this_device(question.spec.workers.processes_per_worker)
         return here if question.memory is None else Device(here.name, question.memory, cuda=here.cuda, gpu=here.gpu)

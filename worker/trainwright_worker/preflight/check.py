@@ -1,5 +1,7 @@
 """The preflight of a rank: measures the job on rank 0, and refuses one that will not fit before a weight is allocated."""
 
+from typing import Final
+
 from trainwright.api.figures import Preflight
 from trainwright.api.spec import TrainingJobSpec
 from trainwright_worker.data.dataset import Dataset
@@ -10,6 +12,9 @@ from trainwright_worker.preflight.budget import setup_of, this_device
 from trainwright_worker.preflight.measure import Gauge, UnmeasurableError
 from trainwright_worker.preflight.verdict import judge, table
 from trainwright_worker.training.teacher import read_model
+
+_NO_WAY: Final = "use a smaller model, or processes with more memory: spec.workers.resources, or another GPU"
+"""What is left when nothing that the job can set makes it fit."""
 
 
 def measure_job(spec: TrainingJobSpec, dataset: Dataset, root: str, place: Place) -> tuple[Preflight | None, list[str]]:
@@ -42,4 +47,4 @@ def refuse_if_too_large(preflight: Preflight) -> None:
     """
     if not preflight.fits:
         message, _, ways = preflight.message.partition(". It fits with ")
-        raise OutOfMemoryError(f"preflight: {message}", f"it fits with {ways}"[:512] if ways else None)
+        raise OutOfMemoryError(f"preflight: {message}", f"it fits with {ways}"[:512] if ways else _NO_WAY)

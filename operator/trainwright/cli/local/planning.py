@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from trainwright.api.amounts import bytes_text, seconds_text
 from trainwright.api.devices import GPUS, find_gpu
 from trainwright.api.exit_codes import ExitCode
 from trainwright.api.job import FieldError, InvalidJobError, read_manifest
@@ -22,6 +23,7 @@ from trainwright.cli.local.command import named_volumes
 from trainwright.cli.manifest import Manifest, read_job
 from trainwright.cli.mistakes import show_mistakes
 from trainwright.cluster.local import Folders
+from trainwright.cluster.local.gpus import asked, count_gpus
 from trainwright.cluster.local.mounts import absent_paths, localize_spec
 
 DOES_NOT_FIT: Final = 1
@@ -72,8 +74,16 @@ def execute(request: Request) -> int:
         show_mistakes(errors, request.source, [mistake], manifest)
         if answer.hint:
             errors.print(f"    {answer.hint}", soft_wrap=True, markup=False)
+        if answer.assumed:
+            errors.print(f"    {_assumptions(answer)}", soft_wrap=True, markup=False)
         return ExitCode.USER_ERROR
     _print(request, answer)
+    if question.unnamed_gpu and question.memory is None:
+        errors.print(
+            f"whether it fits depends on the GPU: this job asks for {asked(question.spec)} per worker and this machine has "
+            "none: name one with --gpu h200",
+            soft_wrap=True,
+        )
     return ExitCode.SUCCESS if answer.preflight is None or answer.preflight.fits else DOES_NOT_FIT
 
 
@@ -86,21 +96,25 @@ def _question(request: Request, manifest: Manifest) -> Question:
     folders = Folders(Path(), manifest.folder, named_volumes(request.volumes))
     absent = [field for field, _ in absent_paths(written, folders)]
     spec, root = localize_spec(written, folders)
-    limits = spec.workers.resources.limits if spec.workers.resources and spec.workers.resources.limits else {}
     gpu = _gpu(request.gpu, spec)
-    memory = request.memory
-    if memory is None and gpu is None and "memory" in limits and not _asks_for_gpus(spec):
-        each = (
-            _bytes("spec.workers.resources.limits.memory", str(limits["memory"])) // spec.workers.processes_per_worker
-        )
-        return Question(spec=spec, data_root=str(root), absent=absent, memory=each)
     return Question(
         spec=spec,
         data_root=str(root),
         absent=absent,
         gpu=gpu,
-        memory=None if memory is None else _bytes("--device-memory", memory),
+        unnamed_gpu=gpu is None and bool(asked(spec)) and not count_gpus(),
+        memory=_memory(request.memory, gpu, spec),
     )
+
+
+def _memory(text: str | None, gpu: str | None, spec: TrainingJobSpec) -> int | None:
+    """Return the bytes that each process has: as asked for, or its part of the limit of a worker on CPUs."""
+    if text is not None:
+        return _bytes("--device-memory", text)
+    limits = spec.workers.resources.limits if spec.workers.resources and spec.workers.resources.limits else {}
+    if "memory" not in limits or gpu is not None or asked(spec):
+        return None
+    return _bytes("spec.workers.resources.limits.memory", str(limits["memory"])) // spec.workers.processes_per_worker
 
 
 def _gpu(name: str | None, spec: TrainingJobSpec) -> str | None:
@@ -114,11 +128,6 @@ def _gpu(name: str | None, spec: TrainingJobSpec) -> str | None:
     if name is None:
         return None
     raise InvalidJobError([FieldError("--gpu", f"{name!r} is not known; known are {', '.join(GPUS)}")])
-
-
-def _asks_for_gpus(spec: TrainingJobSpec) -> bool:
-    limits = spec.workers.resources.limits if spec.workers.resources and spec.workers.resources.limits else {}
-    return any(key.rpartition("/")[2] == "gpu" for key in limits)
 
 
 def _bytes(field: str, text: str) -> int:
@@ -157,10 +166,14 @@ def _print(request: Request, answer: Answer) -> None:
         return
     lines = list(answer.table)
     if answer.seconds_per_step is not None:
-        lines.append(f"a step at 40 % of the peak takes {answer.seconds_per_step:.3g} s")
+        lines.append(f"a step at 40 % of the peak takes {seconds_text(answer.seconds_per_step)}")
     if answer.assumed:
-        lines.append(f"assumed of what is not at hand: {'; '.join(answer.assumed)}")
+        lines.append(_assumptions(answer))
     if answer.preflight is not None:
         lines += ["", answer.preflight.message.partition(". It fits with")[0]]
-    lines += [f"  fits with {way.change}: {way.bytes / 2**30:,.3g} GiB per process" for way in answer.ways]
+    lines += [f"  fits with {way.change}: {bytes_text(way.bytes)} per process" for way in answer.ways]
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _assumptions(answer: Answer) -> str:
+    return f"assumed of what is not at hand: {'; '.join(answer.assumed)}"
