@@ -18,7 +18,7 @@ CLUSTER := tests/kind/cluster
 
 .PHONY: help
 help: ## Explain every target
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-15s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(INSTALLED): pyproject.toml constraints/dev.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -43,7 +43,7 @@ check: $(INSTALLED) ## The fast inner loop: format, lint, types, import arrows, 
 	$(BIN)/pytest --quiet tests/unit tests/properties
 
 .PHONY: test
-test: check ## All tests: also real worker processes, and a real kind cluster (made and deleted again if there is none)
+test: check ## All tests: also real worker processes, and a real kind cluster (about an hour; the cluster is made if there is none)
 	$(BIN)/pytest --quiet --numprocesses=2 --dist=loadfile tests/local
 	$(BIN)/pytest --quiet tests/kind tests/apiserver
 
@@ -77,7 +77,7 @@ bench-operator: $(INSTALLED) ## Measure the operator on a real API server with 2
 	$(BIN)/python tests/bench/control_plane.py
 
 .PHONY: chaos
-chaos: $(INSTALLED) ## Break everything on a kind cluster for 10 minutes, or MINUTES=60, and see that nothing is lost
+chaos: $(INSTALLED) ## Break everything on a kind cluster for 10 minutes, or MINUTES=60 (and 5 more to begin and end), and see that nothing is lost
 	TRAINWRIGHT_CHAOS_MINUTES=$(MINUTES) $(BIN)/pytest --quiet tests/kind/chaos
 
 .PHONY: clean
