@@ -12,12 +12,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainwright.api.job import read_spec
-from trainwright_worker.batch import Batch, run_model
+from trainwright_worker.batch import Batch
 from trainwright_worker.data.dataset import Facts
 from trainwright_worker.distributed.parallel import parallelize
 from trainwright_worker.models.build import build
 from trainwright_worker.optim.optimizer import make_optimizer
 from trainwright_worker.training.losses import make_loss
+from trainwright_worker.training.passes import Passes
 
 
 def held(values):
@@ -32,12 +33,20 @@ def main():
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=2)
     model = build(spec, facts)
-    trained = parallelize(model, spec, SimpleNamespace(rank=rank, size=2, device=torch.device("cpu")))
+    group = SimpleNamespace(rank=rank, size=2, device=torch.device("cpu"))
+    trained = parallelize(model, spec, group)
     optimizer = make_optimizer(spec.optimizer, model)
+    # Between a forward and a backward pass, the model itself has some of them put together.
+    parts, loss, between = list(model.parameters()), make_loss(spec.loss_name), []
+
+    def measured(outputs, part):
+        between.append(held(weight.grad for weight in parts if weight.grad is not None))
+        return loss(outputs, part)
+
+    passes = Passes(spec, model, trained, group, measured, None)
     inputs = torch.randint(facts.vocabulary, (4, *facts.shape)) if facts.vocabulary else torch.randn(4, *facts.shape)
     target = torch.zeros((4, *facts.shape) if facts.outputs == facts.vocabulary else 4, dtype=torch.int64)
-    batch = Batch(inputs, target)
-    make_loss(spec.loss_name)(run_model(trained, batch), batch).backward()
+    passes.learn(Batch(inputs, target))
     optimizer.step()
     entries = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
     found = {
@@ -45,6 +54,7 @@ def main():
         "gradients": held(weight.grad for weight in model.parameters()),
         "optimizer": held(entries),
     }
+    found["between"] = between[1:]  # before every pass but the first
     print(json.dumps(found))  # noqa: T201 - what the test reads
     dist.destroy_process_group()
 

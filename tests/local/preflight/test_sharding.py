@@ -44,20 +44,24 @@ def run_ranks(raw, facts, meeting):
 
 
 @pytest.mark.parametrize(
-    ("name", "optimizer"), [("gpt", "adamw"), ("gpt", "muon"), ("resnet", "adamw"), ("mlp", "sgd")]
+    ("name", "optimizer", "passes"),
+    [("gpt", "adamw", 1), ("gpt", "muon", 1), ("resnet", "adamw", 1), ("mlp", "sgd", 1), ("gpt", "adamw", 2)],
 )
-def test_a_rank_holds_the_part_that_was_predicted(tmp_path, name, optimizer):
+def test_a_rank_holds_the_part_that_was_predicted(tmp_path, name, optimizer, passes):
     part, facts = MODELS[name]
     raw = {
         **part,
         "optimizer": {"name": optimizer},
-        "training": {"steps": 1, "globalBatchSize": 8},
+        "training": {"steps": 1, "globalBatchSize": 8, "microBatchSize": 4 // passes},
         "parallelism": "fsdp",
         "workers": {"processesPerWorker": 2},
     }
     spec = read_spec(raw)
     predicted = Need(Gauge(spec, facts, cuda=False), spec.optimizer).memory(setup_of(spec))
     for held in run_ranks(raw, facts, tmp_path / "meeting"):
+        # Also between the passes of a step, each of which could otherwise leave the gradient of the whole model.
+        between = held.pop("between")
+        assert between == [pytest.approx(predicted.gradients, rel=0.02)] * (passes - 1)
         # Rows are dealt out whole, so of an odd number of them one rank has one more.
         for kind, value in held.items():
             assert value == pytest.approx(getattr(predicted, kind), rel=0.02), kind

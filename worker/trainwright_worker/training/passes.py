@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -182,14 +181,12 @@ class Passes:
         return total / self._group.size
 
     def _syncing(self, *, last: bool) -> AbstractContextManager[None]:
-        """Have ranks bring their gradients together only with the last part of a step."""
+        """Have ranks bring their gradients together only with the last part of a step.
+
+        Sharded ones do with every part: until they have, each would hold the gradient of the whole model.
+        """
         trained = self._trained
-        if isinstance(trained, DistributedDataParallel) and not last:
-            return trained.no_sync()
-        if isinstance(trained, FSDPModule):
-            trained.set_is_last_backward(last)
-            trained.set_requires_gradient_sync(last)
-        return nullcontext()
+        return trained.no_sync() if isinstance(trained, DistributedDataParallel) and not last else nullcontext()
 
 
 def _full_size(spec: TrainingJobSpec, group: Group, micro: int | None) -> int | None:
