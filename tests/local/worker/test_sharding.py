@@ -1,10 +1,26 @@
 """The same training with the state whole on every process or split over them, and every change from one to the other."""
 
+import csv
+from types import SimpleNamespace
+
 import pytest
 import safetensors.torch
 import torch
+from torch.nn import functional as F  # noqa: N812 - its usual name
+
+from trainwright_worker.data.load import load
+from trainwright_worker.models.build import build
 
 pytestmark = pytest.mark.local
+ALONE = SimpleNamespace(rank=0, size=1, broadcast=lambda content: content)
+NORMS = {
+    "layers": [
+        {"conv2d": {"channels": 4, "kernelSize": 3}},
+        {"batchNorm": {"activation": "relu"}},
+        {"globalAvgPool": {}},
+        {"dense": {"units": 10}},
+    ]
+}
 
 
 def spec_of(steps, processes=1, parallelism="ddp", **changes):
@@ -92,3 +108,35 @@ def test_sharded_training_learns_what_unsharded_does_and_resumes_exactly(make_jo
     assert resumed.reports[-1].resumed_from_step == 40
     assert resumed.weights == split.weights
     assert resumed.summary["history"] == split.summary["history"]
+
+
+def assert_figures_are_of_the_weights(job, tolerance):
+    """Check the test's loss and the predictions against a model with the weights that were written."""
+    dataset = load(job.config.spec, job.config.data_root, ALONE)
+    model = build(job.config.spec, dataset.facts)
+    model.load_state_dict(weights_of(job))
+    test = dataset.splits.test.take(torch.arange(len(dataset.splits.test)))
+    with torch.no_grad():
+        outputs = model.eval()(test.inputs)
+    loss = float(F.cross_entropy(outputs, test.targets))
+    assert job.summary["test"]["metrics"]["loss"] == pytest.approx(loss, rel=tolerance)
+    with (job.results / "predictions.csv").open() as file:
+        rows = [[float(row[f"probability_{digit}"]) for digit in range(10)] for row in csv.DictReader(file)]
+    torch.testing.assert_close(torch.tensor(rows), outputs.softmax(1), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "changes", "tolerance"),
+    [("ddp", {}, 1e-5), ("fsdp", {}, 1e-5), ("fsdp", {"precision": "bf16"}, 1e-2)],
+)
+def test_figures_are_those_of_the_weights_that_are_written(make_job, parallelism, changes, tolerance):
+    spec = spec_of(12, 2, parallelism, model=NORMS, prediction={"split": "test"})
+    spec["training"] = {"steps": 12, "globalBatchSize": 64} | changes
+    job = make_job(spec)
+    job.run()
+    assert_figures_are_of_the_weights(job, tolerance)
+    # The end of a job once more, from its last checkpoint: the statistics that every rank has are the saved ones.
+    before = job.summary["test"]
+    job.run()
+    assert (job.reports[-1].resumed_from_step, job.summary["test"]) == (12, before)
+    assert_figures_are_of_the_weights(job, tolerance)

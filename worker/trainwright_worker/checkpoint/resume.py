@@ -4,7 +4,6 @@ import json
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 from torch.optim import Optimizer
@@ -39,13 +38,9 @@ class Source:
         """Fill tensors that all ranks have under the same names. All ranks must call this."""
         if self.everywhere or group.rank == 0:
             read_tensors(self.storage, self.found.folder, self.found.manifest, targets)
-        if group.size > 1 and not self.everywhere:
+        if not self.everywhere:
             # By name: names that come out of a set lie in another order in each process.
-            for _, target in sorted(targets.items()):
-                sent = target.contiguous()
-                dist.broadcast(sent, src=0)
-                if sent is not target:
-                    target.copy_(sent)
+            group.spread(target for _, target in sorted(targets.items()))
 
 
 def find_newest(folder: CheckpointFolder, group: Group) -> tuple[Found | None, str]:

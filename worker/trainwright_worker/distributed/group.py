@@ -8,6 +8,7 @@ import ctypes
 import math
 import os
 import random
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -102,6 +103,16 @@ class Group:
             tensor = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         dist.broadcast(tensor, src=0)
         return tensor.numpy().tobytes()
+
+    def spread(self, tensors: Iterable[Tensor]) -> None:
+        """Give every rank what rank 0 has in these tensors, of which all have as many in the same order."""
+        if self.size == 1:
+            return
+        for tensor in tensors:
+            sent = tensor.contiguous()
+            dist.broadcast(sent, src=0)
+            if sent is not tensor:
+                tensor.copy_(sent)
 
     def barrier(self) -> None:
         """Wait until every rank has come here."""

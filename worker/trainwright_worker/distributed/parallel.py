@@ -9,7 +9,6 @@ model per process, and nothing else would start a model from the weights that it
 from collections.abc import Iterator
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -77,10 +76,15 @@ def _shard(model: nn.Module, spec: TrainingJobSpec, group: Group) -> None:
     # Weights, gradients and the optimizer stay fp32; only what a block computes with is bf16.
     half = torch.bfloat16 if spec.training.precision == Precision.BF16 else None
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None)
+    # Running statistics are no weights and stay fp32; what they are used with must be of the same precision.
+    exact = [] if half is None else list(_norms(model))
+    for norm in exact:
+        fully_shard(norm, mesh=mesh)
     for block in list(shards_of(model)):
-        fully_shard(block, mesh=mesh, mp_policy=policy)
+        if block not in exact:
+            fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
-    _share_statistics(model)
+    _share_statistics(model, group)
 
 
 def shards_of(model: nn.Module) -> Iterator[nn.Module]:
@@ -92,19 +96,28 @@ def shards_of(model: nn.Module) -> Iterator[nn.Module]:
             yield child
 
 
-def _share_statistics(model: nn.Module) -> None:
+def share_buffers(model: nn.Module, group: Group) -> None:
+    """Give every rank rank 0's buffers: since they last trained together, each has added its own samples to them.
+
+    All ranks must call this before the model is measured, used or saved.
+    """
+    group.spread(model.buffers())
+
+
+def _share_statistics(model: nn.Module, group: Group) -> None:
     """Let all ranks go on from rank 0's running statistics at every step, as under DDP."""
-    statistics = [
-        buffer
-        for part in model.modules()
-        if isinstance(part, nn.modules.batchnorm._NormBase)  # noqa: SLF001 - what torch itself asks
-        for buffer in part.buffers(recurse=False)
-    ]
+    statistics = [buffer for part in _norms(model) for buffer in part.buffers(recurse=False)]
 
     def share(*_: object) -> None:
         if model.training:
-            for buffer in statistics:
-                dist.broadcast(buffer, src=0)
+            group.spread(statistics)
 
     if statistics:
         model.register_forward_pre_hook(share)
+
+
+def _norms(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the layers that gather statistics of what they have seen."""
+    for part in model.modules():
+        if isinstance(part, nn.modules.batchnorm._NormBase):  # noqa: SLF001 - what torch itself asks
+            yield part

@@ -20,6 +20,7 @@ from trainwright_worker.data.loader import Request, read_ahead
 from trainwright_worker.data.pictures import Pictures
 from trainwright_worker.data.table import Split
 from trainwright_worker.distributed.group import Group
+from trainwright_worker.distributed.parallel import share_buffers
 from trainwright_worker.results.given import Given
 from trainwright_worker.results.readable import Row, make_reader
 from trainwright_worker.training.run import Run
@@ -34,6 +35,7 @@ def predict(run: Run, split: Split, batch: int, *, known: bool) -> Iterator[Row]
         batch: Samples per rank and forward pass.
         known: Whether the targets of the split are true.
     """
+    share_buffers(run.model, run.group)
     read = make_reader(run.dataset, run.spec.loss_name)
     describe = _describer(run.dataset, split)
     size, rank = run.group.size, run.group.rank

@@ -14,6 +14,7 @@ from trainwright_worker.batch import Batch
 from trainwright_worker.data.loader import read_ahead
 from trainwright_worker.data.table import Split
 from trainwright_worker.distributed.group import Group
+from trainwright_worker.distributed.parallel import share_buffers
 from trainwright_worker.training.measures import Measure
 
 Forward = Callable[[Batch], Tensor]
@@ -46,6 +47,7 @@ def evaluate(
     mine, rounds = _shares(len(samples), group, batch)
     # As many forward passes on every rank, which sharded models need: one with nothing left repeats a sample for nobody.
     requests = ((indices, None) for indices in mine + [torch.zeros(1, dtype=torch.int64)] * (rounds - len(mine)))
+    share_buffers(model, group)
     model.eval()
     with torch.inference_mode():
         for number, part in enumerate(read_ahead(samples, requests, group.device)):

@@ -17,6 +17,7 @@ from trainwright.api.status import Evaluation
 from trainwright.api.worker import WorkerPhase
 from trainwright_worker.checkpoint.staging import State
 from trainwright_worker.data.sampler import largest_pass
+from trainwright_worker.distributed.parallel import share_buffers
 from trainwright_worker.errors import NON_FINITE_HINT, NonFiniteError, PreemptedError
 from trainwright_worker.reporting.figures import Figures
 from trainwright_worker.reporting.timesheet import Activity
@@ -288,6 +289,7 @@ def _save(run: Run) -> None:
 
 def _begin_saving(run: Run) -> None:
     """Take the state and hand it to the writer, which waits for the one before."""
+    share_buffers(run.model, run.group)
     state = _state_to_save(run)
     run.clock.saved = time.monotonic()
     run.saved_step = run.progress.step
