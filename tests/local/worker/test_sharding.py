@@ -127,7 +127,7 @@ def assert_figures_are_of_the_weights(job, tolerance):
 
 @pytest.mark.parametrize(
     ("parallelism", "changes", "tolerance"),
-    [("ddp", {}, 1e-5), ("fsdp", {}, 1e-5), ("fsdp", {"precision": "bf16"}, 1e-2)],
+    [("ddp", {}, 1e-5), ("fsdp", {"ema": {"decay": 0.9}}, 1e-5), ("fsdp", {"precision": "bf16"}, 1e-2)],
 )
 def test_figures_are_those_of_the_weights_that_are_written(make_job, parallelism, changes, tolerance):
     spec = spec_of(12, 2, parallelism, model=NORMS, prediction={"split": "test"})

@@ -290,6 +290,26 @@ def test_averages_follow_the_formula_and_come_back_from_a_checkpoint():
     assert (saved["scaler.scale"].item(), saved["scaler.growth"].item()) == (128, 5)
 
 
+def test_running_statistics_are_averaged_with_the_weights_and_saved_with_them():
+    model = nn.BatchNorm1d(2)
+    spec = spec_of(training={"ema": {"decay": 0.5}})
+    update, _ = update_of(model, spec)
+    expected = torch.zeros(2)
+    for number in range(3):
+        model.running_mean += 1
+        update.average.update(number)
+        decay = min(0.5, (1 + number) / (10 + number))
+        expected = decay * expected + (1 - decay) * model.running_mean
+    with update.average.applied():
+        torch.testing.assert_close(model.running_mean, expected)
+    assert model.running_mean.tolist() == [3, 3]
+    other = nn.BatchNorm1d(2)
+    again, _ = update_of(other, spec)
+    again.restore(update.extras())
+    with again.average.applied():
+        torch.testing.assert_close(other.running_mean, expected)
+
+
 def test_clipping_and_the_rate_of_the_schedule():
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)

@@ -290,6 +290,8 @@ def _save(run: Run) -> None:
 def _begin_saving(run: Run) -> None:
     """Take the state and hand it to the writer, which waits for the one before."""
     share_buffers(run.model, run.group)
+    if run.update.average is not None:
+        run.group.spread(run.update.average.buffers)
     state = _state_to_save(run)
     run.clock.saved = time.monotonic()
     run.saved_step = run.progress.step
