@@ -10,6 +10,7 @@ import transformers
 from trainwright.api.job import read_spec
 from trainwright.api.spec.job import Task
 from trainwright.api.spec.model import LoraSpec
+from trainwright_worker.batch import Batch
 from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
 from trainwright_worker.models.build import build, preload
@@ -17,6 +18,7 @@ from trainwright_worker.models.generation import generate
 from trainwright_worker.models.lora import merge_lora, trained_state
 from trainwright_worker.models.pretrained import load_pretrained
 from trainwright_worker.models.recompute import blocks_of, enable_gradient_checkpointing
+from trainwright_worker.preflight.dry import uses_all_weights
 
 pytestmark = pytest.mark.local
 
@@ -154,6 +156,27 @@ def test_an_image_classifier():
     assert model.network.config.image_size == 32
 
 
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "args", "complete"), [("vit", {"patch_size": 8}, True), ("dinov2", {"patch_size": 8}, False)]
+)
+def test_weights_that_a_model_does_not_use_are_found_without_a_pass(kind, args, complete, recomputed):
+    small = {name: value for name, value in SMALL.items() if name != "intermediate_size"}
+    model, _ = make(kind, Facts((1, 32, 32), 10), args=small | args)
+    if recomputed:
+        enable_gradient_checkpointing(model)
+    images = Batch(torch.rand(2, 1, 32, 32), torch.zeros(2, dtype=torch.int64))
+    assert uses_all_weights(model, images) == complete
+    assert not model.training
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_a_mask_keeps_no_weight_from_being_found():
+    model, _ = make("bert", args=SMALL)
+    tokens, mask = batch()
+    assert uses_all_weights(model, Batch(tokens, torch.zeros(3, dtype=torch.int64), mask))
+
+
 def test_nothing_is_allocated_on_the_meta_device():
     with torch.device("meta"):
         model = build(spec_of({"name": "hf:bert", "args": {"hidden_size": 4096, "num_attention_heads": 32}}), REVIEWS)
@@ -173,6 +196,7 @@ def test_nothing_is_allocated_on_the_meta_device():
         ("bert", {"args": SMALL | {"hidden_size": 33}}, REVIEWS, "classification", "not a multiple of the number of"),
         ("bert", {"args": {"vocab_size": 80}}, REVIEWS, "classification", "vocab_size: the model knows 80 tokens"),
         ("bert", {"args": SMALL}, Facts((3, 8, 8), 2), "classification", "transformers has no such model for images"),
+        ("deit", {"args": SMALL}, Facts((3, 224, 224), 2), "classification", "hf:deit cannot do task classification"),
         ("vit", {"args": SMALL}, REVIEWS, "classification", "transformers has no such model for text"),
         ("vit", {"args": SMALL | {"image_size": 64}}, Facts((3, 32, 32), 2), "classification", "not take images of 3x32x32"),
         ("bert", {"args": SMALL}, Facts((9, 4), 2), "transcription", "reads text or images, but the data has inputs of 9x4"),

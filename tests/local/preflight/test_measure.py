@@ -1,5 +1,8 @@
 """What the preflight predicts without data, against what torch really keeps."""
 
+from contextlib import suppress
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -14,8 +17,9 @@ from trainwright_worker.models.build import build
 from trainwright_worker.models.recompute import enable_gradient_checkpointing
 from trainwright_worker.optim.optimizer import make_optimizer
 from trainwright_worker.preflight.dry import take_dry_step
-from trainwright_worker.preflight.measure import Gauge
+from trainwright_worker.preflight.measure import Gauge, UnmeasurableError
 from trainwright_worker.training.losses import make_loss
+from trainwright_worker.training.passes import Passes
 
 pytestmark = pytest.mark.local
 
@@ -208,3 +212,38 @@ def test_a_dry_step_with_infinite_gradients_changes_nothing():
     batch = Batch(torch.full((2, 2), 1e38), torch.zeros(2, 1))
     take_dry_step(model, lambda batch: model(batch.inputs), lambda out, _: out.square().sum(), optimizer, batch)
     assert torch.equal(model.weight, before)
+
+
+SMALL = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+
+
+@pytest.mark.parametrize(
+    ("model", "precision", "words"),
+    [
+        ({"name": "lstm"}, "fp16", "on cpu: could not create a primitive"),
+        # It reads a text at its end-of-text token, which only a tokenizer of its own puts there.
+        ({"name": "hf:bart", "args": SMALL}, "fp32", "on cpu: "),
+    ],
+)
+def test_a_model_that_cannot_take_a_step_is_a_user_error(model, precision, words):
+    raw = {"model": model, "dataset": {"labeledText": {"path": "a.csv"}}}
+    spec = read_spec({**raw, "training": {"steps": 1, "precision": precision}})
+    facts = Facts((12,), 2, 50, 0)
+    built = build(spec, facts)
+    with suppress(UnmeasurableError):  # What cannot be followed is tried.
+        Gauge(spec, facts, cuda=False).passes(2, Precision(precision), checkpointing=False)
+    alone = SimpleNamespace(rank=0, size=1, device=torch.device("cpu"))
+    passes = Passes(spec, built, built, alone, make_loss(spec.loss_name), None)
+    batch = Batch(torch.ones(2, 12, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(UserError, match=words):
+        take_dry_step(built, passes.forward, passes.loss, make_optimizer(spec.optimizer, built), batch)
+
+
+def test_a_step_that_fails_for_want_of_memory_stays_what_it_is():
+    def fail(_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model = nn.Linear(2, 1)
+    batch = Batch(torch.zeros(2, 2), torch.zeros(2, 1))
+    with pytest.raises(torch.OutOfMemoryError):
+        take_dry_step(model, fail, lambda out, _: out.sum(), torch.optim.SGD(model.parameters(), lr=0.1), batch)

@@ -55,6 +55,17 @@ def test_parts_over_two_processes_are_one_batch_of_one_process(make_job):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def test_weights_that_a_model_does_not_use_are_not_waited_for(make_job):
+    small = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "patch_size": 4}
+    # It has a token for masked patches, which classification masks none of.
+    training = {"epochs": 1, "globalBatchSize": 256}
+    job = make_job(
+        spec_of(model={"name": "hf:dinov2", "args": small}, training=training, workers={"processesPerWorker": 2})
+    )
+    job.run()
+    assert job.summary["step"] == 6
+
+
 def test_gradient_descent_takes_one_step_per_pass(make_job):
     job = make_job(
         spec_of(

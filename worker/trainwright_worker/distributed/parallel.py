@@ -28,13 +28,14 @@ def is_sharded(spec: TrainingJobSpec, processes: int) -> bool:
     return spec.parallelism == Parallelism.FSDP and processes > 1
 
 
-def parallelize(model: nn.Module, spec: TrainingJobSpec, group: Group) -> nn.Module:
+def parallelize(model: nn.Module, spec: TrainingJobSpec, group: Group, *, complete: bool = True) -> nn.Module:
     """Have all ranks train one model. Call it before the optimizer is made.
 
     Args:
         model: The model with the same weights on every rank; under FSDP, changed so that each keeps its part.
         spec: The job.
         group: All ranks, which must all call this.
+        complete: Whether the outputs are known to depend on every weight that is trained.
 
     Returns:
         What to call in training: its backward pass brings together the gradients of all ranks.
@@ -48,7 +49,8 @@ def parallelize(model: nn.Module, spec: TrainingJobSpec, group: Group) -> nn.Mod
     # would make the order of their summation depend on when the job was interrupted. Two ranks sum in any order.
     fixed_order = spec.training.deterministic and group.size > COMMUTING_RANKS
     model.to(group.device)
-    return DistributedDataParallel(model, gradient_as_bucket_view=True, find_unused_parameters=fixed_order)
+    looks = fixed_order or not complete  # Otherwise DDP would wait for gradients that never come.
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, find_unused_parameters=looks)
 
 
 def whole(value: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ def build_huggingface(kind: str, spec: TrainingJobSpec, facts: Facts, root: str)
     try:
         # The weights are kept in fp32, whatever the folder stores; the precision of the job decides what computes.
         network = getattr(transformers, automatic).from_config(config, dtype=torch.float32)
-    except (ValueError, ImportError) as error:
+    except (ValueError, TypeError, AttributeError, ImportError) as error:
         reason = str(error).splitlines()[0]
         if reason.startswith("Unrecognized configuration class"):
             reason = f"transformers has no such model for {'images' if images else 'text'}"
@@ -164,7 +164,7 @@ def read_state(model: HuggingFaceModel, folder: Path) -> tuple[dict[str, Tensor]
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError, KeyError) as error:
         raise UserError(f"{_FIELD}: {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
     for name, theirs, ours in sorted(info["mismatched_keys"]):
         if f"network.{name}" not in model.head:
@@ -253,6 +253,8 @@ def _from_data(facts: Facts, known: dict[str, Any]) -> dict[str, Any]:
     if facts.vocabulary is not None:
         # Ids of special tokens that belong to a tokenizer with more tokens.
         special = {name: None for name, value in known.items() if name.endswith("_token_id") and isinstance(value, int)}
+        if "decoder_start_token_id" in special:
+            special["decoder_start_token_id"] = facts.padding  # What a decoder begins with means nothing else.
         return {**special, "vocab_size": facts.vocabulary}
     found = {"num_channels": facts.shape[0], "image_size": facts.shape[1]}
     return {name: value for name, value in found.items() if name in known}

@@ -1,4 +1,7 @@
-"""One dry step: a few samples go through model, loss and optimizer as in training, and nothing of it is left."""
+"""One dry step: a few samples go through model, loss and optimizer as in training, and nothing of it is left.
+
+And a dry pass before that, without data, which tells whether the model uses all of its weights.
+"""
 
 import time
 from collections.abc import Iterator
@@ -7,11 +10,14 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from trainwright_worker.batch import Batch
+from trainwright_worker.batch import Batch, run_model
+from trainwright_worker.errors import UserError, WorkerError, explain
 from trainwright_worker.optim.optimizer import set_learning_rate
+from trainwright_worker.preflight.measure import Ones
 from trainwright_worker.training.evaluate import Forward
 from trainwright_worker.training.losses import Loss
 
@@ -34,9 +40,12 @@ def take_dry_step(model: nn.Module, forward: Forward, loss: Loss, optimizer: Opt
 
     Returns:
         How long it took, in seconds.
+
+    Raises:
+        UserError: The model cannot take a step.
     """
     begun = time.perf_counter()
-    with _restored(model, optimizer):
+    with _blamed(next(model.parameters()).device), _restored(model, optimizer):
         model.train()
         value = loss(forward(batch), batch)
         value.backward()  # type: ignore[no-untyped-call]
@@ -47,9 +56,66 @@ def take_dry_step(model: nn.Module, forward: Forward, loss: Loss, optimizer: Opt
     return time.perf_counter() - begun
 
 
+def uses_all_weights(model: nn.Module, batch: Batch) -> bool:
+    """Return whether the outputs depend on every weight that is trained; false also if that depends on values.
+
+    Computes shapes only, and changes nothing.
+
+    Args:
+        model: The model without any wrapper.
+        batch: What goes through; only its form matters.
+    """
+    both, place = _BothPasses(model), torch.device("meta")
+    state = {name: torch.empty_like(buffer, device=place) for name, buffer in both.named_buffers()}
+    for name, weight in both.named_parameters():
+        state[name] = torch.empty_like(weight, device=place, requires_grad=weight.requires_grad)
+    training = model.training
+    model.train()
+    try:
+        with Ones():  # type: ignore[no-untyped-call]
+            used: bool = functional_call(both, state, (batch.to(place),))
+    except Exception:  # noqa: BLE001 - what cannot be followed without data has errors of any kind
+        return False
+    finally:
+        model.train(training)
+    return used
+
+
+class _BothPasses(nn.Module):
+    """Goes forward and back, since activations may be computed anew on the way back, with the weights there then are."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> bool:
+        """Return whether every weight that is trained gets a gradient."""
+        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
+        gradients = torch.autograd.grad(run_model(self.model, batch).sum(), trained, allow_unused=True)
+        return all(gradient is not None for gradient in gradients)
+
+
 def _is_finite(norm: Tensor) -> bool:
     whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     return bool(whole.isfinite())
+
+
+@contextmanager
+def _blamed(device: torch.device) -> Iterator[None]:
+    """Call a step that fails for no other known reason the spec's mistake: the next try would fail alike.
+
+    Errors of the device itself are not meant: it may be broken.
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(explain(error)) is not WorkerError or "CUDA error" in str(error):
+            raise
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(
+            f"spec.model: this model cannot take a step on this data, in this precision, on {device.type}: {reason}",
+            "try spec.training.precision: fp32 (or bf16 in place of fp16), other spec.model.args, or another model",
+        ) from error
 
 
 @contextmanager

@@ -137,7 +137,7 @@ class Gauge:
                 weight.grad = torch.empty_like(weight)
             for group in optimizer.param_groups:
                 group["fused"] = group["foreach"] = False  # fused kernels cannot run without data
-            with _Ones():  # type: ignore[no-untyped-call]
+            with Ones():  # type: ignore[no-untyped-call]
                 optimizer.step()
         entries = [value for state in optimizer.state.values() for value in state.values()]
         return _bytes(value for value in entries if isinstance(value, Tensor))
@@ -169,7 +169,7 @@ class Gauge:
             batch = _batch(self._spec.task, self._facts, samples)
             fixed = [] if teacher is None else [*teacher.parameters(), *teacher.buffers()]
             ledger = Ledger(model.parameters(), [*model.buffers(), *fixed, batch.inputs, batch.targets])
-            with ledger, _Ones():  # type: ignore[no-untyped-call]
+            with ledger, Ones():  # type: ignore[no-untyped-call]
                 with torch.autocast("cpu", torch.bfloat16, enabled=half):
                     outputs = run_model(model, batch)
                 loss = _loss(self._spec.task, outputs.float(), batch)
@@ -211,7 +211,7 @@ class Gauge:
         return model
 
 
-class _Ones(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Ones(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Answers a question after a value, which no tensor without data can, with 1 (or true)."""
 
     def __torch_dispatch__(
@@ -252,7 +252,7 @@ def _translated() -> Iterator[None]:
         raise
     except (UnsupportedFakeTensorException, UnsupportedOperatorException, NotImplementedError) as error:
         raise UnmeasurableError(str(error).partition("\n")[0]) from error
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
         text = str(error).partition("\n")[0]
         if type(error) is RuntimeError and any(word in text.lower() for word in _SHAPE_WORDS):
             raise UserError(

@@ -30,7 +30,7 @@ from trainwright_worker.models.pretrained import load_pretrained
 from trainwright_worker.models.recompute import enable_gradient_checkpointing
 from trainwright_worker.optim.optimizer import make_optimizer
 from trainwright_worker.preflight.check import measure_job, refuse_if_too_large
-from trainwright_worker.preflight.dry import CPU_SAMPLES, take_dry_step
+from trainwright_worker.preflight.dry import CPU_SAMPLES, take_dry_step, uses_all_weights
 from trainwright_worker.reporting.figures import make_scale
 from trainwright_worker.reporting.metrics import Metrics
 from trainwright_worker.reporting.pulse import Pulse, Tolerance, rest_while_compiling
@@ -78,7 +78,7 @@ def prepare(
     preflight = _fly_before(config, place, dataset, reporter, fresh=found is None)
     torch.manual_seed(spec.training.seed)  # The same first weights on every rank, before the ranks' seeds part.
     model, said = _build_model(spec, dataset, config.data_root, fresh=found is None)
-    trained = parallelize(model, spec, group)
+    trained = parallelize(model, spec, group, complete=_is_complete(model, spec, dataset, group))
     optimizer = make_optimizer(spec.optimizer, model)
     sampler = _make_sampler(spec, dataset, group)
     agenda = make_agenda(spec, sampler.steps_per_epoch)
@@ -149,6 +149,13 @@ def _build_model(spec: TrainingJobSpec, dataset: Dataset, root: str, *, fresh: b
     if spec.training.gradient_checkpointing:
         enable_gradient_checkpointing(model)
     return model, said
+
+
+def _is_complete(model: nn.Module, spec: TrainingJobSpec, dataset: Dataset, group: Group) -> bool:
+    """Return whether every weight is known to get a gradient, as far as that matters: only copies of a model wait for it."""
+    if group.size == 1 or is_sharded(spec, group.size):
+        return True
+    return uses_all_weights(model, dataset.splits.train.take(torch.arange(CPU_SAMPLES), 0))
 
 
 def _fly_before(
