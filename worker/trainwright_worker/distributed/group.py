@@ -5,10 +5,12 @@ NCCL, so that agreeing never makes a GPU wait.
 """
 
 import ctypes
+import itertools
 import math
 import os
 import random
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -22,9 +24,12 @@ from trainwright.api.spec import TrainingSpec
 from trainwright.api.worker import WorkerConfig
 from trainwright_worker.agent.store import connect_store, round_store
 from trainwright_worker.distributed.place import Place
+from trainwright_worker.errors import UserError
 
 COLLECTIVE_TIMEOUT: Final = timedelta(minutes=30)
-"""Longest silence of a peer inside a collective; prediction on rank 0 is the longest that is legitimate."""
+"""Longest silence of a peer inside a collective, in which all take part at once. Nobody waits in one for work of rank 0."""
+_ASKS: Final = timedelta(seconds=1)
+"""How long a rank waits for rank 0 before it asks anew; other threads have a use for the connection, too."""
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
@@ -53,6 +58,7 @@ class Group:
         self.size = place.size
         self.device = device
         self.store: Store | None = None
+        self._waits = itertools.count()
         if self.size > 1:
             self.store = round_store(connect_store(host, config.rendezvous_port), config.uid, place.round)
             backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
@@ -90,10 +96,25 @@ class Group:
         dist.all_gather(parts, padded)
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
+    def wait_for_leader(self) -> None:
+        """Wait until rank 0 has come here too, which may take hours; rank 0 itself waits for nobody.
+
+        If rank 0 dies, the agent ends those that wait. All ranks must call this.
+        """
+        if self.store is None:
+            return
+        key = f"leader/{next(self._waits)}"
+        if self.rank == 0:
+            self.store.set(key, "here")
+        while not self.store.check([key]):
+            with suppress(dist.DistStoreError):  # It has not come yet.
+                self.store.wait([key], _ASKS)
+
     def broadcast(self, content: bytes | None) -> bytes | None:
-        """Return rank 0's bytes on every rank; None if rank 0 has none."""
+        """Return rank 0's bytes on every rank, however long it works on them; None if rank 0 has none."""
         if self.size == 1:
             return content
+        self.wait_for_leader()
         length = torch.tensor([-1 if content is None else len(content)], dtype=torch.int64)
         dist.broadcast(length, src=0)
         if length < 0:
@@ -126,10 +147,21 @@ class Group:
 
 
 def choose_device(place: Place) -> torch.device:
-    """Return the GPU of this local rank if the worker has any, else the CPU."""
+    """Return the GPU of this local rank if the worker has any, else the CPU.
+
+    Raises:
+        UserError: There are more processes than GPUs.
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
+    found = torch.cuda.device_count()
+    if place.local_size > found:
+        raise UserError(
+            f"spec.workers.processesPerWorker: {place.local_size}, but the worker has {found} GPU(s), and each process needs "
+            "one of its own",
+            f"set it to {found}, or ask for {place.local_size} GPUs in spec.workers.resources.limits",
+        )
+    device = torch.device("cuda", place.local_rank)
     torch.cuda.set_device(device)
     return device
 

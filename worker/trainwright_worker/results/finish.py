@@ -50,7 +50,7 @@ def finish(run: Run) -> None:
         results = _Results(run, folder, model_of(run, weights), test).write(predictions)
         run.tell(phase=WorkerPhase.FINISHED, results=results)
         run.log(f"finished: {results.folder}")
-    run.group.barrier()
+    run.group.wait_for_leader()
 
 
 def _predict(run: Run, folder: ResultsFolder) -> str | None:

@@ -78,6 +78,7 @@ def prepare(
     preflight = _fly_before(config, place, dataset, reporter, fresh=found is None)
     torch.manual_seed(spec.training.seed)  # The same first weights on every rank, before the ranks' seeds part.
     model, said = _build_model(spec, dataset, config.data_root, fresh=found is None)
+    group.wait_for_leader()  # It alone tries exports out and takes measurements beforehand.
     trained = parallelize(model, spec, group, complete=_is_complete(model, spec, dataset, group))
     optimizer = make_optimizer(spec.optimizer, model)
     sampler = _make_sampler(spec, dataset, group)
