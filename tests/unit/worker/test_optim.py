@@ -4,10 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from trainwright.api.job import read_spec
 from trainwright.api.spec import OptimizerSpec, ScheduleSpec
+from trainwright_worker.data.dataset import Facts
+from trainwright_worker.models.build import build
 from trainwright_worker.optim.muon import hidden_matrices
 from trainwright_worker.optim.optimizer import make_optimizer
-from trainwright_worker.optim.schedule import is_constant, learning_rate
+from trainwright_worker.optim.schedule import find_fault, is_constant, learning_rate
 
 OPTIMIZERS = {
     "sgd": '{"name": "sgd", "learningRate": 0.1, "momentum": 0.9, "nesterov": true, "weightDecay": 0.01}',
@@ -135,6 +138,20 @@ def test_muon_takes_the_matrices_between_embedding_and_output():
     assert set(optimizer.state[model.tokens.weight]) == {"step", "exp_avg", "exp_avg_sq"}
 
 
+def test_muon_takes_every_matrix_of_a_model_whose_head_is_its_embedding():
+    args = {"dimension": 16, "heads": 2, "layers": 2}
+    text = {"text": {"path": "c"}, "tokenizer": {"maxLength": 12}}
+    spec = read_spec(
+        {"task": "language-modeling", "model": {"name": "gpt", "args": args}, "dataset": text, "training": {"steps": 1}}
+    )
+    model = build(spec, Facts((12,), 50, 50, 0))
+    spared = {name for name, weight in model.named_parameters() if weight.dim() == 2} - {
+        name for name, weight in model.named_parameters() if weight in hidden_matrices(model)
+    }
+    embeddings = {f"{name}.weight" for name, part in model.named_modules() if isinstance(part, nn.Embedding)}
+    assert spared == embeddings
+
+
 def test_a_skipped_first_step_leaves_momentum_as_it_was():
     model = model_of()
     before = [weight.clone() for weight in model.parameters()]
@@ -183,6 +200,13 @@ def test_one_cycle_is_torchs_own():
         assert learning_rate(0.8, spec, number, 50) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-6)
         optimizer.step()
         theirs.step()
+
+
+def test_a_warm_up_that_is_longer_than_the_run_is_told():
+    spec = ScheduleSpec(warmup_steps=10)
+    assert find_fault(spec, 11) is None
+    assert "warmupSteps: 10, but the run has only 10 step(s)" in find_fault(spec, 10)
+    assert find_fault(ScheduleSpec(), 0) is None
 
 
 def test_which_schedules_never_change_the_rate():

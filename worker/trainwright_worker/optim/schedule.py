@@ -44,6 +44,16 @@ def learning_rate(base: float, spec: ScheduleSpec, step: int, total_steps: int) 
     return base * (1 - fall * (1 - spec.final_fraction))
 
 
+def find_fault(spec: ScheduleSpec, total_steps: int) -> str | None:
+    """Return what is odd about a schedule for a run of so many steps; None if nothing is."""
+    if spec.warmup_steps < max(1, total_steps):
+        return None
+    return (
+        f"spec.schedule.warmupSteps: {spec.warmup_steps:,}, but the run has only {total_steps:,} step(s): the learning rate "
+        "rises until the end"
+    )
+
+
 def is_constant(spec: ScheduleSpec) -> bool:
     """Whether every step has the same rate."""
     return spec.name == ScheduleName.CONSTANT and spec.warmup_steps == 0

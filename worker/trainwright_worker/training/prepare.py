@@ -29,6 +29,7 @@ from trainwright_worker.models.build import build
 from trainwright_worker.models.pretrained import load_pretrained
 from trainwright_worker.models.recompute import enable_gradient_checkpointing
 from trainwright_worker.optim.optimizer import make_optimizer
+from trainwright_worker.optim.schedule import find_fault
 from trainwright_worker.preflight.check import measure_job, refuse_if_too_large
 from trainwright_worker.preflight.dry import CPU_SAMPLES, take_dry_step, uses_all_weights
 from trainwright_worker.reporting.figures import make_scale
@@ -86,7 +87,7 @@ def prepare(
     seed_everything(spec.training.seed, group.rank)
     progress = Progress(step=0, loss_sum=torch.zeros((), dtype=torch.float64, device=group.device))
     extras: dict[str, Tensor] = {}
-    doubts = [note, *dataset.splits.notes]
+    doubts = [note, *dataset.splits.notes, find_fault(spec.schedule, agenda.total_steps)]
     if found is not None:
         _check_samples(found, sampler)
         extras = restore(folder, found, model, optimizer, progress, group)
