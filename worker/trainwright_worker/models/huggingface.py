@@ -252,7 +252,9 @@ def _from_data(facts: Facts, known: dict[str, Any]) -> dict[str, Any]:
     """Return what the data says of a model that starts from nothing."""
     if facts.vocabulary is not None:
         # Ids of special tokens that belong to a tokenizer with more tokens.
-        special = {name: None for name, value in known.items() if name.endswith("_token_id") and isinstance(value, int)}
+        special: dict[str, int | None] = {
+            name: None for name, value in known.items() if name.endswith("_token_id") and isinstance(value, int)
+        }
         if "decoder_start_token_id" in special:
             special["decoder_start_token_id"] = facts.padding  # What a decoder begins with means nothing else.
         return {**special, "vocab_size": facts.vocabulary}
