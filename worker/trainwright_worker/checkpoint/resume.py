@@ -154,10 +154,10 @@ def _like(weight: Tensor, entry: Entry) -> Tensor:
     dtype = DTYPES[entry.dtype]
     if not entry.shape:
         return _empty(entry, "cpu")
+    if entry.shape == list(weight.shape):
+        return torch.empty_like(weight, dtype=dtype, requires_grad=False)  # in the weight's order, too
     if not isinstance(weight, DTensor):
         return _empty(entry, weight.device)
-    if entry.shape == list(weight.shape):
-        return torch.empty_like(weight, dtype=dtype, requires_grad=False)
     whole = _empty(entry, weight.to_local().device)
     return DTensor.from_local(whole, weight.device_mesh, [Replicate()] * weight.device_mesh.ndim, run_check=False)
 

@@ -7,6 +7,7 @@ model per process, and nothing else would start a model from the weights that it
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,10 @@ from trainwright.api.spec.training import Precision
 from trainwright_worker.distributed.group import Group
 
 COMMUTING_RANKS = 2
+CHANNELS_LAST: Final = frozenset({"cuda"})
+"""Devices that convolve faster where the channels of a pixel lie together. Sharded weights must lie row by row."""
+IMAGES: Final = 4
+"""Dimensions of a batch of images, and of the weights of their convolutions."""
 
 
 def is_sharded(spec: TrainingJobSpec, processes: int) -> bool:
@@ -41,16 +46,35 @@ def parallelize(model: nn.Module, spec: TrainingJobSpec, group: Group, *, comple
         What to call in training: its backward pass brings together the gradients of all ranks.
     """
     if group.size == 1:
-        return model.to(group.device)
+        _place(model, group)
+        return model
     if is_sharded(spec, group.size):
         _shard(model, spec, group)
         return model
     # Looking for unused parameters keeps DDP from regrouping gradients after the first step of a launch, which
     # would make the order of their summation depend on when the job was interrupted. Two ranks sum in any order.
     fixed_order = spec.training.deterministic and group.size > COMMUTING_RANKS
-    model.to(group.device)
+    _place(model, group)
     looks = fixed_order or not complete  # Otherwise DDP would wait for gradients that never come.
     return DistributedDataParallel(model, gradient_as_bucket_view=True, find_unused_parameters=looks)
+
+
+def _place(model: nn.Module, group: Group) -> None:
+    """Move a model to its device, and its convolutions' weights into the order that the device computes in."""
+    model.to(group.device)
+    if group.device.type in CHANNELS_LAST and any(isinstance(part, nn.Conv2d) for part in model.modules()):
+        model.to(memory_format=torch.channels_last)
+
+
+def order_of(model: nn.Module) -> torch.memory_format:
+    """Return the order in which a model's weights lie, which images should share: otherwise every layer would turn them."""
+    turned = (
+        weight.dim() == IMAGES
+        and not weight.is_contiguous()
+        and weight.is_contiguous(memory_format=torch.channels_last)
+        for weight in model.parameters()
+    )
+    return torch.channels_last if any(turned) else torch.contiguous_format
 
 
 def whole(value: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ of different sizes, weights are such that the mean of the ranks' gradients still
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -22,6 +23,7 @@ from trainwright.api.spec.training import Precision
 from trainwright_worker.batch import Batch, run_model
 from trainwright_worker.data.sampler import Share
 from trainwright_worker.distributed.group import Group
+from trainwright_worker.distributed.parallel import IMAGES, order_of
 from trainwright_worker.errors import UserError
 from trainwright_worker.reporting.stopwatch import Stopwatch
 from trainwright_worker.training.losses import Loss, count_targets, make_penalty
@@ -67,6 +69,7 @@ class Passes:
         training = spec.training
         self.device, self.loss, self._scaler = group.device, loss, scaler
         self.watch = Stopwatch(trained, group.device)
+        self._order = order_of(model)
         self._penalty = make_penalty(spec.regularization, model.parameters())
         self.micro = micro or training.micro_batch_size
         dtype = _AUTOCAST.get(training.precision)
@@ -138,6 +141,8 @@ class Passes:
                 norm.train()
 
     def _run(self, model: nn.Module, batch: Batch) -> Tensor:
+        if self._order != torch.contiguous_format and batch.inputs.dim() == IMAGES:
+            batch = replace(batch, inputs=batch.inputs.contiguous(memory_format=self._order))
         if self._autocast is None:
             return run_model(model, batch)
         with self._autocast:
