@@ -207,7 +207,7 @@ def test_every_rank_of_a_worker_is_scraped(render):
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     (kept,) = endpoint["relabelings"]
     wide = spec(workers={"processesPerWorker": 64}, training={"epochs": 1, "globalBatchSize": 64})
-    pod = worker_pod("team", "digits", UID, wide, SETTINGS, Seat(0, 1, 1))
+    pod = worker_pod("team", "digits", UID, wide, SETTINGS, "config", Seat(0, 1, 1))
     (container,) = pod["spec"]["containers"]
     names = [port["name"] for port in container["ports"]]
     assert len(names) == 64
