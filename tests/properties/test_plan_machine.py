@@ -2,7 +2,8 @@
 
 The machine plays a cluster that is fair but unlucky. It applies each plan the way the controller does, may stop after any
 single write, may see pods as they were a while ago, and lets pods start, end, fail, vanish and hang in Terminating, nodes
-fall silent, workers report, late and again, and people suspend, resume and edit the job.
+fall silent, workers report, late and again, sidecars outlive their workers, and people suspend, resume and edit the job, and
+forbid and allow its service account.
 """
 
 import json
@@ -13,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from schema import violations
-from situations import NOW, job, observed, report
+from situations import NOW, SETTINGS, job, observed, report
 
 from trainwright.api.crd import crd
 from trainwright.api.exit_codes import ExitCode, classify
@@ -57,6 +58,8 @@ class JobLife(RuleBasedStateMachine):
             restart={"limit": LIMIT, "backoffSeconds": 2},
             training={"steps": TOTAL, "globalBatchSize": 60},
         )
+        self.edit(workers=self.job.spec.workers.model_copy(update={"service_account_name": "trainer"}))
+        self.allowed = frozenset({"trainer"})
         self.pods: dict[str, Pod] = {}
         self.ever_created: set[str] = set()
         self.seen = self.pods
@@ -80,7 +83,8 @@ class JobLife(RuleBasedStateMachine):
 
     def observe(self, pods: dict[str, Pod]) -> Observed:
         seen = {"report": self.report, "rejection": self.rejection, "groups_served": self.groups_served}
-        return observed(self.job, *pods.values(), now=self.now, **seen)
+        platform = replace(SETTINGS, service_accounts=self.allowed)
+        return observed(self.job, *pods.values(), now=self.now, settings=platform, **seen)
 
     def apply(self, decision: Plan, writes: int) -> int:
         """Carry out at most so many writes, in the controller's order; return how many were done."""
@@ -110,8 +114,9 @@ class JobLife(RuleBasedStateMachine):
         if name not in self.pods:
             self.ever_created.add(name)
             index, attempt = int(labels[LABEL_WORKER]), int(labels[LABEL_ATTEMPT])
-            rivals = [pod.name for pod in self.pods.values() if pod.live and pod.index == index]
-            rivals += [pod.name for pod in self.pods.values() if pod.live and pod.attempt < self.status.oldest_attempt]
+            assert self.allowed
+            rivals = [pod.name for pod in self.at_work() if pod.index == index]
+            rivals += [pod.name for pod in self.at_work() if pod.attempt < self.status.oldest_attempt]
             assert rivals == [], f"{name} is made while {rivals} live"
             self.pods[name] = Pod(
                 name=name,
@@ -126,6 +131,10 @@ class JobLife(RuleBasedStateMachine):
         pod = self.pods.get(name)
         if pod is not None and not pod.deleting:
             self.pods[name] = replace(pod, deletes_at=self.now + timedelta(seconds=30))
+
+    def at_work(self) -> list[Pod]:
+        """Pods whose worker runs or may come to run, whatever else runs in them."""
+        return [pod for pod in self.pods.values() if pod.live and not pod.outlived]
 
     def pods_in(self, *phases: str) -> list[Pod]:
         return sorted((p for p in self.pods.values() if p.phase in phases), key=lambda p: p.name)
@@ -176,12 +185,15 @@ class JobLife(RuleBasedStateMachine):
 
     @precondition(lambda self: self.pods_in("Running"))
     @rule(
-        data=st.data(), code=st.sampled_from([ExitCode.INFRASTRUCTURE, ExitCode.PREEMPTED, ExitCode.USER_ERROR, 137, 1])
+        data=st.data(),
+        code=st.sampled_from([ExitCode.INFRASTRUCTURE, ExitCode.PREEMPTED, ExitCode.USER_ERROR, 137, 1]),
+        sidecar=st.booleans(),
     )
-    def fail_pod(self, data, code):
+    def fail_pod(self, data, code, sidecar):
         pod = self.pick(data, self.pods_in("Running"))
         said = Termination(exit_code=code, category=classify(code)) if code in list(ExitCode) else None
-        self.pods[pod.name] = replace(pod, phase="Failed", exit_code=int(code), termination=said, finished_at=self.now)
+        ending = {"exit_code": int(code), "termination": said, "finished_at": self.now, "outlived": sidecar}
+        self.pods[pod.name] = replace(pod, phase="Failed", **ending)
 
     @precondition(lambda self: self.pods)
     @rule(data=st.data(), disrupted=st.none() | TEXTS)
@@ -273,8 +285,8 @@ class JobLife(RuleBasedStateMachine):
         self.seen = dict(self.pods)
 
     @precondition(lambda self: self.crew_runs() and self.step == TOTAL)
-    @rule()
-    def finish(self):
+    @rule(sidecar=st.booleans())
+    def finish(self, sidecar):
         leader = max((p for p in self.pods_in("Running") if p.index == 0), key=lambda p: p.attempt)
         last = self.report.model_copy(update={"phase": WorkerPhase.FINISHED})
         self.pods[leader.name] = replace(
@@ -283,7 +295,12 @@ class JobLife(RuleBasedStateMachine):
             exit_code=0,
             finished_at=self.now,
             termination=Termination(exit_code=0, report=last),
+            outlived=sidecar,
         )
+
+    @rule(allowed=st.sampled_from([frozenset(), frozenset({"trainer"})]))
+    def allow_account(self, allowed):
+        self.allowed = allowed
 
     @rule(suspend=st.booleans())
     def toggle_suspension(self, suspend):
@@ -324,7 +341,7 @@ class JobLife(RuleBasedStateMachine):
 
     @invariant()
     def never_two_live_pods_for_one_worker_in_one_attempt(self):
-        current = [p for p in self.pods.values() if p.live and p.attempt >= self.status.oldest_attempt]
+        current = [p for p in self.at_work() if p.attempt >= self.status.oldest_attempt]
         assert len(current) <= self.status.workers.desired
         assert len({p.index for p in current}) == len(current)
 
@@ -339,7 +356,7 @@ class JobLife(RuleBasedStateMachine):
     @invariant()
     def pods_join_no_group_of_others(self):
         """One that waited for members that will never come would wait for ever."""
-        current = [p for p in self.pods.values() if p.live and p.attempt >= self.status.oldest_attempt]
+        current = [p for p in self.at_work() if p.attempt >= self.status.oldest_attempt]
         assert len({p.group for p in current} - {None}) <= 1
 
     @invariant()
@@ -396,6 +413,7 @@ class JobLife(RuleBasedStateMachine):
     def teardown(self):
         """Once faults stop and nobody suspends, the job comes to an end, and a settled job asks for nothing."""
         self.job = replace(self.job, spec=self.job.spec.model_copy(update={"suspend": False}))
+        self.allowed = frozenset({"trainer"})
         for _ in range(60):
             self.apply(self.decide(), 99)
             for pod in list(self.pods.values()):
@@ -408,7 +426,7 @@ class JobLife(RuleBasedStateMachine):
             if self.crew_runs():
                 self.train(TOTAL, relaunched=False)
                 if self.step == TOTAL:
-                    self.finish()
+                    self.finish(sidecar=True)
             self.now += timedelta(seconds=61)
         assert self.status.phase in (Phase.SUCCEEDED, Phase.FAILED)
         self.now += timedelta(seconds=120)
