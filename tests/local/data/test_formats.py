@@ -86,9 +86,9 @@ def test_a_folder_of_classes_alone_is_split_and_scaled(open_data, tmp_path):
 def test_scaling_to_the_size_is_what_torchvision_does(open_data, tmp_path):
     from torchvision.transforms import v2  # noqa: PLC0415 - takes seconds
 
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "0.png").write_bytes(picture(9, size=(60, 45)))
-    (tmp_path / "a" / "1.png").write_bytes(picture(9, size=(60, 45)))
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "0.png").write_bytes(picture(9, size=(60, 45)))
     data = open_data({"imageFolder": {"path": ".", "size": 24, "resize": 30}, "normalize": "imagenet"})
     usual = v2.Compose(
         [
@@ -131,7 +131,7 @@ def test_labelled_text_in_files(open_data, tmp_path, suffix):
 
 
 def test_a_vocabulary_is_learnt_from_the_training_split_alone(open_data, tmp_path):
-    write_jsonl(tmp_path / "train.jsonl", [{"text": "seen words", "label": 0}])
+    write_jsonl(tmp_path / "train.jsonl", [{"text": "seen words", "label": n} for n in range(2)])
     write_jsonl(tmp_path / "test.jsonl", [{"text": "seen nowhere", "label": 0}])
     data = open_data({"labeledText": {"path": "train.jsonl", "testPath": "test.jsonl"}})
     assert data.splits.test.take(torch.tensor([0])).inputs[0, :2].tolist() == [data.tokenizer.encode("seen")[0], 1]

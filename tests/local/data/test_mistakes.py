@@ -65,6 +65,9 @@ def test_text_files(refused, tmp_path):
     refused("imdb/train holds no LABEL", {"labeledText": {"path": "imdb"}})
     (tmp_path / "imdb" / "train" / "pos").mkdir()
     (tmp_path / "imdb" / "train" / "pos" / "1.txt").write_text("\n")
+    refused("spec.dataset: all samples are of one class, 'pos'", {"labeledText": {"path": "imdb"}})
+    (tmp_path / "imdb" / "train" / "neg").mkdir()
+    (tmp_path / "imdb" / "train" / "neg" / "1.txt").write_text("a")
     refused("pos/1.txt is empty", {"labeledText": {"path": "imdb"}})
 
 
@@ -111,6 +114,8 @@ def test_images(refused, open_data, tmp_path):
     for file in (tmp_path / "train" / "b").iterdir():
         file.unlink()
     refused("the folder of the class 'b' in .* holds no images", source)
+    (tmp_path / "val" / "b").mkdir()
+    (tmp_path / "val" / "b" / "0.png").write_bytes(picture())
     gray = {"imageFolder": {"path": "val", "size": 8, "grayscale": True}, "normalize": "imagenet"}
     refused("spec.dataset.normalize: imagenet, but the images have 1 channel", gray, kind=UserError)
 
@@ -125,6 +130,19 @@ def test_shards(refused, tmp_path):
     refused("the sample 'a' in .*s-0.tar has none of .jpg, .jpeg, .png, .webp", source)
     (tmp_path / "s-0.tar").write_bytes(b"no tar" * 200)
     refused("s-0.tar is no whole tar file", source)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["x", None], "spec.dataset.parquet.target: row 1 of .*a.parquet, column 'y': None is no class"),
+        ([1.0, float("nan")], "spec.dataset.parquet.target: row 1 of .*a.parquet, column 'y': nan is no class"),
+        ([0.5, 1.0], "spec.dataset.parquet.target: column 'y' holds 2 different numbers, as 0.5"),
+    ],
+)
+def test_what_spells_no_class_in_parquet(refused, tmp_path, labels, words):
+    parquet.write_table(pa.table({"a": [1.0, 2.0], "y": labels}), tmp_path / "a.parquet")
+    refused(words, {"parquet": {"path": "a.parquet", "target": "y"}})
 
 
 def test_saved_datasets(refused, tmp_path):

@@ -95,6 +95,37 @@ def test_csv_mistakes_name_the_place(tmp_path, text, dataset, words):
         read(spec_of(dataset), str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("1,x\n2, \n", "spec.dataset.csv.target: line 3 of .*points.csv, column 'y': ' ' is no class"),
+        ("1,x\n2,NaN\n", "spec.dataset.csv.target: line 3 of .*points.csv, column 'y': 'NaN' is no class"),
+        ("1,2.5\n2,3\n", "spec.dataset.csv.target: column 'y' holds 2 different numbers, as 2.5, which are no cl"),
+        ("1,x\n2,x\n", "spec.dataset: all samples are of one class, 'x'"),
+    ],
+)
+def test_what_spells_no_class_is_refused(tmp_path, rows, words):
+    write_csv(tmp_path, f"a,y\n{rows}")
+    with pytest.raises(DataError, match=words):
+        read(spec_of(CSV), str(tmp_path))
+
+
+@pytest.mark.parametrize("header", ["a,a,y", "a,y,y"])
+def test_a_column_that_is_there_twice_is_refused_where_it_is_used(tmp_path, header):
+    write_csv(tmp_path, f"{header}\n1,2,3\n4,5,6\n")
+    with pytest.raises(DataError, match=r"spec.dataset.csv.path: .*points.csv has 2 columns named '[ay]'"):
+        read(spec_of(CSV), str(tmp_path))
+
+
+def test_whole_numbers_of_one_sample_each_are_doubtful_classes(tmp_path):
+    write_csv(tmp_path, "a,y\n" + "".join(f"{row},{1000 + row}\n" for row in range(10)) + "1,1000\n")
+    splits, _ = read(spec_of(CSV), str(tmp_path))
+    assert splits.notes == ("spec.dataset: 9 of 10 classes have one sample; numbers need task: regression",)
+    write_csv(tmp_path, "a,y\n" + "".join(f"{row},{row % 2 + 0.0}\n" for row in range(10)))
+    splits, classes = read(spec_of(CSV), str(tmp_path))
+    assert (splits.notes, classes) == ((), ("0.0", "1.0"))
+
+
 def test_a_file_that_is_not_text_is_a_data_error(tmp_path):
     (tmp_path / "points.csv").write_bytes(b"a,y\n\xff\xfe\x00,1\n")
     with pytest.raises(DataError, match="UTF-8"):

@@ -130,7 +130,25 @@ def read(
     for part in (table.samples, table.validation, table.test):
         if isinstance(part, Samples) and not part.inputs.isfinite().all():
             raise DataError("spec.dataset: the inputs hold values that are not finite numbers")
+    if spec.task == Task.CLASSIFICATION and table.classes is not None:
+        table = replace(table, notes=(*table.notes, *_check_classes(table.samples, table.classes)))
     return split(table, spec.dataset.split, spec.training.seed), table.classes
+
+
+def _check_classes(samples: Part, classes: tuple[str, ...]) -> list[str]:
+    """Return what is to be said of the classes, if anything.
+
+    Raises:
+        DataError: There is only one, so that nothing could be learnt.
+    """
+    if len(classes) == 1:
+        raise DataError(f"spec.dataset: all samples are of one class, {classes[0]!r}; there is nothing to tell apart")
+    if not isinstance(samples, Samples | Texts | Pictures):
+        return []
+    single = int((torch.bincount(samples.targets) == 1).sum())
+    if 2 * single <= len(classes):
+        return []
+    return [f"spec.dataset: {single:,} of {len(classes):,} classes have one sample; numbers need task: regression"]
 
 
 def measure(spec: TrainingJobSpec, splits: Splits[Part], classes: tuple[str, ...] | None, root: str) -> Measured:

@@ -150,7 +150,7 @@ class _Reader:
             return self._indices(rows, tuple(names), origin)
         labels = Labels()
         for number, value in enumerate(_values(rows, name)):
-            if not isinstance(value, str | int):
+            if not isinstance(value, str | int) or not str(value).strip():
                 raise DataError(f"{_FIELD}.label: row {number} of {origin} has the label {value!r}")
             labels.add(value)
         self.classes = self.classes or labels.classes()

@@ -6,7 +6,7 @@ import math
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from trainwright_worker.data.files import Location, find, find_all
 from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.table import Samples, Table
 from trainwright_worker.errors import DataError
+
+_NOTHING: Final = ("", "nan")
+"""How tables spell that a value is missing."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,10 @@ def read_table(data: CsvData | ParquetData, root: str, *, classify: bool) -> Tab
         return _read_parquet(find_all(path, root, f"{field}.{key}", (".parquet",)), data, field, classify=classify)
 
     train = read(data.path, "path")
-    classes = train.targets.classes() if isinstance(train.targets, Labels) else None
+    classes = None
+    if isinstance(train.targets, Labels):
+        classes = train.targets.classes()
+        _check_classes(classes, data.target, f"{field}.target")
 
     def own(path: str | None, key: str) -> Samples | None:
         if path is None:
@@ -73,7 +79,7 @@ def choose_features(names: Sequence[str], data: CsvData | ParquetData, place: st
     """Return the columns to learn from.
 
     Raises:
-        DataError: A column is missing, or the target is among the features, or nothing is left.
+        DataError: A column is missing or there twice, or the target is among the features, or nothing is left.
     """
     wanted = {f"{field}.target": [data.target], f"{field}.features": data.features or []}
     for key, columns in wanted.items():
@@ -85,6 +91,12 @@ def choose_features(names: Sequence[str], data: CsvData | ParquetData, place: st
         raise DataError(f"{field}.path: {place} has no column besides the target {data.target!r}")
     if data.target in features:
         raise DataError(f"{field}.features: {data.target!r} is the target; the model would learn to copy it")
+    for name in (*features, data.target):
+        if names.count(name) > 1:
+            raise DataError(
+                f"{field}.path: {place} has {names.count(name)} columns named {name!r}",
+                f"rename them, or leave them out with {field}.features",
+            )
     return features
 
 
@@ -107,7 +119,7 @@ def _read_csv(location: Location, data: CsvData, field: str, *, classify: bool) 
             for line, row in _full_rows(rows, len(names), location):
                 inputs.extend([_number(row[i], names[i], line, location, field) for i in columns])
                 if classify:
-                    labels.add(row[target])
+                    labels.add(_class(row[target], f"line {line} of {location.name}", data.target, field))
                 else:
                     numbers.append(_number(row[target], data.target, line, location, field))
         except (UnicodeDecodeError, csv.Error) as error:
@@ -151,6 +163,7 @@ def _read_parquet(places: list[Location], data: ParquetData, field: str, *, clas
     parts: list[Any] = []
     labels, numbers, features = Labels(), array("d"), list[str]()
     for location in places:
+        before = len(labels)
         with location.open() as file, location.reading():
             try:
                 parquet = ParquetFile(file)
@@ -159,7 +172,8 @@ def _read_parquet(places: list[Location], data: ParquetData, field: str, *, clas
                     parts.append(np.stack([_column(batch, name, location, field) for name in features], axis=1))
                     if classify:
                         for value in batch.column(data.target).to_pylist():
-                            labels.add(_known(value, data.target, location))
+                            row = f"row {len(labels) - before} of {location.name}"
+                            labels.add(_class(value, row, data.target, field))
                     else:
                         numbers.extend(_column(batch, data.target, location, field).tolist())
             except ArrowInvalid as error:
@@ -183,7 +197,21 @@ def _column(batch: Any, name: str, location: Location, field: str) -> Any:
     return values
 
 
-def _known(value: object, name: str, location: Location) -> object:
-    if value is None:
-        raise DataError(f"{location.field}: {location.name}, column {name!r} holds no class in some rows")
+def _class(value: object, where: str, column: str, field: str) -> object:
+    """Return what spells a class, if it does."""
+    if value is None or str(value).strip().lower() in _NOTHING:
+        raise DataError(f"{field}.target: {where}, column {column!r}: {value!r} is no class", "fill or remove the rows")
     return value
+
+
+def _check_classes(classes: tuple[str, ...], column: str, field: str) -> None:
+    """Refuse numbers with fractions, which measure something instead of naming it."""
+    try:
+        fraction = next((name for name in classes if not float(name).is_integer()), None)
+    except ValueError:
+        return
+    if fraction is not None:
+        raise DataError(
+            f"{field}: column {column!r} holds {len(classes):,} different numbers, as {fraction}, which are no classes",
+            "predict them with task: regression, or write the classes as text",
+        )
