@@ -56,7 +56,7 @@ def test_parquet_of_several_files(open_data, tmp_path):
     assert sorted(data.splits.train.inputs.tolist()) == [[0.5, 1], [0.5, 2], [1.5, 3], [1.5, 3]]
     numbers = open_data({"parquet": {**source, "target": "a", "features": ["b"]}}, "regression")
     assert numbers.splits.train.targets.mean() == pytest.approx(0, abs=1e-6)
-    assert numbers.normalization.target_mean == 2.25
+    assert numbers.normalization.target_mean == (2.25,)
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG"])

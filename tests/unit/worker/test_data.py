@@ -50,7 +50,23 @@ def test_normalization_is_measured_per_feature_and_survives_json():
     scaled = found.apply(samples)
     assert scaled.inputs.tolist() == [[-1, 0], [1, 0]], "a constant column becomes 0"
     assert scaled.targets.tolist() == [[-1], [1]]
-    assert (found.target_mean, found.target_deviation) == (20, 10)
+    assert (found.target_mean, found.target_deviation) == ((20,), (10,))
+
+
+def test_each_target_of_a_regression_is_scaled_by_itself():
+    rows = torch.arange(5.0)
+    targets = torch.stack([1000 + rows, 0.001 * rows, torch.full((5,), 7.0)], dim=1)
+    scale = measure_samples(Samples(rows[:, None], targets), Normalize.STANDARD)
+    found = Normalization.from_json(scale.to_json())
+    scaled = found.apply_to_targets(targets)
+    assert torch.allclose(scaled.std(0, correction=0), torch.tensor([1.0, 1.0, 0.0]), atol=1e-5)
+    assert torch.allclose(found.targets_in_units(scaled).float(), targets, rtol=1e-6)
+
+
+def test_a_scale_that_all_targets_once_shared_is_still_read():
+    old = {"mean": [], "deviation": [], "targetMean": 20.0, "targetDeviation": 10.0}
+    found = Normalization.from_json(old)
+    assert found.apply_to_targets(torch.tensor([[10.0, 30.0]])).tolist() == [[-1, 1]]
 
 
 def test_normalization_of_images_is_per_channel_and_leaves_classes_alone():

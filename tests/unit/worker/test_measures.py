@@ -61,7 +61,7 @@ def spec_of(**changes):
     )
 
 
-def figures_of(spec, samples, outputs, size, classes=3, deviation=1.0, batch=2):
+def figures_of(spec, samples, outputs, size, classes=3, deviation=(1.0,), batch=2):
     model = torch.nn.Identity()
 
     def measure(rank):
@@ -87,13 +87,22 @@ def test_figures_of_a_regression_over_uneven_shards(size):
     targets = torch.tensor([[1.0], [2.0], [4.0], [3.0], [0.0]])
     outputs = torch.tensor([[1.5], [2.0], [2.0], [3.0], [1.0]])
     samples = Samples(torch.arange(5.0)[:, None], targets)
-    found = figures_of(spec, samples, outputs, size, deviation=10.0)
+    found = figures_of(spec, samples, outputs, size, 1, (10.0,))
     assert found == pytest.approx(
         {"loss": 0.7, "mae": 7.0, "rmse": 10 * math.sqrt(5.25 / 5), "r2": 1 - 5.25 / 10}, rel=1e-6
     )
     assert "rmse" not in figures_of(
-        spec_of(dataset={"builtin": {"name": "diabetes"}}, task="regression"), samples, outputs, size
+        spec_of(dataset={"builtin": {"name": "diabetes"}}, task="regression"), samples, outputs, size, 1
     )
+
+
+def test_targets_of_different_units_count_alike_in_the_explained_variance():
+    spec = spec_of(dataset={"builtin": {"name": "diabetes"}}, task="regression", evaluation={"metrics": ["rmse"]})
+    targets = torch.tensor([[1.0, 0.0], [3.0, 2.0], [5.0, 4.0]])
+    outputs = torch.tensor([[1.0, 2.0], [3.0, 2.0], [5.0, 2.0]])
+    found = figures_of(spec, Samples(torch.arange(3.0)[:, None], targets), outputs, 2, 2, (10.0, 0.5))
+    mae, rmse = (2 + 2) / 3 * 0.5 / 2, math.sqrt((4 + 4) / 3 * 0.25 / 2)
+    assert found == pytest.approx({"loss": 8 / 6, "mae": mae, "rmse": rmse, "r2": 0.5}, rel=1e-6)
 
 
 @pytest.mark.parametrize("size", [1, 3, 7])

@@ -42,8 +42,14 @@ def test_of_classes_that_were_asked_for_one_by_one_several_may_be_likely():
 
 def test_numbers_are_in_the_units_of_the_target():
     batch = Batch(torch.zeros(1, 1), torch.tensor([[1.0]]))
-    (row,) = rows(Task.REGRESSION, batch, torch.tensor([[0.5]]), target_mean=100.0, target_deviation=10.0)
+    (row,) = rows(Task.REGRESSION, batch, torch.tensor([[0.5]]), target_mean=(100.0,), target_deviation=(10.0,))
     assert row == {"target": 110.0, "prediction": 105.0}
+    batch, scale = (
+        Batch(torch.zeros(1, 1), torch.ones(1, 2)),
+        {"target_mean": (5.0, 0.0), "target_deviation": (2.0, 0.5)},
+    )
+    (row,) = rows(Task.REGRESSION, batch, torch.tensor([[0.5, 2.0]]), **scale)
+    assert row == {"target": [7.0, 0.5], "prediction": [6.0, 1.0]}
 
 
 def test_transcripts_are_read_as_ctc_means_them():

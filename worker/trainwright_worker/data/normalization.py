@@ -1,7 +1,8 @@
 """Scaling: measured on the training split alone, applied to every split, saved with the state.
 
-Features are scaled per column, images per channel. Targets of a regression are scaled too, so that the default learning
-rates fit any unit; the loss is then in squared standard deviations, while mae and predictions are turned back.
+Features are scaled per column, images per channel. Targets of a regression are scaled too, each by itself, so that the
+default learning rates fit any unit; the loss is then in squared standard deviations, while mae and predictions are turned
+back.
 """
 
 from dataclasses import dataclass, replace
@@ -30,39 +31,53 @@ class Normalization:
     Attributes:
         mean: Mean per feature or channel; empty to leave the inputs as they are.
         deviation: Standard deviation per feature or channel; 1 where it is 0, since a constant cannot be scaled.
-        target_mean: Mean of the targets (regression), else 0.
-        target_deviation: Standard deviation of the targets (regression), else 1.
+        target_mean: Mean per target (regression), else 0 for all.
+        target_deviation: Standard deviation per target (regression), else 1 for all; 1 where it is 0.
     """
 
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
-    target_mean: float = 0.0
-    target_deviation: float = 1.0
+    target_mean: tuple[float, ...] = (0.0,)
+    target_deviation: tuple[float, ...] = (1.0,)
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as JSON types; a float survives the way there and back unchanged."""
         return {
             "mean": list(self.mean),
             "deviation": list(self.deviation),
-            "targetMean": self.target_mean,
-            "targetDeviation": self.target_deviation,
+            "targetMean": list(self.target_mean),
+            "targetDeviation": list(self.target_deviation),
         }
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Self:
-        """Return what `to_json` wrote."""
-        return cls(tuple(raw["mean"]), tuple(raw["deviation"]), raw["targetMean"], raw["targetDeviation"])
+        """Return what `to_json` wrote, or wrote when all targets had one scale, a number."""
+        mean, deviation = (
+            tuple(found) if isinstance(found, list) else (found,)
+            for found in (raw["targetMean"], raw["targetDeviation"])
+        )
+        return cls(tuple(raw["mean"]), tuple(raw["deviation"]), mean, deviation)
 
     def with_targets(self, targets: Tensor) -> Self:
         """Return the same scaling of inputs, with that of `targets` if they are those of a regression."""
         if not targets.is_floating_point():
             return self
-        spread, centre = torch.std_mean(targets.double(), correction=0)
-        return replace(self, target_mean=float(centre), target_deviation=float(spread) or 1.0)
+        spread, centre = torch.std_mean(targets.double(), dim=0, correction=0)
+        deviation = tuple(value or 1.0 for value in spread.tolist())
+        return replace(self, target_mean=tuple(centre.tolist()), target_deviation=deviation)
 
     def apply_to_targets(self, targets: Tensor) -> Tensor:
         """Return scaled targets; classes stay what they are."""
-        return (targets - self.target_mean) / self.target_deviation if targets.is_floating_point() else targets
+        if not targets.is_floating_point():
+            return targets
+        return (targets - torch.tensor(self.target_mean)) / torch.tensor(self.target_deviation)
+
+    def targets_in_units(self, scaled: Tensor) -> Tensor:
+        """Return the targets, or what a model says of them, in their units ([samples, targets] float64)."""
+        deviation, mean = (
+            torch.tensor(part, dtype=torch.float64) for part in (self.target_deviation, self.target_mean)
+        )
+        return scaled.double() * deviation + mean
 
     def apply_to_inputs(self, inputs: Tensor) -> Tensor:
         """Return scaled inputs ([samples, features] or [samples, channels, height, width])."""
@@ -75,7 +90,7 @@ class Normalization:
     def resembles(self, other: "Normalization") -> bool:
         """Whether both scale so alike that a model would hardly notice: by a tenth of a deviation at most."""
         return _alike(self.mean, self.deviation, other.mean, other.deviation) and _alike(
-            (self.target_mean,), (self.target_deviation,), (other.target_mean,), (other.target_deviation,)
+            self.target_mean, self.target_deviation, other.target_mean, other.target_deviation
         )
 
     def apply(self, samples: Samples) -> Samples:

@@ -105,8 +105,8 @@ def explain_one(
         parts=_parts(dataset, subject, batch),
         image=_image(dataset, batch) if subject.grid is not None else None,
         attributions={
-            # In units of the target, where it has any.
-            method.value: attribute(method, subject, seed + index).cpu() * dataset.normalization.target_deviation
+            # In units of the target, where it has any: of several, the first is explained.
+            method.value: attribute(method, subject, seed + index).cpu() * dataset.normalization.target_deviation[0]
             for method in spec.methods
         },
     )

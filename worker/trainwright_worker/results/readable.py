@@ -45,12 +45,11 @@ def _classes(batch: Batch, said: Tensor, classes: tuple[str, ...], *, known: boo
 
 
 def _numbers(batch: Batch, outputs: Tensor, dataset: Dataset, *, known: bool) -> list[Row]:
-    scale = dataset.normalization
 
     def in_units(values: Tensor) -> list[Any]:
         """Return a number per sample, or a list of numbers where there are several targets."""
-        scaled = (values.double() * scale.target_deviation + scale.target_mean).tolist()
-        return [_short(row[0]) if len(row) == 1 else [_short(value) for value in row] for row in scaled]
+        rows = dataset.normalization.targets_in_units(values).tolist()
+        return [_short(row[0]) if len(row) == 1 else [_short(value) for value in row] for row in rows]
 
     truth = in_units(batch.targets) if known else []
     return [

@@ -6,7 +6,7 @@ and is imported only in jobs that ask for them.
 
 import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import torch
@@ -100,29 +100,41 @@ class Hits:
 
 
 class Errors:
-    """How far a regression is off: mae and rmse in the units of the target, and the share of its variance explained."""
+    """How far a regression is off: mae and rmse in the units of the targets, and the share of their variance explained.
 
-    def __init__(self, deviation: float, device: torch.device) -> None:
-        self._deviation = deviation
-        self._sums = torch.zeros(5, dtype=torch.float64, device=device)
+    Of several targets, mae and rmse are over all their values, r2 is the mean of theirs.
+    """
+
+    def __init__(self, targets: int, deviation: Sequence[float], device: torch.device) -> None:
+        """Begin.
+
+        Args:
+            targets: Number of targets.
+            deviation: Standard deviation of each in its units, or one for all.
+            device: Where outputs lie.
+        """
+        self._deviation = torch.tensor(deviation, dtype=torch.float64).expand(targets)
+        self._sums = torch.zeros(5, targets, dtype=torch.float64, device=device)
 
     def add(self, outputs: Tensor, batch: Batch) -> None:
         """Take in a batch."""
         errors, targets = (outputs - batch.targets).double(), batch.targets.double()
-        count = torch.full_like(errors[:1].sum(), errors.numel())
+        count = torch.full_like(errors[0], len(errors))
         self._sums += torch.stack(
-            [count, errors.abs().sum(), errors.square().sum(), targets.sum(), targets.square().sum()]
+            [count, errors.abs().sum(0), errors.square().sum(0), targets.sum(0), targets.square().sum(0)]
         )
 
     def figures(self, group: Together) -> dict[str, float]:
         """Return mae, rmse and r2."""
-        count, absolute, squared, target, squares = group.sum(self._sums.tolist())
-        spread = squares - target**2 / count
+        sums = torch.tensor(group.sum(self._sums.flatten().tolist()), dtype=torch.float64).reshape(self._sums.shape)
+        count, absolute, squared, target, squares = sums
+        spread = squares - target.square() / count
+        # Without spread there is nothing to explain: 0 by convention, as a constant prediction would get.
+        explained = torch.where(spread > 0, 1 - squared / spread, 0.0)
         return {
-            MetricName.MAE: absolute / count * self._deviation,
-            MetricName.RMSE: math.sqrt(squared / count) * self._deviation,
-            # Without spread there is nothing to explain: 0 by convention, as a constant prediction would get.
-            MetricName.R2: 1 - squared / spread if spread > 0 else 0.0,
+            MetricName.MAE: float((absolute / count * self._deviation).mean()),
+            MetricName.RMSE: float((squared / count * self._deviation.square()).mean().sqrt()),
+            MetricName.R2: float(explained.mean()),
         }
 
 
@@ -182,26 +194,26 @@ def preload(spec: TrainingJobSpec) -> None:
 
 
 def make_measures(
-    spec: TrainingJobSpec, loss: Loss, classes: int, deviation: float, device: torch.device
+    spec: TrainingJobSpec, loss: Loss, outputs: int, deviation: Sequence[float], device: torch.device
 ) -> list[Measure]:
     """Return what is measured, the loss first.
 
     Args:
         spec: The job.
         loss: The loss, as evaluations measure it.
-        classes: Number of the model's outputs.
-        deviation: Standard deviation of a regression's target, in its units.
+        outputs: Number of the model's outputs.
+        deviation: Standard deviation of each of a regression's targets, in its units.
         device: Where outputs lie.
     """
     measures: list[Measure] = [LossSum(loss, device)]
     if spec.task == Task.REGRESSION:
-        return [*measures, Errors(deviation, device)]
+        return [*measures, Errors(outputs, deviation, device)]
     if spec.task == Task.LANGUAGE_MODELING:
         return [*measures, Hits(MetricName.TOKEN_ACCURACY, device)]
     if spec.task == Task.TRANSCRIPTION:
         return [*measures, _character_error_rate()]
     names = [name for name in dict.fromkeys(wanted_metrics(spec)) if name in _TORCHMETRICS]
-    named = (_classification(name, spec.loss_name, classes, device) for name in names)
+    named = (_classification(name, spec.loss_name, outputs, device) for name in names)
     return [*measures, Hits(MetricName.ACCURACY, device), *named]
 
 
