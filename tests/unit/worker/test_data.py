@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from trainwright.api.spec.dataset import Normalize, SplitSpec
+from trainwright_worker.data import normalization
 from trainwright_worker.data.normalization import Normalization, measure_samples
 from trainwright_worker.data.sampler import Sampler
 from trainwright_worker.data.splits import split
@@ -78,6 +79,17 @@ def test_normalization_of_images_is_per_channel_and_leaves_classes_alone():
     assert torch.allclose(scaled.inputs.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)
     assert torch.allclose(scaled.inputs.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-5)
     assert scaled.targets is samples.targets
+
+
+def test_samples_are_scaled_where_they_are_and_measured_part_by_part(monkeypatch):
+    monkeypatch.setattr(normalization, "_AT_ONCE", 7)
+    images = 1000 + torch.rand(11, 2, 2, 3) * torch.tensor([1.0, 10.0]).reshape(1, 2, 1, 1)
+    samples = Samples(images, torch.arange(11))
+    deviation, mean = torch.std_mean(images.double(), (0, 2, 3), correction=0)
+    found = measure_samples(samples, Normalize.STANDARD)
+    assert found.mean == pytest.approx(tuple(mean.tolist()), rel=1e-12)
+    assert found.deviation == pytest.approx(tuple(deviation.tolist()), rel=1e-12)
+    assert found.apply(samples).inputs is images
 
 
 def test_no_normalization_keeps_values():

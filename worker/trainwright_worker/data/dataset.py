@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ from trainwright_worker.data.splits import Splits, split
 from trainwright_worker.data.table import Part, Samples, Split
 from trainwright_worker.data.tokens import Tokenizer
 from trainwright_worker.errors import DataError, UserError
+
+_ROWS: Final = 1024
+"""How many samples in memory are looked at at once."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ def read(
     """
     table = read_source(spec, root, scratch or Scratch())
     for part in (table.samples, table.validation, table.test):
-        if isinstance(part, Samples) and not part.inputs.isfinite().all():
+        if isinstance(part, Samples) and not all(some.isfinite().all() for some in torch.split(part.inputs, _ROWS)):
             raise DataError("spec.dataset: the inputs hold values that are not finite numbers")
     if spec.task == Task.CLASSIFICATION and table.classes is not None:
         table = replace(table, notes=(*table.notes, *_check_classes(table.samples, table.classes)))
@@ -181,7 +185,7 @@ def process(spec: TrainingJobSpec, splits: Splits[Part], measured: Measured, scr
 
     Args:
         spec: The job.
-        splits: The unprocessed splits.
+        splits: The unprocessed splits; those in memory are changed where they are.
         measured: What was measured on the training split, by this run or the one that it continues.
         scratch: Where to keep what is derived from the data.
 

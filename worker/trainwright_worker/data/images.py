@@ -46,9 +46,11 @@ def read_cifar10(data: Cifar10Data, root: str) -> Table:
         DataError: A file is missing, cut short, or holds a label above 9.
     """
     field = "spec.dataset.cifar10.path"
-    batches = [_read_batch(f"{data.path}/data_batch_{number}.bin", root, field) for number in range(1, 6)]
-    train = Samples(torch.cat([batch.inputs for batch in batches]), torch.cat([batch.targets for batch in batches]))
-    return Table(train, CIFAR_CLASSES, _read_batch(f"{data.path}/test_batch.bin", root, field))
+    train, test = (
+        _to_samples(torch.cat([_read_batch(f"{data.path}/{name}.bin", root, field) for name in names]))
+        for names in ([f"data_batch_{number}" for number in range(1, 6)], ["test_batch"])
+    )
+    return Table(train, CIFAR_CLASSES, test)
 
 
 def _read_pair(images: str, labels: str, root: str, fields: tuple[str, str]) -> Samples:
@@ -87,16 +89,22 @@ def _read_bytes(path: Location) -> bytes:
         raise DataError(f"{path.field}: cannot read {path.name}: {error}") from error
 
 
-def _read_batch(name: str, root: str, field: str) -> Samples:
+def _read_batch(name: str, root: str, field: str) -> Tensor:
+    """Return the records of a file, a label and its pixels each ([images, 3073] uint8)."""
     content = _read_bytes(find(name, root, field))
     record = 1 + math.prod(CIFAR_SHAPE)
     if not content or len(content) % record:
         raise DataError(f"{field}: {name} has {len(content)} bytes, not a multiple of {record}", "download it again")
     records = torch.from_numpy(np.frombuffer(content, dtype=np.uint8).reshape(-1, record).copy())
-    labels = records[:, 0].to(torch.int64)
-    if int(labels.max()) >= len(CIFAR_CLASSES):
-        raise DataError(f"{field}: {name} holds the label {int(labels.max())}, but CIFAR-10 ends at 9")
-    return Samples(records[:, 1:].reshape(-1, *CIFAR_SHAPE).to(torch.float32), labels)
+    largest = int(records[:, 0].max())
+    if largest >= len(CIFAR_CLASSES):
+        raise DataError(f"{field}: {name} holds the label {largest}, but CIFAR-10 ends at 9")
+    return records
+
+
+def _to_samples(records: Tensor) -> Samples:
+    pixels = records[:, 1:].to(torch.float32).reshape(-1, *CIFAR_SHAPE)
+    return Samples(pixels, records[:, 0].to(torch.int64))
 
 
 def _pixels(images: Tensor) -> str:

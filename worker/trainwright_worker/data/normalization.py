@@ -5,6 +5,7 @@ default learning rates fit any unit; the loss is then in squared standard deviat
 back.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
@@ -18,6 +19,8 @@ from trainwright_worker.errors import UserError
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION: Final = (0.229, 0.224, 0.225)
 PIXEL_MAXIMUM: Final = 255
+_AT_ONCE: Final = 1 << 20
+"""How many numbers are measured at once."""
 _UNNOTICED: Final = 0.1
 """Difference between two scalings, in deviations, that another sample of the same data may make."""
 
@@ -80,12 +83,12 @@ class Normalization:
         return scaled.double() * deviation + mean
 
     def apply_to_inputs(self, inputs: Tensor) -> Tensor:
-        """Return scaled inputs ([samples, features] or [samples, channels, height, width])."""
+        """Scale inputs ([samples, features] or [samples, channels, height, width]) where they are, and return them."""
         if not self.mean:
             return inputs
         shape = (1, -1, *(1,) * (inputs.dim() - 2))
         mean = torch.tensor(self.mean, dtype=torch.float32).reshape(shape)
-        return (inputs - mean) / torch.tensor(self.deviation, dtype=torch.float32).reshape(shape)
+        return inputs.sub_(mean).div_(torch.tensor(self.deviation, dtype=torch.float32).reshape(shape))
 
     def resembles(self, other: "Normalization") -> bool:
         """Whether both scale so alike that a model would hardly notice: by a tenth of a deviation at most."""
@@ -94,7 +97,7 @@ class Normalization:
         )
 
     def apply(self, samples: Samples) -> Samples:
-        """Return scaled samples."""
+        """Return scaled samples; the inputs are scaled where they are, since large ones hardly fit into memory twice."""
         inputs, targets = self.apply_to_inputs(samples.inputs), self.apply_to_targets(samples.targets)
         return Samples(inputs, targets, samples.features)
 
@@ -111,7 +114,7 @@ def measure_samples(train: Samples, spec: Normalize) -> Normalization:
     """
     if spec == Normalize.NONE:
         return Normalization()
-    mean, deviation = _scale(train.inputs.double(), spec)
+    mean, deviation = _scale(train.inputs, spec)
     # A column that never changes says nothing; dividing it by 1 leaves it at 0.
     deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
     return Normalization(tuple(mean.tolist()), tuple(deviation.tolist())).with_targets(train.targets)
@@ -141,16 +144,24 @@ def _alike(mean: Numbers, deviation: Numbers, other_mean: Numbers, other_deviati
 
 
 def _scale(inputs: Tensor, spec: Normalize) -> tuple[Tensor, Tensor]:
-    """Return what to subtract, and what to divide by."""
+    """Return what to subtract, and what to divide by (float64)."""
     if spec == Normalize.IMAGENET:
         found = imagenet(inputs.shape[1])
-        return torch.tensor(found.mean), torch.tensor(found.deviation)
+        return torch.tensor(found.mean, dtype=torch.float64), torch.tensor(found.deviation, dtype=torch.float64)
     others = [dim for dim in range(inputs.dim()) if dim != 1]
     if spec == Normalize.UNIT:
         if len(others) == 1:
-            least = inputs.amin(others)
-            return least, inputs.amax(others) - least
+            least = inputs.amin(others).double()
+            return least, inputs.amax(others).double() - least
         # Black is 0 in every image, whether the data has any or not, and channels keep their balance.
-        return torch.zeros(inputs.shape[1]), inputs.amax().expand(inputs.shape[1])
-    deviation, mean = torch.std_mean(inputs, dim=others, correction=0)
-    return mean, deviation
+        return torch.zeros(inputs.shape[1]), inputs.amax().double().expand(inputs.shape[1])
+    mean = _mean_of(inputs, others, lambda part: part)
+    shape = (1, -1, *(1,) * (inputs.dim() - 2))
+    return mean, _mean_of(inputs, others, lambda part: (part - mean.reshape(shape)).square()).sqrt()
+
+
+def _mean_of(inputs: Tensor, dims: list[int], change: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the mean of changed inputs over some dimensions, in float64, of which little is held at once."""
+    parts = torch.split(inputs, max(1, _AT_ONCE * len(inputs) // max(1, inputs.numel())))
+    total = torch.stack([change(part.double()).sum(dims) for part in parts]).sum(0)
+    return total / max(1, inputs.numel() // inputs.shape[1])
