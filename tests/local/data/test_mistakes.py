@@ -1,5 +1,6 @@
 """What a user can get wrong about data: refused before training starts, with the field and the value."""
 
+import gzip
 import json
 import re
 
@@ -130,6 +131,8 @@ def test_shards(refused, tmp_path):
     refused("the sample 'a' in .*s-0.tar has none of .jpg, .jpeg, .png, .webp", source)
     (tmp_path / "s-0.tar").write_bytes(b"no tar" * 200)
     refused("s-0.tar is no whole tar file", source)
+    (tmp_path / "s.tar.gz").write_bytes(gzip.compress((tmp_path / "s-1.tar").read_bytes()))
+    refused("webdataset.path: .*s.tar.gz is compressed", {"webdataset": {"path": "s.tar.gz", "size": 8}})
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """The pure parts of reading data: order, padding, blocks, ranges, labels, augmentation, and what is kept on disk."""
 
+import io
 import itertools
 import json
+import tarfile
 from dataclasses import replace
 from random import Random
 from unittest.mock import patch
@@ -9,16 +11,18 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainwright.api.spec.corpora import WebDatasetData
 from trainwright.api.spec.dataset import Normalize
 from trainwright.api.spec.preparation import AugmentationSpec
 from trainwright_worker.batch import IGNORED, Batch
 from trainwright_worker.data import sequences
 from trainwright_worker.data.augment import augment, center, draw_part
 from trainwright_worker.data.blocks import BlockReader
-from trainwright_worker.data.files import expand, find, find_all, place
+from trainwright_worker.data.files import Location, expand, find, find_all, place
 from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.loader import Loader
 from trainwright_worker.data.measured import Measured, compare
@@ -27,6 +31,7 @@ from trainwright_worker.data.pictures import ChangedSamples, choose_some
 from trainwright_worker.data.ragged import Ragged, Scratch
 from trainwright_worker.data.sampler import WINDOW_BLOCKS, Sampler
 from trainwright_worker.data.sequences import Blocks, Frames, Tokens, pad, round_up
+from trainwright_worker.data.shards import _samples
 from trainwright_worker.data.table import Samples
 from trainwright_worker.data.tokens import Tokenizer
 from trainwright_worker.errors import DataError, UserError
@@ -291,6 +296,42 @@ def test_parts_of_a_file_are_read_by_blocks_of_which_the_newest_are_kept(tmp_pat
     for begin, end in ((0, 5), (10, 40), (90, 100), (3, 99)):
         assert reader.read(file, begin, end, len(content)) == content[begin:end]
     assert len(reader._blocks) == 2
+
+
+class Remote(AbstractFileSystem):
+    """A file system far away that holds one file, and counts what is fetched."""
+
+    cachable = False
+
+    def __init__(self, content):
+        super().__init__()
+        self.content, self.fetched = content, 0
+
+    def info(self, path, **_):
+        return {"name": path, "size": len(self.content), "type": "file"}
+
+    def _open(self, path, mode="rb", block_size=None, **_):
+        return RemoteFile(self, path, mode, block_size)
+
+
+class RemoteFile(AbstractBufferedFile):
+    def _fetch_range(self, start, end):
+        self.fs.fetched += end - start
+        return self.fs.content[start:end]
+
+
+def test_large_members_of_a_remote_shard_are_not_fetched_for_their_headers():
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        for name, size in [("a.jpg", 5 << 20), ("a.cls", 1), ("b.jpg", 5 << 20), ("b.cls", 1)]:
+            entry = tarfile.TarInfo(name)
+            entry.size = size
+            archive.addfile(entry, io.BytesIO(b"7" * size))
+    place = Location("s.tar", "far://s.tar", "spec.x", "far")
+    place.__dict__["system"] = remote = Remote(content.getvalue())
+    found = list(_samples(place, WebDatasetData(path="s.tar")))
+    assert [(end - begin, label) for begin, end, label in found] == [(5 << 20, "7")] * 2
+    assert remote.fetched < 4 << 20 < len(remote.content)
 
 
 def test_images_are_scaled_to_one_or_as_imagenet_was():

@@ -64,10 +64,19 @@ class Location:
         path = Path(self.path)
         return Path(path.stem if path.suffix.lower() in _COMPRESSED else path.name).suffix.lower()
 
-    def open(self) -> BinaryIO:
-        """Return the file, open for reading from its beginning, decompressed if its name says that it is compressed."""
+    @property
+    def compressed(self) -> bool:
+        """Whether its name says that it is compressed, so that it can only be read from its beginning."""
+        return Path(self.path).suffix.lower() in _COMPRESSED
+
+    def open(self, ahead: int = _AHEAD_BYTES) -> BinaryIO:
+        """Return the file, open for reading from its beginning, decompressed if its name says that it is compressed.
+
+        Args:
+            ahead: How much of a remote file is fetched at once; what is skipped beyond that is not fetched.
+        """
         with self.reading():
-            file: BinaryIO = self.system.open(self.path, "rb", block_size=_AHEAD_BYTES, compression="infer")
+            file: BinaryIO = self.system.open(self.path, "rb", block_size=ahead, compression="infer")
         return file
 
     def read(self, begin: int | None = None, end: int | None = None) -> bytes:

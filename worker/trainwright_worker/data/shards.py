@@ -21,6 +21,9 @@ from trainwright_worker.errors import DataError
 
 _FIELD: Final = "spec.dataset.webdataset"
 _THREADS: Final = 8
+_AHEAD_BYTES: Final = 1 << 20
+"""How much of a remote shard is fetched at once for its headers: what is beyond that in a large member is skipped. To skip
+small members too would take a request for each, which takes longer than to fetch them."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,12 @@ def _pictures(shards: Shards, targets: Tensor, data: WebDatasetData, key: str) -
 
 def _open(data: WebDatasetData, path: str, root: str, key: str, scratch: Scratch) -> tuple[Shards, Labels]:
     places = find_all(path, root, f"{_FIELD}.{key}", (".tar",))
+    for place in places:
+        if place.compressed or place.suffix == ".tgz":
+            raise DataError(
+                f"{_FIELD}.{key}: {place.name} is compressed, and images can only be read at random from a plain .tar",
+                "decompress it; the images in it are compressed already",
+            )
     stamps = [place.stamp() for place in places]
 
     def index() -> dict[str, Array]:
@@ -116,7 +125,7 @@ def _samples(place: Location, data: WebDatasetData) -> Iterator[tuple[int, int, 
     """Yield where each image of a shard begins and ends, and its label."""
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, str] = {}
-    with place.open() as file, place.reading():
+    with place.open(_AHEAD_BYTES) as file, place.reading():
         try:
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 for member in archive:
