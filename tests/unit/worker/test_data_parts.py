@@ -14,6 +14,7 @@ import torch
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from trainwright.api.spec.corpora import WebDatasetData
 from trainwright.api.spec.dataset import Normalize
@@ -27,7 +28,7 @@ from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.loader import Loader
 from trainwright_worker.data.measured import Measured, compare
 from trainwright_worker.data.normalization import Normalization, measure_samples
-from trainwright_worker.data.pictures import ChangedSamples, choose_some
+from trainwright_worker.data.pictures import ChangedSamples, choose_some, decode
 from trainwright_worker.data.ragged import Ragged, Scratch
 from trainwright_worker.data.sampler import WINDOW_BLOCKS, Sampler
 from trainwright_worker.data.sequences import Blocks, Frames, Tokens, pad, round_up
@@ -231,6 +232,17 @@ def test_images_are_checked_from_everywhere_but_from_few_blocks_where_these_must
     chosen = choose_some(100_000, blocks[torch.randperm(100_000)])
     assert len(chosen.unique()) == len(chosen) == 16 * 100
     assert choose_some(3, torch.tensor([7, 7, 9])).sort().values.tolist() in ([0, 1], [0, 1, 2], [2])
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
+@pytest.mark.parametrize("grayscale", [True, False])
+def test_images_of_sixteen_bits_keep_their_shades(form, grayscale):
+    shades = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    file = io.BytesIO()
+    Image.fromarray(shades).save(file, form)
+    found = decode(file.getvalue(), "a", "spec.x", grayscale=grayscale)
+    assert (found == np.arange(256).reshape(16, 16, 1)).all()
+    assert found.shape[2] == (1 if grayscale else 3)
 
 
 def test_images_in_memory_change_with_the_epoch_alone_and_not_when_measured():

@@ -4,7 +4,7 @@ import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ CHECKED: Final = 2048
 """Images that are decoded before training begins: to measure their scaling, and to find out what cannot be decoded."""
 CHECKED_BLOCKS: Final = 16
 """Blocks of large remote files that are fetched for this."""
+
+_SIXTEEN_BITS: Final = ("PNG", "PPM")
+"""Formats whose grey pixels have 16 bits where Pillow says that they are integers."""
 
 
 class Images(Protocol):
@@ -170,11 +173,20 @@ def decode(content: bytes, name: str, field: str, *, grayscale: bool) -> Array:
 
     try:
         with Image.open(io.BytesIO(content)) as picture:
-            pixels = np.asarray(picture.convert("L" if grayscale else "RGB"))
+            pixels = np.asarray(_with_bytes(picture).convert("L" if grayscale else "RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = str(error).split(" <_io")[0]
         raise DataError(f"{field}: cannot decode the image {name}: {reason}", "replace or remove it") from error
     return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _with_bytes(picture: Any) -> Any:
+    """Return a picture with a byte per pixel and channel: of 16 bits the upper 8, where Pillow would cut off at 255."""
+    from PIL import Image  # noqa: PLC0415 - only jobs with images need it
+
+    if not (picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in _SIXTEEN_BITS)):
+        return picture
+    return Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8))
 
 
 def write_scaled(image: Array, normalization: Normalization, place: Array) -> None:
