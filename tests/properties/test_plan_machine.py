@@ -439,5 +439,5 @@ class JobLife(RuleBasedStateMachine):
         assert {worker.phase for worker in self.status.workers.pods} <= {"Succeeded", "Failed"}
 
 
-JobLife.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+JobLife.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestJobLife = JobLife.TestCase

@@ -15,7 +15,7 @@ def _now():
     return asyncio.get_running_loop().time()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     adds=st.lists(st.tuples(st.integers(0, 4), st.floats(0, 3), st.floats(0, 2)), max_size=40),
     durations=st.lists(st.floats(0, 1), min_size=1, max_size=10),

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from situations import NOW, failed, job, observed, pod, report, running_job
 
@@ -155,7 +155,6 @@ STRETCHES = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(STRETCHES)
 def test_whatever_writes_are_lost_the_sums_come_out_the_same(stretches):
     """Passes whose write was lost, and times without an operator, change nothing in the end."""

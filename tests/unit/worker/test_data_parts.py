@@ -52,7 +52,7 @@ def samplers(draw):
     return [Sampler(samples, batch, rank, size, seed, blocks) for rank in range(size)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(samplers(), st.integers(0, 3))
 def test_an_epoch_shows_every_sample_once_whatever_the_ranks_and_goes_on_where_it_was(ranks, epoch):
     sampler = ranks[0]

@@ -146,7 +146,7 @@ def shared_steps(draw):
     return model, spec, batch(count), [(next(rank.shares(0, CPU)), rank.share(0)) for rank in ranks]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(shared_steps())
 def test_the_mean_of_uneven_ranks_gradients_is_the_gradient_of_the_batch(step):
     model, spec, batch, ranks = step
