@@ -51,6 +51,7 @@ class Scene:
         self.pods = await self.kubelet.until_pods(NAME, lambda pods: len(pods) == 2)
         for pod in self.pods:
             await self.kubelet.set(pod, "Running")
+        self._companions = {kind: await self._find(kind) for kind in ("ConfigMap", "NetworkPolicy", "Service")}
         await self._prepare_reports()
         await self.pulse()
         self.born = await self.job()
@@ -68,10 +69,12 @@ class Scene:
 
     def companion(self, kind: str) -> str:
         """Return what the job's only object of this kind is called."""
-        if kind != "ConfigMap":
-            return companion_name(NAME, self.uid)
-        volumes = self.pods[0]["spec"]["volumes"]
-        return next(volume["configMap"]["name"] for volume in volumes if volume["name"] == "config")
+        return self._companions[kind]
+
+    async def _find(self, kind: str) -> str:
+        listed = (await self.administrator.get(self.path(kind))).body["items"]
+        named = [item["metadata"]["name"] for item in listed]
+        return next(name for name in named if name.startswith(companion_name(NAME, self.uid)))
 
     async def job(self) -> dict[str, Any]:
         return (await self.administrator.get(self.path("TrainingJob", NAME))).body
