@@ -136,3 +136,37 @@ def test_the_program_itself_without_reports_or_libuv(make_job):
     assert report.phase == "Finished"
     assert report.checkpoints[-1].step == report.step == report.total_steps == 30
     assert report.results.folder == str(job.results)
+
+
+@pytest.mark.parametrize(
+    ("processes", "changes"),
+    [
+        (1, {}),
+        (2, {"training": {"ema": {"decay": 0.5}}}),
+        (2, {"parallelism": "fsdp", "training": {"ema": {"decay": 0.5}}}),
+    ],
+)
+def test_results_are_of_the_best_step_where_that_is_kept(make_job, processes, changes):
+    training = {"epochs": 12, "globalBatchSize": 64, "deterministic": True} | changes.get("training", {})
+    job = make_job(
+        {
+            "model": {"name": "mlp", "args": {"hidden": [16]}},
+            "dataset": {"builtin": {"name": "digits"}, "split": {"validation": 0.2, "test": 0.2}},
+            "optimizer": {"name": "sgd", "learningRate": 4.0},  # so large that accuracy comes and goes
+            "workers": {"processesPerWorker": processes},
+            "checkpoint": {"keep": 1, "keepBest": True},
+            "prediction": {"split": "validation"},
+            **changes,
+            "training": training,
+        }
+    )
+    job.run()
+    summary, report = job.summary, job.reports[-1]
+    best, last = summary["best"], summary["step"]
+    assert best["step"] < last == report.step
+    assert summary["weightsOfStep"] == summary["test"]["step"] == best["step"]
+    assert f"results are of step {best['step']}, the best evaluation, not of the last step, {last}" in report.message
+    found = rows(job)
+    hits = sum(row["prediction"] == row["target"] for row in found)
+    assert hits / len(found) == pytest.approx(best["metrics"]["accuracy"])
+    assert load_file(job.results / "weights.safetensors").keys()

@@ -60,7 +60,7 @@ def steps_in(names):
 
 
 def test_a_bucket_holds_checkpoints_and_results_and_resumes_from_them(make_job, bucket):
-    straight = make_job(spec_of(), "straight")
+    straight = make_job(spec_of(keepBest=True), "straight")
     straight.run()
     uri = f"s3://{BUCKET}/resumed"
     first = make_job(spec_of(uri=uri, keep=2, keepBest=True), "first", bucket.env)
@@ -80,7 +80,7 @@ def test_a_bucket_holds_checkpoints_and_results_and_resumes_from_them(make_job, 
     content[-5] ^= 4
     bucket.write(weights, bytes(content))
     bucket.write(f"{folder}/checkpoints/step-00000055/model.safetensors", b"of a save that was killed")
-    again = make_job(spec_of(uri=uri, keep=2), "again", bucket.env)
+    again = make_job(spec_of(uri=uri, keep=2, keepBest=True), "again", bucket.env)
     again.run()
     assert again.reports[-1].resumed_from_step == 50
     assert "step-00000060 skipped: model.safetensors does not match its checksum" in again.reports[-1].message

@@ -99,7 +99,7 @@ class CheckpointFolder:
         """
         copy.wait()
         step = facts["step"]
-        final = f"step-{step:08}"
+        final = _name(step)
         folder = f"{PARENT}/{_TEMPORARY}{final}" if self.storage.renames else f"{PARENT}/{final}"
         plans = self._together(lambda: self._begin(final, folder, copy))
         # Every rank finds the same plan, so none has to wait for it.
@@ -131,6 +131,10 @@ class CheckpointFolder:
                 return found, skipped
             skipped.append(f"checkpoint {name} skipped: {reason}")
         return None, skipped
+
+    def find(self, step: int) -> tuple[Found | None, str]:
+        """Return the checkpoint of a step, or why it cannot be trusted. All ranks must call this."""
+        return self.verify(f"{PARENT}/{_name(step)}")
 
     def verify(self, folder: str) -> tuple[Found | None, str]:
         """Return the checkpoint in a folder, or why it cannot be trusted. All ranks must call this."""
@@ -249,7 +253,7 @@ class CheckpointFolder:
         return _sort(self.storage.list(PARENT))
 
     def _prune(self, newest: Manifest) -> None:
-        spared = {f"step-{newest.best_step:08}"} if self._keep_best and newest.best_step is not None else set()
+        spared = {_name(newest.best_step)} if self._keep_best and newest.best_step is not None else set()
         for name in self._names()[: -self._keep]:
             if name not in spared:
                 self._remove(name)
@@ -298,6 +302,10 @@ def _check_finite(weights: dict[str, Tensor], step: int) -> None:
         # A sum is several times as fast as looking at each number, and finite only if they all are.
         if value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all():
             raise NonFiniteError(f"weight {name} is not finite at step {step}", NON_FINITE_HINT)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08}"
 
 
 def _sort(names: list[str] | set[str]) -> list[str]:

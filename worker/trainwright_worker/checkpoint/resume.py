@@ -54,6 +54,15 @@ def find_newest(folder: CheckpointFolder, group: Group) -> tuple[Found | None, s
     return (found if folder.shared else send(found, group)), "; ".join(skipped)
 
 
+def find_step(folder: CheckpointFolder, step: int, group: Group) -> tuple[Found | None, str]:
+    """Return the checkpoint of a step, the same on every rank, or rank 0's word about why there is none.
+
+    All ranks must call this.
+    """
+    found, reason = folder.find(step) if folder.shared or group.rank == 0 else (None, "")
+    return (found if folder.shared else send(found, group)), reason
+
+
 def restore(
     folder: CheckpointFolder, found: Found, model: nn.Module, optimizer: Optimizer, progress: Progress, group: Group
 ) -> Tensors:

@@ -36,10 +36,15 @@ SUMMARY: Final = "results.json"
 Made = TypeVar("Made")
 
 
-def finish(run: Run) -> None:
-    """Measure the test split and write the results; the last thing that a rank does. All ranks must call this."""
+def finish(run: Run, step: int) -> None:
+    """Measure the test split and write the results; the last thing that a rank does. All ranks must call this.
+
+    Args:
+        run: This rank.
+        step: The step that the model's weights are of.
+    """
     run.tell(phase=WorkerPhase.EVALUATING)
-    test = measure_split(run, "test")
+    test = measure_split(run, "test", step)
     if test is not None:
         run.progress.evaluation = test
     run.tell(phase=WorkerPhase.PREDICTING, evaluation=run.progress.evaluation)
@@ -47,7 +52,7 @@ def finish(run: Run) -> None:
     predictions = _predict(run, folder)
     weights = weights_of(run)
     if run.place.leads:
-        results = _Results(run, folder, model_of(run, weights), test).write(predictions)
+        results = _Results(run, folder, model_of(run, weights), step, test).write(predictions)
         run.tell(phase=WorkerPhase.FINISHED, results=results)
         run.log(f"finished: {results.folder}")
     run.group.wait_for_leader()
@@ -72,10 +77,11 @@ def _predict(run: Run, folder: ResultsFolder) -> str | None:
 class _Results:
     """What rank 0 writes, and what of it has failed."""
 
-    def __init__(self, run: Run, folder: ResultsFolder, model: nn.Module, test: Evaluation | None) -> None:
+    def __init__(self, run: Run, folder: ResultsFolder, model: nn.Module, step: int, test: Evaluation | None) -> None:
         self._run = run
         self._folder = folder
         self._model = model
+        self._step = step
         self._test = test
         self._problems: list[str] = []
 
@@ -152,6 +158,7 @@ class _Results:
         progress, dataset = run.progress, run.dataset
         summary = {
             "step": progress.step,
+            "weightsOfStep": self._step,
             "samples": run.sampler.samples_before(progress.step),
             "test": None if self._test is None else self._test.to_wire(),
             "best": None if progress.best is None else progress.best.to_wire(),

@@ -135,11 +135,18 @@ def _attend(run: Run, verdict: Verdict, norm: Tensor | None) -> None:
         raise PreemptedError(f"stopped on request at step {step}; the state is saved")
 
 
-def measure_split(run: Run, name: str) -> Evaluation | None:
-    """Measure the model on the split of that name; None if there is none. All ranks must call this."""
+def measure_split(run: Run, name: str, step: int | None = None) -> Evaluation | None:
+    """Measure the model on the split of that name; None if there is none. All ranks must call this.
+
+    Args:
+        run: This rank.
+        name: validation or test.
+        step: The step that the model's weights are of; the newest by default.
+    """
     samples = run.dataset.splits.validation if name == "validation" else run.dataset.splits.test
     if samples is None:
         return None
+    step = run.progress.step if step is None else step
     facts, deviation = run.dataset.facts, run.dataset.normalization.target_deviation
     measures = make_measures(
         run.spec, make_measure(run.spec.loss_name, run.spec.loss), facts.outputs, deviation, run.group.device
@@ -149,10 +156,10 @@ def measure_split(run: Run, name: str) -> Evaluation | None:
     )
     metrics = shown_figures(run.spec, metrics)
     if not all(math.isfinite(value) for value in metrics.values()):
-        raise NonFiniteError(f"the loss on the {name} split is not finite at step {run.progress.step}", NON_FINITE_HINT)
+        raise NonFiniteError(f"the loss on the {name} split is not finite at step {step}", NON_FINITE_HINT)
     shown = ", ".join(f"{key} {value:.4g}" for key, value in metrics.items())
-    run.log(f"step {run.progress.step}: {name} {shown}")
-    return Evaluation(split=name, step=run.progress.step, metrics=metrics)
+    run.log(f"step {step}: {name} {shown}")
+    return Evaluation(split=name, step=step, metrics=metrics)
 
 
 def evaluation_batch(run: Run) -> int:

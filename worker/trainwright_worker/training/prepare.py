@@ -12,7 +12,7 @@ from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Checkpoint
 from trainwright.api.worker import WorkerConfig, WorkerPhase
 from trainwright_worker.checkpoint.folder import CheckpointFolder, Found
-from trainwright_worker.checkpoint.resume import find_newest, restore
+from trainwright_worker.checkpoint.resume import find_newest, find_step, restore
 from trainwright_worker.checkpoint.start import start_from
 from trainwright_worker.checkpoint.writer import Writer
 from trainwright_worker.console import say
@@ -131,6 +131,26 @@ def reload(run: Run) -> None:
         raise InfrastructureError("no checkpoint to go back to can be read", "check the volume in spec.checkpoint")
     extras = restore(run.checkpoints, found, run.model, run.optimizer, run.progress, run.group)
     run.update.restore(extras)
+
+
+def take_best(run: Run) -> int:
+    """Give the model the weights of the best evaluation, if they are kept, and return the step that they are of.
+
+    Where training is stays as it is. All ranks must call this, once everything is written.
+    """
+    step, best = run.progress.step, run.progress.best
+    if not run.spec.checkpoint.keep_best or best is None or best.step == step:
+        return step
+    found, reason = find_step(run.checkpoints, best.step, run.group)
+    if found is None:
+        run.warn(
+            f"results are of the last step, {step}: the checkpoint of the best, {best.step}, cannot be used: {reason}"
+        )
+        return step
+    there = Progress(step=0, loss_sum=torch.zeros_like(run.progress.loss_sum))
+    run.update.restore(restore(run.checkpoints, found, run.model, run.optimizer, there, run.group))
+    run.warn(f"results are of step {best.step}, the best evaluation, not of the last step, {step}")
+    return best.step
 
 
 def _load_data(config: WorkerConfig, group: Group, found: Found | None, scratch: Path | None) -> Dataset:

@@ -29,7 +29,7 @@ from trainwright_worker.results.finish import finish
 from trainwright_worker.tracking.tracker import Ending
 from trainwright_worker.tracking.tracking import Tracking
 from trainwright_worker.training.loop import fit
-from trainwright_worker.training.prepare import prepare
+from trainwright_worker.training.prepare import prepare, take_best
 from trainwright_worker.training.run import Run
 
 LAST_WRITE_SECONDS: Final = 4.0
@@ -87,8 +87,7 @@ class Rank:
         self.run = prepare(config, place, self.group, pulse, reporter, metrics, self.scratch / "data")
         if place.leads:
             self.run.tracking = Tracking(config, place.attempt, self.run.progress.step, self.run.warn)
-        self._fit(self.run)
-        finish(self.run)
+        finish(self.run, self._fit(self.run))
         self._end_tracking(Ending.FINISHED, TRACKING_SECONDS)
         if sender is not None:
             sender.close()
@@ -96,7 +95,9 @@ class Rank:
         if reporter is not None:
             write_last_report(self.scratch, reporter.close())
 
-    def _fit(self, run: Run) -> None:
+    def _fit(self, run: Run) -> int:
+        """Train, and return the step that the model's weights are of in the end."""
+
         def request_stop(_signal: int, _frame: FrameType | None) -> None:
             run.stop_requested = True
 
@@ -107,8 +108,10 @@ class Rank:
         fit(run)
         run.writer.wait()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        step = take_best(run)
         if run.update.average is not None:
             run.update.average.swap()  # From here on the averaged weights are the model's.
+        return step
 
     def _exchange_pulses(self, pulse: Pulse, reporter: Reporter | None) -> PulseSender | None:
         """Let rank 0 see the other ranks' signs of life, over connections that only these threads use."""

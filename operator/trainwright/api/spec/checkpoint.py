@@ -47,7 +47,8 @@ class CheckpointSpec(Model):
     keep_best: bool = Field(
         False,
         description="Also save after every evaluation that is the best so far, and keep that checkpoint however old "
-        "it becomes.",
+        "it becomes. What comes after training is then of its weights: test metrics, predictions, exports and all "
+        "other results.",
     )
 
     rules = (
