@@ -155,6 +155,20 @@ def test_plain_text_is_cut_into_blocks_whose_end_is_held_out(open_data, tmp_path
     assert batch.inputs.shape == batch.targets.shape == (2, 16)
 
 
+def test_files_of_plain_text_end_with_the_token_for_it_and_are_cut_into_tokens_as_one(open_data, tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.txt").write_text("" if name == "b" else f"{name} " * 40)
+    write_bert(tmp_path / "t", ["a c"])
+    rules = json.loads((tmp_path / "t" / "tokenizer.json").read_text())
+    rules["normalizer"] = {"type": "Prepend", "prepend": "c "}  # what Metaspace does with a space, visibly
+    (tmp_path / "t" / "tokenizer.json").write_text(json.dumps(rules))
+    (tmp_path / "t" / "tokenizer_config.json").write_text(json.dumps({"eos_token": "[SEP]"}))
+    data = open_data({"text": {"path": "*.txt"}, "tokenizer": {"path": "t", "maxLength": 4}}, "language-modeling")
+    ids = data.splits.train.ids.tolist()
+    a, c = (data.tokenizer.encode(text)[-1] for text in "ac")
+    assert ids == [c, *[a] * 40, data.tokenizer.end, c, *[c] * 40]
+
+
 def test_texts_of_their_own_end_with_the_token_for_it(open_data, tmp_path):
     write_jsonl(tmp_path / "a.jsonl", [{"text": "ab"}, {"text": "c"}])
     tokenizer = {"name": "character", "maxLength": 2}

@@ -21,6 +21,8 @@ from trainwright_worker.errors import DataError, UserError
 
 _CHARACTERS: Final = 1 << 19
 """How much text is tokenized at once: enough for all cores, little for the memory."""
+_WHOLE: Final = 1 << 16
+"""How much of a text that goes on and on is cut into tokens as one."""
 _SMALL_VOCABULARY: Final = 1 << 16
 
 
@@ -32,13 +34,14 @@ class Texts:
         store: Where they are.
         rows: Which of the store's texts belong here ([samples] int64).
         targets: Class of each sample ([samples] int64); zeros where the text itself is the target.
-        separate: Whether each text stands for itself, so that a language model is shown where it ends.
+        ends: Whether each text stands for itself or ends something that did, so that a language model is shown where it
+            ends ([samples] bool).
     """
 
     store: TextStore
     rows: Tensor
     targets: Tensor
-    separate: bool = True
+    ends: Tensor
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -46,7 +49,7 @@ class Texts:
 
     def select(self, indices: Tensor) -> "Texts":
         """Return the texts at `indices` ([k] int64)."""
-        return replace(self, rows=self.rows[indices], targets=self.targets[indices])
+        return replace(self, rows=self.rows[indices], targets=self.targets[indices], ends=self.ends[indices])
 
     def read(self) -> Iterator[str]:
         """Read these texts, in the order of the store."""
@@ -54,10 +57,26 @@ class Texts:
         wanted[self.rows] = True
         return itertools.compress(self.store.texts(), wanted.tolist())
 
+    def read_wholes(self) -> Iterator[tuple[str, bool]]:
+        """Read these texts with whether they end, those that go on with the next as one: in parts of moderate length.
 
-def whole(store: TextStore, targets: Tensor, *, separate: bool = True) -> Texts:
-    """Return all texts of a store."""
-    return Texts(store, torch.arange(len(targets)), targets, separate)
+        What is cut into tokens by itself may begin with one that is not in the text, as words do for some tokenizers.
+        """
+        begun: list[str] = []
+        length = 0
+        for text, ends in zip(self.read(), self.ends[self.rows.argsort()].tolist(), strict=True):
+            begun.append(text)
+            length += len(text)
+            if ends or length >= _WHOLE:
+                yield "".join(begun), ends
+                begun, length = [], 0
+        if begun:
+            yield "".join(begun), False
+
+
+def whole(store: TextStore, targets: Tensor) -> Texts:
+    """Return all texts of a store, each of which stands for itself."""
+    return Texts(store, torch.arange(len(targets)), targets, torch.ones(len(targets), dtype=torch.bool))
 
 
 def filled(store: TextStore, origin: str) -> tuple[Texts, tuple[str, ...]]:
@@ -76,7 +95,8 @@ def filled(store: TextStore, origin: str) -> tuple[Texts, tuple[str, ...]]:
         raise DataError(f"{store.field}: {origin} holds no text")
     blank = len(found) - len(rows)
     notes = (f"{store.field}: {blank:,} of {len(found):,} texts in {origin} are blank and left out",) if blank else ()
-    return Texts(store, rows, torch.zeros(len(rows), dtype=torch.int64)), notes
+    zeros = torch.zeros(len(rows), dtype=torch.int64)
+    return Texts(store, rows, zeros, torch.ones(len(rows), dtype=torch.bool)), notes
 
 
 def make_tokenizer(spec: TrainingJobSpec, train: Texts, root: str) -> Tokenizer:
@@ -109,7 +129,8 @@ def to_samples(texts: Texts, tokenizer: Tokenizer, scratch: Scratch, *, fixed: b
         DataError: A text holds nothing that the tokenizer knows as a token.
     """
     key = ["samples", texts.store.stamp(), tokenizer.to_json()]
-    ids = _write(scratch, key, tokenizer, lambda: _encode(texts.store.texts(), tokenizer.encode_samples))
+    wholes = ((text, False) for text in texts.store.texts())
+    ids = _write(scratch, key, tokenizer, lambda: _encode(wholes, tokenizer.encode_samples, []))
     empty = np.flatnonzero(ids.lengths() == 0)
     if len(empty):
         raise DataError(f"{texts.store.field}: the text number {empty[0]} (from 0) holds no token")
@@ -122,15 +143,11 @@ def to_blocks(texts: Texts, tokenizer: Tokenizer, scratch: Scratch, part: str) -
     Raises:
         UserError: There is not even one block.
     """
-    rows = hashlib.sha256(texts.rows.sort().values.numpy().tobytes()).hexdigest()
-    key = ["blocks", texts.store.stamp(), tokenizer.to_json(), texts.separate, rows]
-    end = [tokenizer.end] if texts.separate and tokenizer.end is not None else []
-    stream = _write(
-        scratch,
-        key,
-        tokenizer,
-        lambda: _encode(texts.read(), lambda some: [ids + end for ids in tokenizer.encode_all(some)]),
-    )
+    order = texts.rows.argsort()
+    chosen = hashlib.sha256(torch.stack([texts.rows[order], texts.ends[order]]).numpy().tobytes()).hexdigest()
+    key = ["blocks", texts.store.stamp(), tokenizer.to_json(), chosen]
+    end = [] if tokenizer.end is None else [tokenizer.end]
+    stream = _write(scratch, key, tokenizer, lambda: _encode(texts.read_wholes(), tokenizer.encode_all, end))
     blocks = Blocks(stream.values, tokenizer.max_length)
     if not len(blocks):
         raise UserError(
@@ -145,14 +162,21 @@ def _write(scratch: Scratch, key: object, tokenizer: Tokenizer, rows: Callable[[
     return scratch.ragged([key, dtype], (dtype,), lambda: ((row,) for row in rows()))[0]
 
 
-def _encode(texts: Iterator[str], encode: Callable[[list[str]], list[list[int]]]) -> Iterator[Array]:
-    """Yield the ids of each text."""
-    some: list[str] = []
+def _encode(
+    texts: Iterator[tuple[str, bool]], encode: Callable[[list[str]], list[list[int]]], end: list[int]
+) -> Iterator[Array]:
+    """Yield the ids of each text, with those of the end where it ends."""
+    some: list[tuple[str, bool]] = []
     characters = 0
-    for text in texts:
-        some.append(text)
+
+    def encoded() -> Iterator[Array]:
+        for ids, (_, ends) in zip(encode([text for text, _ in some]), some, strict=True):
+            yield np.array(ids + end if ends else ids, dtype=np.int64)
+
+    for text, ends in texts:
+        some.append((text, ends))
         characters += len(text)
         if characters >= _CHARACTERS:
-            yield from (np.array(ids, dtype=np.int64) for ids in encode(some))
+            yield from encoded()
             some, characters = [], 0
-    yield from (np.array(ids, dtype=np.int64) for ids in encode(some))
+    yield from encoded()

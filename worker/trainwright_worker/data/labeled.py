@@ -1,9 +1,6 @@
 """Texts with labels, and texts for language models, as tables."""
 
-from collections.abc import Iterator
-
 import torch
-from torch import Tensor
 
 from trainwright.api.spec.corpora import LabeledTextData, TextData
 from trainwright_worker.data.corpus import Texts, filled, whole
@@ -60,16 +57,15 @@ def read_text(data: TextData, root: str) -> Table:
             texts, said = filled(store, path)
             notes.extend(said)
             return texts
-        targets = _zeros(store.texts())
-        if not len(targets):
+        counts = [sum(1 for _ in texts) for texts in store.files()]
+        if not sum(counts):
             raise DataError(f"{_TEXT}.{key}: {path} holds no text")
-        return whole(store, targets, separate=False)
+        ends = torch.zeros(sum(counts), dtype=torch.bool)
+        ends[torch.tensor(counts).cumsum(0) - 1] = True  # An empty file ends where the one before it does.
+        ends[-1] = False  # Nothing comes after it.
+        return Texts(store, torch.arange(len(ends)), torch.zeros(len(ends), dtype=torch.int64), ends)
 
     train = part(data.path, "path")
     test = None if data.test_path is None else part(data.test_path, "testPath")
     validation = None if data.validation_path is None else part(data.validation_path, "validationPath")
     return Table(train, None, test, validation, ordered=isinstance(train.store, PlainText), notes=tuple(notes))
-
-
-def _zeros(texts: Iterator[str]) -> Tensor:
-    return torch.zeros(sum(1 for _ in texts), dtype=torch.int64)

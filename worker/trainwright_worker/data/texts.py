@@ -139,11 +139,17 @@ class PlainText:
 
     def texts(self) -> Iterator[str]:
         """Read all chunks in their order."""
-        size = self._chunk_bytes
+        return (text for texts in self.files() for text in texts)
+
+    def files(self) -> Iterator[Iterator[str]]:
+        """Read the chunks of one file after the other."""
         for place in self.places:
-            with place.open() as file, place.reading():
-                for chunk in _chunks(file, size):
-                    yield decode(chunk, place.name, self.field)
+            yield self._read(place)
+
+    def _read(self, place: Location) -> Iterator[str]:
+        with place.open() as file, place.reading():
+            for chunk in _chunks(file, self._chunk_bytes):
+                yield decode(chunk, place.name, self.field)
 
     @cached_property
     def _chunk_bytes(self) -> int:
