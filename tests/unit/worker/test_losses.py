@@ -102,6 +102,11 @@ def test_a_teacher_is_compared_by_probabilities():
     expected = 4 * float((known * (known / learnt).log()).sum())
     assert float(compare(student, teacher, batch, 2.0)) == pytest.approx(expected, rel=1e-5)
     assert float(compare(teacher, teacher, batch, 2.0)) == pytest.approx(0, abs=1e-6)
+    padded = torch.cat([student, torch.tensor([[5.0]])], dim=1)  # As a vocabulary that is padded to a multiple.
+    assert float(compare(padded, teacher, batch, 2.0)) == pytest.approx(expected, rel=1e-5)
+    assert float(compare(student, torch.cat([teacher, padded[:, 2:]], 1), batch, 2.0)) == pytest.approx(
+        expected, rel=1e-5
+    )
     tokens = Batch(torch.zeros(1, 2, dtype=torch.int64), torch.tensor([[0, IGNORED]]))
     two = torch.stack([student[0], torch.tensor([9.0, -9.0])])[None]
     other = torch.stack([teacher[0], torch.tensor([-9.0, 9.0])])[None]

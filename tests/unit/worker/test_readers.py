@@ -132,6 +132,14 @@ def test_a_file_that_is_not_text_is_a_data_error(tmp_path):
         read(spec_of(CSV), str(tmp_path))
 
 
+@pytest.mark.parametrize("path", ["*.csv", "."])
+def test_a_csv_is_one_file(tmp_path, path):
+    write_csv(tmp_path, "a,y\n1,x\n2,y\n")
+    with pytest.raises(DataError) as caught:
+        read(spec_of({"csv": {"path": path, "target": "y"}}), str(tmp_path))
+    assert caught.value.message == f"spec.dataset.csv.path: csv takes one file, not {path}"
+
+
 def test_a_missing_file_says_where_it_looked(tmp_path):
     with pytest.raises(DataError, match=f"points.csv does not exist .looked at {tmp_path}/points.csv"):
         read(spec_of(CSV), str(tmp_path))

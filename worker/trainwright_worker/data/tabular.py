@@ -52,7 +52,7 @@ def read_table(data: CsvData | ParquetData, root: str, *, classify: bool) -> Tab
 
     def read(path: str, key: str) -> _Read:
         if isinstance(data, CsvData):
-            return _read_csv(find(path, root, f"{field}.{key}"), data, field, classify=classify)
+            return _read_csv(_one_file(path, root, f"{field}.{key}"), data, field, classify=classify)
         return _read_parquet(find_all(path, root, f"{field}.{key}", (".parquet",)), data, field, classify=classify)
 
     train = read(data.path, "path")
@@ -73,6 +73,16 @@ def read_table(data: CsvData | ParquetData, root: str, *, classify: bool) -> Tab
 
     test, validation = own(data.test_path, "testPath"), own(data.validation_path, "validationPath")
     return Table(_samples(train, classes, field), classes, test, validation)
+
+
+def _one_file(path: str, root: str, field: str) -> Location:
+    """Return the file that a path leads to, which a pattern or a folder does not."""
+    found = None if "*" in path else find(path, root, field)
+    if found is None or found.is_folder():
+        raise DataError(
+            f"{field}: csv takes one file, not {path}", "join the files, or write Parquet, which takes many"
+        )
+    return found
 
 
 def choose_features(names: Sequence[str], data: CsvData | ParquetData, place: str, field: str) -> list[str]:

@@ -65,11 +65,12 @@ def compare(outputs: Tensor, shown: Tensor, batch: Batch, temperature: float) ->
 
     Args:
         outputs: The student's logits, [..., outputs].
-        shown: The teacher's, of the same shape.
+        shown: The teacher's; either may have more outputs behind those of the vocabulary, which stand for nothing.
         batch: What both have seen; what is ignored in its targets is ignored here.
         temperature: What both are divided by.
     """
-    known, learnt = (shown / temperature).log_softmax(-1), (outputs / temperature).log_softmax(-1)
+    both = min(outputs.shape[-1], shown.shape[-1])
+    known, learnt = ((logits[..., :both] / temperature).log_softmax(-1) for logits in (shown, outputs))
     divergence = F.kl_div(learnt, known, reduction="none", log_target=True).sum(-1)
     counted = batch.targets != IGNORED
     return temperature**2 * (divergence * counted).sum() / counted.sum().clamp(min=1)
