@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from trainwright.api.mistakes import REQUIRED, UNKNOWN, found_text, message_of
 from trainwright.api.names import API_VERSION, KIND
 from trainwright.api.spec import TrainingJobSpec
 
@@ -55,11 +56,13 @@ def read_spec(raw: Any) -> TrainingJobSpec:
     Raises:
         InvalidJobError: The spec breaks the schema or a rule; carries every mistake with its field.
     """
+    if raw is None:
+        raise InvalidJobError([FieldError("spec", REQUIRED)])
     try:
         # Wire names only: the API server does not know a field by its Python name.
         return TrainingJobSpec.model_validate_json(json.dumps(_as_sent(raw), default=str), by_alias=True, by_name=False)
     except ValidationError as error:
-        raise InvalidJobError([_field_error(detail) for detail in error.errors()]) from None
+        raise InvalidJobError([mistake for detail in error.errors() for mistake in _field_errors(detail)]) from None
 
 
 def read_manifest(manifest: Any) -> TrainingJobSpec:
@@ -71,12 +74,12 @@ def read_manifest(manifest: Any) -> TrainingJobSpec:
     if not isinstance(manifest, Mapping):
         raise InvalidJobError([FieldError("(manifest)", "must be a mapping with apiVersion, kind, metadata, spec")])
     errors = [
-        FieldError(field, f"must be {expected!r}, found {manifest.get(field)!r}")
+        FieldError(field, f"must be {expected!r}, found {manifest[field]!r}" if field in manifest else REQUIRED)
         for field, expected in (("apiVersion", API_VERSION), ("kind", KIND))
         if manifest.get(field) != expected
     ]
     errors += [
-        FieldError(str(field), "unknown field")
+        FieldError(str(field), UNKNOWN)
         for field in manifest
         if field not in ("apiVersion", "kind", "metadata", "spec", "status")
     ]
@@ -93,7 +96,7 @@ def read_manifest(manifest: Any) -> TrainingJobSpec:
 
 def _name_errors(name: Any) -> list[FieldError]:
     if not isinstance(name, str) or not name:
-        return [FieldError("metadata.name", "is required")]
+        return [FieldError("metadata.name", REQUIRED)]
     if len(name) <= NAME_LENGTH and re.fullmatch(NAME_PATTERN, name):
         return []
     return [FieldError("metadata.name", NAME_RULE_MESSAGE)]
@@ -114,16 +117,13 @@ def _path(location: tuple[int | str, ...]) -> str:
     return "spec" + "".join(parts)
 
 
-def _field_error(detail: ErrorDetails) -> FieldError:
-    path = _path(detail["loc"])
-    context = detail.get("ctx", {})
-    if detail["type"] == "rule" and context.get("field"):
-        path = f"{path}.{context['field']}"
-    messages = {
-        "extra_forbidden": "unknown field",
-        "missing": "is required",
-    }
-    message = messages.get(detail["type"], detail["msg"])
-    if detail["type"] not in {"rule", "missing"} and not isinstance(detail["input"], dict | list):
-        message = f"{message}, found {detail['input']!r}"
-    return FieldError(path, message)
+def _field_errors(detail: ErrorDetails) -> list[FieldError]:
+    path, context = _path(detail["loc"]), detail.get("ctx", {})
+    if detail["type"] == "rules":
+        return [FieldError(f"{path}.{field}", message) for field, message in context["mistakes"]]
+    if detail["type"] == "rule":
+        return [FieldError(f"{path}.{context['field']}" if context.get("field") else path, detail["msg"])]
+    message = message_of(detail)
+    if message != REQUIRED and not isinstance(detail["input"], dict | list):
+        message = f"{message}, found {found_text(detail['input'])}"
+    return [FieldError(path, message)]

@@ -10,10 +10,18 @@ from trainwright.cli.run import run
 from trainwright.cli.validate import validate
 from trainwright.cli.version import print_version, version
 
+_EPILOG = """\
+Begin with:
+  trainwright run manifests/examples/digits-cnn.yaml
+  trainwright plan manifests/examples/gpt3-175b.yaml --gpu h200
+Exit codes: 0 done; 1 failed, or does not fit; 2 wrong usage; 64 a mistake in the job;
+65 to 75 the class of a failure (docs/failures.md); 130 stopped by Ctrl-C."""
+
 app = typer.Typer(
     name="trainwright",
     help="Train PyTorch models from one TrainingJob: on Kubernetes with kubectl apply, or right here with run.",
     no_args_is_help=True,
+    epilog="\b\n" + _EPILOG,
     # Plain help starts in half the time.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -38,7 +46,8 @@ app.command()(crd)
 app.command()(version)
 
 
-@app.command()
+# The chart runs it; a person at a terminal has no use for it.
+@app.command(hidden=True)
 def operator() -> None:
     """Run the operator in a cluster.
 

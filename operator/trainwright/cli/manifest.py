@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from trainwright.api.job import FieldError, InvalidJobError
+from trainwright.api.job import FieldError, InvalidJobError, read_manifest
 from trainwright.api.names import KIND
+from trainwright.api.spec import TrainingJobSpec
 from trainwright.manifests import load
 
 STDIN = "-"
@@ -62,26 +63,69 @@ def read_manifests(source: str) -> list[Manifest]:
     except UnicodeDecodeError:
         raise InvalidJobError([FieldError(source, "is not text in UTF-8")]) from None
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}" if mark else source
-        raise InvalidJobError([FieldError(where, error.problem or "is not YAML")]) from None
+        raise InvalidJobError([_syntax_mistake(source, text, error)]) from None
     except yaml.YAMLError as error:
         raise InvalidJobError([FieldError(source, f"is not YAML: {error}")]) from None
 
 
+def read_jobs(source: str) -> list[Manifest]:
+    """Return the TrainingJobs of a file; documents of other kinds, such as a claim, are left aside.
+
+    A single document is returned whatever its kind says: it was meant to be one.
+
+    Raises:
+        InvalidJobError: It cannot be read, is not YAML, or holds no TrainingJob.
+    """
+    manifests = read_manifests(source)
+    if not manifests:
+        raise InvalidJobError([FieldError("(manifest)", "the file is empty")])
+    jobs = [m for m in manifests if isinstance(m.document, dict) and m.document.get("kind") == KIND]
+    if len(manifests) > 1 and not jobs:
+        raise InvalidJobError([FieldError("kind", f"must be {KIND!r} in one of the documents, is in none")])
+    return manifests if len(manifests) == 1 else jobs
+
+
 def read_job(source: str) -> Manifest:
-    """Return the one TrainingJob of a file; documents of other kinds, such as a claim, are left aside.
+    """Return the one TrainingJob of a file.
 
     Raises:
         InvalidJobError: It cannot be read, is not YAML, or does not hold exactly one TrainingJob.
     """
-    manifests = read_manifests(source)
-    if len(manifests) == 1:
-        return manifests[0]
-    jobs = [m for m in manifests if isinstance(m.document, dict) and m.document.get("kind") == KIND]
-    if len(jobs) != 1:
-        raise InvalidJobError([FieldError("kind", f"expected one TrainingJob, found {len(jobs) or 'none'}")])
+    jobs = read_jobs(source)
+    if len(jobs) > 1:
+        reason = f"the file holds {len(jobs)} TrainingJobs, and one is taken at a time: give each a file of its own"
+        raise InvalidJobError([FieldError("kind", reason)])
     return jobs[0]
+
+
+def read_with_workers(document: Any, workers: int | None) -> tuple[Any, TrainingJobSpec]:
+    """Return the document with another number of workers, if one is asked for, and its spec.
+
+    Raises:
+        InvalidJobError: It is no valid job; blames the number if it is one without it.
+    """
+    if workers is None or not isinstance(document, dict) or not isinstance(document.get("spec"), dict):
+        return document, read_manifest(document)
+    spec = {**document["spec"], "workers": {**(document["spec"].get("workers") or {}), "count": workers}}
+    changed = {**document, "spec": spec}
+    try:
+        return changed, read_manifest(changed)
+    except InvalidJobError as error:
+        read_manifest(document)
+        mistakes = [FieldError("--workers", f"{workers} does not go with the job: {each}") for each in error.errors]
+        raise InvalidJobError(mistakes) from None
+
+
+def _syntax_mistake(source: str, text: str, error: yaml.MarkedYAMLError) -> FieldError:
+    """Return what is wrong with the YAML, with the line and a mark at the place."""
+    mark = error.problem_mark
+    if mark is None:
+        return FieldError(source, error.problem or "is not YAML")
+    lines = text.splitlines()
+    # What is not closed is noticed at the end of the file.
+    line = lines[mark.line].replace("\t", " ") if mark.line < len(lines) else ""
+    shown = f"\n{line}\n{' ' * mark.column}^" if line.strip() else ""
+    return FieldError(f"line {mark.line + 1}, column {mark.column + 1}", f"{error.problem or 'is not YAML'}{shown}")
 
 
 def _lines(path: str, node: yaml.Node) -> Iterator[tuple[str, int]]:

@@ -11,34 +11,62 @@ from rich.console import Console
 from rich.text import Text
 
 from trainwright.api.job import FieldError
+from trainwright.api.mistakes import UNKNOWN
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.cli.manifest import Manifest
 
 _TOP = ["apiVersion", "kind", "metadata", "spec"]
+_FEW = 12
+"""So many fields are listed for one that is none of them."""
+_ALIASES = {
+    "lr": "learningRate",
+    "wd": "weightDecay",
+    "batchsize": "globalBatchSize",
+    "pvc": "persistentVolumeClaim",
+    "claim": "persistentVolumeClaim",
+    "replicas": "count",
+    "iterations": "steps",
+}
+"""What fields are called elsewhere, where no spelling comes close."""
 
 
 def show_mistakes(console: Console, source: str, mistakes: list[FieldError], manifest: Manifest | None = None) -> None:
-    """Print every mistake under the name of its file."""
-    count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-    name = "standard input" if source == "-" else source
-    console.print(Text.assemble((name, "bold"), f": {count}"))
-    for mistake in mistakes:
-        line = manifest.line_of(mistake.field) if manifest is not None else None
-        where = f"  line {line}" if line is not None else ""
-        console.print(Text.assemble("  ", (mistake.field, "bold red"), (where, "dim")), soft_wrap=True)
-        meant = suggestion(mistake, manifest.document) if manifest is not None else None
-        hint = f"; did you mean {meant}?" if meant else ""
-        console.print(Text.assemble("    ", mistake.message, (hint, "bold")), soft_wrap=True)
+    """Print every mistake under the name of its file; those of options are not the file's."""
+    options = [mistake for mistake in mistakes if mistake.field.startswith("--")]
+    written = [mistake for mistake in mistakes if mistake not in options]
+    for name, found in (("command line", options), ("standard input" if source == "-" else source, written)):
+        if found:
+            count = "1 mistake" if len(found) == 1 else f"{len(found)} mistakes"
+            console.print(Text.assemble((name, "bold"), f": {count}"))
+        for mistake in found:
+            _show(console, mistake, manifest)
 
 
-def suggestion(mistake: FieldError, document: Any) -> str | None:
-    """Return the field or value that was probably meant, or None if nothing comes close."""
+def _show(console: Console, mistake: FieldError, manifest: Manifest | None) -> None:
+    line = manifest.line_of(mistake.field) if manifest is not None else None
+    where = f"  line {line}" if line is not None else ""
+    console.print(Text.assemble("  ", (mistake.field, "bold red"), (where, "dim")), soft_wrap=True)
+    hint = advice(mistake, manifest.document) if manifest is not None else ""
+    message = mistake.message.replace("\n", "\n    ")
+    console.print(Text.assemble("    ", message, (hint, "bold")), soft_wrap=True)
+
+
+def advice(mistake: FieldError, document: Any) -> str:
+    """Return what to add to a mistake: what was probably meant or, if nothing comes close, what could be."""
     *holder, last = _steps(mistake.field)
-    if mistake.message.startswith("unknown field"):
-        return _closest(last, _TOP if not holder else _field_names(holder))
-    found = _value_at(document, [*holder, last])
+    if "did you mean" in mistake.message:
+        return ""
+    if mistake.message.startswith(UNKNOWN):
+        fields = _TOP if not holder else _field_names(holder)
+        meant = _ALIASES.get(_plain(last))
+        found = meant if meant in fields else _closest(last, fields)
+        if found is None:
+            return f"; known here: {', '.join(fields)}" if 0 < len(fields) <= _FEW else ""
+        return f"; did you mean {found}?"
+    value = _value_at(document, [*holder, last])
     choices = [str(choice) for kind in _types_at([*holder, last]) for choice in _choices(kind)]
-    return _closest(found, choices) if isinstance(found, str) and found not in choices else None
+    near = _closest(value, choices) if isinstance(value, str) and value not in choices else None
+    return f"; did you mean {near}?" if near else ""
 
 
 def _closest(word: str, choices: list[str]) -> str | None:

@@ -26,6 +26,7 @@ def run_operator() -> None:
     import structlog  # noqa: PLC0415
     import uvloop  # noqa: PLC0415
 
+    from trainwright.cluster.port import ClusterError  # noqa: PLC0415
     from trainwright.controller.lease import LeaseLostError  # noqa: PLC0415
     from trainwright.controller.logs import configure_logging  # noqa: PLC0415
     from trainwright.controller.process import Operator  # noqa: PLC0415
@@ -47,6 +48,10 @@ def run_operator() -> None:
         # time; the same process with another program in it begins as fresh, and at once.
         structlog.get_logger(__name__).warning("operator begins anew", error=str(error))
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - what runs already
+    except ClusterError as error:
+        # It says where and why; how it was reached tells nobody anything.
+        structlog.get_logger(__name__).critical("operator failed", error=str(error))
+        sys.exit(1)
     except Exception as error:  # noqa: BLE001 - the last place to say why the process ends
         structlog.get_logger(__name__).critical("operator failed", error=str(error), exc_info=error)
         sys.exit(1)

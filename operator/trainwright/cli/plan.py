@@ -13,19 +13,31 @@ class Output(StrEnum):
     JSON = "json"
 
 
+def gpu_names(incomplete: str) -> list[str]:
+    """Return the GPUs whose names begin so."""
+    from trainwright.api.devices import GPUS  # noqa: PLC0415 - imports are paid for when they are needed
+
+    return [name for name in GPUS if name.startswith(incomplete.lower())]
+
+
 def plan(
     job: Annotated[str, typer.Argument(metavar="JOB.yaml", help="The manifest; - reads standard input.")],
     *,
     gpu: Annotated[
         str | None,
-        typer.Option("--gpu", metavar="NAME", help="Plan for this GPU: b200, h200, h100, a100-80gb, l4, ..."),
+        typer.Option(
+            "--gpu",
+            metavar="NAME",
+            help="Plan for this GPU: b200, h200, h100, a100-80gb, l4, ...",
+            autocompletion=gpu_names,
+        ),
     ] = None,
     memory: Annotated[
         str | None, typer.Option("--device-memory", metavar="80Gi", help="Plan for so much memory per process.")
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", "-w", metavar="N", help="Plan for N workers instead of spec.workers.count."),
+        typer.Option("--workers", "-w", metavar="N", min=1, help="Plan for N workers instead of spec.workers.count."),
     ] = None,
     volume: Annotated[
         list[str] | None,

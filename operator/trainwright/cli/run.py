@@ -21,7 +21,7 @@ def run(
     *,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", "-w", metavar="N", help="Train with N workers instead of spec.workers.count."),
+        typer.Option("--workers", "-w", metavar="N", min=1, help="Train with N workers instead of spec.workers.count."),
     ] = None,
     output: Annotated[Output, typer.Option("--output", "-o", help="What to print at the end.")] = Output.TABLE,
     resume: Annotated[
@@ -37,6 +37,8 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Train a job here, without a cluster."""
+    if job is None and resume is None:
+        raise typer.BadParameter("pass a manifest, or --resume with the folder of a run", param_hint="JOB.yaml")
     from trainwright.cli.local.command import Request, execute  # noqa: PLC0415 - imports are paid for when they are needed
 
     request = Request(

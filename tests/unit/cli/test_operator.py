@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from trainwright.cli.operator import run_operator
+from trainwright.cluster.port import ClusterError
 from trainwright.controller.lease import LeaseLostError
 from trainwright.controller.process import Operator
 
@@ -50,6 +51,17 @@ def test_anything_else_ends_it(monkeypatch, programs):
         run_operator()
     assert ended.value.code == 1
     assert programs == []
+
+
+def test_without_a_cluster_one_line_says_so(monkeypatch, capsys):
+    ends_with(monkeypatch, ClusterError("no cluster to connect to"))
+    with pytest.raises(SystemExit) as ended:
+        run_operator()
+    assert ended.value.code == 1
+    said = capsys.readouterr()
+    (line,) = (said.out + said.err).splitlines()
+    assert "no cluster to connect to" in line
+    assert "Traceback" not in line
 
 
 def test_it_is_loaded_without_what_it_never_uses():

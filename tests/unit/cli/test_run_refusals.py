@@ -92,12 +92,30 @@ def test_a_wrong_volume_option(run, option, complaint):
 def test_workers_are_checked_like_the_manifests_own(run):
     code, output = run("job.yaml", "--volume", "houses=with-file", "--workers", "65")
     assert code == 64
+    assert (
+        "command line: 1 mistake\n  --workers\n    65 does not go with the job: spec.training.globalBatchSize" in output
+    )
     assert "must be at least workers.count" in output
+
+
+@pytest.mark.parametrize("options", [("-w", "0"), ("-w", "x")])
+def test_no_number_of_workers_is_wrong_usage(run, options):
+    code, output = run("job.yaml", *options)
+    assert code == 2
+    assert "--workers" in output
+
+
+def test_one_job_is_run_at_a_time(run, tmp_path):
+    text = (tmp_path / "job.yaml").read_text()
+    (tmp_path / "job.yaml").write_text(f"{text}---\n{text}")
+    code, output = run("job.yaml")
+    assert code == 64
+    assert "the file holds 2 TrainingJobs, and one is taken at a time" in output
 
 
 def test_nothing_to_run(run):
     code, output = run()
-    assert code == 64
+    assert code == 2
     assert "pass a manifest" in output
 
 

@@ -7,6 +7,8 @@ from importlib.metadata import entry_points
 
 import pytest
 
+from trainwright.cli.plan import gpu_names
+
 COSTLY = ("torch", "kopf", "kubernetes", "aiohttp", "rich", "yaml", "structlog", "cryptography")
 
 
@@ -35,12 +37,18 @@ def test_help_imports_nothing_costly(arguments):
     assert not set(COSTLY) & set(modules)
 
 
-def test_help_names_every_command():
+def test_help_names_the_commands_of_people_and_how_to_begin():
     output, _ = modules_of("--help")
-    assert [c for c in ("run", "plan", "validate", "crd", "version", "operator") if f"  {c} " not in output] == []
+    assert [c for c in ("run", "plan", "validate", "crd", "version") if f"  {c} " not in output] == []
+    assert "  operator " not in output
+    assert "\n    trainwright run manifests/examples/digits-cnn.yaml\n" in output
 
 
 @pytest.mark.parametrize("program", ["trainwright", "kubectl-tj"])
 def test_both_programs_are_installed(program):
     (entry,) = entry_points(group="console_scripts", name=program)
     assert entry.value == "trainwright.cli:main"
+
+
+def test_names_of_gpus_are_completed():
+    assert gpu_names("A100") == ["a100-80gb", "a100-40gb"]

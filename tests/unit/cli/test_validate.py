@@ -81,7 +81,7 @@ def test_one_wrong_file_does_not_hide_another(validate):
     assert output.splitlines()[:4] == [
         "right.yaml: valid",
         "wrong.yaml: 1 mistake",
-        "  line 2",
+        "  line 2, column 1",
         "    key 'a' occurs twice",
     ]
     assert "missing_kind.yaml: " in output
@@ -90,7 +90,6 @@ def test_one_wrong_file_does_not_hide_another(validate):
 def test_a_job_among_other_documents_is_found(validate):
     claim = "kind: PersistentVolumeClaim\nmetadata: {name: data}\n---\n"
     assert validate(digits=claim + VALID) == (0, "digits.yaml: valid\n")
-    assert validate(digits=VALID + "---\n" + VALID)[0] == 64
 
 
 def test_lines_are_counted_over_all_documents(validate):
@@ -115,3 +114,93 @@ def test_a_missing_file_is_named():
 def test_standard_input_is_a_manifest_too():
     result = CliRunner().invoke(app, ["validate", "-"], input=VALID)
     assert (result.exit_code, result.output) == (0, "-: valid\n")
+
+
+def one(validate, text):
+    """Return what is said below the name of the one field that is wrong."""
+    code, output = validate(digits=text)
+    assert code == 64
+    head, *said = output.splitlines()
+    assert head == "digits.yaml: 1 mistake"
+    return said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [b\nc: 2\n", ["  line 2, column 2", "    expected ',' or ']', but got ':'", "    c: 2", "     ^"]),
+        ("a:\n  b\t: [\n", ["  line 2, column 4", "    found character '\\t' that cannot", "      b : [", "       ^"]),
+        ("a: [1\n", ["  line 2, column 1", "    expected ',' or ']', but got '<stream end>'"]),
+    ],
+)
+def test_a_syntax_error_is_shown_where_it_is(validate, text, said):
+    shown = one(validate, text)
+    assert [line.partition(" that cannot")[0] for line in shown] == [line.partition(" that cannot")[0] for line in said]
+
+
+def test_an_empty_file_is_called_empty(validate):
+    assert one(validate, "# nothing\n") == ["  (manifest)", "    the file is empty"]
+
+
+def test_what_is_left_out_is_required(validate):
+    _, output = validate(digits="metadata: {name: digits}\n")
+    assert output.splitlines()[1:] == [
+        "  apiVersion", "    is required", "  kind", "    is required", "  spec", "    is required",
+    ]  # fmt: skip
+
+
+def test_each_job_of_a_file_is_checked_as_kubectl_would(validate):
+    second = VALID.replace("epochs: 2", "epochs: 0").replace("name: digits\nspec", "name: other\nspec")
+    code, output = validate(digits=f"{VALID}---\n{second}")
+    assert code == 64
+    assert output.splitlines() == [
+        "digits.yaml, job 1: valid",
+        "digits.yaml, job 2: 1 mistake",
+        "  spec.training.epochs  line 31",
+        "    must be at least 1, found 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("epochs: 2", "epochs: two", "must be a whole number, found 'two'"),
+        ("epochs: 2", "epochs: 2.5", "must be a whole number, found 2.5"),
+        ("learningRate: 1e-3", "learningRate: fast", "must be a number, found 'fast'"),
+        ("learningRate: 1e-3", "learningRate: 1e-3\n    nesterov: 1", "must be true or false, found 1"),
+        ("builtin:\n      name: digits", "imageFolder: {path: ../x}", "must not contain .., found '../x'"),
+        ("builtin:\n      name: digits", "imageFolder: {path: ''}", "must not be empty, found ''"),
+        ("builtin:\n      name: digits", "imageFolder: x", "must be a mapping, found 'x'"),
+        (
+            "builtin:\n      name: digits",
+            "csv: {path: a.csv, target: y}",
+            "must be a string, but YAML reads y, yes, on and true as true: write it in quotes, found true",
+        ),
+        ("learningRate: 1e-3", "lr: 1e-3", "unknown field, found 0.001; did you mean learningRate?"),
+        ("learningRate: 1e-3", "wd: 0.1", "unknown field, found 0.1; did you mean weightDecay?"),
+        ("epochs: 2", "epochs: 2\n    batchSize: 8", "unknown field, found 8; did you mean globalBatchSize?"),
+        (
+            "epochs: 2",
+            "epochs: 2\n  checkpoint: {pvc: x}",
+            "unknown field, found 'x'; did you mean persistentVolumeClaim?",
+        ),
+        (
+            "name: cnn",
+            "name: cnn\n    args: {kernel: 5}",
+            "unknown field; did you mean kernelSize? (model cnn takes: channels, kernelSize, padding, hidden, activation)",
+        ),
+    ],
+)
+def test_mistakes_are_told_in_one_voice(validate, right, wrong, said):
+    assert one(validate, VALID.replace(right, wrong))[-1].strip() == said
+
+
+def test_fields_are_listed_where_there_are_few_and_none_comes_close(validate):
+    said = one(validate, VALID + "  checkpoint: {zzz: 1}\n")
+    assert said[-1].endswith("; known here: persistentVolumeClaim, uri, everySteps, everySeconds, keep, keepBest")
+
+
+def test_all_mistakes_in_the_arguments_of_a_model_are_told_at_once(validate):
+    _, output = validate(digits=VALID.replace("name: cnn", "name: cnn\n    args: {kernelSize: 0, paddding: 1}"))
+    assert "spec.model.args.kernelSize  line 8\n    must be at least 1 (model cnn" in output
+    assert "spec.model.args.paddding  line 8\n    unknown field; did you mean padding? (model cnn" in output

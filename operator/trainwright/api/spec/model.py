@@ -7,9 +7,10 @@ from enum import StrEnum
 from typing import Annotated, Any, Final, Self
 
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from trainwright.api.base import Model, Rule, one_of
+from trainwright.api.mistakes import message_of
 from trainwright.api.spec.architecture import ARGS, ModelArgs, ModelName
 from trainwright.api.spec.layer import Layer
 from trainwright.api.spec.paths import Path
@@ -132,11 +133,17 @@ class ModelSpec(Model):
         try:
             return kind.model_validate_json(json.dumps(self.args or {}), by_alias=True, by_name=False)
         except ValidationError as error:
-            first = error.errors()[0]
-            path = "args" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-            known = ", ".join(field.alias or name for name, field in kind.model_fields.items()) or "none"
-            raise PydanticCustomError(
-                "rule",
-                "{message}",
-                {"message": f"{first['msg']} (model {self.name} takes: {known})", "field": path},
-            ) from None
+            known = [field.alias or name for name, field in kind.model_fields.items()]
+            mistakes = [(_args_path(detail), self._argument_mistake(detail, known)) for detail in error.errors()]
+            raise PydanticCustomError("rules", "args", {"mistakes": mistakes}) from None
+
+    def _argument_mistake(self, detail: ErrorDetails, known: list[str]) -> str:
+        near = (
+            difflib.get_close_matches(str(detail["loc"][0]), known, n=1) if detail["type"] == "extra_forbidden" else ()
+        )
+        meant = "".join(f"; did you mean {name}?" for name in near)
+        return f"{message_of(detail)}{meant} (model {self.name} takes: {', '.join(known) or 'none'})"
+
+
+def _args_path(detail: ErrorDetails) -> str:
+    return "args" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"])

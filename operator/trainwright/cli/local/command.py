@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from trainwright.api.exit_codes import RETRYABLE, SIGNAL_BASE, ExitCode
-from trainwright.api.job import FieldError, InvalidJobError, read_manifest, read_spec
+from trainwright.api.job import FieldError, InvalidJobError, read_spec
 from trainwright.api.names import GROUP, SINGULAR
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Phase, read_status
@@ -22,7 +22,7 @@ from trainwright.cli.local.folder import ANNOTATION_DATA, RunFolder
 from trainwright.cli.local.logs import ends, follow
 from trainwright.cli.local.session import End, Job, Session, logging_to
 from trainwright.cli.local.summary import show_summary
-from trainwright.cli.manifest import STDIN, Manifest, read_job
+from trainwright.cli.manifest import STDIN, Manifest, read_job, read_with_workers
 from trainwright.cli.mistakes import show_mistakes
 from trainwright.cluster.local import Folders
 from trainwright.cluster.local.gpus import asked, count_gpus
@@ -96,12 +96,8 @@ def _prepare(request: Request, manifest: Manifest | None, earlier: Job | None) -
     Raises:
         InvalidJobError: Something speaks against it; nothing was started.
     """
-    if manifest is None and earlier is None:
-        raise InvalidJobError([FieldError("JOB.yaml", "pass a manifest, or --resume with the folder of a run")])
-    document: Any = copy.deepcopy(manifest.document if manifest is not None else earlier)
-    if request.workers is not None and isinstance(document, dict) and isinstance(document.get("spec"), dict):
-        document["spec"]["workers"] = {**(document["spec"].get("workers") or {}), "count": request.workers}
-    spec = read_manifest(document)
+    written = copy.deepcopy(manifest.document if manifest is not None else earlier)
+    document, spec = read_with_workers(written, request.workers)
     volumes = named_volumes(request.volumes)
     data = _data_folder(manifest, document)
     mistakes = path_mistakes(spec, data, volumes)

@@ -8,19 +8,19 @@ import sys
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
 
 from trainwright.api.amounts import bytes_text, seconds_text
 from trainwright.api.devices import GPUS, find_gpu
 from trainwright.api.exit_codes import ExitCode
-from trainwright.api.job import FieldError, InvalidJobError, read_manifest
+from trainwright.api.job import FieldError, InvalidJobError
 from trainwright.api.plan import Answer, Question
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.workers import QUANTITY
 from trainwright.cli.local.command import named_volumes
-from trainwright.cli.manifest import Manifest, read_job
+from trainwright.cli.manifest import Manifest, read_job, read_with_workers
 from trainwright.cli.mistakes import show_mistakes
 from trainwright.cluster.local import Folders
 from trainwright.cluster.local.gpus import asked, count_gpus
@@ -63,7 +63,9 @@ def execute(request: Request) -> int:
     try:
         manifest = read_job(request.source)
         question = _question(request, manifest)
-        answer = _ask(question)
+        # Large models take a while, on a terminal not in silence.
+        with errors.status("following the model's passes and counting what they need"):
+            answer = _ask(question)
     except InvalidJobError as error:
         show_mistakes(errors, request.source, error.errors, manifest)
         return ExitCode.USER_ERROR
@@ -88,11 +90,7 @@ def execute(request: Request) -> int:
 
 
 def _question(request: Request, manifest: Manifest) -> Question:
-    document: Any = manifest.document
-    if request.workers is not None and isinstance(document, dict) and isinstance(document.get("spec"), dict):
-        workers = {**(document["spec"].get("workers") or {}), "count": request.workers}
-        document = {**document, "spec": {**document["spec"], "workers": workers}}
-    written = read_manifest(document)
+    _, written = read_with_workers(manifest.document, request.workers)
     folders = Folders(Path(), manifest.folder, named_volumes(request.volumes))
     absent = [field for field, _ in absent_paths(written, folders)]
     spec, root = localize_spec(written, folders)

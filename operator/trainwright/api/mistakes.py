@@ -1,0 +1,65 @@
+"""What pydantic has against a value, in our own words: every mistake in a manifest is told in the same voice."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydantic_core import ErrorDetails
+
+UNKNOWN: Final = "unknown field"
+REQUIRED: Final = "is required"
+
+_MESSAGES: Final = {
+    "extra_forbidden": UNKNOWN,
+    "missing": REQUIRED,
+    "string_type": "must be a string",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a smaller whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
+    "model_attributes_type": "must be a mapping",
+    "enum": "must be {expected}",
+    "literal_error": "must be {expected}",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_short": "must have at least {min_length} items, has {actual_length}",
+    "too_long": "must have at most {max_length} items, has {actual_length}",
+    "string_pattern_mismatch": "must match {pattern}",
+}
+_WITHOUT_DOTS: Final = "must not contain .."
+_QUOTES: Final = "must be a string: write it in quotes"
+
+
+def message_of(detail: ErrorDetails) -> str:
+    """Return what must be different, without the value that was found."""
+    kind, found, context = detail["type"], detail["input"], detail.get("ctx", {})
+    if kind == "string_type" and isinstance(found, bool):
+        read = "y, yes, on and true as true" if found else "n, no, off and false as false"
+        return f"must be a string, but YAML reads {read}: write it in quotes"
+    if kind == "string_type" and isinstance(found, int | float):
+        return _QUOTES
+    if kind == "string_pattern_mismatch" and ".." in str(found) and r"\.?$" in context.get("pattern", ""):
+        # A pattern for paths, in which nothing else is forbidden.
+        return _WITHOUT_DOTS
+    if kind == "string_too_short" and context.get("min_length") == 1:
+        return "must not be empty"
+    return _MESSAGES[kind].format_map(_plain(context)) if kind in _MESSAGES else detail["msg"]
+
+
+def found_text(value: Any) -> str:
+    """Return a value as a person wrote it: true rather than True."""
+    return repr(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _plain(context: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: f"{value:,}" if isinstance(value, int) else value for name, value in context.items()}
