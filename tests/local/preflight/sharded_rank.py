@@ -5,6 +5,7 @@ python sharded_rank.py SPEC RANK FILE   # the spec and the facts as JSON, the ra
 
 import json
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import torch
@@ -15,7 +16,7 @@ from trainwright.api.job import read_spec
 from trainwright_worker.batch import Batch
 from trainwright_worker.data.dataset import Facts
 from trainwright_worker.distributed.parallel import parallelize
-from trainwright_worker.models.build import build
+from trainwright_worker.models.build import build, draws_layer_by_layer
 from trainwright_worker.optim.optimizer import make_optimizer
 from trainwright_worker.training.losses import make_loss
 from trainwright_worker.training.passes import Passes
@@ -32,7 +33,8 @@ def main():
     spec, facts, rank = read_spec(raw), Facts(tuple(shape), *rest), int(sys.argv[2])
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=2)
-    model = build(spec, facts)
+    with torch.device("meta") if draws_layer_by_layer(spec.model) else nullcontext():
+        model = build(spec, facts)
     group = SimpleNamespace(rank=rank, size=2, device=torch.device("cpu"))
     trained = parallelize(model, spec, group)
     optimizer = make_optimizer(spec.optimizer, model)

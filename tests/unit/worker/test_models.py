@@ -10,7 +10,7 @@ from trainwright.api.job import read_spec
 from trainwright.api.spec.job import Task
 from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
-from trainwright_worker.models.build import build
+from trainwright_worker.models.build import build, draw, draws_layer_by_layer
 
 WORDS = Facts((7,), 3, vocabulary=20, padding=0)
 FRAMES = Facts((9, 4), 5)
@@ -218,3 +218,43 @@ def test_regularization_gives_the_dropout_that_args_do_not():
 def test_a_model_that_does_not_fit_is_refused_by_name(model, facts, task, words):
     with pytest.raises(UserError, match=words):
         build(spec_of(model, Task(task)), facts)
+
+
+LAYERS = {
+    "layers": [
+        {"conv2d": {"channels": 4, "kernelSize": 3}},
+        {"batchNorm": {"activation": "relu"}},
+        {"dense": {"units": 6}},
+        {"dense": {"units": 10}},
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "facts", "task"),
+    [
+        *[({"name": name, "args": RECURRENT}, WORDS, Task.CLASSIFICATION) for name in ("rnn", "lstm", "gru")],
+        ({"name": "lstm", "args": {**RECURRENT, "layers": 2, "bidirectional": True}}, FRAMES, Task.TRANSCRIPTION),
+        ({"name": "transformer", "args": TINY}, WORDS, Task.CLASSIFICATION),
+        ({"name": "transformer", "args": TINY}, FRAMES, Task.TRANSCRIPTION),
+        ({"name": "gpt", "args": TINY}, TEXT, Task.LANGUAGE_MODELING),
+        *[({"name": name}, IMAGES, Task.CLASSIFICATION) for name in ("cnn", "mlp", "linear")],
+        ({"name": "lenet"}, Facts((1, 32, 32), 10), Task.CLASSIFICATION),
+        (LAYERS, IMAGES, Task.CLASSIFICATION),
+    ],
+    ids=str,
+)
+def test_layers_that_draw_their_weights_later_draw_the_same(model, facts, task):
+    spec = spec_of(model, task)
+    assert draws_layer_by_layer(spec.model)
+    torch.manual_seed(3)
+    expected = build(spec, facts)
+    torch.manual_seed(3)
+    with torch.device("meta"):
+        later = build(spec, facts)
+    for layer in later.modules():
+        draw(layer)
+    state = later.state_dict()
+    assert state.keys() == expected.state_dict().keys()
+    assert all(torch.equal(state[name], value) for name, value in expected.state_dict().items())
+    assert not any(tensor.is_meta for tensor in (*later.parameters(), *later.buffers()))

@@ -2,8 +2,9 @@
 
 Under FSDP weights, gradients and optimizer state are DTensors: every rank holds its rows. A block of the model, such as a
 transformer's layer, is put together just before it computes and taken apart after it. Weights are drawn on the host by
-every rank in full and then split, so that they are those that DDP would start from; that takes host memory for one whole
-model per process, and nothing else would start a model from the weights that its seed stands for.
+every rank, so that they are those that DDP would start from, and split: block by block where layers draw their own, so that
+the host never holds more than one block per process. Models of other libraries, pretrained ones and those with LoRA's
+matrices come whole, and take host memory for the whole model per process.
 """
 
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.checkpoint import Parallelism
 from trainwright.api.spec.training import Precision
 from trainwright_worker.distributed.group import Group
+from trainwright_worker.models.build import draw
 
 COMMUTING_RANKS = 2
 CHANNELS_LAST: Final = frozenset({"cuda"})
@@ -37,7 +39,8 @@ def parallelize(model: nn.Module, spec: TrainingJobSpec, group: Group, *, comple
     """Have all ranks train one model. Call it before the optimizer is made.
 
     Args:
-        model: The model with the same weights on every rank; under FSDP, changed so that each keeps its part.
+        model: The model with the same weights on every rank; under FSDP, changed so that each keeps its part. There it may
+            come without data, if its layers draw their own (`build.draws_layer_by_layer`).
         spec: The job.
         group: All ranks, which must all call this.
         complete: Whether the outputs are known to depend on every weight that is trained.
@@ -103,14 +106,22 @@ def _shard(model: nn.Module, spec: TrainingJobSpec, group: Group) -> None:
     half = torch.bfloat16 if spec.training.precision == Precision.BF16 else None
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None)
     # Running statistics are no weights and stay fp32; what they are used with must be of the same precision.
-    exact = [] if half is None else list(_norms(model))
-    for norm in exact:
-        fully_shard(norm, mesh=mesh)
-    for block in list(shards_of(model)):
-        if block not in exact:
-            fully_shard(block, mesh=mesh, mp_policy=policy)
+    policies: dict[nn.Module, MixedPrecisionPolicy] = dict.fromkeys(shards_of(model), policy)
+    policies |= dict.fromkeys(() if half is None else _norms(model), MixedPrecisionPolicy())
+    for part in _draw_inside_out(model):
+        own = policies.pop(part, None)
+        if own is not None:
+            fully_shard(part, mesh=mesh, mp_policy=own)
     fully_shard(model, mesh=mesh, mp_policy=policy)
     _share_statistics(model, group)
+
+
+def _draw_inside_out(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the parts of a model, each once all within it has weights; weights are drawn in the order of `modules()`."""
+    draw(module)
+    for child in module.children():
+        yield from _draw_inside_out(child)
+        yield child
 
 
 def shards_of(model: nn.Module) -> Iterator[nn.Module]:

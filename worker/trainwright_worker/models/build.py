@@ -2,7 +2,7 @@
 
 import importlib
 from contextlib import suppress
-from typing import Final
+from typing import Final, cast
 
 from torch import nn
 
@@ -46,6 +46,22 @@ def build(spec: TrainingJobSpec, facts: Facts, root: str = "") -> nn.Module:
         head = frozenset() if spec.task == Task.LANGUAGE_MODELING else head_names(model, facts.outputs)
         add_lora(model, spec.model.lora, head)
     return model
+
+
+def draws_layer_by_layer(spec: ModelSpec) -> bool:
+    """Return whether every layer of the model draws its own weights, when it is made and in the order of `modules()`.
+
+    Such a model may be built without data and get the weights that it would have had from `draw`, one layer at a time.
+    """
+    return spec.foreign is None and spec.pretrained is None and spec.lora is None
+
+
+def draw(layer: nn.Module) -> None:
+    """Draw, on the host, what a layer that was built without data has of its own; one with data stays as it is."""
+    own = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
+    if any(tensor.is_meta for tensor in own):
+        layer.to_empty(device="cpu", recurse=False)
+        cast("nn.Linear", layer).reset_parameters()
 
 
 def preload(spec: ModelSpec) -> None:

@@ -1,13 +1,14 @@
 """The trained model as everything after training uses it: the weights that evaluation measured, on the CPU, unsharded."""
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trainwright_worker.distributed.parallel import full_state_dict, is_sharded
-from trainwright_worker.models.build import build
+from trainwright_worker.models.build import build, draws_layer_by_layer
 from trainwright_worker.models.lora import merge_lora
 from trainwright_worker.training.run import Run
 
@@ -20,9 +21,11 @@ def weights_of(run: Run) -> dict[str, Tensor]:
 def model_of(run: Run, weights: dict[str, Tensor]) -> nn.Module:
     """Return a model of its own with these weights: on the CPU, for evaluation, without wrappers and LoRA's matrices."""
     if is_sharded(run.spec, run.group.size):
-        with torch.random.fork_rng(devices=[]):
+        # Layers that draw their own weights have no tensor besides those that are saved.
+        bare = draws_layer_by_layer(run.spec.model)
+        with torch.random.fork_rng(devices=[]), torch.device("meta") if bare else nullcontext():
             model = build(run.spec, run.dataset.facts, run.config.data_root)
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, assign=bare)  # A second copy of a model that had to be split is too much.
     else:
         model = _copy(run.model, weights)
     merge_lora(model)

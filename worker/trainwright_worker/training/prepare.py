@@ -1,6 +1,7 @@
 """From a worker's config to a rank that is ready to train: data, model, state, and the way back to a checkpoint."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from trainwright_worker.distributed.parallel import is_sharded, parallelize
 from trainwright_worker.distributed.place import Place
 from trainwright_worker.distributed.ranks import Ranks
 from trainwright_worker.errors import DataError, InfrastructureError, UserError
-from trainwright_worker.models.build import build
+from trainwright_worker.models.build import build, draws_layer_by_layer
 from trainwright_worker.models.pretrained import load_pretrained
 from trainwright_worker.models.recompute import enable_gradient_checkpointing
 from trainwright_worker.optim.optimizer import make_optimizer
@@ -78,7 +79,7 @@ def prepare(
     dataset = _load_data(config, group, found, scratch)
     preflight = _fly_before(config, place, dataset, reporter, fresh=found is None)
     torch.manual_seed(spec.training.seed)  # The same first weights on every rank, before the ranks' seeds part.
-    model, said = _build_model(spec, dataset, config.data_root, fresh=found is None)
+    model, said = _build_model(spec, dataset, config.data_root, group, fresh=found is None)
     group.wait_for_leader()  # It alone tries exports out and takes measurements beforehand.
     trained = parallelize(model, spec, group, complete=_is_complete(model, spec, dataset, group))
     optimizer = make_optimizer(spec.optimizer, model)
@@ -163,9 +164,16 @@ def _load_data(config: WorkerConfig, group: Group, found: Found | None, scratch:
     return dataset
 
 
-def _build_model(spec: TrainingJobSpec, dataset: Dataset, root: str, *, fresh: bool) -> tuple[nn.Module, list[str]]:
-    """Return the model on the host, and what is to be said about where its weights come from."""
-    model = build(spec, dataset.facts, root)
+def _build_model(
+    spec: TrainingJobSpec, dataset: Dataset, root: str, group: Group, *, fresh: bool
+) -> tuple[nn.Module, list[str]]:
+    """Return the model, and what is to be said about where its weights come from.
+
+    It lies on the host, or has no data yet if it is to be split and draws its weights layer by layer.
+    """
+    later = is_sharded(spec, group.size) and draws_layer_by_layer(spec.model)
+    with torch.device("meta") if later else nullcontext():
+        model = build(spec, dataset.facts, root)
     # A resumed job has weights of its own.
     said = load_pretrained(model, spec, dataset.facts, root) if fresh else []
     if spec.training.gradient_checkpointing:
