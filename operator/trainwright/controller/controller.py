@@ -25,8 +25,6 @@ _FIRST_RESYNC = 15.0
 _SETTLE = 1.0
 """Seconds from the first sign that a watch began anew to the resync: both watches often do at once."""
 
-_NEW, _COMES_UP = 10.0, 20.0
-"""Handicaps in the queue, in seconds."""
 _GATHER = 0.00025
 """Seconds per pod for which news of a job are gathered: nothing for a few, a quarter of a second for a thousand."""
 
@@ -85,7 +83,7 @@ class Controller:
             backoff_base=self._tuning.backoff_base,
             backoff_limit=self._tuning.backoff_limit,
             failed=self._failed,
-            handicap=self._handicap,
+            can_wait=lambda key: not self.store.has_begun(key),
         )
         self.store.notify(self._changed)
         self.metrics.observe(self.store.jobs, lambda: self.queue.depth, lambda: self.queue.oldest)
@@ -155,16 +153,6 @@ class Controller:
     def _changed(self, key: JobKey) -> None:
         """Queue a job. Every pass looks at all of its pods, so the more there are, the longer news are gathered first."""
         self.queue.add(key, self.store.width(key) * _GATHER)
-
-    def _handicap(self, key: JobKey) -> float:
-        """Return by how many seconds a job lets others go first under load.
-
-        What has begun goes before what has not, so that few jobs are half started. But that pods come up, one after the
-        other, is told once there are no pods left to be created: they are what GPUs wait for.
-        """
-        if self.store.comes_up(key):
-            return _COMES_UP
-        return 0.0 if self.store.has_begun(key) else _NEW
 
     def _failed(self, key: JobKey, error: Exception) -> None:
         self.metrics.reconcile_errors.inc()

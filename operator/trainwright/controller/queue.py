@@ -3,7 +3,7 @@
 A key is in one of three states: waiting (with the moment it is due), being processed, or both, when something happened
 to it during its pass; then another pass follows. The same key is never processed twice at once.
 
-Under load, keys let others go first, each by as many seconds as its handicap says.
+Under load, keys that can wait let the others go first: what has begun is finished before more is begun.
 """
 
 import asyncio
@@ -21,6 +21,8 @@ Entry = tuple[float, int, Key]
 """When a key is due, the number of the entry, and the key."""
 _CLOSE = 0.001
 """A key that is due within this many seconds is due: a timer may fire a moment early, and must not be set again then."""
+_PATIENCE = 30.0
+"""Seconds for which a key that can wait lets those that became due after it go first."""
 _SLACK = 64
 """Entries that may be superseded before the heaps are weeded, besides as many as there are keys."""
 
@@ -41,7 +43,7 @@ class KeyedQueue(Generic[Key]):
         backoff_limit: The longest such wait.
         jitter: Returns a number from 0 to 1; the wait is between half and all of the computed backoff.
         failed: Told of every pass that failed unexpectedly.
-        handicap: By how many seconds a key lets those go first that become due after it; one of a few numbers.
+        can_wait: Whether a key lets others go first for a while.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class KeyedQueue(Generic[Key]):
         backoff_limit: float = 60.0,
         jitter: Callable[[], float] = random.random,
         failed: Callable[[Key, Exception], None] | None = None,
-        handicap: Callable[[Key], float] = lambda _: 0.0,
+        can_wait: Callable[[Key], bool] = lambda _: False,
     ) -> None:
         self._process = process
         self._limit = limit
@@ -62,8 +64,9 @@ class KeyedQueue(Generic[Key]):
         self._jitter = jitter
         self._failed = failed
         self._due: dict[Key, float] = {}
-        self._handicap = handicap
-        self._heaps: dict[float, list[Entry[Key]]] = {}
+        self._can_wait = can_wait
+        self._first: list[Entry[Key]] = []
+        self._later: list[Entry[Key]] = []
         self._sequence = 0
         self._running: dict[Key, asyncio.Task[None]] = {}
         self._failures: dict[Key, int] = {}
@@ -120,10 +123,10 @@ class KeyedQueue(Generic[Key]):
 
     def _push(self, key: Key, due: float) -> None:
         self._sequence += 1
-        heapq.heappush(self._heaps.setdefault(self._handicap(key), []), (due, self._sequence, key))
-        if sum(map(len, self._heaps.values())) > 2 * len(self._due) + _SLACK:
+        heapq.heappush(self._later if self._can_wait(key) else self._first, (due, self._sequence, key))
+        if len(self._first) + len(self._later) > 2 * len(self._due) + _SLACK:
             # Each pass may have left one that is due in days only, and leaves the heap by itself no sooner.
-            for heap in self._heaps.values():
+            for heap in (self._first, self._later):
                 heap[:] = [entry for entry in heap if not self._superseded(entry)]
                 heapq.heapify(heap)
         self._wake.set()
@@ -144,14 +147,14 @@ class KeyedQueue(Generic[Key]):
 
     def _next(self, now: float) -> list[Entry[Key]]:
         """Return the heap whose first key is the next to be processed; an empty one if there is none."""
-        for heap in self._heaps.values():
+        first, later = self._first, self._later
+        for heap in (first, later):
             while heap and self._superseded(heap[0]):
                 heapq.heappop(heap)
-        heaps = {handicap: heap for handicap, heap in self._heaps.items() if heap}
-        due = [handicap for handicap, heap in heaps.items() if heap[0][0] <= now + _CLOSE]
-        if due:
-            return heaps[min(due, key=lambda handicap: heaps[handicap][0][0] + handicap)]
-        return min(heaps.values(), default=[])
+        if not first or not later:
+            return first or later
+        patience = _PATIENCE if first[0][0] <= now + _CLOSE else 0.0
+        return later if later[0][0] + patience < first[0][0] else first
 
     def _superseded(self, entry: Entry[Key]) -> bool:
         """Return whether the key is due at another moment by now, or waits for its pass to end."""

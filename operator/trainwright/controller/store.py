@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from trainwright.api.names import LABEL_JOB
-from trainwright.api.status import Phase, rfc3339
+from trainwright.api.status import rfc3339
 from trainwright.api.worker import WorkerPhase, WorkerReport
 from trainwright.build.naming import read_pod_name
 from trainwright.cluster.compact import compact, compact_pod
@@ -165,16 +165,9 @@ class Store:
 
     def has_begun(self, key: JobKey) -> bool:
         """Return whether the job has been started at least once."""
-        return bool(self._status(key).get("attempt"))
-
-    def comes_up(self, key: JobKey) -> bool:
-        """Return whether the job has pods, and was last said to wait for all of them to run."""
-        return self.width(key) > 0 and bool(self._status(key).get("phase") == Phase.PENDING)
-
-    def _status(self, key: JobKey) -> Manifest:
         known = self._known.get(key)
         job = known.job if known is not None else None
-        return {} if job is None else job.get("status") or {}
+        return job is not None and (job.get("status") or {}).get("attempt", 0) > 0
 
     def pod_names(self, key: JobKey, job_uid: str) -> frozenset[str]:
         """Return the names of the pods that the job owns."""
