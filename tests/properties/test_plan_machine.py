@@ -331,8 +331,8 @@ class JobLife(RuleBasedStateMachine):
         self.edit(budget=None if hours is None else BudgetSpec(worker_hours=hours))
 
     @invariant()
-    def a_spent_budget_lets_nobody_start(self):
-        if self.status.budget_spent_at is not None:
+    def a_spent_budget_or_a_suspension_lets_nobody_start(self):
+        if self.status.budget_spent_at is not None or self.status.phase == Phase.SUSPENDED:
             assert not any(manifest["kind"] == "Pod" for manifest in self.decide().create)
 
     @invariant()
@@ -342,7 +342,8 @@ class JobLife(RuleBasedStateMachine):
     @invariant()
     def never_two_live_pods_for_one_worker_in_one_attempt(self):
         current = [p for p in self.at_work() if p.attempt >= self.status.oldest_attempt]
-        assert len(current) <= self.status.workers.desired
+        # Those of a suspended job are on their way out, and may be more than it is to come back with.
+        assert len(current) <= self.status.workers.desired or self.status.phase == Phase.SUSPENDED
         assert len({p.index for p in current}) == len(current)
 
     @invariant()
