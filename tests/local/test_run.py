@@ -143,7 +143,7 @@ def test_a_users_error_is_told_and_not_repeated(run):
     assert (code, job["status"]["phase"]) == (64, "Failed")
     assert (failure["category"], failure["exitCode"], failure["worker"]) == ("UserError", 64, 0)
     assert "65" in failure["message"]
-    assert failure["message"] in " ".join(said.split())
+    assert failure["message"].removeprefix("worker 0 on node localhost: ") in " ".join(said.split())
     assert job["status"]["restarts"] == 0
 
 

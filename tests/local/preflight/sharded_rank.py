@@ -6,7 +6,7 @@ python sharded_rank.py SPEC RANK FILE   # the spec and the facts as JSON, the ra
 import json
 import sys
 from contextlib import nullcontext
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,7 @@ from torch import Tensor
 from trainwright.api.job import read_spec
 from trainwright_worker.batch import Batch
 from trainwright_worker.data.dataset import Facts
+from trainwright_worker.distributed.group import Group
 from trainwright_worker.distributed.parallel import parallelize
 from trainwright_worker.models.build import build, draws_layer_by_layer
 from trainwright_worker.optim.optimizer import make_optimizer
@@ -36,6 +37,7 @@ def main():
     with torch.device("meta") if draws_layer_by_layer(spec.model) else nullcontext():
         model = build(spec, facts)
     group = SimpleNamespace(rank=rank, size=2, device=torch.device("cpu"))
+    group.spread = MethodType(Group.spread, group)
     trained = parallelize(model, spec, group)
     optimizer = make_optimizer(spec.optimizer, model)
     # Between a forward and a backward pass, the model itself has some of them put together.
