@@ -22,17 +22,11 @@ def newest_report(observed: Observed, status: TrainingJobStatus, crew: Crew) -> 
         last = leader.termination.report
         if last.newer_than(report):
             report, at = last, leader.finished_at or observed.now
-    if report is None or at is None or _outdated(report, observed, status):
+    # A restart may have been decided because of another worker while this one was writing the results.
+    ended = None if leader is not None and leader.phase == "Succeeded" else status.progress.ended_launch
+    if report is None or at is None or report.uid != observed.job.uid:
         return None
-    return report, at
-
-
-def _outdated(report: WorkerReport, observed: Observed, status: TrainingJobStatus) -> bool:
-    return (
-        report.uid != observed.job.uid
-        or report.attempt < status.oldest_attempt
-        or report.launch == status.progress.ended_launch
-    )
+    return None if report.attempt < status.oldest_attempt or report.launch == ended else (report, at)
 
 
 def record(

@@ -8,7 +8,7 @@ from situations import NOW, SETTINGS, failed, job, observed, pod, report, runnin
 
 from trainwright.api.exit_codes import ExitCode, FailureClass
 from trainwright.api.job import FieldError, InvalidJobError
-from trainwright.api.status import ConditionType, Phase
+from trainwright.api.status import ConditionType, Phase, Results
 from trainwright.api.worker import Termination, WorkerPhase
 from trainwright.plan import Plan, limits, plan
 
@@ -374,9 +374,18 @@ def test_invalid_spec_is_a_condition_and_disturbs_nothing():
     assert [event.reason for event in told.events] == ["InvalidSpec"]
 
 
-LAST = report(100, phase=WorkerPhase.FINISHED)
+RESULTS = Results(folder="/checkpoints/digits-u/results")
+LAST = report(100, phase=WorkerPhase.FINISHED, results=RESULTS)
 SUCCEEDED = pod(0, phase="Succeeded", exit_code=0, termination=Termination(exit_code=0, report=LAST), finished_at=NOW)
 BROKEN = InvalidJobError([FieldError("spec.model.args.hiden", "unknown field")])
+
+
+def test_a_restart_decided_while_worker_0_wrote_the_results_hides_nothing_of_them():
+    before = running_job(93)
+    restarting = plan(observed(before, pod(0), failed(1))).status
+    assert (restarting.phase, restarting.progress.ended_launch) == (Phase.RESTARTING, LAST.launch)
+    over = plan(observed(replace(before, status=restarting), SUCCEEDED, pod(1, attempt=2))).status
+    assert (over.phase, over.progress.step, over.results) == (Phase.SUCCEEDED, 100, RESULTS)
 
 
 def test_how_a_job_ends_whose_spec_nobody_can_read_any_more_is_told():
