@@ -5,22 +5,21 @@ Trains a model two ways in one process, in short blocks that take turns, so that
 alike: by the worker's own loop, and by a hand-written loop that is as fast as we know. Prints medians of wall-clock and CPU
 time per step.
 
-    python tests/bench/throughput.py [--model mlp|cnn|lstm|gpt] [--blocks 20] [--steps 40]
+    python tests/bench/throughput.py [--model mlp|cnn|lstm|nanogpt|gpt] [--threads 1] [--blocks 20] [--steps 40]
 """
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).parent))
-from workloads import BATCH, JOBS, BareLoop, WorkerLoop, make_run, write_data
+from workloads import BATCH, JOBS, PLACE, BareLoop, WorkerLoop, make_run, write_data
 
-from trainwright_worker.distributed.group import keep_freed_memory
+from trainwright_worker.distributed.group import keep_freed_memory, set_threads
 
 
 def measure(loop: WorkerLoop | BareLoop, steps: int) -> tuple[float, float]:
@@ -35,9 +34,11 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=20)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--model", choices=JOBS, default="cnn")
+    parser.add_argument("--threads", type=int, default=1, help="with one, CPU time is the whole cost")
     options = parser.parse_args()
     keep_freed_memory()  # as every rank does; both loops profit alike
-    torch.set_num_threads(1)  # One thread does all the work, so its CPU time is the whole cost.
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    set_threads(PLACE)
     with tempfile.TemporaryDirectory() as name:
         write_data(Path(name))
         run = make_run(Path(name), options.model)

@@ -27,6 +27,7 @@ IMAGES = 12_800
 TEXTS = 2_000
 WORDS = 64
 LETTERS = 400_000
+PLACE = Place(worker=0, attempt=1, round=1, local_rank=0, local_size=1, rank=0, size=1)
 
 IDX = {"idx": {"images": "images", "labels": "labels"}, "split": {"validation": 0, "test": 0}}
 CNN = [
@@ -96,10 +97,9 @@ def make_config(folder: Path, name: str) -> WorkerConfig:
 
 def make_run(folder: Path, name: str) -> Run:
     config = make_config(folder, name)
-    place = Place(worker=0, attempt=1, round=1, local_rank=0, local_size=1, rank=0, size=1)
     pulse = Pulse()
     reporter = Reporter(None, first_report("u", 1, "bench"), pulse)
-    run = prepare(config, place, Group(config, place, "localhost", torch.device("cpu")), pulse, reporter, None)
+    run = prepare(config, PLACE, Group(config, PLACE, "localhost", torch.device("cpu")), pulse, reporter, None)
     run.clock.met = run.clock.saved = run.clock.logged = time.monotonic()
     return run
 

@@ -121,19 +121,26 @@ class Reconciler:
         if held > 0:
             return held
         try:
+            refusal = await self._ask_for(key, observed, manifests)
+        finally:
+            held = self._restraint.note(key, lack, clock())
+        if refusal is None:
+            return None
+        if self._store.reject(key, refusal):
+            log.info("the cluster refuses a child", job=str(key), reason=refusal)
+            return 0.0
+        return held
+
+    async def _ask_for(self, key: JobKey, observed: Observed, manifests: Sequence[Manifest]) -> str | None:
+        """Create children; return why the cluster refuses one of them."""
+        try:
             await self._applier.create(key, observed.job.uid, manifests)
         except RejectedError as error:
             # What was asked for may not be served any more: then the next pass asks for less.
             if await self._apis.look():
                 raise RetryError from error
-            if self._store.reject(key, str(error)):
-                log.info("the cluster refuses a child", job=str(key), reason=str(error))
-                return 0.0
-        else:
-            return None
-        finally:
-            held = self._restraint.note(key, lack, clock())
-        return held
+            return str(error)
+        return None
 
     async def _say(self, key: JobKey, snapshot: Snapshot, observed: Observed, chosen: Plan) -> float | None:
         """Write the status if there is a new one and it may be written now, and then emit the events.

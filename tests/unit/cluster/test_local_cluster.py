@@ -260,7 +260,7 @@ async def test_a_worker_sees_its_own_environment_and_little_of_ours(bench, monke
     assert environment["TRAINWRIGHT_POD_NAME"] == "digits-0-1"
     assert environment["TRAINWRIGHT_WORKER_INDEX"] == "0"
     assert environment["TRAINWRIGHT_RENDEZVOUS_HOST"] == "127.0.0.1"
-    assert environment["OMP_NUM_THREADS"] == str(max(1, os.cpu_count() - 1))
+    assert environment["TRAINWRIGHT_SHARING_PROCESSES"] == "1"
     assert environment["HOME"] == "/home/ada"
     assert "SECRET_OF_THE_SHELL" not in environment
 

@@ -1,4 +1,5 @@
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 from torch.distributed import HashStore
 
 from trainwright_worker.distributed import group
-from trainwright_worker.distributed.group import Group, choose_device
+from trainwright_worker.distributed.group import Group, choose_device, set_threads
 from trainwright_worker.distributed.place import Place
 from trainwright_worker.errors import UserError
 
@@ -56,3 +57,31 @@ def test_a_process_without_a_gpu_of_its_own_is_a_mistake(monkeypatch):
         choose_device(PLACE)
     alone = replace(PLACE, local_rank=0, local_size=1)
     assert choose_device(alone) == torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize(
+    ("environment", "local_size", "threads"),
+    [
+        ({}, 1, 8),
+        ({}, 2, 4),
+        ({"TRAINWRIGHT_SHARING_PROCESSES": "4"}, 2, 2),
+        ({"TRAINWRIGHT_SHARING_PROCESSES": "40"}, 1, 1),
+        ({"TRAINWRIGHT_SHARING_PROCESSES": "4", "OMP_NUM_THREADS": "3"}, 1, 3),
+    ],
+)
+def test_cores_are_shared_and_only_the_training_thread_computes_with_many(
+    monkeypatch, environment, local_size, threads
+):
+    for name in ("TRAINWRIGHT_SHARING_PROCESSES", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(group, "count_cores", lambda: 8)
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(1) as training, ThreadPoolExecutor(1) as reader:
+            training.submit(set_threads, replace(PLACE, local_rank=0, local_size=local_size)).result()
+            in_the_background = reader.submit(torch.get_num_threads).result()
+            assert (training.submit(torch.get_num_threads).result(), in_the_background) == (threads, 1)
+    finally:
+        torch.set_num_threads(before)

@@ -9,6 +9,7 @@ import itertools
 import math
 import os
 import random
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import timedelta
@@ -20,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import Store  # type: ignore[attr-defined]
 
+from trainwright.api.names import ENV_SHARING_PROCESSES
 from trainwright.api.spec import TrainingSpec
 from trainwright.api.worker import WorkerConfig
 from trainwright_worker.agent.store import connect_store, round_store
@@ -167,11 +169,18 @@ def choose_device(place: Place) -> torch.device:
 
 
 def set_threads(place: Place) -> None:
-    """Share the machine's cores among the worker's processes; OMP_NUM_THREADS, if it is set, decides instead."""
-    if "OMP_NUM_THREADS" in os.environ:
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        return
-    torch.set_num_threads(max(1, count_cores() // place.local_size))
+    """Share the machine's cores among the processes on it; OMP_NUM_THREADS, if it is set, decides instead.
+
+    They are the calling thread's. Threads that are started later, to read ahead or to write, compute with one each: once
+    OpenMP has more threads than there are cores, idle ones included, none waits actively any more, and a step of a small GPT
+    on two cores takes a third longer.
+    """
+    sharing = int(os.environ.get(ENV_SHARING_PROCESSES, place.local_size))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", max(1, count_cores() // sharing))))
+    torch.get_num_threads()  # Whoever has not asked yet takes what anybody has set last.
+    later = threading.Thread(target=torch.set_num_threads, args=(1,))
+    later.start()
+    later.join()
 
 
 def keep_freed_memory() -> None:

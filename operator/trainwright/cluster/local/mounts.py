@@ -14,6 +14,7 @@ from trainwright.api.names import (
     DATA_MOUNT,
     ENV_CONFIG,
     ENV_RENDEZVOUS_HOST,
+    ENV_SHARING_PROCESSES,
     ENV_TERMINATION_LOG,
     LABEL_WORKER,
     TOKEN_FILE,
@@ -114,10 +115,7 @@ def localize_spec(spec: TrainingJobSpec, folders: Folders) -> tuple[TrainingJobS
 def environment(pod: Manifest, config: WorkerConfig, folder: Path) -> dict[str, str]:
     """Return the environment of a pod's process: little of the caller's, what the container says, and local paths."""
     own = {key: os.environ[key] for key in _INHERITED if key in os.environ}
-    # One core is left to whatever else runs here: threads that wait for each other at every layer come to a crawl as
-    # soon as one of them has to wait for a core.
-    share = ((os.cpu_count() or 1) - 1) // config.spec.world_size
-    own |= {"OMP_NUM_THREADS": str(max(1, share)), "PYTHONUNBUFFERED": "1"}
+    own |= {ENV_SHARING_PROCESSES: str(config.spec.world_size), "PYTHONUNBUFFERED": "1"}
     own |= assign(config.spec, int(pod["metadata"]["labels"][LABEL_WORKER]))
     entries = pod["spec"]["containers"][0].get("env") or ()
     # A pod's home is scratch space. Here it stays the user's, where Python may have packages of theirs.
