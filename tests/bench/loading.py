@@ -9,6 +9,7 @@ thread and by more, in turn, and prints photographs per second. Only means somet
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from itertools import islice
@@ -17,6 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+from workloads import use_threads
 
 from trainwright.api.job import read_spec
 from trainwright_worker.data.dataset import measure, process, read
@@ -57,7 +61,7 @@ def open_photos(folder: Path) -> Split:
 
 def rate(split: Split, threads: int) -> float:
     """Return the photographs per second of one epoch."""
-    torch.set_num_threads(threads)
+    use_threads(threads)
     sampler = Sampler(len(split), BATCH, 0, 1, 0)
     batches = Loader(split, sampler, torch.device("cpu")).batches(0)
     begun = time.perf_counter()

@@ -35,7 +35,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).parent))
-from workloads import BATCH, JOBS, WorkerLoop, all_samples, make_run, write_data
+from workloads import BATCH, JOBS, WorkerLoop, all_samples, make_run, use_threads, write_data
 
 from trainwright_worker.distributed.group import keep_freed_memory
 from trainwright_worker.training.run import Run
@@ -190,7 +190,7 @@ def measure(way: str, options: argparse.Namespace) -> None:
     for name in ("lightning.pytorch", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if not options.as_shipped:
-        torch.set_num_threads(1)
+        use_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_data(folder)

@@ -9,7 +9,6 @@ time per step.
 """
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile
@@ -17,9 +16,9 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from workloads import BATCH, JOBS, PLACE, BareLoop, WorkerLoop, make_run, write_data
+from workloads import BATCH, JOBS, BareLoop, WorkerLoop, make_run, use_threads, write_data
 
-from trainwright_worker.distributed.group import keep_freed_memory, set_threads
+from trainwright_worker.distributed.group import keep_freed_memory
 
 
 def measure(loop: WorkerLoop | BareLoop, steps: int) -> tuple[float, float]:
@@ -37,8 +36,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="with one, CPU time is the whole cost")
     options = parser.parse_args()
     keep_freed_memory()  # as every rank does; both loops profit alike
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    set_threads(PLACE)
+    use_threads(options.threads)
     with tempfile.TemporaryDirectory() as name:
         write_data(Path(name))
         run = make_run(Path(name), options.model)

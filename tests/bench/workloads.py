@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 from trainwright.api.job import read_spec
 from trainwright.api.worker import WorkerConfig
 from trainwright_worker.batch import Batch, run_model
-from trainwright_worker.distributed.group import Group
+from trainwright_worker.distributed.group import Group, set_threads
 from trainwright_worker.distributed.place import Place
 from trainwright_worker.reporting.pulse import Pulse
 from trainwright_worker.reporting.report import Reporter, first_report
@@ -85,6 +86,12 @@ def write_data(folder: Path) -> None:
     ]
     (folder / "reviews.jsonl").write_text("\n".join(lines))
     (folder / "text.txt").write_bytes(bytes(random.integers(97, 123, LETTERS, dtype=np.uint8)))
+
+
+def use_threads(count: int) -> None:
+    """Compute with so many threads, as a rank does that has so many cores."""
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    set_threads(PLACE)
 
 
 def make_config(folder: Path, name: str) -> WorkerConfig:
