@@ -29,6 +29,8 @@ from trainwright.cluster.port import (
 _TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10)
 _UNAUTHORIZED = 401
 _REJECTIONS = frozenset({400, 403, 405, 413, 415, 422})
+_WEBHOOK_DOWN = "failed calling webhook"
+"""Said with status 500. It is the admission that is missing, not the API server that fails, and lasts until somebody mends it."""
 
 Counter = Callable[[str, str, str], None]
 """Told of every request: verb, resource, status code."""
@@ -171,6 +173,6 @@ def translate(status: int, reason: str, message: str) -> ClusterError:
         return NotFoundError(message)
     if status == 409:  # noqa: PLR2004 - conflict
         return AlreadyExistsError(message) if reason == "AlreadyExists" else ConflictError(message)
-    if status in _REJECTIONS:
+    if status in _REJECTIONS or _WEBHOOK_DOWN in message:
         return RejectedError(message)
     return ClusterError(f"API server answered {status}: {message}")

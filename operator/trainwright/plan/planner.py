@@ -71,7 +71,8 @@ def _keep_house(observed: Observed) -> Plan:
     crew = membership.muster(observed.pods, status)
     last = None
     if membership.speaks_of_the_living(status) and all(pod.ended and not pod.deleting for pod in crew.all_pods):
-        last = status.model_copy(update={"workers": membership.count(crew, status)})
+        last = _last_heard(observed, status, crew)
+        last = last.model_copy(update={"workers": membership.count(crew, last)})
         last = last if isinstance(spec, InvalidJobError) else storage.forget(observed, spec, last, crew)
         last = last.model_copy(update={"summary": tell.summarize(last)})
     delete = membership.to_delete(observed, status, crew)
@@ -80,6 +81,15 @@ def _keep_house(observed: Observed) -> Plan:
         return Plan(delete_job=True)
     lingering = status.finished_at + membership.LINGER if status.finished_at and _any_live(crew) else None
     return Plan(status=last, delete=delete, requeue_after=_until(observed.now, expiry, lingering))
+
+
+def _last_heard(observed: Observed, status: TrainingJobStatus, crew: Crew) -> TrainingJobStatus:
+    """Return the status with what its workers told after it had ended: they save once more when they are told to go."""
+    heard = progress.newest_report(observed, status, crew)
+    if heard is None or heard[0].launch != status.progress.launch:
+        return status
+    spec = observed.job.spec
+    return progress.record(*heard, status, None if isinstance(spec, InvalidJobError) else spec, crew)
 
 
 def _any_live(crew: Crew) -> bool:
@@ -237,7 +247,8 @@ def _milestones(before: TrainingJobStatus, status: TrainingJobStatus) -> tuple[E
         return (Event("StartDeadlineExceeded", status.failure.message, warning=True),)
     if status.phase == before.phase and status.restarts == before.restarts:
         return ()
-    if status.restarts > before.restarts and status.phase != Phase.RESTARTING and status.failure != before.failure:
+    told = status.phase == Phase.RESTARTING or status.phase.terminal
+    if status.restarts > before.restarts and not told and status.failure != before.failure:
         return (Event("Relaunched", _relaunched(status), warning=True),)
     match status.phase:
         case Phase.SUCCEEDED:

@@ -138,3 +138,10 @@ async def test_without_any_credentials_there_is_no_cluster(tmp_path, monkeypatch
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(ClusterError, match="no cluster to connect to"):
         await ApiServer.connect()
+
+
+async def test_an_admission_webhook_that_does_not_answer_refuses(server, connection):
+    message = 'Internal error occurred: failed calling webhook "mpod.kb.io": connection refused'
+    server.answer = (500, {"kind": "Status", "reason": "InternalError", "message": message})
+    with pytest.raises(RejectedError, match=r"mpod\.kb\.io"):
+        await connection.request("POST", "/a", "things")

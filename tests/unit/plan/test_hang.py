@@ -126,6 +126,14 @@ def test_a_hang_that_the_workers_ended_by_themselves_is_told():
     assert not decision.events
 
 
+def test_the_end_is_told_though_processes_were_started_again_since_the_last_look():
+    said = report(100, launch="b", resumed_from_step=5, relaunched=HANG)
+    done = pod(0, phase="Succeeded", exit_code=0, reason="Completed", finished_at=NOW)
+    over, decision = decide(running_job(12), done, pod(1), report=said)
+    assert (over.status.phase, over.status.restarts) == (Phase.SUCCEEDED, 1)
+    assert [event.reason for event in decision.events] == ["Succeeded"]
+
+
 def test_what_a_hang_takes_is_charged_as_stalled():
     def after(seconds, before, step, launch, **fields):
         spent = fields.pop("spent", None)

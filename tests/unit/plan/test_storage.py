@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 from situations import NOW, SETTINGS, failed, job, observed, pod, report, running_job, spec
 
+from trainwright.api.exit_codes import ExitCode
 from trainwright.api.status import Checkpoint, Phase
 from trainwright.plan import plan
 
@@ -77,3 +78,15 @@ def test_a_job_that_failed_lists_nothing_that_is_gone():
     over = decide(stopping, now=NOW + timedelta(hours=2))
     assert "step 40 was saved in worker 0's scratch space and is gone with it" in over.status.failure.message
     assert over.status.checkpoints == []
+
+
+def test_what_is_saved_after_the_deadline_is_listed():
+    running = decide(running_job(activeDeadlineSeconds=60, **DURABLE), *CREW, report=report(50, checkpoints=SAVED))
+    over = NOW + timedelta(seconds=61)
+    stopped = decide(running, *CREW, report=report(50, checkpoints=SAVED), now=over)
+    assert (stopped.status.phase, stopped.status.checkpoints) == (Phase.FAILED, SAVED)
+    newer = [SAVED[0].model_copy(update={"step": 61}), *SAVED]
+    ended = [failed(0, code=ExitCode.PREEMPTED), failed(1, code=ExitCode.PREEMPTED)]
+    gone = decide(stopped, *ended, report=report(61, checkpoints=newer), now=over + timedelta(seconds=5))
+    assert (gone.status.phase, gone.status.progress.step) == (Phase.FAILED, 61)
+    assert gone.status.checkpoints == newer
