@@ -174,7 +174,9 @@ def test_gpt3_sharded_over_two_ranks(make_job, tmp_path):
 
 def test_distillation_compresses_and_explains(make_job, tmp_path):
     teacher = train(make_job, "digits-cnn", {"training": {"epochs": 6}}, ONE_PROCESS)
-    job = train(make_job, "distillation", {"training": {"epochs": 15}}, teacher=teacher.results)
+    # The volume of the example is the teacher's claim, on which the folder of a job bears its UID.
+    taught = {"distillation": {"weights": f"/teacher/{teacher.results.parent.name}/results"}}
+    job = train(make_job, "distillation", {"training": {"epochs": 15}}, taught, teacher=teacher.results.parents[1])
     assert test_metrics(job)["accuracy"] > 0.9
     exports = {export["format"]: export for export in job.summary["exports"]}
     assert exports["int8"]["bytes"] < exports["onnx"]["bytes"]

@@ -269,6 +269,27 @@ def test_wrong_values_are_refused(helm, value, words):
     assert words in done.stderr
 
 
+def test_names_may_have_dots_where_kubernetes_allows_them(render):
+    objects = render('image.pullSecrets=["my.registry"]', 'serviceAccounts.allowed=["s3.reader"]')
+    assert the(objects, "Deployment")["spec"]["template"]["spec"]["imagePullSecrets"] == [{"name": "my.registry"}]
+
+
+@pytest.mark.parametrize(("grace", "drain"), [(30, "15"), (61, "30.5")])
+def test_passes_get_half_of_the_time_that_the_operator_has_to_end(render, grace, drain):
+    objects = render(f"terminationGracePeriodSeconds={grace}")
+    settings = [obj["data"] for obj in of_kind(objects, "ConfigMap") if "TRAINWRIGHT_DRAIN_TIMEOUT" in obj["data"]]
+    assert [each["TRAINWRIGHT_DRAIN_TIMEOUT"] for each in settings] == [drain]
+
+
+@pytest.mark.parametrize("scraped", [True, False])
+def test_an_operator_that_nothing_scrapes_is_not_missed(render, scraped):
+    objects = render("metrics.rules.enabled=true", f"metrics.serviceMonitor.enabled={str(scraped).lower()}")
+    groups = the(objects, "PrometheusRule")["spec"]["groups"]
+    alerts = {rule["alert"] for group in groups for rule in group["rules"]}
+    assert ("TrainwrightOperatorDown" in alerts) is scraped
+    assert "TrainwrightOperatorBlind" in alerts
+
+
 def test_every_value_is_explained_and_in_the_schema():
     lines = (CHART / "values.yaml").read_text().splitlines()
     schema = json.loads((CHART / "values.schema.json").read_text())

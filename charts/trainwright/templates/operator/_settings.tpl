@@ -12,6 +12,7 @@ TRAINWRIGHT_LEASE_NAME: {{ include "trainwright.fullname" . | quote }}
 TRAINWRIGHT_STATUS_INTERVAL: {{ .Values.statusIntervalSeconds | quote }}
 TRAINWRIGHT_REPORT_INTERVAL: {{ .Values.reportIntervalSeconds | quote }}
 TRAINWRIGHT_STALE_AFTER: {{ .Values.staleAfterSeconds | quote }}
+TRAINWRIGHT_DRAIN_TIMEOUT: {{ divf .Values.terminationGracePeriodSeconds 2 | quote }}
 TRAINWRIGHT_LOG_LEVEL: {{ .Values.log.level | quote }}
 TRAINWRIGHT_LOG_FORMAT: {{ .Values.log.format | quote }}
 {{- end -}}
