@@ -38,7 +38,9 @@ class FakeKubelet:
     async def set(self, pod: Manifest, phase: str, exit_code: int | None = None, message: str = "") -> None:
         state: dict[str, Any] = {"running": {"startedAt": _now()}} if phase == "Running" else {}
         if exit_code is not None:
-            ended = {"exitCode": exit_code, "finishedAt": _now(), "startedAt": _now(), "message": message}
+            # A worker that ends well always says so.
+            said = message or ('{"exitCode": 0}' if exit_code == 0 else "")
+            ended = {"exitCode": exit_code, "finishedAt": _now(), "startedAt": _now(), "message": said}
             state = {"terminated": {**ended, "reason": "Completed" if exit_code == 0 else "Error"}}
         container = {
             "name": "worker",

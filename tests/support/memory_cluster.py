@@ -154,6 +154,7 @@ class MemoryCluster:
                 self.edit({**pod, "status": {"phase": "Running", "containerStatuses": [_container({"running": {}})]}})
             elif phase == "Running" and (code := fate(*place)) is not None:
                 ended = {"exitCode": code, "finishedAt": now_text(), "reason": "Error" if code else "Completed"}
+                ended |= {} if code else {"message": '{"exitCode": 0}'}
                 phase = "Failed" if code else "Succeeded"
                 self.edit({**pod, "status": {"phase": phase, "containerStatuses": [_container({"terminated": ended})]}})
 

@@ -15,7 +15,7 @@ from trainwright.api.exit_codes import FailureClass
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Failure, Phase, TrainingJobStatus
 from trainwright.api.worker import Absentee, WorkerReport
-from trainwright.plan import restart
+from trainwright.plan import elastic, restart
 from trainwright.plan.membership import REPLACED, Crew
 from trainwright.plan.types import Observed, Pod
 
@@ -52,7 +52,7 @@ def enforce(
         crew: The pods that count.
         heard: The newest report that counts, with the time of its arrival.
     """
-    if status.phase not in (Phase.STARTING, Phase.RUNNING):
+    if not _should_meet(spec, status, crew):
         return status
     failure = (
         _missing(observed, status, crew, heard) or _silent(observed, status, crew) or _cut_off(observed, status, crew)
@@ -60,6 +60,16 @@ def enforce(
     if failure is None:
         return status
     return restart.answer(observed, spec, status, failure, {failure.worker or 0})
+
+
+def _should_meet(spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> bool:
+    """Return whether so many workers run that they should get on, and the last one to be replaced is on its way out."""
+    if any(pod.live for pod in crew.superseded):
+        # The status remembers a single one: to name another now would be to take this one back.
+        return False
+    if status.phase in (Phase.PENDING, Phase.RESTARTING):
+        return elastic.enough(spec, crew)
+    return status.phase in (Phase.STARTING, Phase.RUNNING)
 
 
 def is_fresh(observed: Observed, at: datetime) -> bool:
@@ -118,7 +128,9 @@ def _cut_off(observed: Observed, status: TrainingJobStatus, crew: Crew) -> Failu
         return None
     complaint = observed.words[cut[0].index][0].message
     what = f"{_place(cut[0])} {complaint}, although both have run for {CUT_OFF.total_seconds():.0f} s"
-    culprit = leader if len(cut) == len(others) > 1 else cut[0]
+    # Who complains at all counts, not for how long: each says so at moments of its own.
+    mute = [pod for pod in others if not _complains(observed, pod)]
+    culprit = leader if len(others) > 1 and not mute else cut[0]
     if culprit is leader:
         what = f"no other worker reaches {_place(leader)}: {what}"
     return _failure(culprit, FailureClass.INFRASTRUCTURE, what, _CUT_OFF_HINT, status, observed.now)
@@ -126,10 +138,15 @@ def _cut_off(observed: Observed, status: TrainingJobStatus, crew: Crew) -> Failu
 
 def _out_of_reach(observed: Observed, pod: Pod, leader: Pod) -> bool:
     """Return whether a worker that has never reached worker 0 says so, long after both have begun to run."""
-    word, at = observed.words.get(pod.index, (None, observed.now))
-    if word is None or not word.message or pod.started_at is None or leader.started_at is None:
+    if not _complains(observed, pod) or pod.started_at is None or leader.started_at is None:
         return False
-    return is_fresh(observed, at) and at - max(pod.started_at, leader.started_at) >= CUT_OFF
+    return observed.words[pod.index][1] - max(pod.started_at, leader.started_at) >= CUT_OFF
+
+
+def _complains(observed: Observed, pod: Pod) -> bool:
+    """Return whether a worker says that it cannot reach worker 0."""
+    word, at = observed.words.get(pod.index, (None, observed.now))
+    return word is not None and bool(word.message) and is_fresh(observed, at)
 
 
 def _last_heard(observed: Observed, status: TrainingJobStatus) -> datetime | None:

@@ -6,7 +6,7 @@ part in it. A worker that is missing is replaced like any other, and joins in wh
 
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Phase, TrainingJobStatus, Workers
-from trainwright.api.worker import WorkerReport
+from trainwright.api.worker import WorkerPhase, WorkerReport
 from trainwright.plan.membership import Crew
 from trainwright.plan.types import Pod
 
@@ -40,7 +40,8 @@ def complete(spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew, repor
     """Return whether every worker runs that the present launch needs: all, or those that have gone on without the others."""
     if crew.running >= spec.workers.count:
         return True
-    absent = aside(status) if report is None else frozenset(report.absent)
+    # While they meet anew, nobody says yet who goes on without whom: what was so before still holds.
+    absent = aside(status) if report is None or report.phase == WorkerPhase.RENDEZVOUS else frozenset(report.absent)
     return bool(absent) and all(crew.runs(index) for index in range(spec.workers.count) if index not in absent)
 
 

@@ -52,6 +52,7 @@ def read_pod(manifest: Manifest, job: str) -> Pod:
     state = container.get("state", {})
     ended, running = state.get("terminated", {}), state.get("running", {})
     phase = status.get("phase", "Pending")
+    termination = _termination(ended.get("message"))
     outlived = bool(ended) and phase not in ("Succeeded", "Failed")
     if outlived:
         # A sidecar keeps the pod running, but the worker is never started again (restartPolicy: Never).
@@ -73,7 +74,8 @@ def read_pod(manifest: Manifest, job: str) -> Pod:
         message=status.get("message", ""),
         disrupted=_disruption(status),
         silent=_is_silent(status, container),
-        termination=_termination(ended.get("message")),
+        termination=termination,
+        garbled=termination is None and bool(ended.get("message")),
         started_at=read_time(running["startedAt"]) if running.get("startedAt") else None,
         finished_at=read_time(ended["finishedAt"]) if ended.get("finishedAt") else None,
     )

@@ -5,9 +5,10 @@ from datetime import datetime
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Phase, TrainingJobStatus
 from trainwright.api.worker import WorkerReport
-from trainwright.plan import elastic, queue, scale
+from trainwright.plan import elastic, postmortem, queue, restart, scale
 from trainwright.plan.membership import Crew
 from trainwright.plan.progress import stepping
+from trainwright.plan.types import Observed
 
 
 def begin(spec: TrainingJobSpec, status: TrainingJobStatus, now: datetime) -> TrainingJobStatus:
@@ -43,8 +44,14 @@ def suspend(spec: TrainingJobSpec, status: TrainingJobStatus) -> TrainingJobStat
 
 
 def succeed(status: TrainingJobStatus, crew: Crew, now: datetime) -> TrainingJobStatus:
-    """Return the status of a job whose work is done: since worker 0 ended, however late that is noticed."""
-    ended = crew.newest[0].finished_at or now
+    """Return the status of a job whose work is done: since worker 0 ended, however late that is noticed.
+
+    It has failed if worker 0 never said a word. Ours always does at its end; an image that is no worker may end well at once.
+    """
+    leader = crew.newest[0]
+    if leader.termination is None and not leader.garbled and status.progress.reported_at is None:
+        return restart.fail(status, postmortem.mute(leader, status.attempt, now), now)
+    ended = leader.finished_at or now
     begun = status.started_at or ended
     return status.model_copy(
         update={
@@ -64,14 +71,15 @@ def done(crew: Crew) -> bool:
 
 
 def advance(
-    spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew, report: WorkerReport | None, now: datetime
+    spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew, report: WorkerReport | None, observed: Observed
 ) -> TrainingJobStatus:
     """Return the status in the phase that its pods and the newest report show.
 
     Running means that a step was taken. An operator that has just started has no report yet; what ran then still runs.
     """
     if not elastic.complete(spec, status, crew, report):
-        if queue.waits(crew):
+        now = observed.now
+        if queue.waits(observed, spec, status, crew):
             return status.model_copy(update={"phase": Phase.QUEUED, "waiting_since": status.waiting_since or now})
         waiting = status.phase if status.phase in (Phase.PENDING, Phase.RESTARTING) else Phase.PENDING
         # Its turn has come just now, however long it waited for that.

@@ -154,7 +154,7 @@ def _settle(
     mended = _mend(observed, spec, status, crew, heard)
     if mended is not status:
         return mended
-    status = phase.advance(spec, status, crew, heard[0] if heard else None, observed.now)
+    status = phase.advance(spec, status, crew, heard[0] if heard else None, observed)
     if status.waiting_since is not None:
         status = membership.step_aside(observed, spec, status, crew)
     status = start.enforce_deadline(observed, spec, status, crew)
@@ -247,7 +247,7 @@ def _milestones(before: TrainingJobStatus, status: TrainingJobStatus) -> tuple[E
         return (Event("StartDeadlineExceeded", status.failure.message, warning=True),)
     if status.phase == before.phase and status.restarts == before.restarts:
         return ()
-    told = status.phase == Phase.RESTARTING or status.phase.terminal
+    told = status.phase in (Phase.RESTARTING, Phase.FAILED, Phase.SUCCEEDED)
     if status.restarts > before.restarts and not told and status.failure != before.failure:
         return (Event("Relaunched", _relaunched(status), warning=True),)
     match status.phase:

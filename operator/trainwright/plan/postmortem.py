@@ -22,6 +22,10 @@ _DISK_HINT = (
     "workers write less to their own disk: without a volume or spec.checkpoint.uri, checkpoints lie there too."
 )
 
+_MUTE_HINT = (
+    "Build spec.workers.image on Trainwright's worker image, and keep its ENTRYPOINT (python -m trainwright_worker)."
+)
+
 _SECONDARY = frozenset({FailureClass.INFRASTRUCTURE, FailureClass.PREEMPTED})
 """Classes that a worker also ends with when another one's failure took it down."""
 
@@ -58,6 +62,14 @@ def describe(pod: Pod, attempt: int, now: datetime) -> Failure:
         traceback=said.traceback if said else None,
         failed_at=now,
     )
+
+
+def mute(pod: Pod, attempt: int, now: datetime) -> Failure:
+    """Return the post-mortem of a worker that ended well and never said a word: its image starts something else."""
+    image = f"the image {pod.image}" if pod.image else "its image"
+    message = f"{_place(pod)} ended with code 0 without a word: {image} does not start Trainwright's worker"
+    changes = {"category": FailureClass.USER_ERROR, "message": message, "hint": _MUTE_HINT}
+    return describe(pod, attempt, now).model_copy(update=changes)
 
 
 def in_place(cause: Cause, crew: Crew, attempt: int, at: datetime) -> Failure:
@@ -126,7 +138,7 @@ def _overran_disk(pod: Pod) -> bool:
 
 
 def _message(pod: Pod) -> str:
-    place = f"worker {pod.index}" + (f" on node {pod.node}" if pod.node else "")
+    place = _place(pod)
     if pod.reason == "OOMKilled":
         return f"{place} was killed by the kernel: it used more memory than its limit"
     if pod.silent or pod.disrupted is not None:
@@ -143,6 +155,10 @@ def _message(pod: Pod) -> str:
     if pod.deleting:
         return f"the pod of {place} is being deleted"
     return f"{place} failed: {pod.message or pod.reason or 'the cluster gives no reason'}"
+
+
+def _place(pod: Pod) -> str:
+    return f"worker {pod.index}" + (f" on node {pod.node}" if pod.node else "")
 
 
 def _signal(number: int) -> str:

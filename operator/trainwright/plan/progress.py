@@ -40,7 +40,15 @@ def record(
     if _preparing(report):
         # It has not read its checkpoint yet, and so knows nothing of the steps done: the steps before still stand.
         heard = before.model_copy(update={"reported_at": at.replace(microsecond=0), "stale": False})
-        return status.model_copy(update={"progress": heard, "preflight": report.preflight or status.preflight})
+        # One that was started again in its pods is still to be compared with the launch before: whether it has grown.
+        said = report.phase == WorkerPhase.PREPARING and before.launch == before.ended_launch
+        return status.model_copy(
+            update={
+                "progress": heard,
+                "workers": elastic.note(report, status.workers) if said else status.workers,
+                "preflight": report.preflight or status.preflight,
+            }
+        )
     relaunched = before.launch is not None and report.launch != before.launch
     in_place = relaunched and before.launch != before.ended_launch and not elastic.grown(report, status.workers)
     replayed = max(0, before.step - (report.resumed_from_step or 0)) if relaunched else 0

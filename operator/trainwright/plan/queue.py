@@ -6,8 +6,9 @@ of the whole job stands still until then.
 
 from datetime import datetime
 
-from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.spec import Gang, TrainingJobSpec
 from trainwright.api.status import ConditionType, Phase, TrainingJobStatus
+from trainwright.build import group_of
 from trainwright.plan.membership import Crew
 from trainwright.plan.types import Observed, Pod, Ticket
 
@@ -15,16 +16,26 @@ GATED = "SchedulingGated"
 """What Kubernetes calls a pod that no scheduler looks at yet, since somebody holds it back."""
 
 
-def waits(crew: Crew) -> bool:
+def waits(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> bool:
     """Return whether the workers wait for their turn: none has a place, and one says that it may not have one yet."""
     pods = [pod for pod in crew.newest.values() if not pod.deleting]
-    return any(_is_held_back(pod) for pod in pods) and not any(pod.node for pod in pods)
+    together = _placed_together(observed, spec, status)
+    return any(_is_held_back(pod, together=together) for pod in pods) and not any(pod.node for pod in pods)
 
 
-def _is_held_back(pod: Pod) -> bool:
+def _placed_together(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus) -> bool:
+    """Return whether pods of a group find places all together. Kueue alone grants quota: then each looks for its own."""
+    if not spec.scheduling.in_kueue:
+        return True
+    job = observed.job
+    group = group_of(job.name, job.uid, spec, status.oldest_attempt, served=observed.groups_served)
+    return group is not None and group.gang != Gang.NONE
+
+
+def _is_held_back(pod: Pod, *, together: bool) -> bool:
     if pod.waiting is None:
         return False
-    return pod.waiting[0] == GATED or (pod.group is not None and pod.waiting[0] == "Unschedulable")
+    return pod.waiting[0] == GATED or (together and pod.group is not None and pod.waiting[0] == "Unschedulable")
 
 
 def stop_clock(before: TrainingJobStatus, status: TrainingJobStatus, now: datetime) -> TrainingJobStatus:
@@ -42,15 +53,16 @@ def ticket(spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> Tick
         return None
     # Kueue calls what it admits by the name of the group, or after the only pod.
     pods = [crew.newest[index] for index in sorted(crew.newest)]
-    held = next((pod for pod in pods if _is_held_back(pod)), None)
+    held = next((pod for pod in pods if pod.waiting is not None), None)
     return None if held is None else Ticket(scheduling.queue, held.group, held.name)
 
 
-def describe(observed: Observed, spec: TrainingJobSpec, crew: Crew) -> tuple[str, str]:
+def describe(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> tuple[str, str]:
     """Return (reason, message) of a job that waits for its turn."""
     count, queue = spec.workers.count, spec.scheduling.queue
     pods = [crew.newest[index] for index in sorted(crew.newest)]
-    held = [pod for pod in pods if _is_held_back(pod)]
+    together = _placed_together(observed, spec, status)
+    held = [pod for pod in pods if _is_held_back(pod, together=together)]
     gated = sum(pod.waiting is not None and pod.waiting[0] == GATED for pod in held)
     if gated and queue is not None:
         return "WaitingInQueue", f"waiting in queue {queue}{_place(observed)}; no worker holds resources"

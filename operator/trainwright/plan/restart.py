@@ -10,7 +10,7 @@ from trainwright.api.exit_codes import FailureClass
 from trainwright.api.spec import RestartSpec, TrainingJobSpec
 from trainwright.api.spec.restart import OnFailureSpec, Reaction
 from trainwright.api.status import Failure, Phase, TrainingJobStatus
-from trainwright.plan import elastic, placement, postmortem
+from trainwright.plan import elastic, placement, postmortem, storage
 from trainwright.plan.membership import REPLACED, Crew
 from trainwright.plan.types import Observed, Pod
 
@@ -65,6 +65,9 @@ def move(observed: Observed, status: TrainingJobStatus) -> TrainingJobStatus:
     failure = status.failure
     shunned = set(placement.avoided(status)) - set(placement.avoided(observed.job.status))
     if failure is None or failure.worker is None or failure.node not in shunned:
+        return status
+    if failure.worker == 0 and storage.at_stake(observed, status):
+        # It has recovered where it is; a new pod would begin anew.
         return status
     attempt = status.attempt + 1
     trains = failure.worker not in elastic.aside(status)

@@ -39,22 +39,28 @@ def fitted(spec: TrainingJobSpec, workers: Workers, formerly: int | None = None)
 def decide(spec: TrainingJobSpec, status: TrainingJobStatus, now: datetime) -> TrainingJobStatus:
     """Return the status: with a new attempt of all workers if the present pods were made for others than are asked for.
 
-    How few may train matters when workers wait for each other, so a change of that alone disturbs nobody who trains.
+    How few may train matters when workers wait for each other, so a change of that alone disturbs nobody who trains. Nor is
+    it worth what was learnt: where that goes with worker 0's pod, it waits until all start again anyway.
     """
     made_for, asked = status.workers, spec.workers
-    if made_for.desired == asked.count and (made_for.minimum == asked.min_count or status.phase in _AT_WORK):
-        return status
+    at_work = status.phase in _AT_WORK
+    resized = made_for.desired != asked.count
+    if not resized:
+        forfeits = status.progress.step > 0 and not spec.checkpoint.durable
+        if made_for.minimum == asked.min_count or at_work or forfeits:
+            return status
     attempt = status.attempt + 1
-    begins = now if status.next_start is None else max(now, status.next_start)
+    # While the others train, only a worker that they go on without is waited for.
+    next_start = None if at_work else status.next_start
+    begins = now if next_start is None else max(now, next_start)
     return status.model_copy(
         update={
             "phase": Phase.RESTARTING if status.phase in _BEGUN else Phase.PENDING,
             "attempt": attempt,
             "oldest_attempt": attempt,
+            "next_start": next_start,
             "waiting_since": begins,
-            "workers": fitted(
-                spec, made_for, made_for.desired if made_for.desired != asked.count else made_for.formerly
-            ),
+            "workers": fitted(spec, made_for, made_for.desired if resized else made_for.formerly),
             "progress": status.progress.model_copy(update={"ended_launch": status.progress.launch}),
         }
     )

@@ -13,6 +13,12 @@ def lasts(observed: Observed, spec: TrainingJobSpec) -> bool:
     return spec.checkpoint.durable or observed.settings.pods_leave_files
 
 
+def at_stake(observed: Observed, status: TrainingJobStatus) -> bool:
+    """Return whether there are checkpoints that would go with worker 0's pod."""
+    spec = observed.job.spec
+    return bool(status.checkpoints) and isinstance(spec, TrainingJobSpec) and not lasts(observed, spec)
+
+
 def forget(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> TrainingJobStatus:
     """Return the status without checkpoints that went with a pod: worker 0's is replaced, or gone for good."""
     if not status.checkpoints or lasts(observed, spec):

@@ -22,7 +22,7 @@ _TELLING = (ConditionType.QUEUED, ConditionType.COMPLETE, ConditionType.FAILED)
 _SELDOM = (ConditionType.QUEUED, ConditionType.SUSPENDED)
 _TELLING_REASONS = ("OOMKilled", "Evicted", "DeadlineExceeded", "BudgetSpent")
 """Kubernetes' reasons that say more than the class of the failure; its usual one is just Error."""
-
+_GIVEN_UP = "StartDeadlineExceeded"
 
 _STILL_SECONDS = 10
 """From when on training that stands still is worth a word; whether it hangs, the workers know better."""
@@ -48,7 +48,8 @@ def describe(
 
 
 def _not_running(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> tuple[str, str]:
-    if status.phase != Phase.QUEUED and status.starts_given_up and status.failure is not None:
+    given_up = status.starts_given_up and status.failure is not None and status.failure.reason == _GIVEN_UP
+    if status.phase != Phase.QUEUED and given_up:
         return _gave_up(observed, spec, status, crew)
     reason, message = _waiting(observed, spec, status, crew)
     if status.phase != Phase.QUEUED and status.workers.formerly is not None:
@@ -154,7 +155,7 @@ def _gave_up(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatu
     if reason not in ("BackingOff", "WorkersPending"):
         return reason, f"{message}; try {status.starts_given_up + 1}"
     cause = status.failure.message if status.failure else ""
-    return "StartDeadlineExceeded", f"{cause}; all pods were given back; try {status.starts_given_up + 1}: {message}"
+    return _GIVEN_UP, f"{cause}; all pods were given back; try {status.starts_given_up + 1}: {message}"
 
 
 def _restarting(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus) -> str:
@@ -180,7 +181,7 @@ def _waiting(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatu
     if status.next_start is not None and observed.now < status.next_start:
         return "BackingOff", f"waiting until {status.next_start:%H:%M:%S} UTC"
     if status.phase == Phase.QUEUED:
-        return queue.describe(observed, spec, crew)
+        return queue.describe(observed, spec, status, crew)
     obstacles = Counter(pod.obstacle for pod in crew.newest.values() if pod.obstacle and not pod.deleting)
     if obstacles:
         (reason, message), times = obstacles.most_common(1)[0]

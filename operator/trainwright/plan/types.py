@@ -58,6 +58,7 @@ class Pod:
         disrupted: Why the cluster evicts or preempts the pod, if it does.
         silent: Whether its node does not answer any more.
         termination: What the worker itself said at its end.
+        garbled: Whether it said something there that cannot be read: that of another version, or cut off.
         started_at: When the worker's container began to run, while it does.
     """
 
@@ -81,6 +82,7 @@ class Pod:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     outlived: bool = False
+    garbled: bool = False
 
     @property
     def deleting(self) -> bool:

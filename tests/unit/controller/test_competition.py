@@ -49,7 +49,8 @@ class Places:
                 continue
             self.trained[name] = self.trained.get(name, 0) + 1
             if self.trained[name] >= 30:
-                ended = {"exitCode": 0, "finishedAt": now_text(), "reason": "Completed"}
+                said = '{"exitCode": 0}'
+                ended = {"exitCode": 0, "finishedAt": now_text(), "reason": "Completed", "message": said}
                 for pod in crew:
                     status = {"phase": "Succeeded", "containerStatuses": [_container({"terminated": ended})]}
                     self.cluster.edit({**pod, "status": status})

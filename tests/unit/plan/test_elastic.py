@@ -8,7 +8,7 @@ from situations import NOW, failed, job, observed, pod, report, running_job, sta
 
 from trainwright.api.exit_codes import ExitCode
 from trainwright.api.status import ConditionType, Phase
-from trainwright.api.worker import WorkerPhase
+from trainwright.api.worker import Absentee, Waiting, WorkerPhase
 from trainwright.plan import plan
 
 NO_GPU = ("Unschedulable", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")
@@ -36,6 +36,13 @@ def shrunk(**fields):
     pods = (pod(0), pod(1), pending(2, attempt=2))
     going_on, decision = decide(restarting, *pods, report=fewer())
     return going_on, pods, decision
+
+
+def meets(*missing, seconds=65.0, wanted=4):
+    """Return what worker 0 says while it waits for these, each as (index, attempt): not who is absent."""
+    absentees = [Absentee(worker=index, attempt=came) for index, came in missing]
+    waiting = Waiting(joined=wanted - len(missing), wanted=wanted, missing=absentees, seconds=seconds)
+    return report(0, launch="rendezvous", phase=WorkerPhase.RENDEZVOUS, waiting=waiting)
 
 
 def degraded(status):
@@ -214,3 +221,67 @@ def test_the_same_again_is_settled():
     going_on, pods, _ = shrunk()
     assert status_after(plan(observed(going_on, *pods, report=fewer(51)))).workers == going_on.status.workers
     assert plan(observed(going_on, *pods, report=fewer())).status is None
+
+
+def test_workers_that_meet_anew_without_the_absent_one_are_starting_and_say_who_is_waited_for():
+    going_on, pods, _ = shrunk()
+    meeting, _ = decide(going_on, *pods, report=meets((1, 1), (2, 0), seconds=5.0, wanted=3))
+    assert (meeting.status.phase, meeting.status.reason) == (Phase.STARTING, "Rendezvous")
+    assert "waiting for worker 1 on node node-1" in meeting.status.message
+    assert meeting.status.workers.absent == [2]
+
+
+def test_a_frozen_worker_without_whom_too_few_are_left_is_replaced():
+    old = NOW - timedelta(hours=1)
+    pods = [*(pod(index, started_at=old) for index in range(3)), pending(3)]
+    going_on, _ = decide(running_job(workers=4, least=3), *pods, report=fewer(absent=[3]))
+    meeting, _ = decide(going_on, *pods, report=meets((1, 1), (3, 0), seconds=5.0))
+    assert meeting.status.attempt == 1
+    frozen, _ = decide(meeting, *pods, report=meets((1, 1), (3, 0)))
+    status = frozen.status
+    assert (status.phase, status.attempt, status.oldest_attempt) == (Phase.RESTARTING, 2, 1)
+    assert "worker 1 on node node-1 hangs" in status.failure.message
+
+
+@pytest.mark.parametrize("seconds", [59.0, 65.0])
+def test_a_frozen_worker_is_replaced_at_the_first_start_too_once_enough_run(seconds):
+    old = NOW - timedelta(hours=1)
+    pods = [*(pod(index, started_at=old) for index in range(3)), pending(3)]
+    started, _ = decide(job(workers=4, least=3))
+    frozen, _ = decide(started, *pods, report=meets((1, 0), (3, 0), seconds=seconds))
+    assert (frozen.status.attempt == 2) == (seconds >= 60)
+    patient, _ = decide(decide(job(workers=4))[0], *pods, report=meets((1, 0), (3, 0)))
+    assert patient.status.attempt == 1, "without minCount all wait for the one that has no room"
+
+
+def test_of_two_frozen_workers_the_second_is_named_once_the_first_is_on_its_way_out():
+    old = NOW - timedelta(hours=1)
+    pods = [*(pod(index, started_at=old) for index in range(5)), pending(5)]
+    restarting, _ = decide(decide(job(workers=6, least=4))[0], *pods, report=meets((1, 0), (2, 0), wanted=6))
+    assert (restarting.status.attempt, restarting.status.failure.worker) == (2, 1)
+    replacing, decision = decide(restarting, *pods, report=meets((1, 0), (2, 0), wanted=6))
+    assert (replacing.status.attempt, "digits-1-1" in {item.name for item in decision.delete}) == (2, True)
+    pods[1] = replace(pods[1], deletes_at=NOW + timedelta(seconds=30))
+    second, _ = decide(replacing, *pods, report=meets((1, 0), (2, 0), wanted=6))
+    assert (second.status.attempt, second.status.failure.worker) == (3, 2)
+
+
+def test_what_becomes_of_a_worker_without_which_the_first_launch_prepares_fails_no_job():
+    started, _ = decide(job(workers=4, least=3))
+    members = [pod(index) for index in range(3)]
+    heard = report(0, phase=WorkerPhase.PREPARING, absent=[3])
+    preparing, _ = decide(started, *members, pending(3), report=heard)
+    assert (preparing.status.phase, preparing.status.workers.absent) == (Phase.STARTING, [3])
+    again, decision = decide(preparing, *members, failed(3, code=ExitCode.OUT_OF_MEMORY), report=heard)
+    assert (again.status.phase, again.status.attempt, again.status.restarts) == (Phase.STARTING, 2, 0)
+    assert decision.delete == ()
+    meeting, _ = decide(preparing, *members, pending(3), report=meets((1, 1), (3, 0), seconds=5.0))
+    assert (meeting.status.phase, meeting.status.workers.absent) == (Phase.STARTING, [3])
+
+
+def test_a_launch_that_has_grown_is_no_restart_though_it_says_so_while_it_prepares():
+    going_on, _, _ = shrunk()
+    everyone = (pod(0), pod(1), pod(2, attempt=2))
+    preparing, _ = decide(going_on, *everyone, report=report(0, launch="c", phase=WorkerPhase.PREPARING))
+    grown, _ = decide(preparing, *everyone, report=report(70, launch="c", resumed_from_step=61))
+    assert (grown.status.restarts, grown.status.workers.absent) == (1, [])

@@ -277,6 +277,17 @@ def test_if_no_other_worker_reaches_worker_0_all_start_again():
     assert (one.status.failure.worker, one.status.oldest_attempt) == (2, 1)
 
 
+def test_worker_0_is_blamed_though_not_all_others_have_complained_for_long():
+    """Each speaks at moments of its own."""
+    pods = [started_pod(index, age=602) for index in range(4)]
+    words = {index: (cannot_reach(), NOW - timedelta(seconds=ago)) for index, ago in ((1, 0), (2, 10), (3, 20))}
+    told, _ = decide(running_job(workers=4), *pods, words=words)
+    assert (told.status.failure.worker, told.status.oldest_attempt) == (0, 2)
+    words[3] = (cannot_reach(), NOW - timedelta(seconds=100))
+    told, _ = decide(running_job(workers=4), *pods, words=words)
+    assert (told.status.failure.worker, told.status.oldest_attempt) == (1, 1), "worker 3 complains no more"
+
+
 OLD = (started_pod(0, age=3600), started_pod(1, age=3600))
 
 

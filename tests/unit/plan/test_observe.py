@@ -89,3 +89,19 @@ def test_the_image_of_a_pod_is_kept_and_read():
     assert "env" not in kept["spec"]["containers"][1]
     assert read_pod(kept, "digits").image == "worker:1"
     assert read_pod({**kept, "spec": {}}, "digits").image is None
+
+
+@pytest.mark.parametrize(
+    ("message", "read", "garbled"),
+    [
+        (None, False, False),
+        ('{"exitCode": 0}', True, False),
+        ('{"exitCode": 0, "new": 1}', False, True),
+        ("bye", False, True),
+    ],
+)
+def test_a_last_word_that_cannot_be_read_is_one_all_the_same(message, read, garbled):
+    ended = {"exitCode": 0, "finishedAt": "2026-01-02T03:04:05Z"} | ({} if message is None else {"message": message})
+    status = {"phase": "Succeeded", "containerStatuses": [{"name": "worker", "state": {"terminated": ended}}]}
+    seen = read_pod({"metadata": {"name": "digits-0-1", "uid": "u"}, "spec": {}, "status": status}, "digits")
+    assert (seen.termination is not None, seen.garbled) == (read, garbled)

@@ -7,13 +7,14 @@ import pytest
 from situations import NOW, SETTINGS, UID, failed, job, observed, pod, report, running_job, spec
 
 from trainwright.api.exit_codes import ExitCode, classify
-from trainwright.api.status import AvoidedNode, Phase
+from trainwright.api.status import AvoidedNode, Checkpoint, Phase
 from trainwright.api.worker import Cause
 from trainwright.build import Seat, worker_pod
 from trainwright.plan import plan
 
 NO_ROOM = ("Unschedulable", "0/2 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.")
 LATER = NOW + timedelta(seconds=31)
+SAVED = [Checkpoint(step=10, path="/checkpoints/x/step-00000010", bytes=1, sha256="a" * 64, saved_at=NOW)]
 
 
 def decide(before, *pods, **fields):
@@ -61,13 +62,13 @@ def test_a_single_failure_blames_nobody():
     assert "affinity" not in plan(observed(once, pod(0), failed(1))).create[-1]["spec"]
 
 
-def fails_in_place(times, index=1, code=ExitCode.INTERNAL, **fields):
+def fails_in_place(times, index=1, code=ExitCode.INTERNAL, saved=(), **fields):
     """Return a job whose worker has started its processes again so many times inside its pod, and its pods."""
     cause = Cause(exit_code=code, category=classify(code), message="uncorrectable ECC error", worker=index, rank=index)
     pods = [pod(0), pod(1)]
     job, decision = running_job(**fields), None
     for launch in "bcdefgh"[:times]:
-        heard = report(12, launch=launch, resumed_from_step=10, relaunched=cause)
+        heard = report(12, launch=launch, resumed_from_step=10, relaunched=cause, checkpoints=list(saved))
         job, decision = decide(job, *pods, report=heard)
     return job, pods, heard, decision
 
@@ -98,6 +99,19 @@ def test_worker_0_takes_all_along_when_it_is_moved():
     assert (twice.status.attempt, twice.status.oldest_attempt) == (2, 2)
     _, decision = decide(twice, *pods, report=heard)
     assert [item.name for item in decision.delete] == ["digits-0-1", "digits-1-1"]
+
+
+@pytest.mark.parametrize(
+    ("index", "saved", "checkpoint", "moves"),
+    [(0, SAVED, {}, False), (0, SAVED, {"uri": "s3://bucket/x"}, True), (0, [], {}, True), (1, SAVED, {}, True)],
+    ids=["saved in its pod", "saved elsewhere", "nothing saved", "another worker"],
+)
+def test_worker_0_stays_where_it_has_recovered_if_its_checkpoints_would_not_move_along(index, saved, checkpoint, moves):
+    twice, pods, heard, decision = fails_in_place(2, index=index, saved=saved, checkpoint=checkpoint)
+    assert "NodeAvoided" in [event.reason for event in decision.events], "it is for pods made later"
+    assert (twice.status.phase == Phase.RESTARTING, twice.status.checkpoints) == (moves, saved)
+    again, decision = decide(twice, *pods, report=heard)
+    assert (again.status.attempt, bool(decision.delete)) == (2 if moves else 1, moves)
 
 
 def test_whoever_cannot_be_moved_goes_on_in_its_pod():

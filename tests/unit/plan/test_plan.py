@@ -310,6 +310,31 @@ def test_success_is_worker_0s_word_and_carries_its_last_report():
     assert [d.name for d in plan(observed(finished, leader, pod(1), now=late)).delete] == ["digits-1-1"]
 
 
+def test_an_image_that_is_no_worker_trains_nothing_however_well_it_ends():
+    started = replace(job(workers=1), status=status_after(plan(observed(job(workers=1)))))
+    silent = pod(0, phase="Succeeded", image="python:3.12", exit_code=0, reason="Completed", finished_at=NOW)
+    status = plan(observed(started, silent)).status
+    assert (status.phase, status.reason, status.failure.category) == (Phase.FAILED, "UserError", "UserError")
+    assert "code 0 without a word: the image python:3.12 does not start Trainwright's worker" in status.message
+    assert "ENTRYPOINT" in status.failure.hint
+    assert truth(status, ConditionType.FAILED) == "True"
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        (running_job(workers=1), {}),
+        (None, {"termination": Termination(exit_code=0)}),
+        (None, {"garbled": True}),
+    ],
+    ids=["reported before", "last word", "last word of another version"],
+)
+def test_one_word_of_worker_0_is_enough_for_success(before, said):
+    started = replace(job(workers=1), status=status_after(plan(observed(job(workers=1)))))
+    leader = pod(0, phase="Succeeded", exit_code=0, finished_at=NOW, **said)
+    assert plan(observed(before or started, leader)).status.phase == Phase.SUCCEEDED
+
+
 def test_deadline_stops_the_job():
     running = running_job(activeDeadlineSeconds=60)
     waiting = plan(observed(running, pod(0), pod(1)))

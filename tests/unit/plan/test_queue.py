@@ -74,6 +74,29 @@ def test_what_is_no_queue(pods):
     assert waiting.status.condition(ConditionType.QUEUED) is None
 
 
+@pytest.mark.parametrize(
+    ("scheduling", "served", "phase"),
+    [
+        ({}, False, Phase.PENDING),
+        ({"gang": "none"}, True, Phase.PENDING),
+        ({}, True, Phase.QUEUED),
+        ({"gang": "scheduler-plugins"}, False, Phase.QUEUED),
+    ],
+)
+def test_with_quota_but_no_node_only_who_is_placed_together_waits_for_a_turn(scheduling, served, phase):
+    """Kueue groups the pods for quota, and each then looks for a place by itself: its deadlines run."""
+    queue = {"scheduling": {"queue": "team-a", **scheduling}, "startDeadlineSeconds": 60}
+    _, queued = told(begun(**queue), held(0), held(1), groups_served=served)
+    assert queued.status.phase == Phase.QUEUED
+    later = NOW + timedelta(hours=5)
+    _, admitted = told(queued, held(0, FULL), held(1, FULL), groups_served=served, now=later)
+    assert admitted.status.phase == phase
+    assert ("none holds resources" in admitted.status.message) == (phase == Phase.QUEUED)
+    overdue = later + timedelta(seconds=61)
+    _, late = told(admitted, held(0, FULL), held(1, FULL), groups_served=served, now=overdue)
+    assert late.status.starts_given_up == (phase == Phase.PENDING)
+
+
 def test_a_start_deadline_counts_from_when_the_turn_has_come():
     _, queued = told(begun(startDeadlineSeconds=60), held(0), held(1))
     later = NOW + timedelta(hours=5)

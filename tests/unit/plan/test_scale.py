@@ -124,7 +124,7 @@ def test_what_has_ended_stays_as_it_is():
 
 
 def test_another_minimum_disturbs_nobody_who_trains_but_those_who_wait():
-    running = running_job(workers=3, least=3)
+    running = running_job(workers=3, least=3, checkpoint={"uri": "s3://bucket/x"})
     edited = sized(running, 3, least=2)
     pods = [pod(index) for index in range(3)]
     going_on, _ = decide(edited, *pods, report=report(20))
@@ -136,3 +136,28 @@ def test_another_minimum_disturbs_nobody_who_trains_but_those_who_wait():
     assert (status.attempt, status.oldest_attempt, status.workers.minimum) == (3, 3, 2)
     assert (status.phase, status.workers.formerly, status.restarts) == (Phase.RESTARTING, None, 1)
     assert decision.events == ()
+
+
+def test_another_minimum_is_not_worth_the_training_that_goes_with_worker_0():
+    running = running_job(workers=3, least=3)
+    pods = [pod(0), pod(1)]
+    lost, _ = decide(sized(running, 3, least=2), *pods, failed(2), report=report(21))
+    waiting, decision = decide(lost, *pods, failed(2))
+    assert (waiting.status.attempt, waiting.status.oldest_attempt) == (2, 1)
+    assert decision.delete == ()
+    assert made(decision) == ["digits-2-2"]
+    started, _ = decide(job(workers=3, least=3))
+    untrained, _ = decide(sized(started, 3, least=2), *pods)
+    assert untrained.status.oldest_attempt == 2, "nothing is lost before the first step"
+
+
+def test_a_change_waits_for_no_worker_that_the_others_go_on_without():
+    running, _ = decide(running_job(workers=3, least=2), pod(0), pod(1), report=report(20, launch="b", absent=[2]))
+    for attempt in (1, 2):
+        running, _ = decide(running, pod(0), pod(1), failed(2, attempt=attempt))
+    assert running.status.phase == Phase.RUNNING
+    assert running.status.next_start > NOW
+    scaled, _ = decide(sized(running, 2), pod(0), pod(1))
+    assert (scaled.status.reason, scaled.status.next_start, scaled.status.waiting_since) == ("Scaling", None, NOW)
+    _, decision = decide(scaled)
+    assert made(decision) == ["digits-0-4", "digits-1-4"]

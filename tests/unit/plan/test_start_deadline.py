@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from situations import NOW, job, observed, pod, report, running_job
+from situations import NOW, failed, job, observed, pod, report, running_job
 
 from trainwright.api.status import Phase
 from trainwright.plan import plan
@@ -110,3 +110,13 @@ def test_jobs_that_gave_up_together_do_not_come_back_together():
         given_up, _ = decide(replace(waiting, uid=f"uid-{number}"), *pods, now=LATE)
         waits.add(round((given_up.status.next_start - LATE).total_seconds(), 1))
     assert len(waits) > 25
+
+
+def test_a_crash_in_the_next_try_is_told_as_the_restart_that_it_is():
+    given_up, _ = decide(*half_started_flat(), now=LATE)
+    begin = given_up.status.next_start
+    crashed, _ = decide(given_up, pod(0, attempt=2), failed(1, attempt=2), now=begin)
+    status = crashed.status
+    assert (status.phase, status.starts_given_up, status.restarts) == (Phase.RESTARTING, 1, 1)
+    assert status.reason == "Restarting"
+    assert "it is replaced and the others wait: restart 1, 1 of at most 3" in status.message
