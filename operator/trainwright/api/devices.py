@@ -55,10 +55,10 @@ def find_gpu(name: str) -> Gpu | None:
     """Return the GPU that is called so by a person, a driver or a node's label; None if it is not in the table.
 
     Args:
-        name: For example `h200`, `NVIDIA A100-SXM4-80GB` or `NVIDIA-H100-80GB-HBM3`.
+        name: For example `h200`, `rtx4090`, `NVIDIA A100-SXM4-80GB` or `NVIDIA-H100-80GB-HBM3`.
     """
     words = set(re.split(r"[-_\s]+", name.lower()))
-    fitting = [key for key in GPUS if set(key.split("-")) <= words]
+    fitting = [key for key in GPUS if set(key.split("-")) <= words or key.replace("-", "") in words]
     if fitting:
         return GPUS[max(fitting, key=len)]
     alias = next((_ALIASES[word] for word in sorted(words) if word in _ALIASES), None)

@@ -15,6 +15,9 @@ class MemoryUse(StatusModel):
     gradients: int = Field(0, ge=0, description="Gradients of the parameters that are trained.")
     optimizer: int = Field(0, ge=0, description="What the optimizer remembers per parameter.")
     average: int = Field(0, ge=0, description="The moving average of the weights (training.ema).")
+    saved: int = Field(
+        0, ge=0, description="The copy that checkpoints are written from, where no GPU has its own memory."
+    )
     teacher: int = Field(0, ge=0, description="The weights of the teacher (distillation).")
     casts: int = Field(0, ge=0, description="Copies of the weights in half precision.")
     gathered: int = Field(0, ge=0, description="Blocks of the model that are whole for a moment (FSDP).")

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from trainwright.api.mistakes import REQUIRED, UNKNOWN, found_text, message_of
+from trainwright.api.mistakes import REQUIRED, UNKNOWN, found_text, message_of, no_string
 from trainwright.api.names import API_VERSION, KIND
 from trainwright.api.spec import TrainingJobSpec
 
@@ -20,6 +20,12 @@ NAME_RULE_MESSAGE = (
     f"must be at most {NAME_LENGTH} lower-case letters, digits and hyphens, begin with a letter and not end with a "
     "hyphen, since worker pods are named after it"
 )
+METADATA_FIELDS = (
+    *("name", "namespace", "labels", "annotations", "finalizers", "generateName", "ownerReferences", "uid"),
+    *("resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"),
+    *("managedFields", "selfLink"),
+)
+"""The fields of Kubernetes' ObjectMeta: kubectl refuses any other."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +89,7 @@ def read_manifest(manifest: Any) -> TrainingJobSpec:
         for field in manifest
         if field not in ("apiVersion", "kind", "metadata", "spec", "status")
     ]
-    metadata = manifest.get("metadata")
-    errors += _name_errors(metadata.get("name") if isinstance(metadata, Mapping) else None)
+    errors += _metadata_errors(manifest.get("metadata"))
     try:
         spec = read_spec(manifest.get("spec"))
     except InvalidJobError as error:
@@ -94,9 +99,19 @@ def read_manifest(manifest: Any) -> TrainingJobSpec:
     return spec
 
 
+def _metadata_errors(metadata: Any) -> list[FieldError]:
+    if metadata is not None and not isinstance(metadata, Mapping):
+        return [FieldError("metadata", f"must be a mapping, found {found_text(metadata)}")]
+    metadata = metadata or {}
+    unknown = [FieldError(f"metadata.{field}", UNKNOWN) for field in metadata if field not in METADATA_FIELDS]
+    return [*_name_errors(metadata.get("name")), *unknown]
+
+
 def _name_errors(name: Any) -> list[FieldError]:
-    if not isinstance(name, str) or not name:
+    if name is None or name == "":
         return [FieldError("metadata.name", REQUIRED)]
+    if not isinstance(name, str):
+        return [FieldError("metadata.name", f"{no_string(name)}, found {found_text(name)}; it {NAME_RULE_MESSAGE}")]
     if len(name) <= NAME_LENGTH and re.fullmatch(NAME_PATTERN, name):
         return []
     return [FieldError("metadata.name", NAME_RULE_MESSAGE)]

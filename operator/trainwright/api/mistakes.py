@@ -11,7 +11,6 @@ REQUIRED: Final = "is required"
 _MESSAGES: Final = {
     "extra_forbidden": UNKNOWN,
     "missing": REQUIRED,
-    "string_type": "must be a string",
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
     "int_parsing": "must be a whole number",
@@ -37,23 +36,32 @@ _MESSAGES: Final = {
     "string_pattern_mismatch": "must match {pattern}",
 }
 _WITHOUT_DOTS: Final = "must not contain .."
-_QUOTES: Final = "must be a string: write it in quotes"
 
 
 def message_of(detail: ErrorDetails) -> str:
     """Return what must be different, without the value that was found."""
     kind, found, context = detail["type"], detail["input"], detail.get("ctx", {})
-    if kind == "string_type" and isinstance(found, bool):
-        read = "y, yes, on and true as true" if found else "n, no, off and false as false"
-        return f"must be a string, but YAML reads {read}: write it in quotes"
-    if kind == "string_type" and isinstance(found, int | float):
-        return _QUOTES
+    if kind == "string_type":
+        return no_string(found)
     if kind == "string_pattern_mismatch" and ".." in str(found) and r"\.?$" in context.get("pattern", ""):
         # A pattern for paths, in which nothing else is forbidden.
         return _WITHOUT_DOTS
     if kind == "string_too_short" and context.get("min_length") == 1:
         return "must not be empty"
     return _MESSAGES[kind].format_map(_plain(context)) if kind in _MESSAGES else detail["msg"]
+
+
+def no_string(found: Any) -> str:
+    """Return what must be different about a value that should have been a string."""
+    if isinstance(found, bool):
+        read = "y, yes, on and true as true" if found else "n, no, off and false as false"
+        return f"must be a string, but YAML reads {read}: write it in quotes"
+    if isinstance(found, int | float):
+        return "must be a string: write it in quotes"
+    if isinstance(found, Mapping) and isinstance(found.get("name"), str):
+        # Pods write some lists of names so, that of their pull secrets for one.
+        return f"must be the name itself, {found['name']!r}, not a mapping"
+    return "must be a string"
 
 
 def found_text(value: Any) -> str:

@@ -1,5 +1,6 @@
 """Reads a manifest and remembers on which line each field stands."""
 
+import difflib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any
 import yaml
 
 from trainwright.api.job import FieldError, InvalidJobError, read_manifest
-from trainwright.api.names import KIND
+from trainwright.api.names import GROUP, KIND
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.manifests import load
 
@@ -71,7 +72,8 @@ def read_manifests(source: str) -> list[Manifest]:
 def read_jobs(source: str) -> list[Manifest]:
     """Return the TrainingJobs of a file; documents of other kinds, such as a claim, are left aside.
 
-    A single document is returned whatever its kind says: it was meant to be one.
+    What was meant to be one is returned, too, so that its kind is told to be wrong: a single document whatever it says, and
+    of several those that are of our group or have almost our kind.
 
     Raises:
         InvalidJobError: It cannot be read, is not YAML, or holds no TrainingJob.
@@ -79,10 +81,19 @@ def read_jobs(source: str) -> list[Manifest]:
     manifests = read_manifests(source)
     if not manifests:
         raise InvalidJobError([FieldError("(manifest)", "the file is empty")])
-    jobs = [m for m in manifests if isinstance(m.document, dict) and m.document.get("kind") == KIND]
+    jobs = [manifest for manifest in manifests if _is_meant(manifest.document)]
     if len(manifests) > 1 and not jobs:
         raise InvalidJobError([FieldError("kind", f"must be {KIND!r} in one of the documents, is in none")])
     return manifests if len(manifests) == 1 else jobs
+
+
+def _is_meant(document: Any) -> bool:
+    """Return whether a document was meant to be a TrainingJob. Kubeflow's TrainJob of its own group was not."""
+    if not isinstance(document, dict):
+        return False
+    kind = str(document.get("kind")).lower()
+    ours = str(document.get("apiVersion")).startswith(f"{GROUP}/")
+    return ours or bool(difflib.get_close_matches(kind, [KIND.lower()], cutoff=0.85))
 
 
 def read_job(source: str) -> Manifest:
@@ -125,7 +136,22 @@ def _syntax_mistake(source: str, text: str, error: yaml.MarkedYAMLError) -> Fiel
     # What is not closed is noticed at the end of the file.
     line = lines[mark.line].replace("\t", " ") if mark.line < len(lines) else ""
     shown = f"\n{line}\n{' ' * mark.column}^" if line.strip() else ""
-    return FieldError(f"line {mark.line + 1}, column {mark.column + 1}", f"{error.problem or 'is not YAML'}{shown}")
+    problem = error.problem or "is not YAML"
+    hint = _syntax_hint(problem, lines[mark.line - 1] if mark.line else "")
+    return FieldError(f"line {mark.line + 1}, column {mark.column + 1}", f"{problem}{hint}{shown}")
+
+
+def _syntax_hint(problem: str, before: str) -> str:
+    """Return what to do about a problem, by the words in which PyYAML tells it and the line before."""
+    if "'\\t'" in problem:
+        return ": indent with spaces, not tabs"
+    if (
+        problem in ("mapping values are not allowed here", "could not find expected ':'")
+        and before
+        and ":" not in before
+    ):
+        return " (or on the line before: has it no colon?)"
+    return ""
 
 
 def _lines(path: str, node: yaml.Node) -> Iterator[tuple[str, int]]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.text import Text
 
-from trainwright.api.job import FieldError
+from trainwright.api.job import METADATA_FIELDS, FieldError
 from trainwright.api.mistakes import UNKNOWN
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.cli.manifest import Manifest
@@ -57,7 +57,9 @@ def advice(mistake: FieldError, document: Any) -> str:
     if "did you mean" in mistake.message:
         return ""
     if mistake.message.startswith(UNKNOWN):
-        fields = _TOP if not holder else _field_names(holder)
+        if re.search(r":[{\[]", mistake.field):
+            return "; a space is missing after the colon"
+        fields = _TOP if not holder else list(METADATA_FIELDS) if holder == ["metadata"] else _field_names(holder)
         meant = _ALIASES.get(_plain(last))
         found = meant if meant in fields else _closest(last, fields)
         if found is None:

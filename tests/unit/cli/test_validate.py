@@ -5,6 +5,7 @@ from textwrap import dedent
 import pytest
 from typer.testing import CliRunner
 
+from trainwright.api.job import NAME_RULE_MESSAGE
 from trainwright.cli.app import app
 
 VALID = """\
@@ -92,6 +93,26 @@ def test_a_job_among_other_documents_is_found(validate):
     assert validate(digits=claim + VALID) == (0, "digits.yaml: valid\n")
 
 
+@pytest.mark.parametrize(
+    "meant",
+    [
+        "apiVersion: trainwright.dev/v1alpha1\nkind: Training\n",
+        "apiVersion: trainwright.dev/v1alpha1\nmetadata: {name: other}\n",
+        "apiVersion: tranwright.dev/v1alpha1\nkind: TraningJob\n",
+    ],
+)
+def test_a_document_that_was_meant_to_be_a_job_is_not_left_aside(validate, meant):
+    code, output = validate(digits=f"{meant}---\n{VALID}")
+    assert code == 64
+    assert "\n  kind" in output
+    assert "digits.yaml, job 2: valid" in output
+
+
+def test_kubeflows_train_job_beside_ours_is_left_aside(validate):
+    theirs = "apiVersion: trainer.kubeflow.org/v1alpha1\nkind: TrainJob\n---\n"
+    assert validate(digits=theirs + VALID) == (0, "digits.yaml: valid\n")
+
+
 def test_lines_are_counted_over_all_documents(validate):
     claim = "kind: PersistentVolumeClaim\nmetadata: {name: data}\n---\n"
     _, output = validate(digits=claim + VALID.replace("name: adam", "name: adamm"))
@@ -138,6 +159,19 @@ def test_a_syntax_error_is_shown_where_it_is(validate, text, said):
     assert [line.partition(" that cannot")[0] for line in shown] == [line.partition(" that cannot")[0] for line in said]
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a:\n\tb: 1\n", "found character '\\t' that cannot start any token: indent with spaces, not tabs"),
+        ("a:\n  b\n  c: 1\n", "mapping values are not allowed here (or on the line before: has it no colon?)"),
+        ("a: 1\nb\nc: 2\n", "could not find expected ':' (or on the line before: has it no colon?)"),
+        ("a: 1\nb: c: 2\n", "mapping values are not allowed here"),
+    ],
+)
+def test_what_to_do_about_a_syntax_error_is_said(validate, text, said):
+    assert one(validate, text)[1].strip() == said
+
+
 def test_an_empty_file_is_called_empty(validate):
     assert one(validate, "# nothing\n") == ["  (manifest)", "    the file is empty"]
 
@@ -165,6 +199,43 @@ def test_each_job_of_a_file_is_checked_as_kubectl_would(validate):
     ("right", "wrong", "said"),
     [
         ("epochs: 2", "epochs: two", "must be a whole number, found 'two'"),
+        (
+            "builtin:\n      name: digits",
+            "builtin:{name: digits}",
+            "unknown field, found 'digits}'; a space is missing after the colon",
+        ),
+        ("name: digits\nspec", "name: digits\n  lables: {a: b}\nspec", "unknown field; did you mean labels?"),
+        ("metadata:\n  name: digits", "metadata: digits", "must be a mapping, found 'digits'"),
+        (
+            "name: digits\nspec",
+            "name: 123\nspec",
+            f"must be a string: write it in quotes, found 123; it {NAME_RULE_MESSAGE}",
+        ),
+        (
+            "epochs: 2",
+            "epochs: 2\n  workers: {imagePullSecrets: [{name: registry}]}",
+            "must be the name itself, 'registry', not a mapping",
+        ),
+        (
+            "epochs: 2",
+            "epochs: 2\n  workers: {resources: {limits: {gpu: 1}}}",
+            "must name cpu, memory, ephemeral-storage, hugepages-SIZE, or a device with its domain: nvidia.com/gpu, not gpu",
+        ),
+        (
+            "epochs: 2",
+            "epochs: 2\n  workers: {resources: {requests: {nvidia.com/gpu: 1}}}",
+            "devices such as nvidia.com/gpu, and huge pages, need the same amount in limits, where they may stand alone",
+        ),
+        (
+            "epochs: 2",
+            "epochs: 2\n  workers: {resources: {requests: {nvidia.com/gpu: 1}, limits: {nvidia.com/gpu: 2}}}",
+            "must equal its limit, 2, found 1",
+        ),
+        (
+            "epochs: 2",
+            "epochs: 2\n  workers: {resources: {requests: {memory: 4Gi}, limits: {memory: 2Gi}}}",
+            "must be at most its limit, 2Gi, found 4Gi",
+        ),
         ("epochs: 2", "epochs: 2.5", "must be a whole number, found 2.5"),
         ("learningRate: 1e-3", "learningRate: fast", "must be a number, found 'fast'"),
         ("learningRate: 1e-3", "learningRate: 1e-3\n    nesterov: 1", "must be true or false, found 1"),

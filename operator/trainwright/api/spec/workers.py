@@ -1,10 +1,11 @@
 """Who trains and where: the worker pods, and their allowed pod fields."""
 
 import re
+from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Self
 
-from pydantic import BeforeValidator, Field, JsonValue, PlainValidator, WithJsonSchema
+from pydantic import BeforeValidator, Field, JsonValue, PlainValidator, WithJsonSchema, model_validator
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
@@ -16,8 +17,12 @@ LabelKey = Annotated[
     str, Field(max_length=317, pattern=r"^([a-z0-9]([-.a-z0-9]*[a-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?$")
 ]
 LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?)?$")]
-QUANTITY = r"^[+]?([0-9]+|[0-9]+\.[0-9]*|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]+)?$"
+# Two digits of an exponent are more than Kubernetes counts to, and an endless one would be no number to compare.
+QUANTITY = r"^[+]?([0-9]+|[0-9]+\.[0-9]*|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]{1,2})?$"
 QUANTITY_LENGTH = 64
+_UNITS: Final = {
+    unit: Decimal(1000) ** power for power, unit in enumerate(("n", "u", "m", "", "k", *"MGTPE"), start=-3)
+} | {f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", start=1)}
 
 
 def _quantity(value: Any) -> int | str:
@@ -26,6 +31,19 @@ def _quantity(value: Any) -> int | str:
     if isinstance(value, str) and len(value) <= QUANTITY_LENGTH and re.fullmatch(QUANTITY, value):
         return value
     raise PydanticCustomError("quantity", "must be a quantity: a whole number, or text like 500m, 1.5 or 16Gi")
+
+
+def amount_of(quantity: int | str) -> Decimal:
+    """Return the number that a quantity stands for: 0.5 for 500m.
+
+    Raises:
+        ValueError: It is no quantity.
+    """
+    found = re.fullmatch(QUANTITY, str(quantity))
+    if found is None:
+        raise ValueError(f"not a quantity: {quantity}")
+    number, unit = found[1], found[2] or ""
+    return Decimal(number) * _UNITS[unit] if unit in _UNITS else Decimal(number + unit)
 
 
 Quantity = Annotated[
@@ -61,6 +79,29 @@ class PullPolicy(StrEnum):
     NEVER = "Never"
 
 
+_OWN: Final = ("cpu", "memory", "ephemeral-storage")
+"""The resources that every node has; Kubernetes knows no others without a domain, but huge pages."""
+
+
+def _whole(resource: str) -> bool:
+    """Return whether Kubernetes gives a resource to one container alone, so that request and limit must be equal."""
+    return resource.startswith("hugepages-") or ("/" in resource and "kubernetes.io/" not in resource)
+
+
+def _named(field: str) -> Rule:
+    """Return the rule that Kubernetes knows the resources of a field by their names."""
+    return Rule(
+        field=field,
+        message="must name cpu, memory, ephemeral-storage, hugepages-SIZE, or a device with its domain: nvidia.com/gpu, "
+        "not gpu",
+        cel=f"!has(self.{field}) || self.{field}.all(key, key in {list(_OWN)} || key.startsWith('hugepages-') || "
+        "key.contains('/'))",
+        holds=lambda self: all(
+            key in _OWN or key.startswith("hugepages-") or "/" in key for key in getattr(self, field) or ()
+        ),
+    )
+
+
 class ResourcesSpec(Model):
     """Compute resources of one worker, as in any container."""
 
@@ -68,6 +109,34 @@ class ResourcesSpec(Model):
     limits: Quantities | None = Field(
         None, description="What the worker may use; GPUs go here, for example nvidia.com/gpu: 1."
     )
+
+    rules = (
+        _named("requests"),
+        _named("limits"),
+        Rule(
+            field="requests",
+            message="devices such as nvidia.com/gpu, and huge pages, need the same amount in limits, where they may stand "
+            "alone",
+            cel="!has(self.requests) || self.requests.all(key, (has(self.limits) && key in self.limits) || "
+            "!(key.startsWith('hugepages-') || (key.contains('/') && !key.contains('kubernetes.io/'))))",
+            holds=lambda self: all(key in (self.limits or ()) or not _whole(key) for key in self.requests or ()),
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _requests_fit_the_limits(self) -> Self:
+        """Refuse what no API server accepts in a pod. Only the operator says so: an amount in CEL is a number or a text."""
+        mistakes = []
+        requests, limits = self.requests or {}, self.limits or {}
+        for name in sorted(requests.keys() & limits.keys()):
+            request, limit = requests[name], limits[name]
+            more = amount_of(request) - amount_of(limit)
+            if more > 0 or (more and _whole(name)):
+                bound = "equal" if _whole(name) else "be at most"
+                mistakes.append((f"requests.{name}", f"must {bound} its limit, {limit}, found {request}"))
+        if mistakes:
+            raise PydanticCustomError("rules", "resources", {"mistakes": mistakes})
+        return self
 
 
 class Toleration(Model):

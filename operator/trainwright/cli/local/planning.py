@@ -2,11 +2,9 @@
 
 import importlib.util
 import json
-import re
 import subprocess
 import sys
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +16,7 @@ from trainwright.api.exit_codes import ExitCode
 from trainwright.api.job import FieldError, InvalidJobError
 from trainwright.api.plan import Answer, Question
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.api.spec.workers import QUANTITY
+from trainwright.api.spec.workers import amount_of
 from trainwright.cli.local.command import named_volumes
 from trainwright.cli.manifest import Manifest, read_job, read_with_workers
 from trainwright.cli.mistakes import show_mistakes
@@ -30,9 +28,6 @@ DOES_NOT_FIT: Final = 1
 _PREFLIGHT: Final = "trainwright_worker.preflight"
 _PRODUCT: Final = "nvidia.com/gpu.product"
 """Label by which nodes tell their GPU; a job that selects it says what it will run on."""
-_UNITS: Final = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18} | {
-    f"{letter}i": 1024**power for power, letter in enumerate("KMGTPE", start=1)
-}
 
 
 @dataclass(frozen=True)
@@ -130,19 +125,22 @@ def _gpu(name: str | None, spec: TrainingJobSpec) -> str | None:
 
 def _bytes(field: str, text: str) -> int:
     """Return the bytes of a quantity."""
-    found = re.fullmatch(QUANTITY, text)
-    number, unit = (found[1], found[2] or "") if found else ("0", "")
-    if found is None or (unit not in _UNITS and not unit.startswith(("e", "E"))) or not Decimal(number):
+    try:
+        number = int(amount_of(text))
+    except ValueError:
+        number = 0
+    if not number:
         raise InvalidJobError([FieldError(field, f"{text!r} is no amount of memory: expected for example 80Gi")])
-    return int(Decimal(number + unit)) if unit not in _UNITS else int(Decimal(number) * Decimal(_UNITS[unit]))
+    return number
 
 
 def _ask(question: Question) -> Answer:
     """Have the worker's preflight answer, in a process of its own: torch is never imported here."""
     if any(importlib.util.find_spec(name) is None for name in ("torch", "trainwright_worker")):
-        raise InvalidJobError(
-            [FieldError("trainwright plan", "needs PyTorch to measure the model: pip install 'trainwright[worker]'")]
+        reason = (
+            "needs PyTorch to measure the model: in a clone of Trainwright, pip install '.[worker]' or make install"
         )
+        raise InvalidJobError([FieldError("trainwright plan", reason)])
     done = subprocess.run(  # noqa: S603 - our own program
         [sys.executable, "-m", _PREFLIGHT],
         input=json.dumps(question.to_wire()),
