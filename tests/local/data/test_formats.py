@@ -59,6 +59,15 @@ def test_parquet_of_several_files(open_data, tmp_path):
     assert numbers.normalization.target_mean == (2.25,)
 
 
+def test_parquet_files_with_their_columns_in_another_order(open_data, tmp_path):
+    for part, names in enumerate((("a", "b", "y"), ("y", "b", "a"))):
+        values = {"a": [1.0, 2.0], "b": [10.0, 20.0], "y": ["u", "v"]}
+        parquet.write_table(pa.table({name: values[name] for name in names}), tmp_path / f"{part}.parquet")
+    data = open_data({"parquet": {"path": ".", "target": "y"}, "normalize": "none"})
+    assert sorted(data.splits.train.inputs.tolist()) == [[1, 10], [1, 10], [2, 20], [2, 20]]
+    assert data.splits.train.features == ("a", "b")
+
+
 @pytest.mark.parametrize("form", ["PNG", "JPEG"])
 def test_an_image_folder_as_imagenet_has_it(open_data, tmp_path, form):
     write_images(tmp_path / "train", ("n02", "n01"), 3, form)

@@ -210,6 +210,21 @@ def test_parquet(refused, tmp_path):
     refused("cannot read .* as Parquet", {"parquet": {"path": "t.parquet", "target": "y"}})
 
 
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        (("b", "y"), r"parquet.path: .*/1.parquet has no column 'a', which .*/0.parquet has"),
+        (("a", "b", "c", "y"), r"parquet.path: .*/0.parquet has no column 'c', which .*/1.parquet has"),
+    ],
+)
+def test_parquet_files_of_different_columns(refused, open_data, tmp_path, second, words):
+    for part, names in enumerate((("a", "b", "y"), second)):
+        parquet.write_table(pa.table({name: [1, 2] for name in names}), tmp_path / f"{part}.parquet")
+    refused(words, {"parquet": {"path": ".", "target": "y"}})
+    chosen = open_data({"parquet": {"path": ".", "target": "y", "features": ["b"]}})
+    assert chosen.splits.train.features == ("b",), "what nobody reads may differ"
+
+
 def test_texts_to_predict(open_data, tmp_path):
     write_jsonl(tmp_path / "a.jsonl", [{"text": text, "label": n % 2} for n, text in enumerate(sentences(6))])
     data = open_data({**TEXT, "tokenizer": {"name": "word"}})

@@ -161,6 +161,19 @@ def test_a_teacher_is_counted_with_what_it_works_with():
     assert both.flops == pytest.approx(alone.flops + own.flops / 3, rel=0.01)
 
 
+def test_a_teacher_of_another_library_has_no_part_in_its_students_dropout():
+    spec = read_spec(
+        {
+            "model": {"name": "cnn"},
+            "dataset": {"builtin": {"name": "digits"}},
+            "training": {"epochs": 1},
+            "regularization": {"dropout": 0.2},
+        }
+    )
+    teacher = spec.model.model_copy(update={"name": "torchvision:resnet18"})
+    assert Gauge(spec, Facts((1, 8, 8), 10), cuda=False, teacher=teacher).weights().teacher > 4 * 11_000_000
+
+
 def test_arithmetic_is_counted():
     spec, facts = make("mlp")
     passes = Gauge(spec, facts, cuda=False).passes(8, Precision.FP32, checkpointing=False)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainwright.api.spec.corpora import WebDatasetData
+from trainwright.api.spec.corpora import ImageFolderData, WebDatasetData
 from trainwright.api.spec.dataset import Normalize
 from trainwright.api.spec.preparation import AugmentationSpec
 from trainwright_worker.batch import IGNORED, Batch
@@ -25,10 +25,10 @@ from trainwright_worker.data.augment import augment, center, draw_part
 from trainwright_worker.data.blocks import BlockReader
 from trainwright_worker.data.files import Location, expand, find, find_all, place
 from trainwright_worker.data.labels import Labels
-from trainwright_worker.data.loader import Loader
+from trainwright_worker.data.loader import Loader, read_ahead
 from trainwright_worker.data.measured import Measured, compare
 from trainwright_worker.data.normalization import Normalization, measure_samples
-from trainwright_worker.data.pictures import ChangedSamples, choose_some, decode
+from trainwright_worker.data.pictures import ChangedSamples, Pictures, choose_some, decode
 from trainwright_worker.data.ragged import Ragged, Scratch
 from trainwright_worker.data.sampler import WINDOW_BLOCKS, Sampler
 from trainwright_worker.data.sequences import Blocks, Frames, Tokens, pad, round_up
@@ -198,7 +198,7 @@ def test_augmentation_is_a_function_of_its_draw(crop, dtype, channels):
     pytest.importorskip("PIL")
     spec = AugmentationSpec.model_validate({**EVERYTHING, **crop})
     source = image(channels=channels, dtype=dtype)
-    first, again, other = (augment(source, spec, (8, 8), 255, Random(seed)) for seed in ("a", "a", "b"))
+    first, again, other = (augment(source, spec, (8, 8), 8, 255, Random(seed)) for seed in ("a", "a", "b"))
     assert first.shape == (8, 8, channels)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -209,12 +209,37 @@ def test_augmentation_is_a_function_of_its_draw(crop, dtype, channels):
 def test_a_random_crop_is_a_window_of_the_padded_image_and_a_flip_its_mirror():
     spec = AugmentationSpec.model_validate({"randomCrop": {"padding": 0}, "horizontalFlip": 1})
     source = image(8, 8)
-    assert np.array_equal(augment(source, spec, (8, 8), 255, Random(0)), source[:, ::-1])
+    assert np.array_equal(augment(source, spec, (8, 8), 8, 255, Random(0)), source[:, ::-1])
 
 
 def test_the_centre_is_what_evaluation_sees():
     assert np.array_equal(center(image(), (8, 8), 12), image()[2:10, 4:12])
     assert center(image(), (6, 6), 6).shape == (6, 6, 3)
+
+
+class Drawn:
+    """One image, encoded."""
+
+    reading = None
+
+    def read(self, row):  # noqa: ARG002
+        file = io.BytesIO()
+        Image.fromarray(image(20, 30)).save(file, "PNG")
+        return file.getvalue()
+
+    def name(self, row):
+        return str(row)
+
+    def blocks(self):
+        return None
+
+
+@pytest.mark.parametrize("resize", [None, 16])
+def test_training_that_crops_nothing_sees_what_evaluation_sees(resize):
+    form, only = ImageFolderData(path="p", size=8, resize=resize), torch.tensor([0])
+    mirror = AugmentationSpec.model_validate({"horizontalFlip": 1})
+    pictures = Pictures(Drawn(), only, only, form, "f").processed(Normalization(), mirror, 0)
+    assert torch.equal(pictures.take(only, 0).inputs.flip(3), pictures.take(only).inputs)
 
 
 @given(st.integers(1, 500), st.integers(1, 500), st.integers(0, 100))
@@ -282,6 +307,17 @@ def test_a_failing_reader_ends_the_loop_with_its_error():
     split = Broken(Samples(torch.rand(8, 1, 4, 4), torch.arange(8)), Normalization(), AugmentationSpec(), 0, 1)
     with pytest.raises(DataError, match="broken"):
         next(Loader(split, Sampler(8, 4, 0, 1, 0), CPU).batches(0))
+
+
+@pytest.mark.parametrize(("place", "pinned"), [("cpu", 2), ("meta", 0)])
+def test_samples_in_memory_are_pinned_on_their_way_to_a_gpu_unless_they_are_on_a_device(place, pinned, monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: calls.append(tensor) or tensor)
+    monkeypatch.setattr(Batch, "to", lambda batch, _: batch)
+    split = Samples(torch.zeros(4, 3, device=place), torch.zeros(4, device=place))
+    requests = iter([(torch.arange(2, device=place), None)])
+    assert len(next(read_ahead(split, requests, torch.device("cuda")))) == 2
+    assert len(calls) == pinned
 
 
 def test_rows_of_different_lengths_are_written_once_and_mapped(tmp_path):

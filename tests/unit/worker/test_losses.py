@@ -1,14 +1,22 @@
+import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+from trainwright.api.job import read_spec
 from trainwright.api.spec import LossSpec, RegularizationSpec
 from trainwright.api.spec.objective import LossName
 from trainwright_worker.batch import IGNORED, Batch
+from trainwright_worker.data.dataset import Facts
+from trainwright_worker.models.build import build
+from trainwright_worker.models.lora import merge_lora
+from trainwright_worker.results.weights import savable
 from trainwright_worker.training.losses import count_targets, frame_lengths, make_loss, make_measure, make_penalty
-from trainwright_worker.training.teacher import compare
+from trainwright_worker.training.teacher import compare, load_teacher
 
 
 def loss_of(name, outputs, targets, **settings):
@@ -111,3 +119,45 @@ def test_a_teacher_is_compared_by_probabilities():
     two = torch.stack([student[0], torch.tensor([9.0, -9.0])])[None]
     other = torch.stack([teacher[0], torch.tensor([-9.0, 9.0])])[None]
     assert float(compare(two, other, tokens, 2.0)) == pytest.approx(expected, rel=1e-5)
+
+
+def taught(model, **changes):
+    raw = {"model": model, "dataset": {"builtin": {"name": "iris"}}, "training": {"epochs": 1}}
+    return read_spec(raw | changes)
+
+
+def teach(folder, spec, facts):
+    """Write the results of a job that has trained nothing yet, and return its model."""
+    model = build(spec, facts).eval()
+    merge_lora(model)
+    folder.mkdir()
+    save_file(savable(model), folder / "weights.safetensors")
+    (folder / "results.json").write_text(json.dumps({"spec": spec.to_wire()}))
+    return model
+
+
+def learn(root, spec, facts):
+    """Return the teacher of a job."""
+    return load_teacher(spec, spec.distillation, SimpleNamespace(facts=facts), str(root))
+
+
+def test_a_teacher_that_was_trained_with_lora_teaches_from_its_results(tmp_path):
+    facts = Facts((7,), 3, vocabulary=20)
+    small = {"name": "transformer", "args": {"dimension": 8, "heads": 2, "layers": 1}}
+    texts = {"labeledText": {"path": "t.jsonl"}}
+    adapted = taught({**small, "pretrained": "base.safetensors", "lora": {"rank": 2}}, dataset=texts)
+    model = teach(tmp_path / "teacher", adapted, facts)
+    loaded = learn(tmp_path, taught(small, dataset=texts, distillation={"weights": "teacher"}), facts)
+    tokens = torch.randint(20, (2, 7))
+    assert torch.equal(loaded(tokens), model(tokens))
+
+
+@pytest.mark.parametrize(("own", "students"), [(0.2, 0), (0, 0.2), (0.2, 0.5)])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_teacher_has_the_dropouts_it_was_trained_with_whatever_its_student_has(tmp_path, own, students, named):
+    facts, shape = Facts((4,), 3), {"name": "mlp", "args": {"hidden": [5]}}
+    model = teach(tmp_path / "teacher", taught(shape, regularization={"dropout": own}), facts)
+    lesson = {"weights": "teacher", **({"model": "mlp", "args": shape["args"]} if named else {})}
+    student = taught({"name": "linear"}, regularization={"dropout": students}, distillation=lesson)
+    rows = torch.randn(2, 4)
+    assert torch.equal(learn(tmp_path, student, facts)(rows), model(rows))

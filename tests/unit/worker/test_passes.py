@@ -265,6 +265,19 @@ def test_a_step_that_is_not_finite_leaves_no_trace_but_its_count(kind, precision
     assert not torch.equal(model.state_dict()["0.weight"], state[0]["0.weight"])
 
 
+@pytest.mark.parametrize("policy", ["stop", "rollback"])
+def test_under_fp16_a_loss_that_is_no_number_is_left_to_the_policy_and_a_gradient_to_the_scale(policy):
+    spec = spec_of(training={"precision": "fp16"}, health={"nonFinite": policy})
+    update, _ = update_of(nn.Linear(2, 1), spec)
+    nan, loss = torch.tensor(math.nan), torch.tensor(2.0)
+    update.guard.watch(nan)
+    assert update.guard.count(loss) == 0
+    assert update.guard.count(nan).isnan()
+    update.guard.watch(torch.tensor(1.0))
+    assert update.guard.count(loss) == 2
+    assert update.guard.count(nan).isnan()
+
+
 def test_averages_follow_the_formula_and_come_back_from_a_checkpoint():
     model = nn.Linear(2, 1)
     spec = spec_of(training={"ema": {"decay": 0.5}, "precision": "fp16"}, health={"nonFinite": "skip"})

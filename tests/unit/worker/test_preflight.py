@@ -9,12 +9,13 @@ from trainwright.api.devices import find_gpu
 from trainwright.api.figures import Preflight
 from trainwright.api.job import read_spec
 from trainwright.api.spec.training import Precision
+from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import OutOfMemoryError
-from trainwright_worker.preflight.advice import remedies
+from trainwright_worker.preflight.advice import Need, remedies
 from trainwright_worker.preflight.assume import assume
 from trainwright_worker.preflight.budget import Device, Setup, add_up, setup_of
 from trainwright_worker.preflight.check import refuse_if_too_large
-from trainwright_worker.preflight.measure import Passes, Weights
+from trainwright_worker.preflight.measure import Gauge, Passes, Weights
 from trainwright_worker.preflight.verdict import count, scaled, table
 from trainwright_worker.reporting.stopwatch import find_stragglers
 
@@ -27,6 +28,8 @@ SETUP = Setup(
     checkpointing=False,
     sharded=False,
     average=False,
+    cuda=True,
+    sharing=1,
 )
 WEIGHTS = Weights(parameters=100, trainable=90, all=400, trained=360, buffers=8, block=100, rest=100)
 
@@ -50,6 +53,8 @@ def passes(samples=8, peak=800, **changes):
         ("a100", "A100-40GB"),
         ("Tesla T4", "T4"),
         ("NVIDIA GeForce RTX 4090", "RTX-4090"),
+        ("rtx4090", "RTX-4090"),
+        ("h100pcie", "H100-PCIe"),
     ],
 )
 def test_gpus_are_known_by_the_names_that_people_drivers_and_nodes_use(name, found):
@@ -76,6 +81,18 @@ def test_memory_of_a_sharded_job():
     assert memory.casts == 0
 
 
+def test_without_a_gpu_the_copy_for_checkpoints_takes_the_same_memory():
+    # Weights and buffers, 720 of the optimizer, and the average.
+    plain = replace(SETUP, cuda=False, average=True)
+    assert add_up(WEIGHTS, 720, passes(), plain).saved == 408 + 720 + 360
+    assert add_up(WEIGHTS, 720, passes(), replace(plain, cuda=True)).saved == 0
+    # The first process alone makes it, in memory of all four of its worker.
+    assert add_up(WEIGHTS, 720, passes(), replace(plain, processes=8, sharing=4)).saved == (408 + 720 + 360) / 4
+    # Sharded, each makes it of its part.
+    sharded = replace(plain, processes=4, sharing=4, sharded=True)
+    assert add_up(WEIGHTS, 720, passes(), sharded).saved == 100 + 8 + 180 + 90
+
+
 def test_a_teacher_is_whole_on_every_process():
     setup = replace(SETUP, processes=4, sharded=True)
     plain, taught = (add_up(weights, 720, passes(), setup) for weights in (WEIGHTS, replace(WEIGHTS, teacher=40)))
@@ -91,12 +108,13 @@ def test_a_full_batch_is_the_whole_split_and_lies_in_memory():
             "workers": {"processesPerWorker": 2},
         }
     )
-    setup = setup_of(spec, samples=1797)
+    setup = setup_of(spec, samples=1797, cuda=False)
     assert (setup.batch, setup.micro_batch, setup.accumulation) == (1797, 100, 9)
-    assert add_up(WEIGHTS, 0, passes(sample=264), setup).batch == 900 * 264
+    # The last of the nine passes is smaller.
+    assert add_up(WEIGHTS, 0, passes(sample=264), setup).batch == 899 * 264
     assert (
         setup_of(
-            spec.model_copy(update={"training": spec.training.model_copy(update={"full_batch": False})})
+            spec.model_copy(update={"training": spec.training.model_copy(update={"full_batch": False})}), cuda=False
         ).accumulation
         == 1
     )
@@ -177,9 +195,25 @@ def test_the_setup_follows_from_the_spec():
             "workers": {"count": 2},
         }
     )
-    setup = setup_of(spec)
+    setup = setup_of(spec, cuda=False)
     assert (setup.processes, setup.micro_batch, setup.accumulation) == (2, 16, 3)
     assert (setup.precision, setup.average, setup.sharded) == (Precision.BF16, True, False)
+    assert (setup.cuda, setup.sharing) == (False, 1)
+
+
+def test_the_arithmetic_of_a_step_is_that_of_its_samples_however_unequal_its_passes_are():
+    spec = read_spec(
+        {
+            "model": {"name": "linear"},
+            "dataset": {"builtin": {"name": "digits"}},
+            "training": {"epochs": 1, "globalBatchSize": 65, "microBatchSize": 64},
+        }
+    )
+    need = Need(Gauge(spec, Facts((64,), 10), cuda=False), spec.optimizer)
+    setup = setup_of(spec, cuda=False)
+    assert setup.accumulation == 2
+    whole = replace(setup, micro_batch=65, accumulation=1)
+    assert need.flops(setup) == pytest.approx(need.flops(whole))
 
 
 def test_facts_are_taken_from_the_spec_and_assumptions_are_told():
@@ -195,6 +229,26 @@ def test_facts_are_taken_from_the_spec_and_assumptions_are_told():
     assert assumed.notes == ("512 tokens per sample",)
     raw["model"]["args"].pop("vocabulary")
     assert "the tokenizer learns all 10,000 tokens that it may" in assume(read_spec(raw)).notes
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "length", "vocabulary"),
+    [
+        (None, 256, 10_000),
+        ({"vocabularySize": 500}, 256, 500),
+        ({"name": "byte", "maxLength": 64}, 64, 259),
+        ({"path": "gpt2"}, 256, 50_257),
+    ],
+)
+def test_absent_texts_are_assumed_to_be_cut_as_the_job_would_cut_them(tokenizer, length, vocabulary):
+    raw = {
+        "task": "language-modeling",
+        "model": {"name": "gpt", "args": {"context": 1024}},
+        "dataset": {"text": {"path": "corpus"}} | ({} if tokenizer is None else {"tokenizer": tokenizer}),
+        "training": {"steps": 1},
+    }
+    facts = assume(read_spec(raw)).facts
+    assert (facts.shape, facts.vocabulary, facts.outputs) == ((length,), vocabulary, vocabulary)
 
 
 def test_numbers_are_told_as_people_tell_them():

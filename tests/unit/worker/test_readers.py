@@ -83,6 +83,7 @@ def test_csv_reads_a_regression_with_chosen_columns_and_delimiter(tmp_path):
         ("a,y\n1,0\n\nx,1\n", CSV, "line 4 of .*, column 'a': 'x' is not a finite number"),
         ("a,y\n1,0\n,1\n", CSV, "line 3 of .*, column 'a': '' is not a finite number"),
         ("a,y\ninf,0\n", CSV, "'inf' is not a finite number"),
+        ("a,y\n1,0\n-1e39,1\n", CSV, "line 3 of .*, column 'a': '-1e39' is not a finite number of 32 bits"),
         ("a,y\n1,0\n1\n", CSV, "line 3 of .* has 1 values, its header 2"),
         ("a,y\n", CSV, "has a header but no rows"),
         ("y\n1\n", CSV, "no column besides the target"),
@@ -93,6 +94,12 @@ def test_csv_mistakes_name_the_place(tmp_path, text, dataset, words):
     write_csv(tmp_path, text)
     with pytest.raises(DataError, match=words):
         read(spec_of(dataset), str(tmp_path))
+
+
+def test_a_target_that_is_infinite_in_32_bits_is_refused(tmp_path):
+    write_csv(tmp_path, "a,y\n1,3e38\n2,1e39\n")
+    with pytest.raises(DataError, match=r"line 3 of .*, column 'y': '1e39' is not a finite number of 32 bits"):
+        read(spec_of(CSV, task="regression"), str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,13 @@ def test_checksums_are_masked_crc32c():
     assert events._masked_checksum(bytes(32)) == struct.pack("<I", rotated & 0xFFFFFFFF)
 
 
+def test_a_launch_from_scratch_tells_readers_to_forget_all_steps(tmp_path):
+    TensorboardTracker(str(tmp_path), Story("job", "u1", 2, 0, {}, str(tmp_path)))
+    (file,) = tmp_path.iterdir()
+    _, start = parse(file.read_bytes())
+    assert start[9:] == bytes([2 << 3, 1, 7 << 3 | 2, 2, 1 << 3, 1])
+
+
 def test_going_back_to_a_checkpoint_is_told_to_readers(tmp_path):
     story = Story("job", "u1", 1, 10, {}, str(tmp_path))
     tracker = TensorboardTracker(str(tmp_path), story)

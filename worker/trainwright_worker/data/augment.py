@@ -14,13 +14,16 @@ _GRAY: Final = np.array([0.2989, 0.587, 0.114], dtype=np.float32)
 _ATTEMPTS: Final = 10
 
 
-def augment(image: Array, spec: AugmentationSpec, size: tuple[int, int], maximum: float, draw: Random) -> Array:
+def augment(
+    image: Array, spec: AugmentationSpec, size: tuple[int, int], resized: int, maximum: float, draw: Random
+) -> Array:
     """Return a changed image.
 
     Args:
         image: [height, width, channels], uint8 or float32.
         spec: What to change.
         size: Height and width of the result.
+        resized: Length to which the shorter side is scaled where nothing crops at random, as evaluation does.
         maximum: Value of the brightest pixel that can be.
         draw: Where chance comes from; the same generator gives the same image.
 
@@ -32,7 +35,7 @@ def augment(image: Array, spec: AugmentationSpec, size: tuple[int, int], maximum
     elif spec.random_crop is not None:
         image = _crop(image, spec.random_crop, size, draw)
     else:
-        image = center(image, size, min(size))
+        image = center(image, size, resized)
     if draw.random() < spec.horizontal_flip:
         image = image[:, ::-1]
     if spec.color_jitter is not None:

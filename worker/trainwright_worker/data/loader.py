@@ -73,7 +73,7 @@ def read_ahead(split: Split, requests: Iterator[Request], device: torch.device) 
     """
     if split.reading == Reading.INSTANT:
         for indices, epoch in requests:
-            yield split.take(indices, epoch).to(device)
+            yield _pin(split.take(indices, epoch), device).to(device)
         return
     threads = max(_NETWORK_THREADS if split.reading == Reading.NETWORK else 1, torch.get_num_threads())
 
@@ -95,8 +95,8 @@ def read_ahead(split: Split, requests: Iterator[Request], device: torch.device) 
 
 
 def _pin(batch: Batch, device: torch.device) -> Batch:
-    """Return the batch where a copy to the device needs no waiting."""
-    if device.type != "cuda":
+    """Return the batch where a copy to the device needs no waiting; one that is on a device already needs none."""
+    if device.type != "cuda" or batch.inputs.device.type != "cpu":
         return batch
     mask = None if batch.mask is None else batch.mask.pin_memory()
     return Batch(batch.inputs.pin_memory(), batch.targets.pin_memory(), mask)

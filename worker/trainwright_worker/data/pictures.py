@@ -110,11 +110,11 @@ class Pictures:
 
     def _picture(self, row: int, epoch: int | None) -> Array:
         image = decode(self.images.read(row), self.images.name(row), self.field, grayscale=self.form.grayscale)
-        size = (self.form.size, self.form.size)
+        size, resized = (self.form.size, self.form.size), self.form.resize or self.form.size
         if epoch is not None and self.augmentation is not None:
             draw = Random(f"{self.seed}/{epoch}/{row}")  # noqa: S311 - nothing secret
-            return augment(image, self.augmentation, size, PIXEL_MAXIMUM, draw)
-        return center(image, size, self.form.resize or self.form.size)
+            return augment(image, self.augmentation, size, resized, PIXEL_MAXIMUM, draw)
+        return center(image, size, resized)
 
 
 @dataclass(frozen=True)
@@ -155,10 +155,11 @@ class ChangedSamples:
             return self.normalization.apply(self.samples.select(indices)).take(torch.arange(len(indices)))
         inputs = np.empty((len(indices), *self.shape), np.float32)
         images = self.samples.inputs.numpy()
+        size = (self.shape[1], self.shape[2])
         for place, row in enumerate(indices.tolist()):
             draw = Random(f"{self.seed}/{epoch}/{row}")  # noqa: S311 - nothing secret
             image = images[row].transpose(1, 2, 0)
-            changed = augment(image, self.augmentation, (self.shape[1], self.shape[2]), self.maximum, draw)
+            changed = augment(image, self.augmentation, size, min(size), self.maximum, draw)
             write_scaled(changed, self.normalization, inputs[place])
         return Batch(torch.from_numpy(inputs), self.samples.targets[indices])
 

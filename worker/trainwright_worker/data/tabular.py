@@ -20,6 +20,8 @@ from trainwright_worker.errors import DataError
 
 _NOTHING: Final = ("", "nan")
 """How tables spell that a value is missing."""
+_LARGEST: Final = float(np.finfo(np.float32).max)
+"""The largest number that a model can be shown; what is larger would be infinite to it."""
 
 
 @dataclass(frozen=True)
@@ -158,9 +160,10 @@ def _number(text: str, column: str, line: int, location: Location, field: str) -
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    if not abs(value) <= _LARGEST:  # Not a number is not, either.
         raise DataError(
-            f"{location.field}: line {line} of {location.name}, column {column!r}: {text!r} is not a finite number",
+            f"{location.field}: line {line} of {location.name}, column {column!r}: {text!r} is not a finite number "
+            "of 32 bits",
             f"fill or remove the value, or leave the column out with {field}.features",
         )
     return value
@@ -177,7 +180,10 @@ def _read_parquet(places: list[Location], data: ParquetData, field: str, *, clas
         with location.open() as file, location.reading():
             try:
                 parquet = ParquetFile(file)
-                features = choose_features(parquet.schema_arrow.names, data, location.name, field)
+                own = choose_features(parquet.schema_arrow.names, data, location.name, field)
+                # Files may have the same columns in any order; a model knows its features by their places.
+                features = features or own
+                _check_same(features, own, places[0], location, field)
                 for batch in parquet.iter_batches(columns=[*features, data.target]):
                     parts.append(np.stack([_column(batch, name, location, field) for name in features], axis=1))
                     if classify:
@@ -191,6 +197,18 @@ def _read_parquet(places: list[Location], data: ParquetData, field: str, *, clas
     if not sum(map(len, parts)):
         raise DataError(f"{places[0].field}: {places[0].name} has columns but no rows")
     return _Read(torch.from_numpy(np.concatenate(parts)), features, labels if classify else numbers)
+
+
+def _check_same(features: list[str], own: list[str], first: Location, location: Location, field: str) -> None:
+    """Refuse a file that has not the features of the first."""
+    different = {*features} ^ {*own}
+    if different:
+        name = min(different)
+        poorer, richer = (location, first) if name in features else (first, location)
+        raise DataError(
+            f"{location.field}: {poorer.name} has no column {name!r}, which {richer.name} has",
+            f"name the columns that all files have in {field}.features",
+        )
 
 
 def _column(batch: Any, name: str, location: Location, field: str) -> Any:

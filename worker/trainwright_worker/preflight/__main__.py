@@ -49,7 +49,7 @@ def _answer(question: Question, notes: list[str]) -> Answer:
     notes += said
     gauge = Gauge(spec, assumed.facts, cuda=device.cuda, root=question.data_root, teacher=teacher)
     need = Need(gauge, spec.optimizer)
-    preflight, found = judge(need, setup_of(spec, samples=assumed.samples), device)
+    preflight, found = judge(need, setup_of(spec, samples=assumed.samples, cuda=device.cuda), device)
     peak = device.peak(spec.training.precision)
     return Answer(
         preflight=preflight,

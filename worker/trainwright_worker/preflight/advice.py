@@ -63,10 +63,11 @@ class Need:
         nothing = Passes(samples=0, tokens=0, saved=0, peak=0, casts=0, logits=0, flops=0)
         return add_up(self.weights, self._states(optimizer or self._spec), nothing, setup).total
 
-    def flops(self, setup: Setup) -> int:
+    def flops(self, setup: Setup) -> float:
         """Return the operations of a step over all processes, those that checkpointing repeats not counted."""
         passes = self._gauge.passes(setup.micro_batch, setup.precision, checkpointing=False)
-        return passes.flops * setup.accumulation * setup.processes
+        # Not every pass is as large as the largest.
+        return passes.flops * setup.batch / setup.micro_batch
 
     def can_recompute(self, setup: Setup) -> bool:
         """Return whether the model has blocks whose activations can be computed anew."""

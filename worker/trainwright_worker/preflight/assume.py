@@ -8,12 +8,15 @@ from trainwright.api.spec.dataset import SyntheticKind
 from trainwright.api.spec.job import Task
 from trainwright.api.spec.model import ModelSpec
 from trainwright.api.spec.paths import is_uri
+from trainwright.api.spec.preparation import TokenizerName, TokenizerSpec
 from trainwright_worker.data.corpus import takes_tokenizer_of_model
 from trainwright_worker.data.dataset import Facts
+from trainwright_worker.data.tokens import SPECIAL
 from trainwright_worker.models.huggingface import default_vocabulary
 from trainwright_worker.training.teacher import FIELD, named_model, read_model
 
 GPT2_VOCABULARY: Final = 50_257
+BYTE_VOCABULARY: Final = 256 + len(SPECIAL)
 IMAGENET_CLASSES: Final = 1_000
 CLASSES: Final = 2
 FEATURES: Final = 32
@@ -107,16 +110,17 @@ def teacher_as_known(spec: TrainingJobSpec, absent: list[str], root: str) -> tup
 
 
 def _text(spec: TrainingJobSpec) -> Assumed:
-    tokenizer = spec.dataset.tokenizer
+    tokenizer = spec.dataset.tokenizer or TokenizerSpec()
     own = spec.model.resolved_args()
     notes = []
-    length = tokenizer.max_length if tokenizer is not None else getattr(own, "context", None) or 256
     vocabulary = getattr(own, "vocabulary", None)
     if vocabulary is None and takes_tokenizer_of_model(spec):
         vocabulary = _usual_vocabulary(spec.model)
         if vocabulary is not None:
             notes.append(f"a vocabulary of {vocabulary:,} tokens, as {spec.model.name} usually has it")
-    elif vocabulary is None and tokenizer is not None and tokenizer.path is None:
+    elif vocabulary is None and tokenizer.name == TokenizerName.BYTE:
+        vocabulary = BYTE_VOCABULARY
+    elif vocabulary is None and tokenizer.path is None:
         vocabulary = tokenizer.vocabulary_size
         notes.append(f"the tokenizer learns all {vocabulary:,} tokens that it may")
     if vocabulary is None:
@@ -128,8 +132,8 @@ def _text(spec: TrainingJobSpec) -> Assumed:
     elif spec.task == Task.CLASSIFICATION:
         outputs = CLASSES
         notes.append(f"{CLASSES} classes")
-    notes.append(f"{length:,} tokens per sample")
-    return Assumed(Facts((length,), outputs, vocabulary, 0), tuple(notes))
+    notes.append(f"{tokenizer.max_length:,} tokens per sample")
+    return Assumed(Facts((tokenizer.max_length,), outputs, vocabulary, 0), tuple(notes))
 
 
 def _usual_vocabulary(model: ModelSpec) -> int | None:

@@ -36,6 +36,8 @@ class Setup:
         checkpointing: Whether activations are computed anew in the backward pass.
         sharded: Whether weights, gradients and optimizer state are spread over the processes.
         average: Whether a moving average of the weights is kept.
+        cuda: Whether it computes on GPUs, whose memory holds no copy for checkpoints.
+        sharing: Processes per worker, which share its memory where there are no GPUs.
     """
 
     processes: int
@@ -46,6 +48,8 @@ class Setup:
     checkpointing: bool
     sharded: bool
     average: bool
+    cuda: bool
+    sharing: int
 
 
 @dataclass(frozen=True)
@@ -71,13 +75,14 @@ class Device:
         return self.gpu.single if precision == Precision.FP32 else self.gpu.half
 
 
-def setup_of(spec: TrainingJobSpec, processes: int | None = None, samples: int | None = None) -> Setup:
+def setup_of(spec: TrainingJobSpec, processes: int | None = None, samples: int | None = None, *, cuda: bool) -> Setup:
     """Return how a job is run.
 
     Args:
         spec: The job.
         processes: Training processes, if there are fewer than it asks for.
         samples: Samples of the training split, if they are known: with fullBatch, those of a step.
+        cuda: Whether it computes on GPUs.
     """
     training = spec.training
     batch = samples if training.full_batch and samples is not None else training.global_batch_size
@@ -92,6 +97,8 @@ def setup_of(spec: TrainingJobSpec, processes: int | None = None, samples: int |
         checkpointing=training.gradient_checkpointing,
         sharded=is_sharded(spec, processes),
         average=training.ema is not None,
+        cuda=cuda,
+        sharing=spec.workers.processes_per_worker,
     )
 
 
@@ -108,15 +115,21 @@ def add_up(weights: Weights, optimizer: int, passes: Passes, setup: Setup) -> Me
     whole = weights.rest + _PREFETCHED * weights.block
     # Blocks are gathered in the precision of the passes; their gradients are whole until they are spread.
     gathered = math.ceil(whole / (1 if setup.precision == Precision.FP32 else 2)) + weights.block
+    own = math.ceil(weights.all / shards) + weights.buffers
+    optimizer = math.ceil(optimizer / shards)
+    average = math.ceil(weights.trained / shards) if setup.average else 0
+    # Every rank copies its own part. Where all hold the whole only the first copies it, in memory that it shares.
+    saved = math.ceil((own + optimizer + average) / (1 if setup.sharded else setup.sharing))
     return MemoryUse(
-        weights=math.ceil(weights.all / shards) + weights.buffers,
+        weights=own,
         gradients=math.ceil(weights.trained / shards),
-        optimizer=math.ceil(optimizer / shards),
-        average=math.ceil(weights.trained / shards) if setup.average else 0,
+        optimizer=optimizer,
+        average=average,
+        saved=0 if setup.cuda else saved,
         teacher=weights.teacher,  # whole everywhere
         casts=0 if setup.sharded else passes.casts,
         gathered=gathered if setup.sharded and shards > 1 else 0,
-        batch=passes.sample * setup.micro_batch * setup.accumulation,
+        batch=passes.sample * math.ceil(setup.batch / setup.processes),
         activations=max(0, passes.peak - passes.logits),
         logits=passes.logits,
     )

@@ -33,7 +33,8 @@ def measure_job(spec: TrainingJobSpec, dataset: Dataset, root: str, place: Place
     teacher = None if spec.distillation is None else read_model(spec.distillation, root)
     need = Need(Gauge(spec, dataset.facts, cuda=device.cuda, root=root, teacher=teacher), spec.optimizer)
     try:
-        preflight, _ = judge(need, setup_of(spec, place.size, len(dataset.splits.train)), device)
+        setup = setup_of(spec, place.size, len(dataset.splits.train), cuda=device.cuda)
+        preflight, _ = judge(need, setup, device)
     except UnmeasurableError as error:
         return None, [f"preflight: memory cannot be told beforehand: {error}"]
     return preflight, ["preflight", *(f"  {line}" for line in table(preflight))]

@@ -24,7 +24,7 @@ from trainwright_worker.models.build import build
 from trainwright_worker.models.recompute import enable_gradient_checkpointing
 from trainwright_worker.optim.optimizer import make_optimizer
 from trainwright_worker.preflight.ledger import Ledger
-from trainwright_worker.training.teacher import compare
+from trainwright_worker.training.teacher import compare, spec_of_teacher
 
 _SHAPE_WORDS: Final = ("shape", "size", "dimension", "channel", "must match", "expected")
 
@@ -99,7 +99,7 @@ class Gauge:
             teacher: The model that it learns from.
         """
         self._spec = spec
-        self._teacher = None if teacher is None else spec.model_copy(update={"model": teacher})
+        self._teacher = None if teacher is None else spec_of_teacher(spec, teacher)
         self._facts = facts
         self._cuda = cuda
         self._root = root

@@ -26,10 +26,8 @@ class TensorboardTracker:
         self._folder = folder
         self._content = b""
         self._newest = story.resumed
-        begin = version_record(now)
-        if story.resumed:
-            begin += start_record(now, story.resumed + 1)
-        self._add(begin)
+        # From scratch too: an earlier launch may have ended before its first checkpoint.
+        self._add(version_record(now) + start_record(now, story.resumed + 1))
 
     def write(self, records: list[Record]) -> None:
         """Write one event per record."""

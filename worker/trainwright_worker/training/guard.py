@@ -19,13 +19,15 @@ class Guard:
         bad: Whether the newest gradient was not finite (float32 scalar, 1 or 0, on the device).
     """
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, device: torch.device, *, forgives: bool) -> None:
         """Begin with nothing left out.
 
         Args:
             model: The model. Running statistics in its buffers are taken back with the step that spoilt them.
             device: Where it is trained.
+            forgives: Whether losses that are not finite are left out too (health.nonFinite: skip).
         """
+        self._forgives = forgives
         self.bad = torch.zeros((), device=device)
         # Left out: all together, now in a row, most in a row.
         self._counts = torch.zeros(3, dtype=torch.int64, device=device)
@@ -48,8 +50,13 @@ class Guard:
             sound.copy_(buffer)
 
     def count(self, loss: Tensor) -> Tensor:
-        """Return what the step's loss adds to the sum of losses: nothing, if the step was not taken."""
-        return torch.where((self.bad > 0) | ~loss.isfinite(), 0.0, loss)
+        """Return what the step's loss adds to the sum of losses: nothing, if the step was not taken.
+
+        Only gradients overflow because of fp16's scale. A loss that is no number is none for another reason, which is left to
+        the meeting unless such steps are to be skipped.
+        """
+        bad, finite = self.bad > 0, loss.isfinite()
+        return torch.where(bad | ~finite if self._forgives else bad & finite, 0.0, loss)
 
     def read(self) -> tuple[int, int]:
         """Return how many steps were left out, all together and at most in a row. Waits for the device."""

@@ -2,14 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
-from trainwright.api.spec import DistillationSpec, ModelSpec, TrainingJobSpec
+from trainwright.api.base import Model
+from trainwright.api.spec import DistillationSpec, ModelSpec, RegularizationSpec, TrainingJobSpec
 from trainwright.api.spec.paths import is_uri
 from trainwright.api.spec.training import Precision
 from trainwright_worker.batch import IGNORED, Batch, run_model
@@ -23,6 +24,9 @@ from trainwright_worker.training.losses import Loss
 
 FIELD: Final = "spec.distillation.weights"
 SUMMARY: Final = "results.json"
+
+_Kind = TypeVar("_Kind", bound=Model)
+_NOTHING: Final = RegularizationSpec()
 
 
 def make_distilled(
@@ -82,7 +86,7 @@ def load_teacher(spec: TrainingJobSpec, teacher: DistillationSpec, dataset: Data
     Raises:
         UserError: There is no such teacher, or it was taught something else.
     """
-    twin = spec.model_copy(update={"model": read_model(teacher, root)})
+    twin = spec_of_teacher(spec, read_model(teacher, root), _read_regularization(teacher.weights, root))
     # Drawing its first weights must not change what the student draws.
     with torch.random.fork_rng(devices=[]):
         built = build(twin, dataset.facts, root)
@@ -97,6 +101,18 @@ def load_teacher(spec: TrainingJobSpec, teacher: DistillationSpec, dataset: Data
     return built.eval().requires_grad_(requires_grad=False)
 
 
+def spec_of_teacher(spec: TrainingJobSpec, model: ModelSpec, own: RegularizationSpec = _NOTHING) -> TrainingJobSpec:
+    """Return the job as its teacher sees it.
+
+    Args:
+        spec: The job, whose regularization is the student's alone.
+        model: The teacher's model.
+        own: What the teacher was trained with: its dropouts do nothing any more, but weights behind them are named after
+            their places.
+    """
+    return spec.model_copy(update={"model": model, "regularization": own})
+
+
 def read_model(teacher: DistillationSpec, root: str) -> ModelSpec:
     """Return the teacher's model: as the spec says, or as the results of the job that trained it say.
 
@@ -104,7 +120,9 @@ def read_model(teacher: DistillationSpec, root: str) -> ModelSpec:
         UserError: Neither names a model, or its arguments are wrong.
     """
     if teacher.model is None:
-        return _parse(_model_of(teacher.weights, root), f"{FIELD}: {SUMMARY}")
+        model = _parse(ModelSpec, _model_of(teacher.weights, root), f"{FIELD}: {SUMMARY}")
+        # The weights in results have in them what LoRA has added.
+        return model.model_copy(update={"lora": None})
     return named_model(teacher, pretrained=True)
 
 
@@ -120,7 +138,7 @@ def named_model(teacher: DistillationSpec, *, pretrained: bool) -> ModelSpec:
     """
     raw: dict[str, Any] = {"name": teacher.model}
     raw |= {"pretrained": teacher.weights} if pretrained else {}
-    return _parse(raw if teacher.args is None else raw | {"args": teacher.args}, "spec.distillation.args")
+    return _parse(ModelSpec, raw if teacher.args is None else raw | {"args": teacher.args}, "spec.distillation.args")
 
 
 def _model_of(weights: str, root: str) -> Any:
@@ -135,6 +153,13 @@ def _model_of(weights: str, root: str) -> Any:
     return spec["model"]
 
 
+def _read_regularization(weights: str, root: str) -> RegularizationSpec:
+    """Return the regularization that the results beside the weights speak of; none if there are no results."""
+    spec = _read_summary(weights, root).get("spec")
+    raw = spec.get("regularization", {}) if isinstance(spec, dict) else {}
+    return _parse(RegularizationSpec, raw, f"{FIELD}: {SUMMARY}")
+
+
 def _read_summary(weights: str, root: str) -> dict[str, Any]:
     """Return what a job says of itself beside its weights; nothing if they are from elsewhere."""
     place = local_path(weights, root, FIELD)
@@ -145,8 +170,8 @@ def _read_summary(weights: str, root: str) -> dict[str, Any]:
     return summary if isinstance(summary, dict) else {}
 
 
-def _parse(raw: dict[str, Any], field: str) -> ModelSpec:
+def _parse(kind: type[_Kind], raw: Any, field: str) -> _Kind:
     try:
-        return ModelSpec.model_validate_json(json.dumps(raw), by_alias=True, by_name=False)
+        return kind.model_validate_json(json.dumps(raw), by_alias=True, by_name=False)
     except ValidationError as error:
         raise UserError(f"{field}: {error.errors()[0]['msg']}") from error

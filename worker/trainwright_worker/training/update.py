@@ -42,8 +42,8 @@ class Update:
         half = training.precision == Precision.FP16
         self.scaler = GradScaler(device.type) if half else None
         self.average = None if training.ema is None else WeightAverage(model, training.ema.decay)
-        guarded = half or spec.health.non_finite == NonFinitePolicy.SKIP
-        self.guard = Guard(model, device) if guarded else None
+        skips = spec.health.non_finite == NonFinitePolicy.SKIP
+        self.guard = Guard(model, device, forgives=skips) if half or skips else None
         self._optimizer = optimizer
         self._weights = [weight for weight in model.parameters() if weight.requires_grad]
         self._clip = training.gradient_clipping

@@ -61,6 +61,16 @@ def test_tensorboard_shows_the_whole_run_and_nothing_twice_after_a_restart(make_
     assert again["validation/loss"] == shown["validation/loss"], "the steps up to 10 are still there, the rest is anew"
 
 
+def test_tensorboard_shows_nothing_twice_of_a_job_that_began_again_from_scratch(tmp_path):
+    for attempt, last in ((1, 3), (2, 2)):
+        tracker = TensorboardTracker(str(tmp_path), Story("job", "u1", attempt, 0, {}, ""))
+        tracker.write([Record(step, 1.0, {"train/loss": float(attempt)}) for step in range(1, last + 1)])
+    assert points(tmp_path)["train/loss"] == [(1, 2.0), (2, 2.0)]
+    tracker = TensorboardTracker(str(tmp_path), Story("job", "u1", 3, 1, {}, ""))
+    tracker.write([Record(2, 1.0, {"train/loss": 3.0})])
+    assert points(tmp_path)["train/loss"] == [(1, 2.0), (2, 3.0)], "what came before the checkpoint is kept"
+
+
 def test_event_files_lie_whole_in_a_bucket(tmp_path, monkeypatch):
     with object_store("runs") as store:
         for name, value in store.env.items():
