@@ -19,7 +19,7 @@ def test_a_job_that_will_not_fit_ends_before_it_allocates_anything(make_job):
     worker = job.start()
     assert worker.wait() == ExitCode.OUT_OF_MEMORY
     ending = worker.termination
-    assert ending.message.startswith("preflight: does not fit: 25.2B parameters need 657 GiB per process, but CPU has")
+    assert ending.message.startswith("preflight: does not fit: 25.2B parameters need 658 GiB per process, but CPU has")
     assert "fsdp over" in ending.hint
     told = job.reports[-1].preflight
     assert (told.fits, told.parameters) == (False, 63 * 20_001 * 20_000 + 21 * 20_000 + 20_001 * 10)
