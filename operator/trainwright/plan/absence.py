@@ -127,12 +127,12 @@ def _cut_off(observed: Observed, status: TrainingJobStatus, crew: Crew) -> Failu
     if leader is None or not cut:
         return None
     complaint = observed.words[cut[0].index][0].message
-    what = f"{_place(cut[0])} {complaint}, although both have run for {CUT_OFF.total_seconds():.0f} s"
+    what = f"{cut[0].place} {complaint}, although both have run for {CUT_OFF.total_seconds():.0f} s"
     # Who complains at all counts, not for how long: each says so at moments of its own.
     mute = [pod for pod in others if not _complains(observed, pod)]
     culprit = leader if len(others) > 1 and not mute else cut[0]
     if culprit is leader:
-        what = f"no other worker reaches {_place(leader)}: {what}"
+        what = f"no other worker reaches {leader.place}: {what}"
     return _failure(culprit, FailureClass.INFRASTRUCTURE, what, _CUT_OFF_HINT, status, observed.now)
 
 
@@ -163,7 +163,7 @@ def _runs(pod: Pod) -> bool:
 
 
 def _hang(pod: Pod, what: str, status: TrainingJobStatus, now: datetime) -> Failure:
-    message = f"{_place(pod)} hangs: it {what}, although its pod runs"
+    message = f"{pod.place} hangs: it {what}, although its pod runs"
     return _failure(pod, FailureClass.HANG, message, _HINT, status, now)
 
 
@@ -181,7 +181,3 @@ def _failure(
         reason=REPLACED,
         failed_at=now,
     )
-
-
-def _place(pod: Pod) -> str:
-    return f"worker {pod.index}" + (f" on node {pod.node}" if pod.node else "")

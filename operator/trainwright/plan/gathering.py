@@ -34,7 +34,7 @@ def _missing(waiting: Waiting, crew: Crew) -> str:
 
 def _place(worker: int, crew: Crew) -> str:
     pod = crew.newest.get(worker)
-    return f"worker {worker}" + (f" on node {pod.node}" if pod is not None and pod.node else "")
+    return f"worker {worker}" if pod is None else pod.place
 
 
 def _complaints(observed: Observed) -> list[str]:

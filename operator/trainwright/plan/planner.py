@@ -244,7 +244,7 @@ def _refusals(before: TrainingJobStatus, status: TrainingJobStatus) -> tuple[Eve
 
 def _milestones(before: TrainingJobStatus, status: TrainingJobStatus) -> tuple[Event, ...]:
     if status.starts_given_up > before.starts_given_up and status.failure is not None:
-        return (Event("StartDeadlineExceeded", status.failure.message, warning=True),)
+        return (Event(start.GIVEN_UP, status.failure.message, warning=True),)
     if status.phase == before.phase and status.restarts == before.restarts:
         return ()
     told = status.phase in (Phase.RESTARTING, Phase.FAILED, Phase.SUCCEEDED)

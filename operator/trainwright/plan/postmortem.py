@@ -67,7 +67,7 @@ def describe(pod: Pod, attempt: int, now: datetime) -> Failure:
 def mute(pod: Pod, attempt: int, now: datetime) -> Failure:
     """Return the post-mortem of a worker that ended well and never said a word: its image starts something else."""
     image = f"the image {pod.image}" if pod.image else "its image"
-    message = f"{_place(pod)} ended with code 0 without a word: {image} does not start Trainwright's worker"
+    message = f"{pod.place} ended with code 0 without a word: {image} does not start Trainwright's worker"
     changes = {"category": FailureClass.USER_ERROR, "message": message, "hint": _MUTE_HINT}
     return describe(pod, attempt, now).model_copy(update=changes)
 
@@ -138,27 +138,22 @@ def _overran_disk(pod: Pod) -> bool:
 
 
 def _message(pod: Pod) -> str:
-    place = _place(pod)
     if pod.reason == "OOMKilled":
-        return f"{place} was killed by the kernel: it used more memory than its limit"
+        return f"{pod.place} was killed by the kernel: it used more memory than its limit"
     if pod.silent or pod.disrupted is not None:
         fate = "lost: its node does not answer any more"
-        return f"{place} is {fate if pod.silent else f'taken away by the cluster: {pod.disrupted}'}"
+        return f"{pod.place} is {fate if pod.silent else f'taken away by the cluster: {pod.disrupted}'}"
     if pod.reason == "Evicted":
-        return f"{place} was evicted: {pod.message.strip()}"
+        return f"{pod.place} was evicted: {pod.message.strip()}"
     if pod.termination is not None and pod.termination.message:
-        return f"{place}: {pod.termination.message}"
+        return f"{pod.place}: {pod.termination.message}"
     if pod.exit_code is not None and pod.exit_code > SIGNAL_BASE:
-        return f"{place} was ended by {_signal(pod.exit_code - SIGNAL_BASE)}"
+        return f"{pod.place} was ended by {_signal(pod.exit_code - SIGNAL_BASE)}"
     if pod.exit_code:
-        return f"{place} exited with code {pod.exit_code}"
+        return f"{pod.place} exited with code {pod.exit_code}"
     if pod.deleting:
-        return f"the pod of {place} is being deleted"
-    return f"{place} failed: {pod.message or pod.reason or 'the cluster gives no reason'}"
-
-
-def _place(pod: Pod) -> str:
-    return f"worker {pod.index}" + (f" on node {pod.node}" if pod.node else "")
+        return f"the pod of {pod.place} is being deleted"
+    return f"{pod.place} failed: {pod.message or pod.reason or 'the cluster gives no reason'}"
 
 
 def _signal(number: int) -> str:

@@ -14,6 +14,8 @@ from trainwright.plan import elastic
 from trainwright.plan.membership import Crew
 from trainwright.plan.types import Observed
 
+GIVEN_UP = "StartDeadlineExceeded"
+"""Reason of a job whose workers did not all run in time."""
 _SHORTEST_WAIT = 10
 _LONGEST_WAIT = 300
 _NAMED = 10
@@ -72,7 +74,7 @@ def _failure(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatu
         hint="It tries again after a wait. Ask for less, or wait for other jobs to end.",
         attempt=status.attempt,
         worker=absent[0] if absent else None,
-        reason="StartDeadlineExceeded",
+        reason=GIVEN_UP,
         failed_at=observed.now,
     )
 

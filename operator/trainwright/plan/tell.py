@@ -7,7 +7,7 @@ from trainwright.api.exit_codes import FailureClass
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Condition, ConditionType, Metrics, Phase, Progress, Summary, TrainingJobStatus
 from trainwright.api.worker import WorkerPhase, WorkerReport
-from trainwright.plan import budget, elastic, gathering, placement, postmortem, queue, scale, storage
+from trainwright.plan import budget, elastic, gathering, placement, postmortem, queue, scale, start, storage
 from trainwright.plan.membership import Crew, barred, is_over, without_pod
 from trainwright.plan.types import Observed
 from trainwright.plan.words import duration
@@ -22,7 +22,6 @@ _TELLING = (ConditionType.QUEUED, ConditionType.COMPLETE, ConditionType.FAILED)
 _SELDOM = (ConditionType.QUEUED, ConditionType.SUSPENDED)
 _TELLING_REASONS = ("OOMKilled", "Evicted", "DeadlineExceeded", "BudgetSpent")
 """Kubernetes' reasons that say more than the class of the failure; its usual one is just Error."""
-_GIVEN_UP = "StartDeadlineExceeded"
 
 _STILL_SECONDS = 10
 """From when on training that stands still is worth a word; whether it hangs, the workers know better."""
@@ -48,7 +47,7 @@ def describe(
 
 
 def _not_running(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> tuple[str, str]:
-    given_up = status.starts_given_up and status.failure is not None and status.failure.reason == _GIVEN_UP
+    given_up = status.starts_given_up and status.failure is not None and status.failure.reason == start.GIVEN_UP
     if status.phase != Phase.QUEUED and given_up:
         return _gave_up(observed, spec, status, crew)
     reason, message = _waiting(observed, spec, status, crew)
@@ -155,7 +154,7 @@ def _gave_up(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatu
     if reason not in ("BackingOff", "WorkersPending"):
         return reason, f"{message}; try {status.starts_given_up + 1}"
     cause = status.failure.message if status.failure else ""
-    return _GIVEN_UP, f"{cause}; all pods were given back; try {status.starts_given_up + 1}: {message}"
+    return start.GIVEN_UP, f"{cause}; all pods were given back; try {status.starts_given_up + 1}: {message}"
 
 
 def _restarting(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus) -> str:

@@ -90,6 +90,11 @@ class Pod:
         return self.deletes_at is not None
 
     @property
+    def place(self) -> str:
+        """Which worker it is, and where, in words."""
+        return f"worker {self.index}" + (f" on node {self.node}" if self.node else "")
+
+    @property
     def starting(self) -> bool:
         """Whether its kubelet is at work on it, and says no more about that than in events."""
         return self.waiting is not None and self.waiting[0] in _USUAL_WAITS

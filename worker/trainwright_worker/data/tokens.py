@@ -20,6 +20,7 @@ END: Final = "<eos>"
 TOKENIZER: Final = "tokenizer.json"
 SPECIAL: Final = (PADDING, UNKNOWN, END)
 _BYTES: Final = 256
+BYTE_VOCABULARY: Final = len(SPECIAL) + _BYTES
 _FIELD: Final = "spec.dataset.tokenizer"
 
 
@@ -122,7 +123,7 @@ def learn(spec: TokenizerSpec, name: TokenizerName, texts: Iterator[str]) -> Tok
     from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers  # noqa: PLC0415 - the same
 
     bytewise = name in (TokenizerName.BPE, TokenizerName.BYTE)
-    least = len(SPECIAL) + (_BYTES if bytewise else 1)
+    least = BYTE_VOCABULARY if bytewise else len(SPECIAL) + 1
     if spec.vocabulary_size < least:
         raise UserError(f"{_FIELD}.vocabularySize: {spec.vocabulary_size}, but {name} needs at least {least}")
     native: Any = Native(models.BPE() if bytewise else models.WordLevel(unk_token=UNKNOWN))

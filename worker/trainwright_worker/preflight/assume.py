@@ -11,12 +11,11 @@ from trainwright.api.spec.paths import is_uri
 from trainwright.api.spec.preparation import TokenizerName, TokenizerSpec
 from trainwright_worker.data.corpus import takes_tokenizer_of_model
 from trainwright_worker.data.dataset import Facts
-from trainwright_worker.data.tokens import SPECIAL
+from trainwright_worker.data.tokens import BYTE_VOCABULARY
 from trainwright_worker.models.huggingface import default_vocabulary
 from trainwright_worker.training.teacher import FIELD, named_model, read_model
 
 GPT2_VOCABULARY: Final = 50_257
-BYTE_VOCABULARY: Final = 256 + len(SPECIAL)
 IMAGENET_CLASSES: Final = 1_000
 CLASSES: Final = 2
 FEATURES: Final = 32
