@@ -15,12 +15,13 @@ from trainwright.controller.queue import RetryError
 from trainwright.controller.queues import Queues
 from trainwright.controller.restraint import Lack, Restraint
 from trainwright.controller.store import PodWarning, Snapshot, Store
-from trainwright.controller.throttle import StatusThrottle, is_decision
+from trainwright.controller.throttle import StatusThrottle
 from trainwright.controller.tuning import Tuning
 from trainwright.metrics import Metrics
 from trainwright.plan import plan
 from trainwright.plan.observe import read_job, read_pod
 from trainwright.plan.types import Observed, Plan, Pod, Settings
+from trainwright.plan.weight import Weight, counts
 
 log = structlog.get_logger(__name__)
 
@@ -90,13 +91,13 @@ class Reconciler:
         held = await self._create(key, observed, chosen.create)
         if held == 0.0:
             return 0.0  # why, the next pass says
-        wait = await self._say(key, snapshot, observed, chosen)
+        wait = await self._say(key, snapshot, chosen)
         if chosen.delete_job:
             await self._applier.delete_job(key, observed.job.uid)
         if held is None and observed.rejection is not None:
             self._store.reject(key, None)
             return 0.0  # nothing was refused this time; the status still says otherwise
-        if chosen.status is not None and is_decision(observed.job.status, chosen.status):
+        if chosen.weight == Weight.DECISION:
             return 0.0  # what follows from it is the next pass's business
         if chosen.inquire is not None:
             wait = _earlier(wait, await self._inquiries.make(key, chosen.inquire))
@@ -142,7 +143,7 @@ class Reconciler:
             return str(error)
         return None
 
-    async def _say(self, key: JobKey, snapshot: Snapshot, observed: Observed, chosen: Plan) -> float | None:
+    async def _say(self, key: JobKey, snapshot: Snapshot, chosen: Plan) -> float | None:
         """Write the status if there is a new one and it may be written now, and then emit the events.
 
         Returns:
@@ -150,8 +151,7 @@ class Reconciler:
         """
         if chosen.status is not None:
             clock = asyncio.get_running_loop().time
-            decision = is_decision(observed.job.status, chosen.status)
-            wait = self._throttle.wait(key, clock(), decision=decision, urgent=chosen.urgent)
+            wait = self._throttle.wait(key, clock(), chosen.weight)
             if wait > 0:
                 return wait
             # Taken before the write: two jobs must not both believe that the last token is theirs.
@@ -204,18 +204,10 @@ def _workers(job: str, pods: Iterable[Manifest], warning: PodWarning | None = No
 def needs_proof(observed: Observed, chosen: Plan) -> bool:
     """Return whether the plan destroys or counts something, which a belated watch must never be the reason for.
 
-    Creations need no proof, since names are deterministic; neither does the first start, since nothing came before it.
+    Creations need no proof, since names are deterministic.
     """
-    if chosen.delete or chosen.delete_job:
-        return True
-    old, new = observed.job.status, chosen.status
-    if new is None:
-        return False
-    return (
-        ((new.attempt, new.oldest_attempt) != (old.attempt, old.oldest_attempt) and old.attempt > 0)
-        or new.restarts != old.restarts
-        or new.finished_at != old.finished_at
-    )
+    charged = chosen.status is not None and counts(observed.job.status, chosen.status)
+    return charged or chosen.delete_job or bool(chosen.delete)
 
 
 def _earlier(first: float | None, second: float | None) -> float | None:

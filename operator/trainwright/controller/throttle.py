@@ -5,8 +5,8 @@ Holds the times of past writes and of those to come, nothing else. Times are sec
 
 from collections.abc import Hashable
 
-from trainwright.api.status import TrainingJobStatus
 from trainwright.controller.tuning import Tuning
+from trainwright.plan.weight import Weight
 
 _BURST = 1.0
 _GIVE_WAY = 2.0
@@ -15,23 +15,10 @@ _INSTANT = 0.002
 """Seconds that are not worth a wait: the queue is not that precise, and would ask again at once, for ever."""
 
 
-def is_decision(old: TrainingJobStatus, new: TrainingJobStatus) -> bool:
-    """Return whether the new status is one that further steps wait for, and so must be written without delay."""
-    return (
-        old.phase != new.phase
-        or old.attempt != new.attempt
-        or old.oldest_attempt != new.oldest_attempt
-        or old.restarts != new.restarts
-        or old.budget_spent_at != new.budget_spent_at
-        or old.finished_at != new.finished_at
-        or old.observed_generation != new.observed_generation
-    )
-
-
 class StatusThrottle:
     """Says how long a status write has to wait.
 
-    A decision never waits. Urgent news of one job make at most one write per `urgent_interval`; all else makes at most
+    A decision never waits. News of one job make at most one write per `urgent_interval`; all else makes at most
     one per `status_interval` and job, and at most `status_rate` per second over all jobs. For the latter a job is given
     a slot that stays its own: were it told to try again soon, a thousand waiting jobs would try for every free slot.
     Writes that do not wait use up slots too, so under load the periodic ones give way.
@@ -44,9 +31,9 @@ class StatusThrottle:
         self._slots: dict[Hashable, float] = {}
         self._taken_until = float("-inf")
 
-    def wait(self, key: Hashable, now: float, *, decision: bool, urgent: bool) -> float:
+    def wait(self, key: Hashable, now: float, weight: Weight) -> float:
         """Return the seconds until the job's status may be written; 0 means now."""
-        seconds = 0.0 if decision else self._wait(key, now, urgent=urgent)
+        seconds = 0.0 if weight == Weight.DECISION else self._wait(key, now, urgent=weight == Weight.NEWS)
         return seconds if seconds > _INSTANT else 0.0
 
     def _wait(self, key: Hashable, now: float, *, urgent: bool) -> float:

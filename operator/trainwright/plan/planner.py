@@ -27,6 +27,7 @@ from trainwright.plan import (
 )
 from trainwright.plan.membership import Crew
 from trainwright.plan.types import Event, Observed, Plan
+from trainwright.plan.weight import moves_pods, weigh
 
 _RETRY_CREATION = 5.0
 """Seconds after which creations are looked at again, should the cluster tell nothing of what was created."""
@@ -62,7 +63,7 @@ def _stand_by(observed: Observed, refusal: tuple[str, str]) -> Plan:
     status = _worded(observed, status, crew, tell.refused(status, crew, refusal, observed.now), refusal)
     if status == before:
         return Plan()
-    return Plan(status=status, urgent=_is_news(before, status), events=_events(before, status))
+    return Plan(status=status, weight=weigh(before, status), events=_events(before, status))
 
 
 def _keep_house(observed: Observed) -> Plan:
@@ -107,16 +108,14 @@ def _drive(observed: Observed, spec: TrainingJobSpec) -> Plan:
         # The ledger rides along with what is written anyway: it is never a reason to write by itself.
         status = status.model_copy(update={"goodput": goodput.account(observed, spec, status, heard)})
     events = (*_events(before, status), *forecast.events(before, status, observed.now))
-    urgent = _is_news(before, status)
     changed = status if status != before else None
-    if _decided(status) != _decided(before):
-        # Write that first: whatever is deleted and created follows from it, also after a crash in between.
-        return Plan(status=changed, urgent=True, events=events, requeue_after=0)
+    if moves_pods(before, status):
+        return Plan(status=changed, weight=weigh(before, status), events=events, requeue_after=0)
     active = status.phase not in (Phase.SUSPENDED, Phase.FAILED, Phase.SUCCEEDED) and not budget.stopping(status)
     create = membership.to_create(observed, spec, status, crew) if active else ()
     return Plan(
         status=changed,
-        urgent=urgent,
+        weight=weigh(before, status),
         delete=membership.to_delete(observed, status, crew),
         create=create,
         events=events,
@@ -124,11 +123,6 @@ def _drive(observed: Observed, spec: TrainingJobSpec) -> Plan:
         ticket=queue.ticket(spec, status, crew),
         requeue_after=_next_look(observed, spec, status, crew, creating=bool(create) and observed.rejection is None),
     )
-
-
-def _decided(status: TrainingJobStatus) -> tuple[object, ...]:
-    """Return what pods are deleted and created for."""
-    return status.attempt, status.oldest_attempt, status.budget_spent_at, status.phase == Phase.SUSPENDED
 
 
 def _settle(
@@ -216,18 +210,6 @@ def _worded(
     degraded = forecast.condition(status.condition(ConditionType.DEGRADED), risk, generation, observed.now)
     spoken += [] if degraded is None else [degraded]
     return status.model_copy(update={"conditions": spoken, "summary": tell.summarize(status)})
-
-
-def _is_news(before: TrainingJobStatus, status: TrainingJobStatus) -> bool:
-    """Return whether the status says something that people or programs wait for, not just further progress."""
-    return (
-        before.phase != status.phase
-        or before.reason != status.reason
-        or before.restarts != status.restarts
-        or before.failure != status.failure
-        or before.observed_generation != status.observed_generation
-        or [(c.type, c.status) for c in before.conditions] != [(c.type, c.status) for c in status.conditions]
-    )
 
 
 def _events(before: TrainingJobStatus, status: TrainingJobStatus) -> tuple[Event, ...]:

@@ -10,6 +10,7 @@ from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import TrainingJobStatus
 from trainwright.api.worker import Termination, WorkerReport
 from trainwright.build.settings import Settings
+from trainwright.plan.weight import Weight
 
 Manifest = dict[str, Any]
 
@@ -201,7 +202,7 @@ class Plan:
     Attributes:
         status: The status to write, or None if it is right as it is. A restart is decided by writing its counters alone;
             the pass that follows sees them and carries it out.
-        urgent: Whether the status says something new that must not wait for the next periodic write.
+        weight: How long the status may wait for its write, and what waits for it.
         delete: Pods to delete.
         create: Children to create, in order. An object that exists already counts as created.
         inquire: UID of a pod about which the cluster should be asked for warnings, or None.
@@ -212,7 +213,7 @@ class Plan:
     """
 
     status: TrainingJobStatus | None = None
-    urgent: bool = False
+    weight: Weight = Weight.PROGRESS
     delete: tuple[PodDeletion, ...] = ()
     create: tuple[Manifest, ...] = ()
     inquire: str | None = None

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainwright.api.status import Phase, TrainingJobStatus
-from trainwright.controller.throttle import StatusThrottle, is_decision
+from trainwright.controller.throttle import StatusThrottle
 from trainwright.controller.tuning import Tuning
+from trainwright.plan.weight import Weight
 
 TUNING = Tuning(status_interval=10, urgent_interval=0.5, status_rate=2)
 
@@ -14,18 +14,18 @@ TUNING = Tuning(status_interval=10, urgent_interval=0.5, status_rate=2)
 def test_a_decision_never_waits():
     throttle = StatusThrottle(TUNING)
     for now in (0.0, 0.0, 0.1):
-        assert throttle.wait("a", now, decision=True, urgent=True) == 0
+        assert throttle.wait("a", now, Weight.DECISION) == 0
         throttle.written("a", now)
 
 
 def test_news_wait_for_their_interval():
     throttle = StatusThrottle(TUNING)
     throttle.written("a", 100.0)
-    assert throttle.wait("a", 100.1, decision=False, urgent=True) == pytest.approx(0.4)
-    assert throttle.wait("a", 104.0, decision=False, urgent=False) == 6.0
-    assert throttle.wait("a", 110.0, decision=False, urgent=False) == 0
+    assert throttle.wait("a", 100.1, Weight.NEWS) == pytest.approx(0.4)
+    assert throttle.wait("a", 104.0, Weight.PROGRESS) == 6.0
+    assert throttle.wait("a", 110.0, Weight.PROGRESS) == 0
     throttle.forget("a")
-    assert throttle.wait("a", 110.1, decision=False, urgent=False) == 0
+    assert throttle.wait("a", 110.1, Weight.PROGRESS) == 0
 
 
 @given(st.lists(st.floats(0, 0.2), min_size=10, max_size=300))
@@ -34,38 +34,31 @@ def test_periodic_writes_of_all_jobs_stay_within_the_rate(pauses):
     now, written = 100.0, 0
     for job, pause in enumerate(pauses):
         now += pause
-        if throttle.wait(job, now, decision=False, urgent=False) == 0:
+        if throttle.wait(job, now, Weight.PROGRESS) == 0:
             throttle.written(job, now)
             written += 1
     assert written <= 2 + 2 * (now - 100.0) + 1
 
 
-def test_urgent_writes_make_periodic_ones_wait():
+def test_news_make_periodic_ones_wait():
     throttle = StatusThrottle(TUNING)
     for job in range(4):
         throttle.written(job, 100.0)
-    assert throttle.wait("new", 100.0, decision=False, urgent=False) >= 1
-    assert throttle.wait("new", 100.0, decision=False, urgent=True) == 0
+    assert throttle.wait("new", 100.0, Weight.PROGRESS) >= 1
+    assert throttle.wait("new", 100.0, Weight.NEWS) == 0
 
 
 def test_a_job_that_waits_keeps_its_turn():
     throttle = StatusThrottle(TUNING)
-    waits = {job: throttle.wait(job, 100.0, decision=False, urgent=False) for job in range(10)}
+    waits = {job: throttle.wait(job, 100.0, Weight.PROGRESS) for job in range(10)}
     assert [round(waits[job], 3) for job in range(10)] == [0, 0, 0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5]
     # Whoever comes back early is sent to the same moment, and at that moment may write.
-    assert throttle.wait(9, 102.0, decision=False, urgent=False) == 1.5
-    assert throttle.wait(9, 103.5, decision=False, urgent=False) == 0
-
-
-def test_counters_and_phases_are_decisions_and_progress_is_none():
-    old = TrainingJobStatus(phase=Phase.RUNNING, attempt=1)
-    assert is_decision(old, old.model_copy(update={"attempt": 2}))
-    assert is_decision(old, old.model_copy(update={"phase": Phase.SUCCEEDED}))
-    assert not is_decision(old, old.model_copy(update={"message": "step 5"}))
+    assert throttle.wait(9, 102.0, Weight.PROGRESS) == 1.5
+    assert throttle.wait(9, 103.5, Weight.PROGRESS) == 0
 
 
 def test_a_wait_shorter_than_the_queue_can_keep_is_none():
     throttle = StatusThrottle(Tuning(urgent_interval=0.5))
     throttle.written("a", 10.0)
-    assert throttle.wait("a", 10.4985, decision=False, urgent=True) == 0.0
-    assert throttle.wait("a", 10.4, decision=False, urgent=True) > 0.05
+    assert throttle.wait("a", 10.4985, Weight.NEWS) == 0.0
+    assert throttle.wait("a", 10.4, Weight.NEWS) > 0.05

@@ -11,6 +11,7 @@ from trainwright.api.job import FieldError, InvalidJobError
 from trainwright.api.status import ConditionType, Phase, Results
 from trainwright.api.worker import Termination, WorkerPhase
 from trainwright.plan import Plan, limits, plan
+from trainwright.plan.weight import Weight
 
 HOUR = timedelta(hours=1)
 
@@ -118,7 +119,7 @@ def test_unschedulable_is_said_with_the_schedulers_words():
     assert decision.status.message == (
         "1 of 2 workers unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
     )
-    assert decision.urgent
+    assert decision.weight >= Weight.NEWS
 
 
 def test_creation_that_the_cluster_refuses_is_said():

@@ -10,6 +10,7 @@ from trainwright.api.exit_codes import FailureClass
 from trainwright.api.status import ConditionType, Phase
 from trainwright.plan import plan
 from trainwright.plan.observe import read_pod
+from trainwright.plan.weight import Weight
 
 MINUTE = timedelta(seconds=60)
 
@@ -102,7 +103,7 @@ def test_a_silent_node_is_named_before_and_after_the_cluster_gives_it_up():
     running, decision = decide(running_job(), pod(0), silent, report=report(11))
     assert (running.status.phase, running.status.reason) == (Phase.RUNNING, "NodeSilent")
     assert "node node-1 of worker 1 does not answer" in running.status.message
-    assert decision.urgent
+    assert decision.weight >= Weight.NEWS
     evicted = replace(silent, deletes_at=NOW + MINUTE, disrupted="Taint manager: deleting due to NoExecute taint")
     restarting, _ = decide(running, pod(0), evicted)
     assert restarting.status.failure.category == FailureClass.INFRASTRUCTURE
