@@ -49,7 +49,7 @@ def test_killed_operator_loses_nothing(operator, namespace):
 
 
 def test_a_job_that_ends_while_the_operator_is_away_still_tells_everything(operator, namespace):
-    kube.apply(jobs.manifest("away", training={"steps": 600}), namespace)
+    kube.apply(jobs.manifest("away", training={"steps": 5000}), namespace)
     jobs.wait_for(namespace, "away", jobs.running_at(1))
     kube.kubectl("scale", "deployment", f"--namespace={operator}", "--all", "--replicas=0")
     try:
