@@ -1,8 +1,10 @@
 """`trainwright operator`: what it begins with, and what it does when it cannot go on."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -10,6 +12,14 @@ from trainwright.cli.operator import run_operator
 from trainwright.cluster.port import ClusterError
 from trainwright.controller.lease import LeaseLostError
 from trainwright.controller.process import Operator
+
+
+@pytest.fixture(autouse=True)
+def own_signals():
+    """Whoever runs the command in this process leaves no handler behind."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 class Replaced(BaseException):
@@ -62,6 +72,25 @@ def test_without_a_cluster_one_line_says_so(monkeypatch, capsys):
     (line,) = (said.out + said.err).splitlines()
     assert "no cluster to connect to" in line
     assert "Traceback" not in line
+
+
+def handles_sigterm(pid):
+    """Return whether the process has a handler for SIGTERM."""
+    with open(f"/proc/{pid}/status") as status:
+        caught = next(line.split()[1] for line in status if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def test_it_can_be_stopped_before_it_has_begun():
+    """As the first process of its container it would ignore the signal until its own handler is there."""
+    command = [sys.executable, "-c", "from trainwright.cli import main; main()", "operator"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while not handles_sigterm(process.pid):
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.001)
+        process.terminate()
+        said, _ = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, ""), "it had begun before it could be stopped"
 
 
 def test_it_is_loaded_without_what_it_never_uses():
