@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -76,8 +77,8 @@ def test_without_a_cluster_one_line_says_so(monkeypatch, capsys):
 
 def handles_sigterm(pid):
     """Return whether the process has a handler for SIGTERM."""
-    with open(f"/proc/{pid}/status") as status:
-        caught = next(line.split()[1] for line in status if line.startswith("SigCgt"))
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
     return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
 
