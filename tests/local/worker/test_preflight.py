@@ -25,6 +25,18 @@ def test_a_job_that_will_not_fit_ends_before_it_allocates_anything(make_job):
     assert (told.fits, told.parameters) == (False, 63 * 20_001 * 20_000 + 21 * 20_000 + 20_001 * 10)
 
 
+def test_workers_on_one_machine_share_its_memory(make_job):
+    """What would fit alone may not beside others; as many as no machine has room for stand in for a few large ones."""
+    spec = {
+        "model": {"name": "mlp", "args": {"hidden": [8]}},
+        "dataset": CLUSTERS,
+        "training": {"epochs": 1},
+    }
+    worker = make_job(spec, env={"TRAINWRIGHT_SHARING_PROCESSES": str(10**9)}).start()
+    assert worker.wait() == ExitCode.OUT_OF_MEMORY
+    assert "does not fit" in worker.termination.message
+
+
 def test_preflight_and_figures_are_reported(make_job):
     spec = {
         "task": "language-modeling",

@@ -21,7 +21,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import Store  # type: ignore[attr-defined]
 
-from trainwright.api.names import ENV_SHARING_PROCESSES
 from trainwright.api.spec import TrainingSpec
 from trainwright.api.worker import WorkerConfig
 from trainwright_worker.agent.store import connect_store, round_store
@@ -175,8 +174,7 @@ def set_threads(place: Place) -> None:
     OpenMP has more threads than there are cores, idle ones included, none waits actively any more, and a step of a small GPT
     on two cores takes a third longer.
     """
-    sharing = int(os.environ.get(ENV_SHARING_PROCESSES, place.local_size))
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", max(1, count_cores() // sharing))))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", max(1, count_cores() // place.neighbours))))
     torch.get_num_threads()  # Whoever has not asked yet takes what anybody has set last.
     later = threading.Thread(target=torch.set_num_threads, args=(1,))
     later.start()

@@ -1,6 +1,9 @@
 """Where a process stands among the processes of the job."""
 
+import os
 from dataclasses import dataclass
+
+from trainwright.api.names import ENV_SHARING_PROCESSES
 
 
 @dataclass(frozen=True)
@@ -31,3 +34,11 @@ class Place:
     def leads(self) -> bool:
         """Whether this is rank 0, which reports, saves and writes the results for all."""
         return self.rank == 0
+
+    @property
+    def neighbours(self) -> int:
+        """Processes that share the cores and the memory of this machine or container, this one included.
+
+        A container has those of its worker; whoever starts several workers on one machine says so in the environment.
+        """
+        return int(os.environ.get(ENV_SHARING_PROCESSES, self.local_size))

@@ -135,11 +135,11 @@ def add_up(weights: Weights, optimizer: int, passes: Passes, setup: Setup) -> Me
     )
 
 
-def this_device(local_processes: int) -> Device:
+def this_device(sharing: int) -> Device:
     """Return what this process computes on, with the memory that is left.
 
     Args:
-        local_processes: Processes that share the memory of this machine or container.
+        sharing: Processes that share the memory of this machine or container.
     """
     if torch.cuda.is_available():
         index = torch.cuda.current_device()
@@ -148,7 +148,7 @@ def this_device(local_processes: int) -> Device:
         free = torch.cuda.mem_get_info(index)[0] + torch.cuda.memory_reserved(index)
         return Device(name, free, cuda=True, gpu=find_gpu(name))
     memory = _container_memory() or _machine_memory()
-    return Device("CPU", None if memory is None else memory // local_processes, cuda=False)
+    return Device("CPU", None if memory is None else memory // sharing, cuda=False)
 
 
 def _container_memory() -> int | None:

@@ -29,7 +29,7 @@ def measure_job(spec: TrainingJobSpec, dataset: Dataset, root: str, place: Place
     Raises:
         UserError: The model does not fit the data.
     """
-    device = this_device(place.local_size)
+    device = this_device(place.neighbours)
     teacher = None if spec.distillation is None else read_model(spec.distillation, root)
     need = Need(Gauge(spec, dataset.facts, cuda=device.cuda, root=root, teacher=teacher), spec.optimizer)
     try:
