@@ -59,7 +59,7 @@ def advice(mistake: FieldError, document: Any) -> str:
     if mistake.message.startswith(UNKNOWN):
         if re.search(r":[{\[]", mistake.field):
             return "; a space is missing after the colon"
-        fields = _TOP if not holder else list(METADATA_FIELDS) if holder == ["metadata"] else _field_names(holder)
+        fields = _field_names(holder)
         meant = _ALIASES.get(_plain(last))
         found = meant if meant in fields else _closest(last, fields)
         if found is None:
@@ -88,6 +88,11 @@ def _steps(path: str) -> list[str]:
 
 
 def _field_names(steps: list[str]) -> list[str]:
+    """Return the names that a mapping at a path knows."""
+    if not steps:
+        return _TOP
+    if steps == ["metadata"]:
+        return list(METADATA_FIELDS)
     models = [kind for kind in _types_at(steps) if isinstance(kind, type) and issubclass(kind, BaseModel)]
     return [info.alias or name for model in models for name, info in model.model_fields.items()]
 

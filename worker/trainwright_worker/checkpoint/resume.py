@@ -90,18 +90,21 @@ def restore(
             f"spec.model: the checkpoint of step {step} holds another model: {problem}",
             "a changed model needs a job of its own",
         )
-    weights = named_weights(model)
     extras = _make_extras(manifest, model, group.device)
     states = make_optimizer_state(manifest, model)
     ranks = {f"ranks.{rank}": _empty(manifest.tensors[f"ranks.{rank}"], "cpu") for rank in manifest.names("ranks")}
-    slots = {f"optimizer.{name}.{key}": value for name, entries in states.items() for key, value in entries.items()}
-    slots |= {f"model.{name}": value for name, value in weights.items()}
-    source = Source(folder.storage, found, folder.shared)
-    source.fill(slots | {f"extras.{name}": value for name, value in extras.items()} | ranks, group)
+    targets = _under("model", named_weights(model)) | _under("extras", extras) | ranks
+    for name, entries in states.items():
+        targets |= _under(f"optimizer.{name}", entries)
+    Source(folder.storage, found, folder.shared).fill(targets, group)
     set_optimizer_state(model, optimizer, states)
     progress.restore_facts(found.facts)
     _take_own(ranks, progress, group)
     return extras
+
+
+def _under(prefix: str, tensors: Tensors) -> Tensors:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
 def _take_own(ranks: Tensors, progress: Progress, group: Group) -> None:

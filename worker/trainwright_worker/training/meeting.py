@@ -79,8 +79,7 @@ def hold(run: Run, norm: Tensor | None) -> bool:
         NonFiniteError: Some rank's loss is not a number, and going back is not wanted or does not help.
     """
     verdict = _agree(run, norm)
-    clock, steps = run.clock, max(1, run.progress.step - run.clock.met_step)
-    run.tolerance.note((time.monotonic() - clock.met) / steps)
+    run.tolerance.note(run.clock.step_seconds(run.progress.step))
     run.pulse.rest()  # What follows may take its time: an evaluation, a checkpoint, the way back to one.
     moved = _follow(run, verdict, norm)
     if moved:
@@ -104,7 +103,7 @@ def _follow(run: Run, verdict: Verdict, norm: Tensor | None) -> bool:
     moved = _leave_bad_data(run)
     run.agenda.interval = verdict.interval
     run.agenda.plan_next(run.progress.step)
-    run.clock.met, run.clock.met_step = time.monotonic(), run.progress.step
+    run.clock.meet(run.progress.step)
     return moved
 
 
@@ -114,14 +113,14 @@ def _leave_bad_data(run: Run) -> bool:
     while pass_over(run):  # Bad data may begin where other bad data ends.
         moved = True
         _attend(run, _agree(run, None), None)
-        run.clock.met_step = run.progress.step
+        run.clock.meet(run.progress.step)
     return moved
 
 
 def _attend(run: Run, verdict: Verdict, norm: Tensor | None) -> None:
     """Do what is due after a step, in the order that makes a checkpoint hold all that belongs to its step."""
     step, agenda = run.progress.step, run.agenda
-    loss = _window_loss(run, verdict)
+    loss = run.clock.window_loss(verdict.loss_sum, _steps_counted(run))
     if agenda.ends_epoch(step):
         _close_epoch(run, verdict)
     _tell_progress(run, loss, float(norm) if norm is not None else None)
@@ -171,13 +170,13 @@ def evaluation_batch(run: Run) -> int:
 
 
 def _agree(run: Run, norm: Tensor | None) -> Verdict:
-    now, clock, agenda = time.monotonic(), run.clock, run.agenda
+    clock, agenda = run.clock, run.agenda
     mine = float(run.progress.loss_sum)
     save = interval = 0.0
     if run.place.leads:
-        save = float(agenda.save_seconds > 0 and now - clock.saved >= agenda.save_seconds and not run.writer.busy)
-        steps = max(1, run.progress.step - clock.met_step)
-        interval = float(agenda.suggest_interval((now - clock.met) / steps))
+        waited = time.monotonic() - clock.saved
+        save = float(agenda.save_seconds > 0 and waited >= agenda.save_seconds and not run.writer.busy)
+        interval = float(agenda.suggest_interval(clock.step_seconds(run.progress.step)))
     sound = is_sound(run, norm)
     stop, save, interval, broken, total = run.group.sum(
         [float(run.stop_requested), save, interval, float(not sound), mine if sound else 0.0]
@@ -190,14 +189,6 @@ def _steps_counted(run: Run) -> int:
     return (run.progress.step - 1) % run.agenda.steps_per_epoch + 1 - run.progress.omissions.in_epoch
 
 
-def _window_loss(run: Run, verdict: Verdict) -> float | None:
-    """Return the mean loss since the meeting before; None if no step was taken since."""
-    clock, counted = run.clock, _steps_counted(run)
-    steps, total = counted - clock.loss_steps, verdict.loss_sum - clock.loss_sum
-    clock.loss_sum, clock.loss_steps = verdict.loss_sum, counted
-    return total / steps if steps > 0 else None
-
-
 def _close_epoch(run: Run, verdict: Verdict) -> None:
     progress, counted = run.progress, _steps_counted(run)
     loss = verdict.loss_sum / counted if counted > 0 else None
@@ -205,7 +196,7 @@ def _close_epoch(run: Run, verdict: Verdict) -> None:
     progress.history.append({"epoch": epoch, "step": progress.step, "loss": loss})
     progress.loss_sum.zero_()
     progress.omissions.before_epoch += progress.omissions.in_epoch
-    run.clock.loss_sum, run.clock.loss_steps = 0.0, 0
+    run.clock.forget_losses()
 
 
 def _tell_progress(run: Run, loss: float | None, norm: float | None) -> None:
@@ -213,17 +204,11 @@ def _tell_progress(run: Run, loss: float | None, norm: float | None) -> None:
     run.pulse.seconds = run.passes.watch.own
     if not run.place.leads and run.metrics is None:
         return
-    now, clock, step = time.monotonic(), run.clock, run.progress.step
+    clock, step = run.clock, run.progress.step
     samples = run.sampler.samples_before(step)
     epoch = step // run.agenda.steps_per_epoch
     rate = run.update.rate(step - 1)
-    throughput = steps_per_second = None
-    if clock.measured_from is None:
-        # The first step of a launch allocates and tunes; counting it would spoil the estimate of the time left.
-        clock.measured_from, clock.measured_samples, clock.measured_step = now, samples, step
-    elif now > clock.measured_from:
-        throughput = (samples - clock.measured_samples) / (now - clock.measured_from)
-        steps_per_second = (step - clock.measured_step) / (now - clock.measured_from)
+    steps_per_second, throughput = clock.rates(step, samples)
     norm = norm if norm is not None and math.isfinite(norm) else None
     figures = run.scale.measure(throughput, steps_per_second, timed)
     run.tell(
@@ -234,11 +219,11 @@ def _tell_progress(run: Run, loss: float | None, norm: float | None) -> None:
         seconds = [after - before for before, after in zip(run.step_ends, run.step_ends[1:], strict=False)]
         run.metrics.observe_steps(seconds, samples - run.sampler.samples_before(clock.met_step))
         run.step_ends.clear()
-    if now - clock.logged >= LOG_SECONDS:
-        clock.logged = now
-        speed = _speed(figures)
+    if time.monotonic() - clock.logged >= LOG_SECONDS:
+        clock.logged = time.monotonic()
         percent = 100 * step // run.agenda.total_steps
-        run.log(f"step {step:,}/{run.agenda.total_steps:,} ({percent} %), epoch {epoch}, loss {_shown(loss)}{speed}")
+        shown = f"loss {_shown(loss)}{_speed(figures)}"
+        run.log(f"step {step:,}/{run.agenda.total_steps:,} ({percent} %), epoch {epoch}, {shown}")
 
 
 def _speed(figures: Figures) -> str:

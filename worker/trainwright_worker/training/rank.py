@@ -2,7 +2,6 @@
 
 import signal
 import sys
-import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -103,8 +102,7 @@ class Rank:
 
         # Before and after the loop there is nothing to save: there SIGTERM ends the process at once.
         signal.signal(signal.SIGTERM, request_stop)
-        run.clock.met = run.clock.saved = run.clock.logged = time.monotonic()
-        run.clock.met_step = run.progress.step
+        run.clock.begin(run.progress.step)
         fit(run)
         run.writer.wait()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

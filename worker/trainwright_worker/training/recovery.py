@@ -36,8 +36,8 @@ def roll_back(run: Run) -> None:
         raise NonFiniteError(f"the loss is not finite at step {step}, after {len(holes)} rollbacks", NON_FINITE_HINT)
     reload(run)
     run.agenda.holes = run.progress.omissions.holes = [*holes, (sound, step)]
-    run.clock.met_step = run.progress.step
-    run.clock.loss_sum, run.clock.loss_steps = 0.0, 0
+    run.clock.meet(run.progress.step)
+    run.clock.forget_losses()
     run.warn(
         f"the loss was not finite at step {step}: back to step {run.progress.step}, passing over the data of steps "
         f"{sound + 1} to {step}"

@@ -23,37 +23,11 @@ from trainwright_worker.reporting.report import Reporter
 from trainwright_worker.reporting.timesheet import Activity
 from trainwright_worker.tracking.tracking import Tracking
 from trainwright_worker.training.agenda import Agenda
+from trainwright_worker.training.clock import Clock
 from trainwright_worker.training.evaluate import Forward
 from trainwright_worker.training.passes import Passes
 from trainwright_worker.training.state import Progress
 from trainwright_worker.training.update import Update
-
-
-@dataclass
-class Clock:
-    """When things happened in this launch, on the monotonic clock, in seconds.
-
-    Attributes:
-        measured_from: When the throughput began to be measured; None until the first, slow step is over.
-        measured_samples: Samples seen by then.
-        measured_step: Steps done by then.
-        met: When the ranks last met.
-        met_step: Steps done by then.
-        saved: When the last checkpoint was begun.
-        logged: When the last progress line was printed.
-        loss_sum: Sum of the mean losses since the epoch began, as known at the last meeting.
-        loss_steps: Steps in that sum.
-    """
-
-    measured_from: float | None = None
-    measured_samples: int = 0
-    measured_step: int = 0
-    met: float = 0.0
-    met_step: int = 0
-    saved: float = 0.0
-    logged: float = 0.0
-    loss_sum: float = 0.0
-    loss_steps: int = 0
 
 
 @dataclass
