@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from trainwright.api.exit_codes import ExitCode, classify
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.api.status import TrainingJobStatus
+from trainwright.api.status import ConditionType, Results, TrainingJobStatus
 from trainwright.api.worker import Termination, WorkerPhase, WorkerReport
 from trainwright.build import Settings
 from trainwright.plan import Job, Observed, Plan, Pod, plan
@@ -82,3 +82,25 @@ def running_job(step: int = 10, workers: int = 2, **fields) -> Job:
     first = plan(observed(started))
     second = plan(observed(replace(started, status=status_after(first)), *pods, report=report(step)))
     return replace(started, status=status_after(first, second))
+
+
+def kinds(plan: Plan) -> list[str]:
+    """Return the kinds of what a plan creates."""
+    return [manifest["kind"] for manifest in plan.create]
+
+
+def names(plan: Plan) -> list[str]:
+    """Return the names of the pods that a plan creates."""
+    return [manifest["metadata"]["name"] for manifest in plan.create if manifest["kind"] == "Pod"]
+
+
+def truth(status: TrainingJobStatus, kind: ConditionType) -> str | None:
+    """Return the status of a condition; None if there is none of that type."""
+    condition = status.condition(kind)
+    return condition.status if condition else None
+
+
+RESULTS = Results(folder="/checkpoints/digits-u/results")
+LAST = report(100, phase=WorkerPhase.FINISHED, results=RESULTS)
+SUCCEEDED = pod(0, phase="Succeeded", exit_code=0, termination=Termination(exit_code=0, report=LAST), finished_at=NOW)
+"""Worker 0, after it has done everything."""
