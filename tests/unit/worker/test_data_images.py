@@ -1,0 +1,126 @@
+"""Images: augmented, cropped, scaled, checked."""
+
+import io
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from trainwright.api.spec.corpora import ImageFolderData
+from trainwright.api.spec.dataset import Normalize
+from trainwright.api.spec.preparation import AugmentationSpec
+from trainwright_worker.data.augment import augment, center, draw_part
+from trainwright_worker.data.normalization import Normalization, measure_samples
+from trainwright_worker.data.pictures import ChangedSamples, Pictures, choose_some, decode
+from trainwright_worker.data.table import Samples
+from trainwright_worker.errors import UserError
+
+
+def image(height=12, width=16, channels=3, dtype=np.uint8):
+    return np.random.default_rng(0).integers(0, 256, (height, width, channels)).astype(dtype)
+
+
+EVERYTHING = {"horizontalFlip": 0.5, "colorJitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4}}
+
+
+class Drawn:
+    """One image, encoded."""
+
+    reading = None
+
+    def read(self, row):  # noqa: ARG002
+        file = io.BytesIO()
+        Image.fromarray(image(20, 30)).save(file, "PNG")
+        return file.getvalue()
+
+    def name(self, row):
+        return str(row)
+
+    def blocks(self):
+        return None
+
+
+@pytest.mark.parametrize("crop", [{"randomCrop": {"padding": 2}}, {"resizedCrop": {}}, {}])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_augmentation_is_a_function_of_its_draw(crop, dtype, channels):
+    pytest.importorskip("PIL")
+    spec = AugmentationSpec.model_validate({**EVERYTHING, **crop})
+    source = image(channels=channels, dtype=dtype)
+    first, again, other = (augment(source, spec, (8, 8), 8, 255, Random(seed)) for seed in ("a", "a", "b"))
+    assert first.shape == (8, 8, channels)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert 0 <= first.min() <= first.max() <= 255
+    assert np.array_equal(source, image(channels=channels, dtype=dtype)), "the image itself stays as it is"
+
+
+def test_a_random_crop_is_a_window_of_the_padded_image_and_a_flip_its_mirror():
+    spec = AugmentationSpec.model_validate({"randomCrop": {"padding": 0}, "horizontalFlip": 1})
+    source = image(8, 8)
+    assert np.array_equal(augment(source, spec, (8, 8), 8, 255, Random(0)), source[:, ::-1])
+
+
+def test_the_centre_is_what_evaluation_sees():
+    assert np.array_equal(center(image(), (8, 8), 12), image()[2:10, 4:12])
+    assert center(image(), (6, 6), 6).shape == (6, 6, 3)
+
+
+@pytest.mark.parametrize("resize", [None, 16])
+def test_training_that_crops_nothing_sees_what_evaluation_sees(resize):
+    form, only = ImageFolderData(path="p", size=8, resize=resize), torch.tensor([0])
+    mirror = AugmentationSpec.model_validate({"horizontalFlip": 1})
+    pictures = Pictures(Drawn(), only, only, form, "f").processed(Normalization(), mirror, 0)
+    assert torch.equal(pictures.take(only, 0).inputs.flip(3), pictures.take(only).inputs)
+
+
+@given(st.integers(1, 500), st.integers(1, 500), st.integers(0, 100))
+def test_a_random_part_lies_within_the_image(height, width, seed):
+    spec = AugmentationSpec.model_validate({"resizedCrop": {}}).resized_crop
+    left, top, right, bottom = draw_part(height, width, spec, Random(seed))
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+
+
+def test_images_are_checked_from_everywhere_but_from_few_blocks_where_these_must_be_fetched():
+    assert choose_some(5, None).tolist() == [0, 1, 2, 3, 4]
+    assert choose_some(10**6, None)[[0, -1]].tolist() == [0, 10**6 - 1]
+    blocks = torch.arange(100_000) // 100
+    chosen = choose_some(100_000, blocks[torch.randperm(100_000)])
+    assert len(chosen.unique()) == len(chosen) == 16 * 100
+    assert choose_some(3, torch.tensor([7, 7, 9])).sort().values.tolist() in ([0, 1], [0, 1, 2], [2])
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
+@pytest.mark.parametrize("grayscale", [True, False])
+def test_images_of_sixteen_bits_keep_their_shades(form, grayscale):
+    shades = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    file = io.BytesIO()
+    Image.fromarray(shades).save(file, form)
+    found = decode(file.getvalue(), "a", "spec.x", grayscale=grayscale)
+    assert (found == np.arange(256).reshape(16, 16, 1)).all()
+    assert found.shape[2] == (1 if grayscale else 3)
+
+
+def test_images_in_memory_change_with_the_epoch_alone_and_not_when_measured():
+    images = Samples(torch.rand(20, 3, 8, 8) * 255, torch.arange(20))
+    spec = AugmentationSpec.model_validate({"randomCrop": {"padding": 2}, "horizontalFlip": 0.5})
+    split = ChangedSamples(images, Normalization((1.0,) * 3, (2.0,) * 3), spec, 7, 255)
+    whole = split.take(torch.arange(20), 3)
+    assert torch.equal(whole.inputs[5:9], split.take(torch.arange(5, 9), 3).inputs), "whatever it is read with"
+    assert not torch.equal(whole.inputs, split.take(torch.arange(20), 4).inputs)
+    assert torch.equal(split.take(torch.arange(20)).inputs, (images.inputs - 1) / 2)
+
+
+def test_images_are_scaled_to_one_or_as_imagenet_was():
+    images = Samples(torch.full((4, 3, 2, 2), 100.0), torch.zeros(4, dtype=torch.int64))
+    assert measure_samples(images, Normalize.UNIT).apply(images).inputs.max() == 1
+    assert measure_samples(images, Normalize.IMAGENET).mean == pytest.approx((123.675, 116.28, 103.53))
+    with pytest.raises(UserError, match=r"spec.dataset.normalize: imagenet, but the images have 1 channel"):
+        measure_samples(Samples(torch.zeros(4, 1, 2, 2), torch.zeros(4)), Normalize.IMAGENET)
+    rows = Samples(torch.tensor([[1.0, 5.0], [3.0, 5.0]]), torch.zeros(2, dtype=torch.int64))
+    assert measure_samples(rows, Normalize.UNIT).apply(rows).inputs.tolist() == [[0, 0], [1, 0]]
