@@ -2,7 +2,8 @@
 """The worker beside Hugging Face's Trainer and Lightning: the same small GPT, data, optimizer and steps.
 
 The small GPT is by default the one that nanoGPT's README trains on a CPU: 4 blocks, 4 heads, 128 features, 64 tokens, batch
-12. The longer the arithmetic of a step, the less of it any loop can save: `--model gpt` has 128 tokens and batch 16.
+12. The longer the arithmetic of a step, the less of it any loop can save: `--model gpt` has 128 tokens and batch 16, `--model
+minigpt` 2 blocks of 64 features.
 
 Each has a process of its own, as it would have, and they take turns. Of each round the first steps are left out, so that
 only training counts and not how long it takes to begin. All use fused AdamW. There are two comparisons. Stripped: the bare
@@ -11,7 +12,7 @@ shipped: what a person gets who changes nothing: `trainwright run` with its agen
 the Trainer and Lightning with their defaults, which log the loss, draw a progress bar, and save, all with as many threads as
 they choose.
 
-    python tests/bench/peers.py [--as-shipped] [--model nanogpt|gpt] [--rounds 7] [--steps 100]
+    python tests/bench/peers.py [--as-shipped] [--model minigpt|nanogpt|gpt] [--rounds 7] [--steps 100]
 """
 
 import argparse
@@ -210,7 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--model", choices=("nanogpt", "gpt"), default="nanogpt")
+    parser.add_argument("--model", choices=("minigpt", "nanogpt", "gpt"), default="nanogpt")
     parser.add_argument("--as-shipped", action="store_true", help="with all that each does by default")
     parser.add_argument("--way", choices=WAYS, help="measure one way only, in this process")
     options = parser.parse_args()

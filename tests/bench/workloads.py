@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,11 +41,11 @@ CNN = [
 ]
 
 
-def gpt(context: int) -> dict[str, Any]:
-    """Return a job that trains a GPT of 4 blocks, 4 heads and 128 features from random letters."""
+def gpt(context: int, layers: int = 4, dimension: int = 128) -> dict[str, Any]:
+    """Return a job that trains a GPT with heads of 32 features from random letters."""
     return {
         "task": "language-modeling",
-        "model": {"name": "gpt", "args": {"dimension": 128, "heads": 4, "layers": 4}},
+        "model": {"name": "gpt", "args": {"dimension": dimension, "heads": dimension // 32, "layers": layers}},
         "dataset": {
             "text": {"path": "text.txt"},
             "tokenizer": {"name": "byte", "maxLength": context},
@@ -69,8 +68,9 @@ JOBS: dict[str, dict[str, Any]] = {
     },
     "gpt": gpt(128),
     "nanogpt": gpt(64),
+    "minigpt": gpt(64, layers=2, dimension=64),
 }
-BATCH = {"mlp": 64, "cnn": 64, "lstm": 64, "gpt": 16, "nanogpt": 12}
+BATCH = {"mlp": 64, "cnn": 64, "lstm": 64, "gpt": 16, "nanogpt": 12, "minigpt": 12}
 """Samples per step; nanogpt is what nanoGPT's README trains on a CPU."""
 
 
@@ -107,7 +107,7 @@ def make_run(folder: Path, name: str) -> Run:
     pulse = Pulse()
     reporter = Reporter(None, first_report("u", 1, "bench"), pulse)
     run = prepare(config, PLACE, Group(config, PLACE, "localhost", torch.device("cpu")), pulse, reporter, None)
-    run.clock.met = run.clock.saved = run.clock.logged = time.monotonic()
+    run.clock.begin(run.progress.step)
     return run
 
 
