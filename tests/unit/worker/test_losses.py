@@ -12,11 +12,13 @@ from trainwright.api.spec import LossSpec, RegularizationSpec
 from trainwright.api.spec.objective import LossName
 from trainwright_worker.batch import IGNORED, Batch
 from trainwright_worker.data.dataset import Facts
+from trainwright_worker.errors import WorkerError
 from trainwright_worker.models.build import build
 from trainwright_worker.models.lora import merge_lora
+from trainwright_worker.preflight.measure import Gauge
 from trainwright_worker.results.weights import savable
 from trainwright_worker.training.losses import count_targets, frame_lengths, make_loss, make_measure, make_penalty
-from trainwright_worker.training.teacher import compare, load_teacher
+from trainwright_worker.training.teacher import compare, load_teacher, read_model
 
 
 def loss_of(name, outputs, targets, **settings):
@@ -150,6 +152,21 @@ def test_a_teacher_that_was_trained_with_lora_teaches_from_its_results(tmp_path)
     loaded = learn(tmp_path, taught(small, dataset=texts, distillation={"weights": "teacher"}), facts)
     tokens = torch.randint(20, (2, 7))
     assert torch.equal(loaded(tokens), model(tokens))
+
+
+def test_a_teacher_whose_own_beginning_is_not_at_hand_is_blamed_on_the_teacher(tmp_path):
+    facts, text = Facts((7,), 20, vocabulary=20), {"text": {"path": "t.txt"}}
+    begun = taught({"name": "gpt", "pretrained": "/bases/gpt2"}, task="language-modeling", dataset=text)
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "results.json").write_text(json.dumps({"spec": begun.to_wire()}))
+    lesson = {"weights": "teacher"}
+    spec = taught({"name": "gpt"}, task="language-modeling", dataset=text, distillation=lesson)
+    blame = "spec.distillation.weights: the teacher's model cannot be built here: spec.model.pretrained: /bases/gpt2"
+    with pytest.raises(WorkerError, match=blame):
+        learn(tmp_path, spec, facts)
+    teacher = read_model(spec.distillation, str(tmp_path))
+    with pytest.raises(WorkerError, match=blame):
+        Gauge(spec, facts, cuda=False, root=str(tmp_path), teacher=teacher).weights()
 
 
 @pytest.mark.parametrize(("own", "students"), [(0.2, 0), (0, 0.2), (0.2, 0.5)])

@@ -1,6 +1,6 @@
 """Follows a job's passes on tensors without data: shapes, parameters, memory and arithmetic of a model of any size."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,7 +24,7 @@ from trainwright_worker.models.build import build
 from trainwright_worker.models.recompute import enable_gradient_checkpointing
 from trainwright_worker.optim.optimizer import make_optimizer
 from trainwright_worker.preflight.ledger import Ledger
-from trainwright_worker.training.teacher import compare, spec_of_teacher
+from trainwright_worker.training.teacher import build_teacher, compare, spec_of_teacher
 
 _SHAPE_WORDS: Final = ("shape", "size", "dimension", "channel", "must match", "expected")
 
@@ -202,11 +202,11 @@ class Gauge:
         """Return the teacher likewise; None if the job has none."""
         if self._teacher is None:
             return None
-        return self._without_weights(self._teacher).eval().requires_grad_(requires_grad=False)
+        return self._without_weights(self._teacher, build_teacher).eval().requires_grad_(requires_grad=False)
 
-    def _without_weights(self, spec: TrainingJobSpec) -> nn.Module:
+    def _without_weights(self, spec: TrainingJobSpec, make: Callable[..., nn.Module] = build) -> nn.Module:
         with torch.device("meta"):
-            model = build(spec, self._facts, self._root)
+            model = make(spec, self._facts, self._root)
         _leave_meta(model)
         return model
 

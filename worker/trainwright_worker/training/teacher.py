@@ -14,9 +14,9 @@ from trainwright.api.spec import DistillationSpec, ModelSpec, RegularizationSpec
 from trainwright.api.spec.paths import is_uri
 from trainwright.api.spec.training import Precision
 from trainwright_worker.batch import IGNORED, Batch, run_model
-from trainwright_worker.data.dataset import Dataset
+from trainwright_worker.data.dataset import Dataset, Facts
 from trainwright_worker.data.measured import compare as compare_data
-from trainwright_worker.errors import UserError
+from trainwright_worker.errors import UserError, WorkerError
 from trainwright_worker.models.build import build
 from trainwright_worker.models.files import local_path
 from trainwright_worker.models.pretrained import read_pretrained
@@ -89,7 +89,7 @@ def load_teacher(spec: TrainingJobSpec, teacher: DistillationSpec, dataset: Data
     twin = spec_of_teacher(spec, read_model(teacher, root), _read_regularization(teacher.weights, root))
     # Drawing its first weights must not change what the student draws.
     with torch.random.fork_rng(devices=[]):
-        built = build(twin, dataset.facts, root)
+        built = build_teacher(twin, dataset.facts, root)
     state, _ = read_pretrained(built, teacher.weights, dataset.facts, root, FIELD)
     missing = sorted(name for name in dict(built.named_parameters()) if name not in state)
     if missing:
@@ -99,6 +99,18 @@ def load_teacher(spec: TrainingJobSpec, teacher: DistillationSpec, dataset: Data
         )
     built.load_state_dict(state, strict=False)
     return built.eval().requires_grad_(requires_grad=False)
+
+
+def build_teacher(spec: TrainingJobSpec, facts: Facts, root: str) -> nn.Module:
+    """Return the model of `spec_of_teacher` as `build` does.
+
+    Raises:
+        UserError: It cannot be built; fields of its spec are not those of this job, and the message says so.
+    """
+    try:
+        return build(spec, facts, root)
+    except WorkerError as error:
+        raise type(error)(f"{FIELD}: the teacher's model cannot be built here: {error.message}", error.hint) from error
 
 
 def spec_of_teacher(spec: TrainingJobSpec, model: ModelSpec, own: RegularizationSpec = _NOTHING) -> TrainingJobSpec:
