@@ -78,6 +78,7 @@ class History:
         violations: What broke a rule, in words.
         faults: What was done.
         unexplained: What was lost without any fault.
+        surprises: Why jobs were restarted that no fault had struck, in their own words.
         longest_silence: Seconds for which a running job said nothing while there was somebody to hear it.
     """
 
@@ -86,6 +87,7 @@ class History:
         self.violations: list[str] = []
         self.faults: list[Fault] = []
         self.unexplained = Fault("nothing")
+        self.surprises: list[str] = []
         self.longest_silence = 0.0
         self._pods: dict[str, Manifest] = {}
 
@@ -187,7 +189,10 @@ class History:
         # Every start of processes but the first is a loss, too.
         kinds = (*LOSSES, "starting") if now.get("restarts") else LOSSES
         fault.seconds += sum(_seconds(now, kind) - _seconds(before, kind) for kind in kinds)
-        fault.restarts += now.get("restarts", 0) - before.get("restarts", 0)
+        restarts = now.get("restarts", 0) - before.get("restarts", 0)
+        fault.restarts += restarts
+        if restarts and fault is self.unexplained:
+            self.surprises.append(f"{life.name} was restarted: {(now.get('failure') or {}).get('message')}")
         fault.replayed += _replayed(now) - _replayed(before)
 
     def _count_pods(self, names: set[str]) -> None:

@@ -28,7 +28,7 @@ def tally(history: History, fleet: Fleet, seed: int, seconds: float) -> list[str
         _row("**all**", history.faults),
         "",
         _verdict(history, fleet, seed, seconds),
-        *(f"- {wrong}" for wrong in (*history.violations, *fleet.lost)),
+        *(f"- {what}" for what in (*history.violations, *fleet.lost, *history.surprises)),
     ]
 
 

@@ -104,12 +104,13 @@ def test_two_live_pods_of_a_worker_are_one_too_many(history):
 
 
 def test_what_is_lost_is_charged_to_what_was_last_done(history):
-    history.job_seen(job(restarts=2), 1)
+    history.job_seen(job(restarts=2, failure={"message": "worker 1 is gone"}), 1)
+    assert history.surprises == ["j was restarted: worker 1 is gone"]
     fault, other = Fault("rank killed", "j"), Fault("rank killed", "another")
     history.struck(fault)
     history.struck(other)
     lost = ledger(restarting=9, starting=8, until="2026-01-01T00:01:07Z")
     history.job_seen(job(restarts=3, goodput=lost, progress={"step": 90, "replayedSteps": 25}), 2)
     assert (fault.seconds, fault.restarts, fault.replayed) == (7, 1, 15)
-    assert (other.seconds, history.unexplained.restarts) == (0, 1)
+    assert (other.seconds, history.unexplained.restarts, len(history.surprises)) == (0, 1, 1)
     assert history.violations == []
