@@ -10,7 +10,7 @@ from trainwright.plan.weight import Weight
 
 _BURST = 1.0
 _GIVE_WAY = 2.0
-"""Seconds by which urgent writes may push periodic ones back, at most."""
+"""Seconds by which other writes may push periodic ones back, at most."""
 _INSTANT = 0.002
 """Seconds that are not worth a wait: the queue is not that precise, and would ask again at once, for ever."""
 
@@ -18,7 +18,7 @@ _INSTANT = 0.002
 class StatusThrottle:
     """Says how long a status write has to wait.
 
-    A decision never waits. News of one job make at most one write per `urgent_interval`; all else makes at most
+    A decision never waits. News of one job make at most one write per `news_interval`; all else makes at most
     one per `status_interval` and job, and at most `status_rate` per second over all jobs. For the latter a job is given
     a slot that stays its own: were it told to try again soon, a thousand waiting jobs would try for every free slot.
     Writes that do not wait use up slots too, so under load the periodic ones give way.
@@ -33,14 +33,14 @@ class StatusThrottle:
 
     def wait(self, key: Hashable, now: float, weight: Weight) -> float:
         """Return the seconds until the job's status may be written; 0 means now."""
-        seconds = 0.0 if weight == Weight.DECISION else self._wait(key, now, urgent=weight == Weight.NEWS)
+        seconds = 0.0 if weight == Weight.DECISION else self._wait(key, now, news=weight == Weight.NEWS)
         return seconds if seconds > _INSTANT else 0.0
 
-    def _wait(self, key: Hashable, now: float, *, urgent: bool) -> float:
-        interval = self._tuning.urgent_interval if urgent else self._tuning.status_interval
+    def _wait(self, key: Hashable, now: float, *, news: bool) -> float:
+        interval = self._tuning.news_interval if news else self._tuning.status_interval
         last = self._written.get(key)
         own = 0.0 if last is None else max(0.0, last + interval - now)
-        if urgent or own > 0:
+        if news or own > 0:
             return own
         if key not in self._slots:
             # A second's worth of slots may be used at once after a quiet time.

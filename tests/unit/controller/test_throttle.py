@@ -8,7 +8,7 @@ from trainwright.controller.throttle import StatusThrottle
 from trainwright.controller.tuning import Tuning
 from trainwright.plan.weight import Weight
 
-TUNING = Tuning(status_interval=10, urgent_interval=0.5, status_rate=2)
+TUNING = Tuning(status_interval=10, news_interval=0.5, status_rate=2)
 
 
 def test_a_decision_never_waits():
@@ -58,7 +58,7 @@ def test_a_job_that_waits_keeps_its_turn():
 
 
 def test_a_wait_shorter_than_the_queue_can_keep_is_none():
-    throttle = StatusThrottle(Tuning(urgent_interval=0.5))
+    throttle = StatusThrottle(Tuning(news_interval=0.5))
     throttle.written("a", 10.0)
     assert throttle.wait("a", 10.4985, Weight.NEWS) == 0.0
     assert throttle.wait("a", 10.4, Weight.NEWS) > 0.05
