@@ -1,4 +1,4 @@
-"""When a rank counts as hung, which one is at fault, and how workers find that out together."""
+"""When a worker's watchdog holds one of its ranks for hung, and when it must not."""
 
 import os
 

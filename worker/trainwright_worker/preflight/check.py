@@ -24,7 +24,7 @@ def measure_job(spec: TrainingJobSpec, dataset: Dataset, root: str, place: Place
         spec: The job.
         dataset: Its data.
         root: Folder at which relative paths start.
-        place: Where this rank stands; the processes of its worker share its memory.
+        place: Where this rank stands; its neighbours share its memory.
 
     Raises:
         UserError: The model does not fit the data.
