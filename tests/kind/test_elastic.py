@@ -52,7 +52,8 @@ def test_a_job_trains_with_those_that_find_room_and_lets_in_who_finds_it_later(o
     everyone = jobs.wait_for(namespace, "few", training_with(3), timeout=240)
     assert degraded(everyone)[0] == "False"
     assert everyone["progress"]["resumedFromStep"] >= fewer["progress"]["step"], "growing loses no step"
-    assert (everyone["restarts"], everyone["attempt"]) == (0, 1)
+    # No word of the attempt: a kubelet that hears of the device after the scheduler refuses the worker, and gets another.
+    assert everyone["restarts"] == 0
 
 
 def test_a_worker_that_cannot_come_back_is_done_without(operator, namespace, offer):
