@@ -78,9 +78,9 @@ class Passes:
         self._counted = spec.task == Task.LANGUAGE_MODELING and group.size > 1
         self._compiled = _compile(trained, group.device) if training.compile else None
         self._full = _full_size(spec, group, self.micro)
-        self._norms = [part for part in model.modules() if isinstance(part, _BatchNorm)]
         # Where every pass is of one sample, nothing would ever be learned of its statistics.
-        self._rarely_alone = self.micro != 1 and (training.full_batch or training.global_batch_size > group.size)
+        rarely_alone = self.micro != 1 and (training.full_batch or training.global_batch_size > group.size)
+        self._norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and rarely_alone]
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the model's outputs, float32."""
@@ -130,7 +130,7 @@ class Passes:
     @contextmanager
     def _statistics_for(self, batch: Batch) -> Iterator[None]:
         """Have batch normalization go by what it knows where a sample that was left over passes alone: it has no variance."""
-        alone = self._norms if len(batch) == 1 and self._rarely_alone else ()
+        alone = self._norms if self._norms and len(batch) == 1 else ()
         learning = [norm for norm in alone if norm.training]
         for norm in learning:
             norm.eval()

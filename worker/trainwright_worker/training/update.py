@@ -78,7 +78,8 @@ class Update:
         if self.guard is not None and norm is not None:
             self.guard.watch(norm)
         self._step()
-        self._optimizer.zero_grad()
+        for weight in self._weights:  # As zero_grad does, which takes 10 microseconds to offer itself to a profiler.
+            weight.grad = None
         if self.average is not None:
             self.average.update(step + 1)
         return norm
