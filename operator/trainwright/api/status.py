@@ -217,7 +217,7 @@ class Checkpoint(StatusModel):
     step: int = Field(ge=0, description="Optimizer step it holds.")
     path: str = Field(max_length=2048, description="Folder as the workers see it, or its URI.")
     bytes: int = Field(ge=0, description="Size of its files.")
-    sha256: str = Field(max_length=64, description="SHA-256 of its manifest, which lists the SHA-256 of each file.")
+    sha256: str = Field(max_length=64, description="SHA-256 of its manifest, which lists a checksum of each file.")
     saved_at: Time = Field(description="When it was complete.")
     best: bool = Field(False, description="True for the one whose evaluation was the best so far.")
 

@@ -17,6 +17,7 @@ from trainwright_worker.checkpoint.manifest import (
     DTYPE_NAMES,
     FACTS,
     MANIFEST,
+    Checksum,
     Chunk,
     Entry,
     FileEntry,
@@ -237,7 +238,7 @@ class CheckpointFolder:
         # A manifest is data: a name in it must not lead out of the folder.
         if "/" in name or name.startswith("."):
             return f"its manifest names {name!r}"
-        size, checksum = 0, hashlib.sha256()
+        size, checksum = 0, Checksum()
         try:
             with self.storage.open(f"{folder}/{name}") as file:
                 while content := file.read(_READ_BYTES):
@@ -247,7 +248,7 @@ class CheckpointFolder:
             return f"{name} is missing"
         if size != entry.bytes:
             return f"{name} has {size} bytes instead of {entry.bytes}"
-        return "" if checksum.hexdigest() == entry.sha256 else f"{name} does not match its checksum"
+        return "" if checksum.hexdigest() == entry.xxh3 else f"{name} does not match its checksum"
 
     def _names(self) -> list[str]:
         return _sort(self.storage.list(PARENT))

@@ -1,6 +1,5 @@
 """Tensors in safetensors files, written from where they lie and read in boxes, from a disk or from an object store."""
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.planner import ReadItem
 
-from trainwright_worker.checkpoint.manifest import DTYPE_NAMES, DTYPES, Chunk, Entry, FileEntry, Manifest
+from trainwright_worker.checkpoint.manifest import DTYPE_NAMES, DTYPES, Checksum, Chunk, Entry, FileEntry, Manifest
 from trainwright_worker.storage import Part, Storage
 
 _ALIGNMENT: Final = 8
@@ -35,7 +34,7 @@ def write_tensors(storage: Storage, name: str, tensors: dict[str, Tensor]) -> tu
     # Wide numbers first, so that every tensor is aligned to its own width.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     head, starts = _head_of(ordered)
-    checksum = hashlib.sha256()
+    checksum = Checksum()
 
     def parts() -> Iterator[Part]:
         checksum.update(head)
@@ -47,7 +46,7 @@ def write_tensors(storage: Storage, name: str, tensors: dict[str, Tensor]) -> tu
 
     storage.write(name, parts())
     size = len(head) + sum(tensor.nbytes for _, tensor in ordered)
-    return FileEntry(bytes=size, sha256=checksum.hexdigest()), starts
+    return FileEntry(bytes=size, xxh3=checksum.hexdigest()), starts
 
 
 def _head_of(ordered: list[tuple[str, Tensor]]) -> tuple[bytes, dict[str, int]]:
