@@ -114,11 +114,11 @@ def _immutability() -> Schema:
     """Return the transition rule for the fields that may not change once workers were started.
 
     It is one rule, because the API server judges it with every write of a status, too, and a rule per field would cost it
-    as much as all the rest of that. Such a write passes at the second term: who changes a spec cannot change the status with
-    it, so where the status differs the spec is the same. An optional field counts as changed when it comes or goes.
+    as much as all the rest of that. Such a write passes at the first term: who changes a spec cannot change the status with
+    it, so where the ledger has gone on the spec is the same. An optional field counts as changed when it comes or goes.
     """
+    status_write = "self.?status.?goodput.?until != oldSelf.?status.?goodput.?until"
     started = "has(oldSelf.status) && has(oldSelf.status.attempt) && oldSelf.status.attempt >= 1"
-    status_write = "!has(self.status) || self.status != oldSelf.status"
     unchanged = {}
     for path, field in _fixed_fields():
         new, old = f"self.{path}", f"oldSelf.{path}"
@@ -129,7 +129,7 @@ def _immutability() -> Schema:
     refusal = "cannot change after the first start (create a new job instead)"
     named = " + ".join(f"({same} ? '' : ' {path}')" for path, same in unchanged.items())
     return {
-        "rule": f"!({started}) || {status_write} || ({' && '.join(unchanged.values())})",
+        "rule": f"{status_write} || !({started}) || ({' && '.join(unchanged.values())})",
         "message": f"what is trained {refusal}",
         "messageExpression": f"'{refusal}:' + {named}",
         "fieldPath": ".spec",
@@ -139,9 +139,10 @@ def _immutability() -> Schema:
 def _durability() -> Schema:
     """Return the rule that keeps a job from losing what it has learnt to a change of its size."""
     return {
-        "rule": "!(has(oldSelf.status) && has(oldSelf.status.progress) && has(oldSelf.status.progress.step) && "
+        "rule": "self.spec.workers.count == oldSelf.spec.workers.count || "
+        "!(has(oldSelf.status) && has(oldSelf.status.progress) && has(oldSelf.status.progress.step) && "
         "oldSelf.status.progress.step > 0) || has(self.spec.checkpoint.persistentVolumeClaim) || "
-        "has(self.spec.checkpoint.uri) || self.spec.workers.count == oldSelf.spec.workers.count",
+        "has(self.spec.checkpoint.uri)",
         "message": "spec.workers.count cannot change once steps were taken unless checkpoint.persistentVolumeClaim or "
         "checkpoint.uri is set: the state lies in worker 0's scratch space and would go with its pod",
         "fieldPath": ".spec.workers.count",
