@@ -116,6 +116,7 @@ def test_what_happened_while_a_watch_expired_is_noticed_at_once(operator, namesp
     # Long enough to outlive the silence: it must be the watch that is renewed here, not the process.
     lease = '--set-json=extraEnv=[{"name":"TRAINWRIGHT_LEASE_DURATION","value":"120"}]'
     with faults.operator_with(operator, lease):
+        faults.spare_silent_operators(operator)
         for name in ("bereft", "gone"):
             kube.apply(jobs.endless(name), namespace)
         before = jobs.wait_for(
