@@ -24,6 +24,8 @@ def run_operator() -> None:
     """
     # The first process of a container ignores signals that it has no handler for, and imports take seconds.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # One that came while the operator before this one gave way has waited, see below.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     _leave_out_what_is_never_used()
     # Imported here: the other commands need neither kopf nor the Kubernetes client, and should start quickly.
     import structlog  # noqa: PLC0415
@@ -41,7 +43,12 @@ def run_operator() -> None:
     _give_back_memory()
 
     async def main() -> None:
-        await Operator(settings).run()
+        try:
+            await Operator(settings).run()
+        except LeaseLostError:
+            # Its own handler goes with the loop: whoever is told to stop from now on is the operator that begins anew.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            raise
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -21,6 +21,7 @@ def own_signals():
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 class Replaced(BaseException):
@@ -92,6 +93,30 @@ def test_it_can_be_stopped_before_it_has_begun():
         process.terminate()
         said, _ = process.communicate(timeout=60)
     assert (process.returncode, said) == (0, ""), "it had begun before it could be stopped"
+
+
+def test_it_can_be_stopped_while_it_begins_anew():
+    script = """
+import os, signal, sys
+from trainwright.cli.operator import run_operator
+from trainwright.controller.lease import LeaseLostError
+from trainwright.controller.process import Operator
+
+async def lose(operator):
+    operator._catch_signals()
+    raise LeaseLostError("not renewed for 10 s")
+
+def replace(path, _, execv=os.execv):
+    os.kill(os.getpid(), signal.SIGTERM)
+    execv(path, [path, "-c", "from trainwright.cli.operator import run_operator; run_operator()"])
+
+Operator.run, os.execv = lose, replace
+run_operator()
+"""
+    ended = subprocess.run([sys.executable, "-c", script], check=False, text=True, capture_output=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    (line,) = ended.stdout.splitlines() + ended.stderr.splitlines()
+    assert "operator begins anew" in line, "the other had begun before it could be stopped"
 
 
 def test_it_is_loaded_without_what_it_never_uses():
