@@ -132,7 +132,7 @@ def test_the_chart_is_upgraded_under_a_running_job(operator, namespace):
     pods = {pod["metadata"]["uid"] for pod in jobs.pods(namespace, "upgraded")}
     chart = str(kube.ROOT / "charts" / "trainwright")
     kube.helm("upgrade", "trainwright", chart, f"--namespace={operator}", "--reuse-values", "--set=log.level=debug")
-    kube.kubectl("rollout", "status", "deployment", f"--namespace={operator}", "--timeout=120s", timeout=150)
+    faults.await_rollout(operator)
     after = jobs.wait_for(namespace, "upgraded", jobs.running_at(before["progress"]["step"] + 1))
     assert (after["restarts"], after["attempt"]) == (0, 1)
     assert {pod["metadata"]["uid"] for pod in jobs.pods(namespace, "upgraded")} == pods
@@ -143,7 +143,7 @@ def test_of_two_operators_one_works_and_the_other_takes_over(operator, namespace
         chart = str(kube.ROOT / "charts" / "trainwright")
         values = ["--reuse-values", f"--set=replicas={replicas}"]
         kube.helm("upgrade", "trainwright", chart, f"--namespace={operator}", *values)
-        kube.kubectl("rollout", "status", "deployment", f"--namespace={operator}", "--timeout=120s", timeout=150)
+        faults.await_rollout(operator)
 
     scale(2)
     try:

@@ -5,6 +5,7 @@ Each asks for three of the four GPUs that the nodes pretend to have.
 
 from collections.abc import Iterator
 
+import faults
 import jobs
 import kube
 import pytest
@@ -27,7 +28,7 @@ def switch(operator: str, visibly, to: str) -> None:
     """Have the cluster serve groups of pods or not, and the operator see that now rather than in five minutes."""
     visibly("gangs", to)
     kube.kubectl("rollout", "restart", "deployment", f"--namespace={operator}")
-    kube.kubectl("rollout", "status", "deployment", f"--namespace={operator}", "--timeout=180s", timeout=200)
+    faults.await_rollout(operator, seconds=180)
 
 
 @pytest.fixture(scope="module")

@@ -54,27 +54,32 @@ def kill_leader(operator: str) -> str:
     return name
 
 
+def await_rollout(operator: str, seconds: int = 120) -> None:
+    """Wait until the operator's pods are those of its Deployment as it is now."""
+    how = ("rollout", "status", "deployment", f"--namespace={operator}", f"--timeout={seconds}s")
+    kube.kubectl(*how, timeout=seconds + 30)
+
+
 @contextlib.contextmanager
 def operator_with(operator: str, *values: str) -> Iterator[None]:
     """Have the chart installed with further values for a while."""
     chart = str(kube.ROOT / "charts" / "trainwright")
     upgrade = ("helm", "upgrade", "trainwright", chart, f"--namespace={operator}")
-    rolled_out = ("rollout", "status", "deployment", f"--namespace={operator}", "--timeout=120s")
     before = kube.helm("get", "values", "trainwright", f"--namespace={operator}", "--output=json")
     kube.run(*upgrade, "--reuse-values", *values)
     try:
-        kube.kubectl(*rolled_out, timeout=150)
+        await_rollout(operator)
         yield
     finally:
         kube.run(*upgrade, "--reset-values", "--values=-", stdin=before)
-        kube.kubectl(*rolled_out, timeout=150)
+        await_rollout(operator)
 
 
 def spare_silent_operators(operator: str) -> None:
     """Have kubelets leave an operator alone that does not answer for minutes, until the chart is installed anew."""
     probe = '--patch=[{"op":"remove","path":"/spec/template/spec/containers/0/livenessProbe"}]'
     kube.kubectl("patch", "deployment", "trainwright", f"--namespace={operator}", "--type=json", probe)
-    kube.kubectl("rollout", "status", "deployment", f"--namespace={operator}", "--timeout=120s", timeout=150)
+    await_rollout(operator)
 
 
 # -- Nodes -------------------------------------------------------------------------------------------------------------
