@@ -43,12 +43,14 @@ def run_operator() -> None:
     _give_back_memory()
 
     async def main() -> None:
+        operator = Operator(settings)
         try:
-            await Operator(settings).run()
+            await operator.run()
         except LeaseLostError:
             # Its own handler goes with the loop: whoever is told to stop from now on is the operator that begins anew.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-            raise
+            if not operator.told_to_stop:
+                raise
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -43,9 +43,13 @@ class Operator:
 
     Args:
         settings: What the administrator decided.
+
+    Attributes:
+        told_to_stop: Whether a signal has told it to, also while it stops for another reason.
     """
 
     def __init__(self, settings: OperatorSettings) -> None:
+        self.told_to_stop = False
         self._settings = settings
         self._stop = asyncio.Event()
         self._metrics = Metrics()
@@ -135,7 +139,11 @@ class Operator:
     def _catch_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._be_told)
+
+    def _be_told(self) -> None:
+        self.told_to_stop = True
+        self._stop.set()
 
     async def _reclaim_signals(self, ready: asyncio.Event) -> None:
         """Take the signals back from kopf, which would end the watches before the running passes."""

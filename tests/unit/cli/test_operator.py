@@ -119,6 +119,27 @@ run_operator()
     assert "operator begins anew" in line, "the other had begun before it could be stopped"
 
 
+def test_it_can_be_stopped_while_it_ends_without_its_lease():
+    script = """
+import os, signal
+from trainwright.cli.operator import run_operator
+from trainwright.controller.lease import LeaseLostError
+from trainwright.controller.process import Operator
+
+async def lose(operator):
+    operator._catch_signals()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await operator._stop.wait()
+    raise LeaseLostError("not renewed for 10 s")
+
+Operator.run = lose
+os.execv = lambda *_: print("began anew")
+run_operator()
+"""
+    ended = subprocess.run([sys.executable, "-c", script], check=False, text=True, capture_output=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (0, ""), ended.stdout + ended.stderr
+
+
 def test_it_is_loaded_without_what_it_never_uses():
     script = """
 import sys
