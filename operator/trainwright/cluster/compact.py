@@ -48,11 +48,18 @@ def compact_pod(pod: Manifest) -> Manifest:
         kept["spec"]["containers"] = [_pick(item, _CONTAINER) for item in containers]
     if status.get("containerStatuses"):
         kept["status"]["containerStatuses"] = [_pick(item, _CONTAINER_STATUS) for item in status["containerStatuses"]]
+    failed = [item for item in status.get("initContainerStatuses") or () if _has_failed(item)]
+    if failed:
+        kept["status"]["initContainerStatuses"] = [_pick(item, _CONTAINER_STATUS) for item in failed]
     conditions = [item for item in status.get("conditions") or () if item.get("type") in _POD_CONDITIONS]
     if conditions:
         kept["status"]["conditions"] = conditions
     shared: Manifest = _share(kept)
     return shared
+
+
+def _has_failed(container: Manifest) -> bool:
+    return bool(container.get("state", {}).get("terminated", {}).get("exitCode"))
 
 
 def _pick(source: Manifest, names: tuple[str, ...]) -> Manifest:

@@ -3,7 +3,7 @@
 Two steps, since the end is final: the status that says what was saved is written when the saving is over.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from trainwright.api.exit_codes import FailureClass
 from trainwright.api.names import CHECKPOINT_MOUNT
@@ -14,6 +14,7 @@ from trainwright.plan.goodput import gpus_per_worker, worker_seconds
 from trainwright.plan.membership import Crew, is_over
 from trainwright.plan.restart import fail
 from trainwright.plan.types import Observed
+from trainwright.plan.words import later
 
 _HOUR = 3600.0
 
@@ -43,25 +44,43 @@ def spent_at(spec: TrainingJobSpec, status: TrainingJobStatus, now: datetime) ->
     allowed, held = worker_seconds_allowed(spec), status.workers.ready
     if allowed is None or held == 0 or status.budget_spent_at is not None:
         return None
-    return now + timedelta(seconds=max(0.0, allowed - worker_seconds(status, now)) / held)
+    return later(now, max(0.0, allowed - worker_seconds(status, now)) / held)
 
 
 def enforce(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> TrainingJobStatus:
     """Return the status: unchanged, stopping because the budget is spent, or failed once all workers are gone.
 
-    If there is more to spend meanwhile, the job goes on as one that was suspended: its workers are on their way out.
+    If whoever owns it grants more meanwhile, the job goes on as one that was suspended: its workers are on their way out.
     """
-    allowed = worker_seconds_allowed(spec)
-    spent = allowed is not None and worker_seconds(status, observed.now) >= allowed
     if status.budget_spent_at is not None:
-        if not spent:
+        if _is_raised(observed, spec, status):
             return status.model_copy(update={"budget_spent_at": None, "phase": Phase.SUSPENDED})
         if all(is_over(pod, observed.now) for pod in crew.all_pods):
             return fail(status, _failure(observed, spec, status), observed.now)
         return status
-    if not spent:
+    allowed = worker_seconds_allowed(spec)
+    if allowed is None or worker_seconds(status, _held_until(status, crew, observed.now)) < allowed:
         return status
     return status.model_copy(update={"budget_spent_at": observed.now, "next_start": None, "waiting_since": None})
+
+
+def _is_raised(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus) -> bool:
+    """Return whether an edit has made the budget larger than what was spent: time alone never gives anything back."""
+    if observed.job.generation == status.observed_generation:
+        return False
+    allowed = worker_seconds_allowed(spec)
+    unwritten = spec.workers.count  # The ledger's seconds are whole: each worker may have used up to one more.
+    return allowed is None or worker_seconds(status, observed.now) + unwritten < allowed
+
+
+def _held_until(status: TrainingJobStatus, crew: Crew, now: datetime) -> datetime:
+    """Return up to when all the workers that the status counts were held: the first end that it does not know of yet.
+
+    An operator that was away must not charge what nobody held, nor take a job that has failed for one that is spent.
+    """
+    known = now if status.goodput is None else status.goodput.until
+    ends = (pod.finished_at for pod in crew.newest.values() if pod.ended and pod.finished_at is not None)
+    return min((end for end in ends if end > known), default=now)
 
 
 def _failure(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus) -> Failure:

@@ -73,10 +73,14 @@ def account(
 
 
 def _end(observed: Observed, status: TrainingJobStatus, at: datetime | None) -> datetime:
-    """Return up to when to charge: up to the end of the job, and while training runs only up to the newest report."""
+    """Return up to when to charge: up to the end of the job, and while training runs only up to the newest report.
+
+    What workers have held is charged before there are others, and before those are gone that a spent budget ends.
+    """
     if status.finished_at is not None:
         return min(observed.now, status.finished_at)
-    if status.phase != Phase.RUNNING:
+    others = at is not None and status.workers.ready != observed.job.status.workers.ready
+    if status.phase != Phase.RUNNING or status.budget_spent_at is not None or others:
         return observed.now
     return observed.job.created_at if at is None else min(observed.now, at)
 

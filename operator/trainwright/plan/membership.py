@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Phase, TrainingJobStatus, Workers, WorkerStatus
 from trainwright.build import Group, Seat, config_map, group_of, network_policy, pod_group, service, worker_pod
+from trainwright.build.naming import companion_name
 from trainwright.plan import placement
-from trainwright.plan.types import Manifest, Observed, Pod, PodDeletion
+from trainwright.plan.types import Job, Manifest, Observed, Pod, PodDeletion
 
 LISTED_WORKERS = 100
 KEPT_ATTEMPTS = 2
@@ -114,7 +115,7 @@ def to_create(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStat
     if spec.scheduling.in_kueue:
         # Until a member has ended, Kueue takes the one that replaces it for one too many, and deletes it.
         missing = [index for index in missing if not _is_ending(crew.newest.get(index))]
-    if not missing:
+    if not missing and not _lacks_config(crew, observed.job):
         return ()
     if spec.workers.min_count is not None and 0 in missing:
         missing = [0]  # Who comes first finds room first, and without worker 0 the others cannot begin.
@@ -181,6 +182,13 @@ def step_aside(observed: Observed, spec: TrainingJobSpec, status: TrainingJobSta
 
 def _needs_pod(pod: Pod | None, status: TrainingJobStatus) -> bool:
     return pod is None or (pod.attempt < status.attempt and (pod.phase == "Failed" or pod.deleting))
+
+
+def _lacks_config(crew: Crew, job: Job) -> bool:
+    """Return whether a pod waits to mount the job's ConfigMap: somebody has deleted it since."""
+    name = companion_name(job.name, job.uid)
+    warnings = (pod.warning for pod in crew.newest.values() if pod.starting)
+    return any(warning is not None and name in warning[1] for warning in warnings)
 
 
 def _is_ending(pod: Pod | None) -> bool:

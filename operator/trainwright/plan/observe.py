@@ -11,7 +11,7 @@ from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import read_status
 from trainwright.api.worker import Termination
 from trainwright.build.naming import read_pod_name
-from trainwright.plan.types import Job, Manifest, Pod
+from trainwright.plan.types import NEVER_STARTED, Job, Manifest, Pod
 
 
 def read_job(manifest: Manifest) -> Job:
@@ -52,7 +52,9 @@ def read_pod(manifest: Manifest, job: str) -> Pod:
     state = container.get("state", {})
     ended, running = state.get("terminated", {}), state.get("running", {})
     phase = status.get("phase", "Pending")
-    termination = _termination(ended.get("message"))
+    unstarted = ended.get("reason") in NEVER_STARTED
+    said = None if unstarted else ended.get("message")
+    termination = _termination(said)
     outlived = bool(ended) and phase not in ("Succeeded", "Failed")
     if outlived:
         # A sidecar keeps the pod running, but the worker is never started again (restartPolicy: Never).
@@ -71,11 +73,11 @@ def read_pod(manifest: Manifest, job: str) -> Pod:
         waiting=_waiting(status, state),
         exit_code=ended.get("exitCode"),
         reason=status.get("reason") or ended.get("reason"),
-        message=status.get("message", ""),
+        message=ended.get("message", "") if unstarted else status.get("message") or _failed_init(status),
         disrupted=_disruption(status),
         silent=_is_silent(status, container),
         termination=termination,
-        garbled=termination is None and bool(ended.get("message")),
+        garbled=termination is None and bool(said),
         started_at=read_time(running["startedAt"]) if running.get("startedAt") else None,
         finished_at=read_time(ended["finishedAt"]) if ended.get("finishedAt") else None,
     )
@@ -111,8 +113,21 @@ def _disruption(status: Manifest) -> str | None:
 
 
 def _is_silent(status: Manifest, container: Manifest) -> bool:
-    """Return whether the node is silent: the control plane calls the pod unready, against the kubelet's last word."""
-    return _condition(status, "Ready").get("status") == "False" and container.get("ready") is True
+    """Return whether the node is silent: the control plane calls the pod unready, against the kubelet's last word.
+
+    It changes no more than that word. A kubelet gives a reason: another container of the pod, a sidecar, may not be ready.
+    """
+    ready = _condition(status, "Ready")
+    return ready.get("status") == "False" and not ready.get("reason") and container.get("ready") is True
+
+
+def _failed_init(status: Manifest) -> str:
+    """Return which container that somebody has the pod begin with has failed; nothing if none has."""
+    for container in status.get("initContainerStatuses") or ():
+        ended = container.get("state", {}).get("terminated", {})
+        if ended.get("exitCode"):
+            return f"its init container {container['name']} ended with code {ended['exitCode']}"
+    return ""
 
 
 def _condition(status: Manifest, kind: str) -> Manifest:

@@ -76,6 +76,9 @@ def _keep_house(observed: Observed) -> Plan:
         last = last.model_copy(update={"workers": membership.count(crew, last)})
         last = last if isinstance(spec, InvalidJobError) else storage.forget(observed, spec, last, crew)
         last = last.model_copy(update={"summary": tell.summarize(last)})
+    if observed.job.generation != status.observed_generation:
+        # Whatever was edited, nothing more comes of it, and who waits for that to be seen is told.
+        last = (last or status).model_copy(update={"observed_generation": observed.job.generation})
     delete = membership.to_delete(observed, status, crew)
     expiry = limits.expiry(observed.job, status)
     if expiry is not None and observed.now >= expiry:

@@ -7,7 +7,7 @@ from trainwright.api.exit_codes import SIGNAL_BASE, FailureClass, classify
 from trainwright.api.status import Failure
 from trainwright.api.worker import Cause
 from trainwright.plan.membership import Crew
-from trainwright.plan.types import Pod
+from trainwright.plan.types import NEVER_STARTED, Pod
 
 _SIGKILL = 9
 _SIGTERM = 15
@@ -22,6 +22,10 @@ _DISK_HINT = (
     "workers write less to their own disk: without a volume or spec.checkpoint.uri, checkpoints lie there too."
 )
 
+_START_HINT = (
+    "Look at the container runtime of that node (a GPU driver that does not fit it, for example). If it is the same on every "
+    "node, at the entrypoint of spec.workers.image."
+)
 _MUTE_HINT = (
     "Build spec.workers.image on Trainwright's worker image, and keep its ENTRYPOINT (python -m trainwright_worker)."
 )
@@ -50,7 +54,7 @@ def describe(pod: Pod, attempt: int, now: datetime) -> Failure:
     return Failure(
         category=category,
         message=_message(pod),
-        hint=_DISK_HINT if _overran_disk(pod) else (said.hint if said else None) or _HINTS.get(category),
+        hint=_hint(pod, category),
         attempt=attempt,
         worker=pod.index,
         rank=said.rank if said else None,
@@ -62,6 +66,15 @@ def describe(pod: Pod, attempt: int, now: datetime) -> Failure:
         traceback=said.traceback if said else None,
         failed_at=now,
     )
+
+
+def _hint(pod: Pod, category: FailureClass) -> str | None:
+    if _overran_disk(pod):
+        return _DISK_HINT
+    if pod.reason in NEVER_STARTED:
+        return _START_HINT
+    said = pod.termination.hint if pod.termination is not None else None
+    return said or _HINTS.get(category)
 
 
 def mute(pod: Pod, attempt: int, now: datetime) -> Failure:
@@ -117,7 +130,7 @@ def categorize(pod: Pod) -> FailureClass:
         return FailureClass.OUT_OF_MEMORY
     if _overran_disk(pod):
         return FailureClass.USER_ERROR
-    if pod.silent:
+    if pod.silent or pod.reason in NEVER_STARTED:
         return FailureClass.INFRASTRUCTURE
     if pod.disrupted is not None or pod.reason in ("Preempting", "Evicted", "NodeShutdown", "Terminated"):
         return FailureClass.PREEMPTED
@@ -138,13 +151,9 @@ def _overran_disk(pod: Pod) -> bool:
 
 
 def _message(pod: Pod) -> str:
-    if pod.reason == "OOMKilled":
-        return f"{pod.place} was killed by the kernel: it used more memory than its limit"
-    if pod.silent or pod.disrupted is not None:
-        fate = "lost: its node does not answer any more"
-        return f"{pod.place} is {fate if pod.silent else f'taken away by the cluster: {pod.disrupted}'}"
-    if pod.reason == "Evicted":
-        return f"{pod.place} was evicted: {pod.message.strip()}"
+    fate = _fate(pod)
+    if fate is not None:
+        return f"{pod.place} {fate}"
     if pod.termination is not None and pod.termination.message:
         return f"{pod.place}: {pod.termination.message}"
     if pod.exit_code is not None and pod.exit_code > SIGNAL_BASE:
@@ -154,6 +163,21 @@ def _message(pod: Pod) -> str:
     if pod.deleting:
         return f"the pod of {pod.place} is being deleted"
     return f"{pod.place} failed: {pod.message or pod.reason or 'the cluster gives no reason'}"
+
+
+def _fate(pod: Pod) -> str | None:
+    """Return what was done to the worker, in the words of its kernel or cluster; None if it has ended by itself."""
+    if pod.reason == "OOMKilled":
+        return "was killed by the kernel: it used more memory than its limit"
+    if pod.silent:
+        return "is lost: its node does not answer any more"
+    if pod.disrupted is not None:
+        return f"is taken away by the cluster: {pod.disrupted}"
+    if pod.reason in NEVER_STARTED:
+        return f"could not be started: {pod.message.strip()}"
+    if pod.reason == "Evicted":
+        return f"was evicted: {pod.message.strip()}"
+    return None
 
 
 def _signal(number: int) -> str:

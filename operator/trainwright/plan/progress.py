@@ -12,6 +12,7 @@ from trainwright.api.worker import WorkerPhase, WorkerReport
 from trainwright.plan import elastic, placement, postmortem, restart
 from trainwright.plan.membership import Crew
 from trainwright.plan.types import Observed
+from trainwright.plan.words import ENDLESS
 
 
 def newest_report(observed: Observed, status: TrainingJobStatus, crew: Crew) -> tuple[WorkerReport, datetime] | None:
@@ -101,7 +102,8 @@ def _progress(report: WorkerReport, at: datetime, before: Progress, replayed: in
 def _remaining_seconds(report: WorkerReport) -> int | None:
     if report.total_steps is None or not report.steps_per_second:
         return None
-    return math.ceil(max(0, report.total_steps - report.step) / report.steps_per_second)
+    seconds = max(0, report.total_steps - report.step) / report.steps_per_second
+    return math.ceil(seconds) if seconds < ENDLESS else None
 
 
 def _locate(report: WorkerReport, spec: TrainingJobSpec, crew: Crew) -> list[Straggler]:

@@ -17,6 +17,9 @@ Manifest = dict[str, Any]
 _USUAL_WAITS = ("ContainerCreating", "PodInitializing")
 """What every pod waits for on its way; anything else is worth a reason of its own."""
 
+NEVER_STARTED = ("StartError", "ContainerCannotRun")
+"""What the end of a container is called that its node's runtime could not start; the message is the runtime's own."""
+
 __all__ = ["Event", "Job", "Manifest", "Observed", "Place", "Plan", "Pod", "PodDeletion", "Settings", "Ticket"]
 
 

@@ -1,4 +1,9 @@
-"""Numbers as people read them."""
+"""Spans of time: as people read them, and as far as a calendar goes."""
+
+from datetime import datetime, timedelta
+
+ENDLESS = 100 * 365 * 86_400.0
+"""Seconds that are as good as for ever: whatever takes longer has no date."""
 
 
 def duration(seconds: float) -> str:
@@ -9,3 +14,8 @@ def duration(seconds: float) -> str:
             lesser = whole % size // part
             return f"{whole // size}{unit}" + (f"{lesser}{rest}" if lesser else "")
     return f"{whole}s"
+
+
+def later(moment: datetime, seconds: float) -> datetime | None:
+    """Return the moment so many seconds later; None if that is as good as never."""
+    return moment + timedelta(seconds=seconds) if seconds < ENDLESS else None

@@ -4,8 +4,9 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from situations import NOW, SETTINGS, job, observed, pod, report
+from situations import NOW, SETTINGS, failed, job, observed, pod, report
 
+from trainwright.api.exit_codes import ExitCode, FailureClass
 from trainwright.api.status import Checkpoint, ConditionType, Phase, read_status
 from trainwright.plan import plan
 from trainwright.plan.weight import Weight
@@ -98,13 +99,61 @@ def test_a_budget_that_is_raised_while_it_saves_is_not_spent(budget, left):
     running, _ = decide(training(budget={"workerHours": 1}, **durable), *CREW, report=said(40, checkpoints=[saved(40)]))
     stopping, _ = decide(running, *CREW, now=NOW + HOUR / 2)
     going = tuple(replace(p, deletes_at=NOW + HOUR) for p in left)
-    raised, decision = decide(replace(stopping, spec=job(budget=budget, **durable).spec), *going, now=NOW + HOUR / 2)
+    edited = replace(stopping, spec=job(budget=budget, **durable).spec, generation=2)
+    raised, decision = decide(edited, *going, now=NOW + HOUR / 2)
     status = raised.status
     assert (status.phase, status.budget_spent_at, status.failure) == (Phase.PENDING, None, None)
     assert (status.attempt, status.oldest_attempt, status.restarts) == (2, 2, 0)
     assert status.checkpoints == [saved(40)]
     _, decision = decide(raised, *going, now=NOW + HOUR / 2)
     assert any(manifest["kind"] == "Pod" for manifest in decision.create) == (not left)  # it may still be saving
+
+
+@pytest.mark.parametrize("quiet", [timedelta(), HOUR / 12])
+@pytest.mark.parametrize("generation", [1, 2])
+def test_a_spent_budget_stays_spent_while_the_workers_go_and_nobody_reports(quiet, generation):
+    """Whoever terminates is not ready, and holds nothing more: the ledger must have charged all before."""
+    running, _ = decide(training(budget={"workerHours": 1}), *CREW, report=said(40), now=NOW + HOUR / 2 - quiet)
+    stopping, _ = decide(running, *CREW, now=NOW + HOUR / 2)
+    going = tuple(replace(p, deletes_at=NOW + HOUR) for p in CREW)
+    edited = replace(stopping, generation=generation)  # something else than the budget
+    saving, _ = decide(edited, *going, now=NOW + HOUR / 2 + timedelta(seconds=10))
+    assert saving.status.workers.ready == 0
+    saving, _ = decide(saving, *going, now=NOW + HOUR / 2 + timedelta(seconds=20))
+    over, decision = decide(saving, now=NOW + HOUR / 2 + timedelta(seconds=30))
+    assert (over.status.phase, over.status.reason, over.status.attempt) == (Phase.FAILED, "BudgetSpent", 1)
+    assert decision.create == ()
+
+
+def test_an_operator_that_was_away_takes_no_failure_for_a_spent_budget():
+    running = training(budget={"workerHours": 20})
+    wrong = [failed(index, code=ExitCode.USER_ERROR, finished_at=NOW + HOUR) for index in (0, 1)]
+    found, _ = decide(running, *wrong, now=NOW + 12 * HOUR)
+    assert (found.status.phase, found.status.failure.category) == (Phase.FAILED, FailureClass.USER_ERROR)
+
+
+def test_a_worker_that_leaves_between_two_reports_is_charged_for():
+    running = training(workers=4, least=2)
+    crew = [pod(index) for index in range(4)]
+    without_3 = said(20, absent=[3])
+    aside, _ = decide(running, *crew, report=without_3)
+    fewer, _ = decide(aside, *crew[:3], report=without_3, report_at=NOW, now=NOW + HOUR)
+    assert (aside.status.workers.ready, fewer.status.workers.ready) == (4, 3)
+    assert fewer.status.goodput.worker_seconds_held - aside.status.goodput.worker_seconds_held == 4 * 3600
+
+
+@pytest.mark.parametrize(("hours", "workers"), [(1e9, 8), (1e9, 1)])
+def test_a_budget_without_end_has_no_end(hours, workers):
+    running = training(workers=workers, budget={"workerHours": hours}, activeDeadlineSeconds=60)
+    crew = [pod(index) for index in range(workers)]
+    over, _ = decide(running, *crew, report=said(20), now=NOW + timedelta(seconds=61))
+    assert over.status.failure.reason == "DeadlineExceeded"
+
+
+@pytest.mark.parametrize(("total", "rate"), [(10**9, 0.003), (100, 1e-300), (2**63 - 1, 1e-300)])
+def test_training_without_end_has_no_eta(total, rate):
+    running, _ = decide(training(), *CREW, report=said(20, total=total, rate=rate))
+    assert (running.status.progress.step, running.status.progress.eta) == (20, None)
 
 
 def test_gpu_hours_count_every_gpu():

@@ -58,6 +58,17 @@ def test_the_warning_is_the_reason_for_as_long_as_the_pod_does_not_start(waiting
     assert started.status.reason == "Rendezvous"
 
 
+def test_a_configuration_that_somebody_has_deleted_is_made_again_for_pods_that_wait_for_it(waiting):
+    made = plan(observed(waiting)).create
+    name = next(manifest["metadata"]["name"] for manifest in made if manifest["kind"] == "ConfigMap")
+    gone = ("FailedMount", f'MountVolume.SetUp failed for volume "config" : configmap "{name}" not found')
+    stuck = [pod(index, phase="Pending", waiting=CREATING, warning=gone) for index in (0, 1)]
+    again = plan(observed(waiting, *stuck, now=LATE)).create
+    assert [manifest for manifest in made if manifest["kind"] != "Pod"] == list(again)
+    others = [replace(each, warning=MOUNT) for each in stuck]
+    assert plan(observed(waiting, *others, now=LATE)).create == ()
+
+
 def test_what_the_scheduler_says_now_comes_before_what_was_warned_of():
     blocked = pod(1, phase="Pending", waiting=("Unschedulable", "0/3 nodes"), warning=MOUNT)
     assert blocked.obstacle == ("Unschedulable", "0/3 nodes")

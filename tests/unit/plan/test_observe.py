@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 from situations import NOW, observed, pod, report, running_job, spec
 
+from trainwright.api.exit_codes import FailureClass
 from trainwright.api.job import InvalidJobError
 from trainwright.api.status import Phase
 from trainwright.cluster.compact import compact_pod
@@ -105,3 +106,29 @@ def test_a_last_word_that_cannot_be_read_is_one_all_the_same(message, read, garb
     status = {"phase": "Succeeded", "containerStatuses": [{"name": "worker", "state": {"terminated": ended}}]}
     seen = read_pod({"metadata": {"name": "digits-0-1", "uid": "u"}, "spec": {}, "status": status}, "digits")
     assert (seen.termination is not None, seen.garbled) == (read, garbled)
+
+
+@pytest.mark.parametrize("reason", ["StartError", "ContainerCannotRun"])
+def test_what_the_runtime_says_of_a_container_that_it_cannot_start_is_told(reason):
+    words = "nvidia-container-cli: initialization error: driver/library version mismatch"
+    ended = {"exitCode": 128, "reason": reason, "message": words, "finishedAt": "2026-01-02T03:04:05Z"}
+    status = {"phase": "Failed", "containerStatuses": [{"name": "worker", "state": {"terminated": ended}}]}
+    manifest = {"metadata": {"name": "digits-0-1", "uid": "u"}, "spec": {"nodeName": "gpu-7"}, "status": status}
+    seen = read_pod(compact_pod(manifest), "digits")
+    assert not seen.garbled
+    failure = plan(observed(running_job(), seen, pod(1))).status.failure
+    assert failure.message == f"worker 0 on node gpu-7 could not be started: {words}"
+    assert (failure.category, failure.exit_code) == (FailureClass.INFRASTRUCTURE, 128)
+    assert "container runtime" in failure.hint
+
+
+def test_an_init_container_that_somebody_has_added_and_that_fails_is_named():
+    ended = [{"name": "fine", "state": {"terminated": {"exitCode": 0}}}, {"name": "vault", "state": {"running": {}}}]
+    failed = {"name": "vault", "state": {"terminated": {"exitCode": 3}}}
+    status = {"phase": "Failed", "initContainerStatuses": [ended[0], failed]}
+    manifest = {"metadata": {"name": "digits-0-1", "uid": "u"}, "spec": {}, "status": status}
+    failure = plan(observed(running_job(), read_pod(compact_pod(manifest), "digits"), pod(1))).status.failure
+    assert failure.message == "worker 0 failed: its init container vault ended with code 3"
+    assert (
+        "initContainerStatuses" not in compact_pod({**manifest, "status": {"initContainerStatuses": ended}})["status"]
+    )

@@ -120,7 +120,10 @@ def test_a_wait_that_was_on_goes_on():
 def test_what_has_ended_stays_as_it_is():
     ended, _ = decide(running_job(), pod(0, phase="Succeeded"), pod(1, phase="Succeeded"), report=report(100))
     assert ended.status.phase == Phase.SUCCEEDED
-    assert plan(observed(sized(ended, 3), pod(0, phase="Succeeded"))).status is None
+    edited = sized(ended, 3)
+    seen = plan(observed(edited, pod(0, phase="Succeeded"))).status
+    assert seen == ended.status.model_copy(update={"observed_generation": edited.generation})
+    assert plan(observed(replace(edited, status=seen), pod(0, phase="Succeeded"))).status is None
 
 
 def test_another_minimum_disturbs_nobody_who_trains_but_those_who_wait():

@@ -111,13 +111,15 @@ def test_a_silent_node_is_named_before_and_after_the_cluster_gives_it_up():
 
 
 @pytest.mark.parametrize(("ready", "container_ready", "silent"), [
-    ("False", True, True),
-    ("False", False, False),
-    ("True", True, False),
+    ({"status": "False"}, True, True),
+    ({"status": "False"}, False, False),
+    ({"status": "False", "reason": "ContainersNotReady"}, True, False),  # a sidecar is not
+    ({"status": "False", "reason": "ReadinessGatesNotReady"}, True, False),
+    ({"status": "True"}, True, False),
     (None, True, False),
 ])  # fmt: skip
 def test_silence_is_the_control_planes_word_against_the_kubelets_last(ready, container_ready, silent):
-    conditions = [] if ready is None else [{"type": "Ready", "status": ready}]
+    conditions = [] if ready is None else [{"type": "Ready", **ready}]
     status = {
         "phase": "Running",
         "conditions": conditions,
