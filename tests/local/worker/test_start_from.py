@@ -56,6 +56,16 @@ def test_the_model_of_another_job_is_where_training_begins(make_job, donor, insi
     assert again.reports[-1].resumed_from_step == 1, "a job that resumes goes on from its own state"
 
 
+def test_the_folder_around_a_single_job_is_enough(make_job, donor):
+    """A local run keeps its job there, beside the logs."""
+    spec = spec_of(1, optimizer="sgd") | {"startFrom": {"path": str(root_of(donor))}}
+    spec["optimizer"]["learningRate"] = 1e-30
+    job = make_job(spec, "heir", uid="u2")
+    job.run()
+    assert job.weights == donor.weights
+    assert "from these weights" in job.workers[0].log
+
+
 def test_the_state_of_the_optimizer_comes_along_if_asked_for(make_job, donor):
     place = "job-u1/checkpoints/step-00000060"
     weights = []

@@ -109,6 +109,11 @@ def test_a_target_that_is_infinite_in_32_bits_is_refused(tmp_path):
         ("1,x\n2,NaN\n", "spec.dataset.csv.target: line 3 of .*points.csv, column 'y': 'NaN' is no class"),
         ("1,2.5\n2,3\n", "spec.dataset.csv.target: column 'y' holds 2 different numbers, as 2.5, which are no cl"),
         ("1,x\n2,x\n", "spec.dataset: all samples are of one class, 'x'"),
+        ("".join(f"1,{n}\n" for n in range(20)), "spec.dataset: each of the 20 samples has a class of its own, as '0'"),
+        (
+            "".join(f"1,x{n}\n" for n in range(20)),
+            "spec.dataset: each of the 20 samples has a class of its own, as 'x0'",
+        ),
     ],
 )
 def test_what_spells_no_class_is_refused(tmp_path, rows, words):

@@ -105,6 +105,9 @@ def _locate(place: str) -> tuple[Storage, Found]:
             if found is not None:
                 return storage, found
             raise UserError(f"{_FIELD}: {place} holds no sound checkpoint: {'; '.join(skipped) or 'there is none'}")
+        jobs = [job for job in inside if PARENT in storage.list(job)]
+        if len(jobs) == 1:  # A local run keeps the folder of its job beside the logs.
+            return _locate(f"{place}/{jobs[0]}")
     except (OSError, ValueError) as error:
         raise UserError(f"{_FIELD}: {place} cannot be read: {error}") from error
     raise UserError(

@@ -25,6 +25,8 @@ from trainwright_worker.errors import DataError, UserError
 
 _ROWS: Final = 1024
 """How many samples in memory are looked at at once."""
+_FEW: Final = 10
+"""So many samples may each have a class of its own: somebody tries something out."""
 
 
 @dataclass(frozen=True)
@@ -143,13 +145,18 @@ def _check_classes(samples: Part, classes: tuple[str, ...]) -> list[str]:
     """Return what is to be said of the classes, if anything.
 
     Raises:
-        DataError: There is only one, so that nothing could be learnt.
+        DataError: There is only one, or one for each sample, so that nothing could be learnt.
     """
     if len(classes) == 1:
         raise DataError(f"spec.dataset: all samples are of one class, {classes[0]!r}; there is nothing to tell apart")
     if not isinstance(samples, Samples | Texts | Pictures):
         return []
     single = int((torch.bincount(samples.targets) == 1).sum())
+    if single == len(classes) > _FEW:
+        raise DataError(
+            f"spec.dataset: each of the {single:,} samples has a class of its own, as {classes[0]!r}",
+            "set task: regression if the target is a number, or name another target",
+        )
     if 2 * single <= len(classes):
         return []
     return [f"spec.dataset: {single:,} of {len(classes):,} classes have one sample; numbers need task: regression"]

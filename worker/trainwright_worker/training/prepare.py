@@ -303,8 +303,12 @@ def _say_where_we_are(run: Run, found: Found | None, said: list[str], doubts: li
         phase=WorkerPhase.TRAINING,
     )
     weights = sum(parameter.numel() for parameter in run.model.parameters())
-    start = "from scratch" if found is None else f"from the checkpoint of step {found.manifest.step}"
+    trained = sum(parameter.numel() for parameter in run.model.parameters() if parameter.requires_grad)
+    share = "" if trained == weights else f"{trained:,} of "
+    start = "from these weights" if said else "from scratch"
+    if found is not None:
+        start = f"from the checkpoint of step {found.manifest.step}"
     run.log(
-        f"training {weights:,} weights on {len(run.dataset.splits.train):,} samples, {run.agenda.total_steps:,} steps of "
+        f"training {share}{weights:,} weights on {len(run.dataset.splits.train):,} samples, {run.agenda.total_steps:,} steps of "
         f"{run.sampler.batch} samples, {run.group.size} process(es) on {run.group.device}, {start}"
     )

@@ -68,7 +68,8 @@ class StartFromSpec(Model):
     path: Path = Field(
         description="A checkpoint (…/checkpoints/step-00001000), a results folder, a job's folder (its newest "
         "checkpoint) or a file of weights (safetensors). Relative to the root of the checkpoints, an absolute path "
-        "inside a volume of the workers, or an URI (s3://bucket/key)."
+        "inside a volume of the workers, or an URI (s3://bucket/key). `trainwright run` begins relative paths at the "
+        "manifest's folder, and takes the folder of a run (runs/NAME-1) too."
     )
     optimizer: bool = Field(
         False, description="Also take over what the optimizer has gathered; by default only the weights are."
