@@ -13,6 +13,7 @@ from trainwright.api.spec.model import LoraSpec
 from trainwright_worker.batch import Batch
 from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
+from trainwright_worker.models import huggingface
 from trainwright_worker.models.build import build, preload
 from trainwright_worker.models.generation import generate
 from trainwright_worker.models.lora import merge_lora, trained_state
@@ -137,7 +138,8 @@ def test_a_language_model_generates_what_transformers_generates(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "args"), [("llama", SMALL | {"num_key_value_heads": 1}), ("gpt_neox", SMALL), ("gpt2", GPT2)]
+    ("kind", "args"),
+    [("llama", SMALL | {"num_key_value_heads": 1}), ("gpt_neox", SMALL), ("gpt2", GPT2), ("bert", SMALL)],
 )
 def test_other_language_models_start_from_nothing(kind, args):
     model, _ = make(kind, TEXT, Task.LANGUAGE_MODELING, args=args)
@@ -148,6 +150,61 @@ def test_other_language_models_start_from_nothing(kind, args):
         for _ in range(6):
             again = torch.cat((again, model(again)[:, -1:].argmax(2)), 1)
     assert torch.equal(ids, again)
+
+
+ELECTRA = SMALL | {"embedding_size": 32}
+XLM = {"emb_dim": 32, "n_layers": 1, "n_heads": 2}
+XLNET = {"d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 32}
+
+
+@pytest.mark.parametrize(
+    ("kind", "args"),
+    [
+        ("bert", SMALL),
+        ("roberta", SMALL),
+        ("electra", ELECTRA),
+        ("xlnet", XLNET | {"attn_type": "uni"}),
+        ("gpt2", GPT2),
+    ],
+)
+def test_no_language_model_sees_what_it_is_to_predict(kind, args):
+    model, _ = make(kind, Facts((16,), 90, 90, 1), Task.LANGUAGE_MODELING, args=args)
+    text = torch.randint(2, 90, (2, 16))
+    other = text.clone()
+    other[:, -1] = (text[:, -1] + 1) % 88 + 2
+    with torch.no_grad():
+        torch.testing.assert_close(model(text)[:, :-1], model(other)[:, :-1], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("kind", "args"), [("xlm", XLM), ("xlnet", XLNET), ("bert", SMALL | {"is_decoder": False})])
+def test_a_language_model_that_looks_ahead_is_refused(kind, args):
+    words = f"spec.model.name: hf:{kind} sees the tokens that a language model is to predict"
+    with pytest.raises(UserError, match=words) as error:
+        make(kind, Facts((16,), 90, 90, 1), Task.LANGUAGE_MODELING, args=args)
+    assert "use a decoder such as hf:gpt2" in error.value.hint
+
+
+def test_looking_for_what_a_model_sees_leaves_no_trace(monkeypatch):
+    spec = spec_of({"name": "hf:gpt2", "args": GPT2}, Task.LANGUAGE_MODELING)
+    drawn = []
+    for look in (huggingface._looks_ahead, lambda *_: False):
+        monkeypatch.setattr(huggingface, "_looks_ahead", look)
+        torch.manual_seed(0)
+        model = build(spec, TEXT)
+        assert all(part.training for part in model.modules())
+        assert all(weight.grad is None for weight in model.parameters())
+        drawn.append(torch.rand(3))
+    assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("task", [Task.CLASSIFICATION, Task.LANGUAGE_MODELING])
+def test_the_task_says_whether_an_encoder_decodes_whatever_its_folder_was_for(tmp_path, task):
+    decodes = task == Task.LANGUAGE_MODELING
+    config = transformers.BertConfig(vocab_size=90, pad_token_id=1, is_decoder=not decodes, **SMALL)
+    transformers.BertModel(config).save_pretrained(tmp_path / "folder")
+    model, _ = make("bert", Facts((16,), 2, 90, 1), task, tmp_path, pretrained="folder")
+    first = [model.network.base_model(torch.tensor([[2, 3, last]]))[0][:, 0] for last in (4, 5)]
+    assert torch.equal(*first) == decodes
 
 
 def test_an_image_classifier():
@@ -264,6 +321,32 @@ def test_lora_merges_into_the_same_model(kind, args, task, count):
         torch.testing.assert_close(model(tokens), before, rtol=1e-3, atol=1e-4)
     plain, _ = make(kind, facts, task, args=args)
     assert plain.state_dict().keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize(("kind", "args", "output"), [("gpt2", GPT2, "lm_head"), ("bert", SMALL, "decoder")])
+def test_lora_leaves_out_an_output_layer_that_is_the_embedding_too(kind, args, output):
+    model, _ = make(kind, TEXT, Task.LANGUAGE_MODELING, args=args, lora={"rank": 2, "targets": ["*"]})
+    for name, parameter in model.named_parameters():
+        if name.endswith("lora_up"):
+            torch.nn.init.normal_(parameter.detach())
+    tokens, _ = batch(TEXT)
+    with torch.no_grad():
+        before = model(tokens)
+        merge_lora(model)
+        torch.testing.assert_close(model(tokens), before, rtol=1e-3, atol=1e-4)
+    with pytest.raises(
+        UserError, match=rf"lora.targets\[1\]: network.*{output} shares its weight with another"
+    ) as error:
+        make(kind, TEXT, Task.LANGUAGE_MODELING, args=args, lora={"targets": ["*", output]})
+    assert output not in error.value.hint
+
+
+def test_lora_adapts_an_output_layer_of_its_own():
+    args = GPT2 | {"tie_word_embeddings": False}
+    model, _ = make("gpt2", TEXT, Task.LANGUAGE_MODELING, args=args, lora={"targets": ["lm_head"]})
+    assert [name for name in trained_state(model) if "lora_" in name] == [
+        f"network.lm_head.lora_{part}" for part in ("down", "up")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,21 @@ def test_the_probabilities_behind_a_curve_are_those_that_the_loss_means(loss, au
     assert figures_of(spec, samples, outputs, 2, classes=2)["auroc"] == pytest.approx(auroc)
 
 
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize(
+    ("targets", "auroc"),
+    [
+        ([0, 1, 0, 1], (0.75 + 1) / 2),  # of the first class, one pair of four is in the wrong order
+        ([0, 0, 0, 0], 0),
+    ],
+)
+def test_classes_of_which_a_split_has_no_sample_or_nothing_else_have_no_curve(size, targets, auroc):
+    outputs = torch.tensor([[0.7, 0.1, 0.2], [0.3, 0.6, 0.1], [0.2, 0.2, 0.6], [0.1, 0.3, 0.6]]).log()
+    samples = Samples(torch.arange(4.0)[:, None], torch.tensor(targets))
+    found = figures_of(spec_of(evaluation={"metrics": ["auroc"]}), samples, outputs, size)["auroc"]
+    assert found == pytest.approx(auroc)
+
+
 def test_figures_of_a_language_model_count_tokens():
     spec = spec_of(task="language-modeling", dataset={"text": {"path": "a"}})
     outputs = torch.zeros(3, 2, 4)

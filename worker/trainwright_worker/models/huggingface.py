@@ -4,6 +4,7 @@ import difflib
 import importlib
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,10 @@ _OURS: Final = frozenset(
     }
 )
 """What follows from the rest of the spec, or would bring in code or arithmetic that is not ours."""
+_PROBED: Final = 4
+"""How many tokens show whether a model looks ahead."""
+_ROUNDING: Final = 1e-5
+"""Differences below this share of the largest output may come from rounding."""
 
 
 class HuggingFaceModel(nn.Module):
@@ -124,7 +129,37 @@ def build_huggingface(kind: str, spec: TrainingJobSpec, facts: Facts, root: str)
         check_images(model, spec, facts)
     else:
         _check_length(model, spec, facts)
+    if model.causal and _looks_ahead(model, facts):
+        raise UserError(
+            f"spec.model.name: {spec.model.name} sees the tokens that a language model is to predict",
+            "use a decoder such as hf:gpt2, or make it one in spec.model.args if its configuration can "
+            "(is_decoder: true, causal: true of xlm, attn_type: uni of xlnet)",
+        )
     return model
+
+
+def _looks_ahead(model: HuggingFaceModel, facts: Facts) -> bool:
+    """Return whether the last of a few tokens changes the outputs before it.
+
+    A model without data (on the meta device) shows nothing; whoever trains it builds it with data, also if it is split
+    afterwards. One that does not take the tokens as they are shows nothing either, and the first step says why.
+    """
+    padding = getattr(model.network.config, "pad_token_id", None)
+    tokens = [token for token in range(min(facts.vocabulary or 0, _PROBED)) if token != padding]
+    if not tokens or any(weight.is_meta for weight in model.parameters()):
+        return False
+    text = torch.full((1, min(facts.shape[0], _PROBED)), tokens[0])
+    other = text.clone()
+    other[0, -1] = tokens[-1]
+    found = False
+    model.eval()
+    # What is drawn afterwards must not depend on this.
+    with suppress(Exception), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        before = model(text)
+        moved = (model(other) - before)[:, :-1].abs()
+        found = bool((moved > _ROUNDING * before.abs().max()).any())
+    model.train()
+    return found
 
 
 def _check_length(model: HuggingFaceModel, spec: TrainingJobSpec, facts: Facts) -> None:
@@ -212,7 +247,13 @@ def _configuration(kind: str, spec: TrainingJobSpec, facts: Facts, root: str) ->
     if facts.vocabulary is not None:
         _check_tokens(facts, raw, args)
     try:
-        changes = {**(_from_data(facts, known) if raw is None else {}), **args, **_from_task(spec.task, facts, raw)}
+        changes = {
+            **(_from_data(facts, known) if raw is None else {}),
+            # The switch of encoders that can be decoders; a folder may have been left by another task.
+            **({"is_decoder": spec.task == Task.LANGUAGE_MODELING} if "is_decoder" in known else {}),
+            **args,
+            **_from_task(spec.task, facts, raw),
+        }
         return mapping[kind].from_dict({**stored, **changes})
     except Exception as error:
         # Each configuration has errors of its own; what they are about is always the arguments.

@@ -50,6 +50,12 @@ _ACTIVATIONS: dict[Activation, type[nn.Module] | None] = {
 class Layers(nn.Sequential):
     """Layers in order; those of sequences are told which positions are real."""
 
+    def __init__(self, *modules: nn.Module) -> None:
+        """Take the layers."""
+        super().__init__(*modules)
+        # Asked only here: an export puts modules of its own in the places of some.
+        self._masked = [isinstance(module, _MASKED) for module in self]
+
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the outputs of the last layer.
 
@@ -57,8 +63,8 @@ class Layers(nn.Sequential):
             inputs: What the first layer takes, with the batch first.
             mask: bool [batch, length], true where the inputs are real; None if all are.
         """
-        for module in self:
-            inputs = module(inputs, mask) if isinstance(module, _MASKED) else module(inputs)
+        for module, masked in zip(self, self._masked, strict=True):
+            inputs = module(inputs, mask) if masked else module(inputs)
         return inputs
 
 

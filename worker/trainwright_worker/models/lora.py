@@ -5,6 +5,7 @@ as ever, and after `merge_lora` the model is again what it was, with other numbe
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
@@ -53,10 +54,10 @@ def add_lora(model: nn.Module, spec: LoraSpec, trained: frozenset[str]) -> None:
         trained: Names of weights that stay trainable: those of a new head.
 
     Raises:
-        UserError: A target is no linear layer of the model.
+        UserError: A target is no linear layer of the model, or none with a weight of its own.
     """
     layers = _linear_layers(model)
-    chosen = _choose(layers, spec.targets)
+    chosen = _choose(layers, _shared(model, layers), spec.targets)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
     for name in chosen:
@@ -103,23 +104,34 @@ def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def _shared(model: nn.Module, layers: dict[str, nn.Module]) -> set[str]:
+    """Return the names of layers whose weight is another module's too, as that of an output layer may be the embedding.
+
+    They are never adapted: the addition is the layer's alone while it trains, but merged it would change both.
+    """
+    holders = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
+    return {name for name, layer in layers.items() if holders[id(layer.get_parameter("weight"))] > 1}
+
+
 def _dimensions(layer: nn.Module) -> tuple[int, int]:
     """Return the numbers of outputs and inputs of a layer."""
     rows, columns = layer.get_parameter("weight").shape
     return (rows, columns) if isinstance(layer, nn.Linear) else (columns, rows)
 
 
-def _choose(layers: dict[str, nn.Module], targets: list[str] | None) -> list[str]:
+def _choose(layers: dict[str, nn.Module], shared: set[str], targets: list[str] | None) -> list[str]:
+    own = {name: layer for name, layer in layers.items() if name not in shared}
     chosen: set[str] = set()
     for number, target in enumerate(targets or _ATTENTION):
         found = {name for name in layers if f".{name}".endswith(f".{target}") or fnmatchcase(name, target)}
-        if targets is not None and not found:
-            raise UserError(f"spec.model.lora.targets[{number}]: no linear layer is called {target}", _known(layers))
-        chosen |= found
+        if targets is not None and found <= shared:
+            what = f"no linear layer is called {target}"
+            if found:
+                what = f"{min(found)} shares its weight with another layer, usually the embedding"
+            raise UserError(f"spec.model.lora.targets[{number}]: {what}", _known(own))
+        chosen |= found - shared
     if not chosen:
-        raise UserError(
-            "spec.model.lora: the model has no attention whose projections have a usual name", _known(layers)
-        )
+        raise UserError("spec.model.lora: the model has no attention whose projections have a usual name", _known(own))
     return [name for name in layers if name in chosen]
 
 

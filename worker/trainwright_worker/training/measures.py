@@ -161,7 +161,21 @@ class TorchMetric:
         """Return the figure."""
         for state, value in self._metric.metric_state.items():
             setattr(self._metric, state, _bring_together(value, group))
-        return {self._name: float(self._metric.compute())}
+        return {self._name: self._compute()}
+
+    def _compute(self) -> float:
+        return float(self._metric.compute())
+
+
+class Auroc(TorchMetric):
+    """The mean area under the curves of the classes that have one: some samples are of the class, and some are not."""
+
+    def _compute(self) -> float:
+        areas = self._metric.compute()
+        counts = torch.cat(self._metric.target).bincount(minlength=len(areas))
+        told = areas[(counts > 0) & (counts < counts.sum())]
+        # Without a curve there is nothing to tell apart: 0 by convention, as for the other figures.
+        return float(told.mean()) if len(told) else 0.0
 
 
 def _bring_together(value: Tensor | list[Tensor], group: Together) -> Tensor | list[Tensor]:
@@ -230,11 +244,9 @@ def _classification(name: MetricName, loss: LossName, classes: int, device: torc
     common = {"num_classes": classes, "sync_on_compute": False, "validate_args": False}
     if name == MetricName.AUROC:
         # Samples are collected; they would fill a GPU.
-        metric = kinds.MulticlassAUROC(average="macro", **common)
+        metric = kinds.MulticlassAUROC(average=None, **common)
         metric.update(torch.zeros(0, classes), torch.zeros(0, dtype=torch.int64))  # A rank may have no samples.
-        return TorchMetric(
-            name, metric, lambda outputs, batch: (probabilities(outputs, loss).cpu(), batch.targets.cpu())
-        )
+        return Auroc(name, metric, lambda outputs, batch: (probabilities(outputs, loss).cpu(), batch.targets.cpu()))
     metric = {
         MetricName.TOP5_ACCURACY: lambda: kinds.MulticlassAccuracy(average="micro", top_k=_TOP, **common),
         MetricName.F1: lambda: kinds.MulticlassF1Score(average="macro", **common),

@@ -23,6 +23,14 @@ BOTH = ExportSpec.model_validate_json('{"formats": ["onnx", "int8"]}')
 DIGITS = {"builtin": {"name": "digits"}}
 CNN = {"model": {"name": "cnn", "args": {"channels": [8], "hidden": [32]}}, "dataset": DIGITS}
 TEXTS = {"labeledText": {"path": "reviews.jsonl"}}
+SEQUENCES = {
+    "layers": [
+        {"embedding": {"dimension": 16}},
+        {"lstm": {"units": 16, "bidirectional": True, "output": "sequence"}},
+        {"gru": {"units": 16}},
+        {"dense": {"units": 2}},
+    ]
+}
 LSTM = {"name": "lstm", "args": {"bidirectional": True, "layers": 2, "hidden": 16, "embedding": 16}}
 
 
@@ -54,9 +62,10 @@ def accuracy(path, split):
         ({"name": "rnn", "args": {"hidden": 16}}, TEXTS, {"RNN"}),
         ({"name": "gru", "args": {"hidden": 16, "bidirectional": True}}, TEXTS, {"GRU"}),
         (LSTM, TEXTS, {"LSTM"}),
+        (SEQUENCES, TEXTS, {"LSTM", "GRU"}),
         ({"name": "transformer", "args": {"dimension": 32, "heads": 2, "layers": 1}}, TEXTS, {"MatMul"}),
     ],
-    ids=["mlp", "cnn", "rnn", "gru", "lstm", "transformer"],
+    ids=["mlp", "cnn", "rnn", "gru", "lstm", "sequences", "transformer"],
 )
 def test_an_exported_classifier_answers_as_the_trained_one(model, data, kinds, tmp_path):
     _, dataset, trained, made = make({"model": model, "dataset": data}, 10, tmp_path)
