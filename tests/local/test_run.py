@@ -2,6 +2,7 @@
 
 import copy
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -211,6 +212,25 @@ def test_a_terminated_run_ends_as_such_and_says_that_nothing_was_saved(run):
     assert "start from scratch with: trainwright run job.yaml --resume runs/digits-1" in said
     assert "Ctrl-C" not in said
     assert "spec.suspend" not in said
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_run_whose_folder_has_no_room_ends_and_can_be_resumed(run, tmp_path, interrupted):
+    running = run(a_long_job())
+    running.reaches(30)
+    _, most = resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, (512, most))
+    if interrupted:
+        running.process.send_signal(signal.SIGINT)
+    code, _, said = running.end()
+    assert code == 69, said
+    assert "cannot write to runs/digits-1: File too large\n" in said
+    assert "go on with: trainwright run job.yaml --resume runs/digits-1" in said
+    assert "Error" not in said
+    assert not processes_of(tmp_path)
+    code, resumed, said = run(a_long_job(), "--resume", "runs/digits-1").end()
+    assert (code, resumed["status"]["phase"]) == (0, "Succeeded"), said
+    assert resumed["status"]["progress"]["resumedFromStep"] >= 20
 
 
 def test_a_killed_command_line_leaves_no_process_and_can_be_resumed(run, tmp_path):

@@ -35,7 +35,7 @@ _MESSAGES: Final = {
     "too_long": "must have at most {max_length} items, has {actual_length}",
     "string_pattern_mismatch": "must match {pattern}",
 }
-_WITHOUT_DOTS: Final = "must not contain .."
+_WITHOUT_DOTS: Final = "must not contain ..: write an absolute path instead"
 
 
 def message_of(detail: ErrorDetails) -> str:

@@ -122,6 +122,21 @@ def test_what_was_assumed_is_said_of_a_job_that_is_wrong_too(plan):
     assert "assumed of what is not at hand: 32 features" in errors
 
 
+def test_a_path_that_leads_to_nothing_here_is_named_as_it_was_resolved(plan, tmp_path):
+    spec = """\
+  model: {name: linear}
+  task: regression
+  dataset: {csv: {path: hause.csv, target: price}}
+  training: {epochs: 1}
+"""
+    for options in ([], ["-o", "json"]):
+        code, _, errors = plan(spec, *options)
+        assert code == 0
+        assert f"spec.dataset.csv.path: {tmp_path}/hause.csv does not exist here" in errors
+    (tmp_path / "hause.csv").write_text("rooms,price\n" + "3,100\n" * 100)
+    assert plan(spec)[2] == ""
+
+
 def test_a_dense_layer_that_expects_other_inputs_is_found_without_the_data(plan):
     code, _, errors = plan(TWO_CONVOLUTIONS)
     assert code == 64

@@ -25,7 +25,7 @@ from trainwright.api.status import (
 from trainwright.cli.local.display import facts_of, make_display
 from trainwright.cli.local.folder import RunFolder
 from trainwright.cli.local.summary import show_summary
-from trainwright.cli.local.words import clock
+from trainwright.cli.local.words import clock, figure
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 RUNNING = TrainingJobStatus(
@@ -57,6 +57,37 @@ def test_facts_are_short_and_the_telling_metric_comes_first():
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (75, "1:15"), (3725, "1:02:05")])
 def test_durations(seconds, text):
     assert clock(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.9694, "0.9694"),
+        (0.91, "0.9100"),
+        (2.30259, "2.3026"),
+        (0, "0.0000"),
+        (0.000123456, "0.0001235"),
+        (-5.12345e-06, "-5.123e-06"),
+        (9493.32, "9493.32"),
+        (123456.0, "123456"),
+        (7466890000.0, "7.46689e+09"),
+        (float("nan"), "nan"),
+        (float("inf"), "inf"),
+    ],
+)
+def test_no_digit_of_a_figure_is_invented(value, text):
+    assert figure(value) == text
+
+
+def test_large_figures_are_told_alike_while_it_trains_and_at_the_end(tmp_path):
+    error = {"mae": 9493.32, "loss": 7466890000.0}
+    metrics = Metrics(loss=7466890000.0, evaluation=Evaluation(split="test", step=60, metrics=error))
+    export = Export(format="onnx", path="/r/model.onnx", bytes=410_000, metrics={"samples": 9, "mae": 9493.32})
+    status = RUNNING.model_copy(update={"metrics": metrics, "results": Results(folder="/r", exports=[export])})
+    assert facts_of(status)[2:4] == ["loss 7.46689e+09", "test mae 9493.32"]
+    shown = printed(status, tmp_path)
+    assert " test      mae 9493.32  loss 7.46689e+09" in shown
+    assert " onnx      /r/model.onnx  400 KiB  mae 9493.32" in shown
 
 
 def test_without_a_terminal_a_line_is_printed_when_something_happened():

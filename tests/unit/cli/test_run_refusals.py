@@ -166,6 +166,23 @@ def test_a_run_that_has_succeeded_does_not_go_on(run, ended):
     assert "has succeeded already" in output
 
 
+def test_a_quiet_run_prints_its_result(run, ended):
+    code, output = run("job.yaml", "--volume", "houses=with-file", "--resume", ended, "--quiet")
+    assert code == 0
+    assert "✓ prices succeeded" in output
+
+
+def test_a_run_whose_folder_cannot_be_written_is_not_gone_on_with(run, tmp_path):
+    folder = RunFolder.create(tmp_path / "elsewhere", "prices")
+    folder.save(JOB)
+    folder.lock.close()
+    (folder.path / "logs").rmdir()
+    (folder.path / "logs").touch()
+    code, output = run("job.yaml", "--volume", "houses=with-file", "--resume", str(folder.path))
+    assert code == 64
+    assert f"--resume\n    cannot write to {folder.path}: " in output
+
+
 def test_more_training_of_a_run_that_has_succeeded_is_refused_with_a_way_to_have_it(run, ended, tmp_path):
     before = Path(ended, "job.yaml").read_text()
     job = {**JOB, "spec": {**JOB["spec"], "training": {"epochs": 2}}}

@@ -1,13 +1,36 @@
-"""A loop that fails again and again is not waited for in silence."""
+"""Trouble of the command line's own: a loop that fails again and again, a full disk. Neither is waited for in silence."""
 
+import logging
+
+import pytest
 import structlog
+import yaml
+from typer.testing import CliRunner
 
-from trainwright.cli.local.folder import RunFolder
+from trainwright.cli.app import app
+from trainwright.cli.local.folder import RunFolder, UnwritableError
 from trainwright.cli.local.session import logging_to
 
+JOB = {
+    "apiVersion": "trainwright.dev/v1alpha1",
+    "kind": "TrainingJob",
+    "metadata": {"name": "digits", "uid": "u"},
+    "spec": {
+        "model": {"name": "linear"},
+        "dataset": {"builtin": {"name": "digits"}},
+        "training": {"epochs": 1},
+    },
+}
+FULL = "/dev/full"
+"""A device on which there is no room for anything."""
 
-def test_trouble_of_the_loop_is_told_once_and_logged_in_full(tmp_path):
-    folder = RunFolder.create(tmp_path, "digits")
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder.create(tmp_path, "digits")
+
+
+def test_trouble_of_the_loop_is_told_once_and_logged_in_full(folder):
     told = []
     with logging_to(folder, told.append):
         log = structlog.get_logger()
@@ -18,3 +41,33 @@ def test_trouble_of_the_loop_is_told_once_and_logged_in_full(tmp_path):
     logged = folder.controller_log.read_text()
     assert logged.count("ValueError: why") == 2
     assert "not worth a word" in logged
+
+
+def test_a_log_without_room_loses_lines_and_harms_nobody(folder, capsys):
+    folder.controller_log.symlink_to(FULL)
+    with logging_to(folder, lambda _: None):
+        structlog.get_logger().warning("lost")
+        logging.getLogger("library").warning("lost too")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_log_that_cannot_be_opened_is_told_in_words(folder):
+    folder.controller_log.mkdir()
+    told = f"cannot write to {folder.path}: Is a directory"
+    with pytest.raises(UnwritableError, match=told), logging_to(folder, lambda _: None):
+        pass
+
+
+def test_a_run_that_cannot_be_kept_ends_and_says_so(folder, tmp_path):
+    folder.save(JOB)
+    folder.lock.close()
+    # The next version goes where there is no room.
+    (folder.path / ".job.yaml").symlink_to(FULL)
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump({**JOB, "metadata": {"name": "digits"}}))
+    result = CliRunner().invoke(app, ["run", str(tmp_path / "job.yaml"), "--resume", str(folder.path), "--quiet"])
+    assert result.exit_code == 69
+    assert result.output.splitlines() == [
+        f"cannot write to {folder.path}: No space left on device",
+        "killed at step 0; nothing is saved yet",
+        f"start from scratch with: trainwright run {tmp_path}/job.yaml --resume {folder.path}",
+    ]

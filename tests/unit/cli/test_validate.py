@@ -239,7 +239,11 @@ def test_each_job_of_a_file_is_checked_as_kubectl_would(validate):
         ("epochs: 2", "epochs: 2.5", "must be a whole number, found 2.5"),
         ("learningRate: 1e-3", "learningRate: fast", "must be a number, found 'fast'"),
         ("learningRate: 1e-3", "learningRate: 1e-3\n    nesterov: 1", "must be true or false, found 1"),
-        ("builtin:\n      name: digits", "imageFolder: {path: ../x}", "must not contain .., found '../x'"),
+        (
+            "builtin:\n      name: digits",
+            "imageFolder: {path: ../x}",
+            "must not contain ..: write an absolute path instead, found '../x'",
+        ),
         ("builtin:\n      name: digits", "imageFolder: {path: ''}", "must not be empty, found ''"),
         ("builtin:\n      name: digits", "imageFolder: x", "must be a mapping, found 'x'"),
         (

@@ -272,3 +272,11 @@ async def test_closing_leaves_no_process_behind(bench):
     await b.cluster.close()
     child = int((b.run / "logs" / "digits-0-1.log").read_text().split()[1])
     assert not alive(child)
+
+
+async def test_closing_ends_a_pod_that_is_just_being_started(bench):
+    b = bench("sleep", "60")
+    await b.start()
+    async with asyncio.timeout(30):
+        await b.cluster.close()
+    assert b.terminated()["exitCode"] == 137

@@ -27,6 +27,34 @@ class Library(StrEnum):
 NAME_PATTERN: Final = f"^({'|'.join(ModelName)}|({'|'.join(Library)}):[A-Za-z0-9][A-Za-z0-9_.-]*)$"
 
 
+_VISION: Final = {
+    "alexnet": "",
+    "convnext_": "tiny",
+    "densenet": "121",
+    "efficientnet_": "b0",
+    "googlenet": "",
+    "inception_": "v3",
+    "maxvit_": "t",
+    "mnasnet": "1_0",
+    "mobilenet_": "v3_small",
+    "regnet_": "y_400mf",
+    "resnet": "50",
+    "resnext": "50_32x4d",
+    "shufflenet_": "v2_x1_0",
+    "squeezenet": "1_1",
+    "swin_": "t",
+    "vgg": "16",
+    "vit_": "b_16",
+    "wide_": "resnet50_2",
+}
+"""Families of torchvision's models, and how the name of one goes on. The operator has no torchvision to ask."""
+_TRANSFORMERS: Final = (
+    *("albert", "bert", "bloom", "deberta-v2", "deberta", "distilbert", "electra", "falcon", "gemma2", "gemma"),
+    *("llama", "mistral", "mixtral", "modernbert", "opt", "phi3", "phi", "qwen2", "qwen3", "roberta", "xlm-roberta"),
+)
+"""Types of transformers' models, the longer of two that begin alike first."""
+
+
 class LoraSpec(Model):
     """Low-rank adaptation: the pretrained weights stay as they are, and small matrices beside them are trained."""
 
@@ -100,7 +128,8 @@ class ModelSpec(Model):
         """Say what the pattern means, and what was probably meant."""
         if not isinstance(value, str) or re.fullmatch(NAME_PATTERN, value):
             return value
-        near = difflib.get_close_matches(value, list(ModelName), n=1)
+        elsewhere = _elsewhere(value)
+        near = [elsewhere] if elsewhere else difflib.get_close_matches(value, list(ModelName), n=1, cutoff=0.7)
         raise PydanticCustomError(
             "model_name",
             "{message}",
@@ -143,6 +172,22 @@ class ModelSpec(Model):
         )
         meant = "".join(f"; did you mean {name}?" for name in near)
         return f"{message_of(detail)}{meant} (model {self.name} takes: {', '.join(known) or 'none'})"
+
+
+def _elsewhere(name: str) -> str | None:
+    """Return what a model of another library, named without the library, is called here; None if it is of no known family."""
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower())
+    if "patch" in plain:
+        return f"{Library.TIMM}:{plain.replace('-', '_')}"
+    for kind in _TRANSFORMERS:
+        if re.match(rf"{kind}(?![a-z]{{2}})", plain):
+            return f"{Library.HF}:{kind}"
+    for family, member in _VISION.items():
+        stem = family.rstrip("_")
+        if re.match(rf"{stem}(?![a-z]{{2}})", plain):
+            rest = plain.removeprefix(stem).strip("-").replace("-", "_")
+            return f"{Library.TORCHVISION}:{family}{rest or member}"
+    return None
 
 
 def _args_path(detail: ErrorDetails) -> str:

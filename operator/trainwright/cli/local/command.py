@@ -18,7 +18,7 @@ from trainwright.api.names import GROUP, SINGULAR
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Phase, read_status
 from trainwright.cli.local.display import Display, make_display
-from trainwright.cli.local.folder import ANNOTATION_DATA, RunFolder
+from trainwright.cli.local.folder import ANNOTATION_DATA, RunFolder, UnwritableError
 from trainwright.cli.local.logs import ends, follow
 from trainwright.cli.local.session import End, Job, Session, logging_to
 from trainwright.cli.local.summary import show_summary
@@ -87,7 +87,13 @@ def execute(request: Request) -> int:
     except InvalidJobError as error:
         show_mistakes(errors, request.source or str(request.resume or "run"), error.errors, manifest)
         return ExitCode.USER_ERROR
-    return _train(request, prepared, folder, errors, before)
+    try:
+        return _train(request, prepared, folder, errors, before)
+    except UnwritableError as error:
+        errors.print(str(error), soft_wrap=True, markup=False)
+        if folder.holds_job:
+            _say_how_to_resume(request, errors, folder.load(), folder, End(killed=True))
+        return ExitCode.INFRASTRUCTURE
 
 
 def _prepare(request: Request, manifest: Manifest | None, earlier: Job | None) -> _Prepared:
@@ -203,7 +209,7 @@ def _train(request: Request, prepared: _Prepared, folder: RunFolder, errors: Con
         _say_how_to_resume(request, errors, job, folder, end)
         _print(request, job, folder)
         return SIGNAL_BASE + end.by_signal
-    if _phase(job) == Phase.FAILED and (request.output != "table" or request.quiet):
+    if _phase(job) == Phase.FAILED and request.output != "table":
         show_summary(errors, job, folder)
     _print(request, job, folder, finished=True)
     if before is not None and _was_refused(job, before):
@@ -283,7 +289,7 @@ def _print(request: Request, job: Job, folder: RunFolder, *, finished: bool = Fa
             sys.stdout.write(json.dumps(job, indent=2) + "\n")
         case "name":
             sys.stdout.write(f"{SINGULAR}.{GROUP}/{job['metadata']['name']}\n")
-        case _ if finished and not request.quiet:
+        case _ if finished:
             show_summary(Console(highlight=False), job, folder)
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainwright.api.status import Phase, TrainingJobStatus
-from trainwright.cli.local.words import Restarts, clock, here, main_metric
+from trainwright.cli.local.words import Restarts, clock, figure, here, main_metric
 
 _PLAIN_SECONDS = 5.0
 _COLOURS = {
@@ -213,7 +213,7 @@ def facts_of(status: TrainingJobStatus) -> list[str]:
     elif progress.total_steps:
         facts.append(f"step {progress.step:,}/{progress.total_steps:,}")
     if metrics.loss is not None:
-        facts.append(f"loss {metrics.loss:.4f}")
+        facts.append(f"loss {figure(metrics.loss)}")
     facts += main_metric(metrics.evaluation)
     if metrics.tokens_per_second:
         facts.append(f"{metrics.tokens_per_second:,.0f} tokens/s")

@@ -8,10 +8,11 @@ runs/digits-cnn-1/
 """
 
 import fcntl
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 from trainwright.api.job import FieldError, InvalidJobError
 from trainwright.cluster.port import Manifest as JobManifest
@@ -23,6 +24,13 @@ ANNOTATION_DATA = "trainwright.dev/data-folder"
 _JOB_FILE = "job.yaml"
 _LOCK_FILE = ".lock"
 _KEPT = ("name", "namespace", "uid", "creationTimestamp", "generation", "labels", "annotations")
+
+
+class UnwritableError(Exception):
+    """A run's folder cannot be written; `str()` of it says which, and why."""
+
+    def __init__(self, folder: "RunFolder", error: OSError) -> None:
+        super().__init__(f"cannot write to {folder.shown}: {error.strerror or error}")
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,11 @@ class RunFolder:
         """
         if not all((path / name).is_file() for name in (_JOB_FILE, _LOCK_FILE)):
             raise InvalidJobError([FieldError("--resume", f"{path} holds no run")])
-        return cls._hold(path.absolute())
+        try:
+            return cls._hold(path.absolute())
+        except OSError as error:
+            reason = f"cannot write to {path}: {error.strerror or error}"
+            raise InvalidJobError([FieldError("--resume", reason)]) from None
 
     @classmethod
     def _hold(cls, path: Path) -> "RunFolder":
@@ -94,18 +106,51 @@ class RunFolder:
         """Return the log of a pod."""
         return self.path / "logs" / f"{pod}.log"
 
+    @property
+    def holds_job(self) -> bool:
+        """Whether a job was saved, and can be gone on with."""
+        return (self.path / _JOB_FILE).is_file()
+
+    def open_controller_log(self) -> TextIO:
+        """Open the log of the loop; what its disk has no room for is lost.
+
+        Raises:
+            UnwritableError: It cannot be opened.
+        """
+        try:
+            return io.TextIOWrapper(_LossyFile(self.controller_log, "a"), encoding="utf-8", write_through=True)
+        except OSError as error:
+            raise UnwritableError(self, error) from None
+
     def load(self) -> JobManifest:
         """Return the job as last saved."""
         job: JobManifest = load((self.path / _JOB_FILE).read_text(encoding="utf-8"))[0]
         return job
 
     def save(self, job: JobManifest) -> None:
-        """Save the job; a crash leaves the version before or this one, never half of one."""
+        """Save the job; a crash leaves the version before or this one, never half of one.
+
+        Raises:
+            UnwritableError: It cannot be saved, and the version before is still there.
+        """
         metadata = {key: job["metadata"][key] for key in _KEPT if key in job["metadata"]}
         kept = {**job, "metadata": metadata}
         draft = self.path / f".{_JOB_FILE}"
-        draft.write_text(dump(kept), encoding="utf-8")
-        draft.replace(self.path / _JOB_FILE)
+        try:
+            draft.write_text(dump(kept), encoding="utf-8")
+            draft.replace(self.path / _JOB_FILE)
+        except OSError as error:
+            raise UnwritableError(self, error) from None
+
+
+class _LossyFile(io.FileIO):
+    """A file that never fails to be written: a log must not end the loop that it tells of."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
 
 
 def shorten(path: Path | str) -> str:

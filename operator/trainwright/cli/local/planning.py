@@ -16,6 +16,7 @@ from trainwright.api.exit_codes import ExitCode
 from trainwright.api.job import FieldError, InvalidJobError
 from trainwright.api.plan import Answer, Question
 from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.spec.paths import list_paths
 from trainwright.api.spec.workers import amount_of
 from trainwright.cli.local.command import named_volumes
 from trainwright.cli.manifest import Manifest, read_job, read_with_workers
@@ -64,6 +65,7 @@ def execute(request: Request) -> int:
     except InvalidJobError as error:
         show_mistakes(errors, request.source, error.errors, manifest)
         return ExitCode.USER_ERROR
+    _say_what_is_absent(errors, question)
     if answer.mistake is not None:
         field, _, message = answer.mistake.partition(": ")
         named = field.startswith("spec")
@@ -98,6 +100,14 @@ def _question(request: Request, manifest: Manifest) -> Question:
         unnamed_gpu=gpu is None and bool(asked(spec)) and not count_gpus(),
         memory=_memory(request.memory, gpu, spec),
     )
+
+
+def _say_what_is_absent(errors: Console, question: Question) -> None:
+    """Name every path that leads to nothing here: it may be another machine's, or mistyped."""
+    paths = dict(list_paths(question.spec))
+    for field in question.absent:
+        place = Path(question.data_root) / paths[field]
+        errors.print(f"{field}: {place} does not exist here", soft_wrap=True, markup=False)
 
 
 def _memory(text: str | None, gpu: str | None, spec: TrainingJobSpec) -> int | None:

@@ -13,7 +13,7 @@ import structlog
 
 from trainwright.api.status import ConditionType, Phase, TrainingJobStatus, read_status
 from trainwright.build import Settings
-from trainwright.cli.local.folder import RunFolder, shorten
+from trainwright.cli.local.folder import RunFolder, UnwritableError, shorten
 from trainwright.cluster.local import Folders, LocalCluster
 from trainwright.cluster.port import JobKey
 from trainwright.controller.controller import Controller
@@ -52,20 +52,28 @@ class Watcher:
         folder: Where every version of the job is saved.
         show: Shows a status.
         job: The newest version.
-        settled: Set once nothing more will happen: the job has ended, or is suspended and its workers are gone.
+        settled: Set once nothing more will happen: the job has ended, or is suspended and its workers are gone, or it cannot be
+            kept any more.
+        unwritable: Why it cannot be kept. The run ends then: what it comes to would be lost.
     """
 
     folder: RunFolder
     show: Callable[[TrainingJobStatus], None]
     job: Job
     settled: asyncio.Event
+    unwritable: UnwritableError | None = None
 
     def job_changed(self, job: Job, *, deleted: bool = False) -> None:
         """Save and show the job."""
         if deleted:
             return
         self.job = job
-        self.folder.save(job)
+        try:
+            self.folder.save(job)
+        except UnwritableError as error:
+            self.unwritable = error
+            self.settled.set()
+            return
         status = read_status(job.get("status"))
         suspended = status.condition(ConditionType.SUSPENDED)
         # A run that goes on still says Suspended until the loop has seen that it is not to be.
@@ -107,7 +115,11 @@ class Session:
         self._killed = asyncio.Event()
 
     async def run(self) -> tuple[Job, End]:
-        """Train until the job ends or is stopped; return it as it is then, and how that came."""
+        """Train until the job ends or is stopped; return it as it is then, and how that came.
+
+        Raises:
+            UnwritableError: The run's folder could not be written any more; the workers are gone.
+        """
         store = Store()
         self._cluster.watch(store)
         self._cluster.watch(self._watcher)
@@ -127,6 +139,8 @@ class Session:
             self._key = JobKey(job["metadata"]["namespace"], job["metadata"]["name"])
             with self._signals():
                 await self._drive(controller)
+        if self._watcher.unwritable is not None:
+            raise self._watcher.unwritable
         return self._watcher.job, self._end()
 
     async def _drive(self, controller: Controller) -> None:
@@ -180,6 +194,9 @@ def logging_to(folder: RunFolder, note: Callable[[str], None]) -> Iterator[None]
     Args:
         folder: The run's folder.
         note: Told once if the loop itself is in trouble, or a person would wait without knowing for what.
+
+    Raises:
+        UnwritableError: No log can be opened.
     """
     troubled = False
 
@@ -190,7 +207,7 @@ def logging_to(folder: RunFolder, note: Callable[[str], None]) -> Iterator[None]
             note(f"Trainwright itself is in trouble: {event['event']}; see {shorten(folder.controller_log)}")
         return event
 
-    with folder.controller_log.open("a", encoding="utf-8") as log:
+    with folder.open_controller_log() as log:
         logging.basicConfig(stream=log, level=logging.INFO, force=True)
         structlog.configure(
             processors=[

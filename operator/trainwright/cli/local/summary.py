@@ -22,7 +22,7 @@ from trainwright.api.status import (
     read_status,
 )
 from trainwright.cli.local.folder import RunFolder, shorten
-from trainwright.cli.local.words import cause_of, clock, here, metric_texts
+from trainwright.cli.local.words import cause_of, clock, figure, here, metric_texts
 
 Row = tuple[str, str]
 """A name and what there is to say of it."""
@@ -111,7 +111,7 @@ def _results(results: Results) -> list[Row]:
 
 
 def _export(export: Export) -> str:
-    measured = [f"{name} {value:.4g}" for name, value in export.metrics.items() if name != "samples"]
+    measured = [f"{name} {figure(value)}" for name, value in export.metrics.items() if name != "samples"]
     return "  ".join([shorten(export.path), f"{bytes_text(export.bytes)}", *measured])
 
 

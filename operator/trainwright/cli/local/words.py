@@ -4,6 +4,8 @@ from trainwright.api.status import Evaluation, Failure, TrainingJobStatus
 from trainwright.cluster.local.pod_status import NODE
 
 _METRICS = ("accuracy", "mae", "r2", "perplexity", "character-error-rate", "loss")
+_SMALL, _LARGE = 0.001, 100
+"""Below the one, four decimals say too little; from the other on, they would be invented."""
 _SPLITS = {"validation": "val"}
 
 
@@ -21,17 +23,27 @@ def cause_of(failure: Failure) -> str:
     return f"worker {failure.worker}{rank}: {message}"
 
 
+def figure(value: float) -> str:
+    """Return a loss or metric with four decimals, as far as the six digits reach that a status holds: `0.9694`, `9493.32`.
+
+    Zeros at the end stay, so that a line that changes in place keeps its width.
+    """
+    if 0 < abs(value) < _SMALL:
+        return f"{value:#.4g}"
+    return f"{value:.4f}" if abs(value) < _LARGE else f"{value:#.6g}".rstrip(".")
+
+
 def metric_texts(evaluation: Evaluation | None) -> list[str]:
-    """Return the metrics of an evaluation, the telling one first: `accuracy 0.971`, `loss 0.1043`."""
+    """Return the metrics of an evaluation, the telling one first: `accuracy 0.9710`, `loss 0.1043`."""
     if evaluation is None:
         return []
     names = [name for name in _METRICS if name in evaluation.metrics]
     names += [name for name in evaluation.metrics if name not in _METRICS]
-    return [f"{name} {evaluation.metrics[name]:.4f}" for name in names]
+    return [f"{name} {figure(evaluation.metrics[name])}" for name in names]
 
 
 def main_metric(evaluation: Evaluation | None) -> list[str]:
-    """Return the telling metric with the split that it was measured on, if there is one: `val accuracy 0.971`."""
+    """Return the telling metric with the split that it was measured on, if there is one: `val accuracy 0.9710`."""
     if evaluation is None:
         return []
     return [f"{_SPLITS.get(evaluation.split, evaluation.split)} {text}" for text in metric_texts(evaluation)[:1]]

@@ -47,6 +47,7 @@ class Kubelet:
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._processes: dict[str, PodProcess] = {}
         self._tokens: dict[str, tuple[str, PodIdentity]] = {}
+        self._closing = False
 
     def start(self, pod: Manifest, files: Mapping[str, str]) -> None:
         """Bring a pod to life.
@@ -78,6 +79,7 @@ class Kubelet:
 
     async def close(self) -> None:
         """Kill every process and wait until all are gone."""
+        self._closing = True
         for process in self._processes.values():
             process.kill()
         await asyncio.gather(*self._lives.values(), return_exceptions=True)
@@ -89,6 +91,9 @@ class Kubelet:
         try:
             process = await self._launch(pod, files, token)
             self._processes[uid] = process
+            if self._closing:
+                # It was not there yet when all were killed.
+                process.kill()
             present = self._store.current(pod)
             self._store.update(pod_status.running(present, now_text()))
             if "deletionTimestamp" in present["metadata"]:
