@@ -13,15 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from corpora import write_bert, write_imdb
+from corpora import write_bert, write_imdb, write_tokenizer
 from PIL import Image
 from pyarrow import parquet
+from tokenizers import Tokenizer
 
 from trainwright_worker.data.measured import Measured
+from trainwright_worker.data.tokens import SPECIAL
 
 from .conftest import picture, sentences, write_jsonl, write_tar
 
 pytestmark = pytest.mark.local
+
+LM = "language-modeling"
 
 
 def texts_of(dataset, split=None):
@@ -195,8 +199,51 @@ def test_a_pretrained_tokenizer_adds_its_special_tokens_and_is_cut_around_them(o
     assert batch.inputs.shape == (6, 5)
     assert batch.inputs[:, 0].tolist() == [2] * 6, "[CLS]"
     assert batch.inputs[:, -1].tolist() == [3] * 6, "[SEP]"
-    by_model = open_data(source, model={"name": "hf:bert", "pretrained": "bert"})
-    assert by_model.tokenizer.definition == data.tokenizer.definition
+    for name, place in (("hf:bert", "bert"), ("gru", "bert"), ("gru", "bert/model.safetensors")):
+        by_model = open_data(source, model={"name": name, "pretrained": place})
+        assert by_model.tokenizer.definition == data.tokenizer.definition
+
+
+def test_weights_without_a_tokenizer_beside_them_leave_the_choice(open_data, tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", [{"text": text, "label": n % 2} for n, text in enumerate(sentences(6))])
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "weights.safetensors").touch()
+    learnt = open_data({"labeledText": {"path": "a.jsonl"}}, model={"name": "gru", "pretrained": "weights"})
+    assert "good" in learnt.tokenizer.tokens().values()
+
+
+def test_a_tokenizer_may_know_more_tokens_than_the_one_beside_the_weights(open_data, tmp_path):
+    write_tokenizer(tmp_path / "weights", "a film and its plot")
+    (tmp_path / "longer").mkdir()
+    longer = Tokenizer.from_file(str(tmp_path / "weights" / "tokenizer.json"))
+    longer.add_special_tokens(["<pad>"])
+    longer.save(str(tmp_path / "longer" / "tokenizer.json"))
+    (tmp_path / "a.txt").write_text("a film and its plot " * 9)
+    model = {"name": "gru", "pretrained": "weights"}
+    data = open_data({"text": {"path": "a.txt"}, "tokenizer": {"path": "longer", "maxLength": 4}}, LM, model=model)
+    assert data.tokenizer.size == longer.get_vocab_size()
+
+
+def test_words_of_a_small_text_are_learnt_whole(open_data, tmp_path):
+    (tmp_path / "a.txt").write_text("extraordinary sentences " * 50)  # which is held out in chunks of one character
+    data = open_data({"text": {"path": "a.txt"}, "tokenizer": {"name": "word", "maxLength": 4}}, LM)
+    assert set(data.tokenizer.tokens().values()) == {*SPECIAL, "extraordinary", "sentences"}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_a_long_text_in_a_csv_file(open_data, tmp_path, suffix):
+    text = "word " * 40_000
+    between = "," if suffix == "csv" else "\t"
+    rows = [f'"{text}"{between}{label}\n' for label in "xyxy"]
+    (tmp_path / f"a.{suffix}").write_text(between.join(("text", "label\n")) + "".join(rows))
+    data = open_data({"labeledText": {"path": f"a.{suffix}"}, "tokenizer": {"maxLength": 50_000}})
+    assert [len(words.split()) for words in texts_of(data)] == [40_000] * 4
+
+
+def test_a_long_text_in_a_column_that_nobody_reads(open_data, tmp_path):
+    (tmp_path / "a.csv").write_text("x,note,y\n" + "".join(f'{n},"{"word " * 40_000}",{n % 2}\n' for n in range(4)))
+    data = open_data({"csv": {"path": "a.csv", "features": ["x"], "target": "y"}, "normalize": "none"})
+    assert sorted(data.splits.train.inputs.tolist()) == [[0], [1], [2], [3]]
 
 
 def test_a_tokenizer_goes_through_the_state_and_is_the_same_in_every_process(open_data, tmp_path):

@@ -7,6 +7,7 @@ import re
 import datasets
 import pyarrow as pa
 import pytest
+from corpora import write_tokenizer
 from pyarrow import parquet
 
 from trainwright_worker.data.dataset import Dataset
@@ -43,6 +44,16 @@ def refused(open_data):
         ([*GOOD, {"text": " ", "label": "x"}], {}, r"labeledText.path: line 3 of .*a.jsonl: the text in 'text' is ' '"),
         ([{"text": 3, "label": "x"}], {}, r"line 1 of .*a.jsonl: the text in 'text' is 3"),
         ([{"text": "a", "label": [1]}], {}, r"the label in 'label' is \[1\]"),
+        (
+            [*GOOD, {"text": "half \ud83d", "label": "x"}],
+            {},
+            r"labeledText.path: line 3 of .*a.jsonl: the text in 'text' holds '\\ud83d' at place 5",
+        ),
+        (
+            [{"text": "a", "label": "\ud83d"}],
+            {},
+            r"line 1 of .*a.jsonl: the label in 'label' holds '\\ud83d' at place 0",
+        ),
         (["no object"], {}, r"labeledText.path: line 1 of .*a.jsonl is no JSON object"),
         ([], {}, r"labeledText.path: a.jsonl holds no texts"),
     ],
@@ -95,6 +106,12 @@ def test_tokenizers(refused, tmp_path):
     (tmp_path / "old" / "tokenizer.json").write_text("{}")
     refused("spec.dataset.tokenizer.path: .*tokenizer.json is no tokenizer", {**TEXT, "tokenizer": {"path": "old"}})
     refused("tokenizer.path: none does not exist", {**TEXT, "tokenizer": {"path": "none"}})
+    write_tokenizer(tmp_path / "old", "ab ab")
+    write_tokenizer(tmp_path / "other", "cd cd")
+    for field, value in (("path", "other"), ("name", "word")):
+        words = f"tokenizer.{field}: {value}, but the weights of spec.model.pretrained, old, were trained with another"
+        own = {"name": "transformer", "pretrained": "old"}
+        refused(words, {**TEXT, "tokenizer": {field: value}}, kind=UserError, model=own)
     small = {**TEXT, "tokenizer": {"name": "bpe", "vocabularySize": 100}}
     refused("tokenizer.vocabularySize: 100, but bpe needs at least 259", small, kind=UserError)
 
@@ -169,7 +186,7 @@ def test_saved_datasets(refused, tmp_path):
     rows = datasets.Dataset.from_dict({"text": ["u", ""], "label": [0, 1]})
     datasets.DatasetDict(train=rows).save_to_disk(tmp_path / "blank")
     blank = {"huggingface": {"path": "blank", "text": "text"}}
-    refused("huggingface.text: row 1 of the training split of blank has the text ''", blank)
+    refused("huggingface.text: the text in row 1 of the training split of blank is ''", blank)
     refused("has no split called train; it has test", {"huggingface": {"path": "tests", "text": "text"}})
 
 
@@ -183,6 +200,7 @@ def test_saved_datasets(refused, tmp_path):
         ({"frames": [[1], [1, 2]], "text": "a"}, "framesField: line 1 of .*: the frames are no equally long lists"),
         ({"frames": [], "text": "a"}, "framesField: line 1"),
         ({"frames": [[1.0]] * 3, "text": ""}, "textField: line 1 of .*: the transcript is ''"),
+        ({"frames": [[1.0]] * 3, "text": "\ud83d"}, r"textField: line 1 of .*: the transcript holds '\\ud83d'"),
         ({"frames": [[1.0]] * 3, "text": "aab"}, "3 frames cannot spell 3 characters, 1 of them doubled"),
         ({"spectrum": [], "text": "a"}, "framesField: line 1 of .* has no 'frames'; it has spectrum, text"),
     ],
@@ -197,6 +215,13 @@ def test_sequences_of_a_test_file(refused, tmp_path):
     write_jsonl(tmp_path / "t.jsonl", [{"frames": [[1.0]] * 3, "text": "b"}])
     source = {"labeledSequences": {"path": "s.jsonl", "testPath": "t.jsonl"}}
     refused("labeledSequences.testPath: t.jsonl has the character 'b', which training has not", source, "transcription")
+
+
+def test_texts_in_parquet_that_are_not_utf8(refused, tmp_path):
+    places = pa.array([0, 1, 4], pa.int32()).buffers()[1]
+    texts = pa.StringArray.from_buffers(2, places, pa.py_buffer(b"a\xed\xa0\xbd"))
+    parquet.write_table(pa.table({"text": texts, "label": ["x", "y"]}), tmp_path / "t.parquet")
+    refused("labeledText.path: cannot read .*t.parquet as Parquet: 'utf-8'", {"labeledText": {"path": "t.parquet"}})
 
 
 def test_parquet(refused, tmp_path):

@@ -5,9 +5,13 @@ import re
 import signal
 
 import pytest
+import torch
 from corpora import object_store
 
 from trainwright.api.exit_codes import ExitCode
+from trainwright_worker.checkpoint.folder import CheckpointFolder
+from trainwright_worker.checkpoint.staging import Staging
+from trainwright_worker.storage import open_storage
 
 from .conftest import wait_for
 
@@ -87,6 +91,21 @@ def test_a_bucket_holds_checkpoints_and_results_and_resumes_from_them(make_job, 
     assert "step-00000055 skipped: it has no manifest.json" in again.reports[-1].message
     assert bucket.names(f"{folder}/checkpoints/step-00000055") == []
     assert bucket.read(f"{folder}/results/weights.safetensors") == straight.weights
+
+
+def test_damaged_checkpoints_in_a_bucket_do_not_take_the_places_of_new_ones(bucket, monkeypatch):
+    for name, value in bucket.env.items():
+        monkeypatch.setenv(name, value)
+    folder = CheckpointFolder(open_storage(f"s3://{BUCKET}/damaged"), keep=1)
+
+    def save(step):
+        return folder.write(Staging().copy({"model.weight": torch.ones(3)}), {"step": step, "best": None})
+
+    save(100)
+    bucket.write("damaged/checkpoints/step-00000100/model.safetensors", b"a bad disk")
+    for step in (10, 20):
+        assert [saved.step for saved in save(step)] == steps_in(bucket.names("damaged/")) == [step]
+    assert len(bucket.names("damaged/")) == 3, "nothing of the others is left"
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def test_the_best_is_kept_however_old_and_flagged(tmp_path):
 
 
 def test_a_damaged_newest_is_passed_over_and_named(tmp_path):
-    folder = folder_at(tmp_path)
+    folder = folder_at(tmp_path, keep=6)
     parts = trained()
     for step in (1, 2, 3, 4, 5, 6):
         save(folder, *parts, step=step)
@@ -216,7 +216,6 @@ def test_a_damaged_newest_is_passed_over_and_named(tmp_path):
     manifest = base / "step-00000003" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"state.json"', '"../state.json"'))
     (base / "step-00000002" / "manifest.json").write_text("{}")
-    save(folder_at(tmp_path, keep=9), *parts, step=1)
     found, skipped = folder.find_newest()
     assert found.manifest.step == 1
     assert skipped[0] == "checkpoint step-00000006 skipped: model.safetensors does not match its checksum"
@@ -236,6 +235,38 @@ def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(tmp_path):
     assert newest_step(folder) is None
     save(folder, *parts, step=1)
     assert folder.find_newest()[1] == []
+
+
+def damage(path, *steps):
+    for step in steps:
+        weights = path / "checkpoints" / f"step-{step:08}" / "model.safetensors"
+        content = weights.read_bytes()
+        weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_damaged_checkpoints_do_not_take_the_places_of_new_ones(tmp_path, keep):
+    folder, parts = folder_at(tmp_path, keep=keep), trained()
+    for step in (90, 100):
+        save(folder, *parts, step=step)
+    damage(tmp_path, *[90, 100][-keep:])
+    assert newest_step(folder) is None
+    for step, kept in ((10, [10]), (20, [10, 20]), (30, [20, 30])):
+        complete = save(folder, *parts, step=step)
+        assert [saved.step for saved in complete] == kept[-keep:]
+        assert newest_step(folder) == step
+
+
+def test_the_best_outlives_a_damaged_checkpoint_of_a_later_step(tmp_path):
+    folder = folder_at(tmp_path, keep=1, keep_best=True)
+    model, optimizer, progress = trained()
+    progress.best = Evaluation(split="validation", step=1, metrics={"loss": 1.0})
+    for step in (1, 9):
+        save(folder, model, optimizer, progress, step=step)
+    damage(tmp_path, 9)
+    assert newest_step(folder) == 1
+    complete = save(folder, model, optimizer, progress, step=3)
+    assert [(saved.step, saved.best) for saved in complete] == [(1, True), (3, False)]
 
 
 def test_no_folder_means_no_checkpoint(tmp_path):
@@ -296,6 +327,22 @@ def test_killed_at_any_point_of_a_save_leaves_a_valid_checkpoint(tmp_path, die_a
     assert all(name.startswith("step-") for name in names)
     save(folder, *parts, step=3)
     assert newest_step(folder) == 3
+
+
+@pytest.mark.parametrize("die_at", range(35, 42))
+def test_killed_while_a_later_step_is_removed_leaves_a_valid_checkpoint(tmp_path, die_at):
+    parts = trained()
+    for step in (1, 9):
+        save(folder_at(tmp_path, keep=2), *parts, step=step)
+    damage(tmp_path, 9)
+    process = multiprocessing.get_context("fork").Process(target=die_while_writing, args=(str(tmp_path), parts, die_at))
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    folder = folder_at(tmp_path, keep=1)
+    found, skipped = folder.find_newest()
+    assert found.manifest.step in (1, 2)
+    assert skipped in ([], ["checkpoint step-00000009 skipped: model.safetensors does not match its checksum"])
 
 
 def test_the_writer_tells_of_what_is_complete_and_fails_loudly(tmp_path):

@@ -85,7 +85,7 @@ class CheckpointFolder:
         self.shared = self._ranks.size > 1
 
     def write(self, copy: Copy, facts: dict[str, Any]) -> list[Checkpoint]:
-        """Write a checkpoint durably, then remove the oldest. All ranks must call this.
+        """Write a checkpoint durably, then remove the oldest, and any of a later step. All ranks must call this.
 
         Args:
             copy: This rank's part of the tensors.
@@ -255,9 +255,13 @@ class CheckpointFolder:
 
     def _prune(self, newest: Manifest) -> None:
         spared = {_name(newest.best_step)} if self._keep_best and newest.best_step is not None else set()
-        for name in self._names()[: -self._keep]:
-            if name not in spared:
-                self._remove(name)
+        names = self._names()
+        # Training has gone back behind these, which were damaged or could not be read, and will come to their steps again.
+        # They must not take the places of sound ones.
+        later = [name for name in names if _step(name) > newest.step]
+        old = names[: len(names) - len(later)][: -self._keep]
+        for name in [*later, *(name for name in old if name not in spared)]:
+            self._remove(name)
 
     def _remove(self, name: str) -> None:
         """Remove a checkpoint so that a kill half-way through leaves nothing that looks like one."""
@@ -309,9 +313,13 @@ def _name(step: int) -> str:
     return f"step-{step:08}"
 
 
+def _step(name: str) -> int:
+    return int(name.removeprefix("step-"))
+
+
 def _sort(names: list[str] | set[str]) -> list[str]:
     """Return the names of checkpoints among `names`, oldest first."""
-    return sorted((name for name in names if _NAME.fullmatch(name)), key=lambda name: int(name.removeprefix("step-")))
+    return sorted((name for name in names if _NAME.fullmatch(name)), key=_step)
 
 
 def _encode(part: Written) -> bytes:

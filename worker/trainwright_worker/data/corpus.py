@@ -16,14 +16,17 @@ from trainwright.api.spec.preparation import TokenizerName, TokenizerSpec
 from trainwright_worker.data.ragged import Array, Ragged, Scratch
 from trainwright_worker.data.sequences import Blocks, Tokens
 from trainwright_worker.data.texts import TextStore
-from trainwright_worker.data.tokens import Tokenizer, learn, load_pretrained
+from trainwright_worker.data.tokens import Tokenizer, holds_tokenizer, learn, load_pretrained
 from trainwright_worker.errors import DataError, UserError
 
 _CHARACTERS: Final = 1 << 19
 """How much text is tokenized at once: enough for all cores, little for the memory."""
 _WHOLE: Final = 1 << 16
 """How much of a text that goes on and on is cut into tokens as one."""
+_LEARNT_WHOLE: Final = 1 << 14
+"""How much of it is learnt from as one: whoever learns holds hundreds of these."""
 _SMALL_VOCABULARY: Final = 1 << 16
+_FIELD: Final = "spec.dataset.tokenizer"
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,8 @@ class Texts:
         wanted[self.rows] = True
         return itertools.compress(self.store.texts(), wanted.tolist())
 
-    def read_wholes(self) -> Iterator[tuple[str, bool]]:
-        """Read these texts with whether they end, those that go on with the next as one: in parts of moderate length.
+    def read_wholes(self, least: int = _WHOLE) -> Iterator[tuple[str, bool]]:
+        """Read these texts with whether they end, those that go on with the next as one: in parts of `least` characters.
 
         What is cut into tokens by itself may begin with one that is not in the text, as words do for some tokenizers.
         """
@@ -67,7 +70,7 @@ class Texts:
         for text, ends in zip(self.read(), self.ends[self.rows.argsort()].tolist(), strict=True):
             begun.append(text)
             length += len(text)
-            if ends or length >= _WHOLE:
+            if ends or length >= least:
                 yield "".join(begun), ends
                 begun, length = [], 0
         if begun:
@@ -104,19 +107,41 @@ def make_tokenizer(spec: TrainingJobSpec, train: Texts, root: str) -> Tokenizer:
 
     Raises:
         DataError: The folder holds no tokenizer.
-        UserError: The vocabulary is too small.
+        UserError: The vocabulary is too small, or the pretrained model knows other tokens.
     """
     wanted = spec.dataset.tokenizer or TokenizerSpec()
+    own = _tokenizer_of_model(spec, wanted, root)
     if wanted.path is not None:
-        return load_pretrained(wanted, wanted.path, root, "spec.dataset.tokenizer.path")
-    if spec.model.pretrained is not None and takes_tokenizer_of_model(spec):
-        return load_pretrained(wanted, spec.model.pretrained, root, "spec.model.pretrained")
-    usual = TokenizerName.BPE if spec.task == Task.LANGUAGE_MODELING else TokenizerName.WORD
-    return learn(wanted, wanted.name or usual, train.read())
+        made = load_pretrained(wanted, wanted.path, root, f"{_FIELD}.path")
+    elif own is not None and wanted.name is None:
+        return own
+    else:
+        usual = TokenizerName.BPE if spec.task == Task.LANGUAGE_MODELING else TokenizerName.WORD
+        # The texts of a small plain text are fragments of words.
+        made = learn(wanted, wanted.name or usual, (text for text, _ in train.read_wholes(_LEARNT_WHOLE)))
+    if own is not None and not made.fits(own):
+        asked = f"path: {wanted.path}" if wanted.path is not None else f"name: {wanted.name}"
+        raise UserError(
+            f"{_FIELD}.{asked}, but the weights of spec.model.pretrained, {spec.model.pretrained}, were trained with "
+            "another tokenizer: its tokens have other numbers",
+            "remove it: the tokenizer beside those weights is the default",
+        )
+    return made
+
+
+def _tokenizer_of_model(spec: TrainingJobSpec, wanted: TokenizerSpec, root: str) -> Tokenizer | None:
+    """Return the tokenizer that lies beside the pretrained weights, whatever the model; None if there is none."""
+    path, field = spec.model.pretrained, "spec.model.pretrained"
+    if path is None or not (takes_tokenizer_of_model(spec) or holds_tokenizer(path, root, field)):
+        return None
+    return load_pretrained(wanted, path, root, field)
 
 
 def takes_tokenizer_of_model(spec: TrainingJobSpec) -> bool:
-    """Return whether texts are cut by the tokenizer in the folder of the pretrained model."""
+    """Return whether texts must be cut by a tokenizer that lies beside the pretrained weights: transformers' models need it.
+
+    With other models it is used if it is there.
+    """
     wanted = spec.dataset.tokenizer or TokenizerSpec()
     pretrained = spec.model.pretrained is not None and str(spec.model.name).startswith("hf:")
     return pretrained and wanted.path is None and wanted.name is None

@@ -4,7 +4,9 @@ Credentials and endpoints of an object store come from the environment (AWS_ACCE
 wrong on the way is translated here, once: what the user can mend becomes a DataError that names the field.
 """
 
+import csv
 import fcntl
+import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,8 @@ from typing import Any, BinaryIO, Final
 from trainwright.api.spec.paths import is_uri
 from trainwright_worker.errors import DataError, InfrastructureError
 
+_FIELD_CHARACTERS: Final = 1 << 28
+"""Longest field of a CSV file; what goes on beyond that is rather a quote that nobody has closed."""
 _RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _COMPRESSED: Final = frozenset({".gz", ".bz2", ".xz"})
 _PROTOCOLS: Final = frozenset({"s3", "gs", "az", "abfs", "http", "https"})
@@ -227,6 +231,12 @@ def expand(path: str) -> list[str]:
     step = 1 if int(first) <= int(last) else -1
     numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + step, step)]
     return [name for number in numbers for name in expand(path[: found.start()] + number + path[found.end() :])]
+
+
+def csv_lines(file: BinaryIO) -> io.TextIOWrapper:
+    """Return the lines of a CSV file as the csv module wants them, which by itself refuses fields of long texts."""
+    csv.field_size_limit(_FIELD_CHARACTERS)
+    return io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
 
 
 @contextmanager

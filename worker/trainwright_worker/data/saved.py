@@ -17,6 +17,7 @@ from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.pictures import Pictures
 from trainwright_worker.data.ragged import Array
 from trainwright_worker.data.table import Part, Reading, Samples, Table
+from trainwright_worker.data.texts import find_fault
 from trainwright_worker.errors import DataError
 
 _FIELD: Final = "spec.dataset.huggingface"
@@ -37,8 +38,8 @@ class SavedTexts:
     def texts(self) -> Iterator[str]:
         """Read all texts in their order."""
         for number, text in enumerate(_values(self.rows, self.column)):
-            if not isinstance(text, str) or not (self.blank or text.strip()):
-                raise DataError(f"{self.field}: row {number} of {self.origin} has the text {text!r}")
+            if fault := find_fault(text, blank=self.blank):
+                raise DataError(f"{self.field}: the text in row {number} of {self.origin} {fault}")
             yield text
 
     def stamp(self) -> object:

@@ -15,7 +15,7 @@ from trainwright_worker.data.normalization import Normalization
 from trainwright_worker.data.ragged import Array, Scratch
 from trainwright_worker.data.sequences import Frames
 from trainwright_worker.data.table import Table
-from trainwright_worker.data.texts import read_records
+from trainwright_worker.data.texts import find_fault, read_records
 from trainwright_worker.errors import DataError, UserError
 
 _FIELD: Final = "spec.dataset.labeledSequences"
@@ -120,8 +120,8 @@ def _line(record: dict[str, Any], where: str, data: LabeledSequencesData) -> _Li
             f"{_FIELD}.framesField: {where}: the frames are no list of equally long lists of finite numbers"
         )
     text = record[data.text_field]
-    if not isinstance(text, str) or not text:
-        raise DataError(f"{_FIELD}.textField: {where}: the transcript is {text!r}")
+    if fault := find_fault(text, blank=text != ""):
+        raise DataError(f"{_FIELD}.textField: {where}: the transcript {fault}")
     repeats = sum(a == b for a, b in itertools.pairwise(text))
     if len(text) + repeats > len(frames):
         raise DataError(

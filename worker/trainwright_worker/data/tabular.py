@@ -1,7 +1,6 @@
 """Tables: numbers in the feature columns, numbers or class names in the target column; CSV or Parquet."""
 
 import csv
-import io
 import math
 from array import array
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainwright.api.spec.sources import CsvData, ParquetData
-from trainwright_worker.data.files import Location, find, find_all
+from trainwright_worker.data.files import Location, csv_lines, find, find_all
 from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.table import Samples, Table
 from trainwright_worker.errors import DataError
@@ -123,7 +122,7 @@ def _read_csv(location: Location, data: CsvData, field: str, *, classify: bool) 
     inputs = array("f")
     labels, numbers = Labels(), array("d")
     with location.open() as file, location.reading():
-        rows = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=data.delimiter)
+        rows = csv.reader(csv_lines(file), delimiter=data.delimiter)
         try:
             names = [name.strip() for name in next(rows, [])]
             features = choose_features(names, data, location.name, field)

@@ -1,7 +1,6 @@
 """Stores of texts: read from beginning to end, never held as a whole."""
 
 import csv
-import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol
 
 from trainwright.api.spec.corpora import LabeledTextData, TextData
-from trainwright_worker.data.files import Location, find, find_all
+from trainwright_worker.data.files import Location, csv_lines, find, find_all
 from trainwright_worker.data.labels import Labels
 from trainwright_worker.errors import DataError
 
@@ -73,14 +72,15 @@ class Files:
                 text = record.get(self.text_field)
                 if text is None:
                     raise _missing(self.field, "textField", where, self.text_field, record)
-                if not isinstance(text, str) or not (self.blank or text.strip()):
-                    raise DataError(f"{self.field}.path: {where}: the text in {self.text_field!r} is {text!r}")
+                if fault := find_fault(text, blank=self.blank):
+                    raise DataError(f"{self.field}.path: {where}: the text in {self.text_field!r} {fault}")
                 label = record.get(self.label_field) if self.label_field is not None else ""
                 if label is None:
                     raise _missing(self.field, "labelField", where, self.label_field or "", record)
-                if not isinstance(label, str | int) or (self.label_field is not None and not str(label).strip()):
-                    raise DataError(f"{self.field}.path: {where}: the label in {self.label_field!r} is {label!r}")
-                yield text, str(label)
+                spelling = str(label) if isinstance(label, int) else label
+                if fault := find_fault(spelling, blank=self.label_field is None):
+                    raise DataError(f"{self.field}.path: {where}: the label in {self.label_field!r} {fault}")
+                yield text, spelling
 
     def labels(self) -> Labels:
         """Read all labels."""
@@ -245,6 +245,23 @@ def decode(content: bytes, name: str, field: str) -> str:
         raise DataError(f"{field}: {name} is not UTF-8 text: {error}") from error
 
 
+def find_fault(value: object, *, blank: bool) -> str:
+    """Return what a value that should be a text is or holds instead, as the end of a sentence; nothing if it is one.
+
+    Args:
+        value: What a record holds.
+        blank: Whether a text may be blank.
+    """
+    if not isinstance(value, str) or not (blank or value.strip()):
+        return f"is {value!r}"
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        # JSON can spell it, as what is left of an emoji that was cut in half; no tokenizer takes it.
+        return f"holds {value[error.start]!r} at place {error.start} (from 0): half of a character"
+    return ""
+
+
 def _json_records(file: Iterable[bytes], location: Location) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(file, start=1):
         if not line.strip():
@@ -260,8 +277,7 @@ def _json_records(file: Iterable[bytes], location: Location) -> Iterator[tuple[s
 
 
 def _csv_records(file: Any, location: Location, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    rows = csv.DictReader(text, delimiter=delimiter, strict=True)
+    rows = csv.DictReader(csv_lines(file), delimiter=delimiter, strict=True)
     try:
         for row in rows:
             yield f"line {rows.line_num} of {location.name}", row
@@ -281,7 +297,7 @@ def _parquet_records(file: Any, location: Location, columns: list[str]) -> Itera
             for record in batch.to_pylist():
                 yield f"row {number} of {location.name}", record
                 number += 1
-    except ArrowInvalid as error:
+    except (UnicodeDecodeError, ArrowInvalid) as error:
         raise DataError(f"{location.field}: cannot read {location.name} as Parquet: {error}") from error
 
 

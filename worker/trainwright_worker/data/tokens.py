@@ -43,8 +43,11 @@ class Tokenizer:
     @cached_property
     def size(self) -> int:
         """Number of ids: one more than the largest."""
-        largest: int = max(self._whole.get_vocab(with_added_tokens=True).values())
-        return largest + 1
+        return max(self.tokens()) + 1
+
+    def tokens(self) -> dict[int, str]:
+        """Return the token of every id."""
+        return {number: token for token, number in self._whole.get_vocab(with_added_tokens=True).items()}
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text of any length, without special tokens."""
@@ -67,6 +70,14 @@ class Tokenizer:
     def agrees(self, other: "Tokenizer") -> bool:
         """Whether both cut any text into the same ids, but for the length."""
         return _rules(self.definition) == _rules(other.definition)
+
+    def fits(self, other: "Tokenizer") -> bool:
+        """Whether no id stands for another token than it does for `other`, whose embeddings would mean something else.
+
+        Either may know more tokens than the other, and cut texts by other rules.
+        """
+        known = other.tokens()
+        return all(known.get(number, token) == token for number, token in self.tokens().items())
 
     def files(self) -> dict[str, str]:
         """Return the files, by name, that make a folder of Hugging Face's format, which `load_pretrained` reads."""
@@ -155,14 +166,14 @@ def load_pretrained(spec: TokenizerSpec, path: str, root: str, field: str) -> To
 
     Args:
         spec: Its length of samples.
-        path: The folder, as the spec gives it.
+        path: The folder, or a file in it, as the spec gives it.
         root: The data root of the worker.
         field: Field of the spec that names the folder.
 
     Raises:
         DataError: The folder has no tokenizer.json, or it is damaged.
     """
-    folder = find(path, root, field)
+    folder = _folder(path, root, field)
     file = folder.child(TOKENIZER)
     if not file.exists():
         hint = "save it with a fast tokenizer of transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
@@ -178,6 +189,21 @@ def load_pretrained(spec: TokenizerSpec, path: str, root: str, field: str) -> To
     if padding is None:
         padding = native.padding["pad_id"] if native.padding else end or 0
     return Tokenizer(definition, padding, end, spec.max_length)
+
+
+def holds_tokenizer(path: str, root: str, field: str) -> bool:
+    """Return whether there is a tokenizer for `load_pretrained`, which takes the same arguments.
+
+    Raises:
+        DataError: The path leads to nothing.
+    """
+    return _folder(path, root, field).child(TOKENIZER).exists()
+
+
+def _folder(path: str, root: str, field: str) -> Location:
+    """Return the folder that a path leads to, or that of the file there: of weights in it, say."""
+    found = find(path, root, field)
+    return found if found.is_folder() else found.beside(found.path.rpartition("/")[0])
 
 
 def _special_tokens(folder: Location) -> dict[str, str]:
