@@ -66,7 +66,7 @@ class LoraSpec(Model):
         min_length=1,
         max_length=64,
         description="Which linear layers, by the end of their name in the model (query, value) or as a pattern "
-        "(*.attention.*); the projections of attention by default.",
+        "(*.attention.*); the projections of attention by default. A layer that shares its weight is never one.",
     )
 
 
