@@ -213,6 +213,17 @@ def test_regularization_gives_the_dropout_that_args_do_not():
             "spec.model.args.bidirectional: true, but a language model that reads backwards",
         ),
         ({"name": "transformer"}, FRAMES, "language-modeling", "spec.task: language-modeling needs text"),
+        (
+            {
+                "layers": [
+                    {"embedding": {"dimension": 4}},
+                    {"gru": {"units": 4, "bidirectional": True, "output": "sequence"}},
+                ]
+            },
+            TEXT,
+            "language-modeling",
+            r"spec.model.layers\[1\]: bidirectional: true, but a language model that reads backwards",
+        ),
     ],
 )
 def test_a_model_that_does_not_fit_is_refused_by_name(model, facts, task, words):

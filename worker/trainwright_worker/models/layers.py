@@ -87,6 +87,11 @@ def build_layers(spec: TrainingJobSpec, facts: Facts) -> Layers:
             added, shape = _add_embedding(layer, shape, name, facts, first=not modules)
         else:
             added, shape = _add(layer, shape, name)
+        if spec.task == Task.LANGUAGE_MODELING and any(_reads_backwards(module) for module in added):
+            raise UserError(
+                f"{name}: bidirectional: true, but a language model that reads backwards sees what it is to predict",
+                "remove it",
+            )
         modules += added
         # Dropout layers that regularization added are not in the manifest and must not shift its indices.
         written += spec.model.layers is not None and any(layer is own for own in spec.model.layers)
@@ -94,6 +99,10 @@ def build_layers(spec: TrainingJobSpec, facts: Facts) -> Layers:
     if len(shape) == IMAGE_DIMENSIONS:
         modules.append(nn.Flatten())
     return Layers(*modules)
+
+
+def _reads_backwards(module: nn.Module) -> bool:
+    return isinstance(module, RecurrentLayers) and module.cells.bidirectional
 
 
 def _name(spec: TrainingJobSpec, index: int) -> str:
