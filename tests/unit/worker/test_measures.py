@@ -131,11 +131,12 @@ def test_the_probabilities_behind_a_curve_are_those_that_the_loss_means(loss, au
         ([0, 0, 0, 0], 0),
     ],
 )
-def test_classes_of_which_a_split_has_no_sample_or_nothing_else_have_no_curve(size, targets, auroc):
+def test_classes_of_which_a_split_has_no_sample_or_nothing_else_have_no_curve(size, targets, auroc, recwarn):
     outputs = torch.tensor([[0.7, 0.1, 0.2], [0.3, 0.6, 0.1], [0.2, 0.2, 0.6], [0.1, 0.3, 0.6]]).log()
     samples = Samples(torch.arange(4.0)[:, None], torch.tensor(targets))
     found = figures_of(spec_of(evaluation={"metrics": ["auroc"]}), samples, outputs, size)["auroc"]
     assert found == pytest.approx(auroc)
+    assert not recwarn.list, "torchmetrics would warn of it after every evaluation"
 
 
 def test_figures_of_a_language_model_count_tokens():
