@@ -397,12 +397,13 @@ class JobLife(RuleBasedStateMachine):
 
     @invariant()
     def the_end_is_the_end(self):
-        """But for the last word of the pods, once they are gone."""
+        """But for the last word of the pods, once they are gone, and the generation that was seen."""
         ended = [status for status in self.history if status.phase is not None and status.phase.terminal]
-        assert len(ended) <= 2
+        words = {status.model_copy(update={"observed_generation": None}).model_dump_json() for status in ended}
+        assert len(words) <= 2
         for last in ended[1:]:
-            changed = {name: getattr(last, name) for name in ("workers", "checkpoints", "summary")}
-            assert last == ended[0].model_copy(update=changed)
+            names = ("workers", "checkpoints", "summary", "observed_generation")
+            assert last == ended[0].model_copy(update={name: getattr(last, name) for name in names})
         assert all(status.progress.eta is None and not status.progress.stale for status in ended)
 
     @invariant()

@@ -85,13 +85,19 @@ def _at_least(span: tuple[timedelta, int], observed: Observed) -> timedelta:
 def _missing(
     observed: Observed, status: TrainingJobStatus, crew: Crew, heard: tuple[WorkerReport, datetime] | None
 ) -> Failure | None:
-    """Return the failure of a worker that does not come to the rendezvous although its pod runs."""
+    """Return the failure of a worker that does not come to the rendezvous although its pod runs, or never will again.
+
+    One whose work was done has ended well. It is needed again if worker 0 fails after that, on its way out.
+    """
     waiting, at = (None, observed.now) if heard is None else (heard[0].waiting, heard[1])
     if waiting is None or not is_fresh(observed, at):
         return None
     waited = timedelta(seconds=waiting.seconds) + (observed.now - at)
     for absentee in waiting.missing:
         pod = crew.newest.get(absentee.worker)
+        if pod is not None and pod.phase == "Succeeded" and waited >= RETURN:
+            what = f"{pod.place} has ended, but worker 0 had to start again and waits for it"
+            return _failure(pod, FailureClass.INFRASTRUCTURE, what, None, status, observed.now)
         if pod is not None and _runs(pod) and waited >= RETURN and _overdue(observed, pod, absentee):
             return _hang(
                 pod, f"has not come to the rendezvous for {waited.total_seconds():.0f} s", status, observed.now
@@ -168,7 +174,7 @@ def _hang(pod: Pod, what: str, status: TrainingJobStatus, now: datetime) -> Fail
 
 
 def _failure(
-    pod: Pod, category: FailureClass, message: str, hint: str, status: TrainingJobStatus, now: datetime
+    pod: Pod, category: FailureClass, message: str, hint: str | None, status: TrainingJobStatus, now: datetime
 ) -> Failure:
     return Failure(
         category=category,

@@ -66,6 +66,20 @@ def test_the_message_says_how_far_the_rendezvous_is_and_who_is_missing():
     )
 
 
+def test_a_worker_that_has_ended_is_needed_again_if_worker_0_fails_after_it():
+    """Worker 0 may fail on its way out; its agent then starts it again, and it would wait for ever."""
+    over = pod(1, phase="Succeeded", exit_code=0, finished_at=NOW)
+    running = running_job()
+    soon, decision = decide(running, pod(0), over, report=waits((1, 1), seconds=30), now=later(35))
+    assert (decision.create, soon.status.attempt) == ((), 1), "it may just be on its way"
+    needed, _ = decide(soon, pod(0), over, report=waits((1, 1), seconds=60, sequence=21), now=later(65))
+    failure = needed.status.failure
+    assert (failure.category, needed.status.restarts) == (FailureClass.INFRASTRUCTURE, 1)
+    assert failure.message == "worker 1 on node node-1 has ended, but worker 0 had to start again and waits for it"
+    _, decision = decide(needed, pod(0), over, now=later(65))
+    assert [manifest["metadata"]["name"] for manifest in decision.create if manifest["kind"] == "Pod"] == ["digits-1-2"]
+
+
 def test_another_worker_says_why_it_cannot_come():
     starting = replace(job(), status=status_after(plan(observed(job()))))
     words = {1: (cannot_reach(), NOW)}
