@@ -136,7 +136,8 @@ def test_classes_of_which_a_split_has_no_sample_or_nothing_else_have_no_curve(si
     samples = Samples(torch.arange(4.0)[:, None], torch.tensor(targets))
     found = figures_of(spec_of(evaluation={"metrics": ["auroc"]}), samples, outputs, size)["auroc"]
     assert found == pytest.approx(auroc)
-    assert not recwarn.list, "torchmetrics would warn of it after every evaluation"
+    # Several ranks are threads here, whose filters of warnings get in each other's way.
+    assert size > 1 or not recwarn.list, "torchmetrics would warn of it after every evaluation"
 
 
 def test_figures_of_a_language_model_count_tokens():
