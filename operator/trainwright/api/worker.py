@@ -1,6 +1,7 @@
 """What passes between operator and worker: the config a worker reads, the reports it sends, the way it ends."""
 
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
@@ -9,6 +10,11 @@ from trainwright.api.exit_codes import FailureClass
 from trainwright.api.figures import MOST_STRAGGLERS, Preflight, StepTime, Straggler
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Checkpoint, Evaluation, LaunchSeconds, Results
+
+LARGEST = 2**63 - 1
+"""No count is larger: the cluster stores none that is, and would refuse the whole status."""
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+Total = Annotated[int, Field(ge=1, le=LARGEST)]
 
 
 class ReportsEndpoint(Model):
@@ -61,10 +67,6 @@ class WorkerConfig(Model):
         """The folder or URI that holds all a job writes: `checkpoints/` and `results/`. Nothing is written outside."""
         root = self.spec.checkpoint.uri or self.checkpoint_root
         return f"{root.rstrip('/')}/{self.name}-{self.uid}"
-
-
-LARGEST = 2**63 - 1
-"""No count is larger: the cluster stores none that is, and would refuse the whole status."""
 
 
 class WorkerPhase(StrEnum):
@@ -124,26 +126,22 @@ class WorkerReport(Model):
     """
 
     uid: str = Field(max_length=64, description="UID of the job.")
-    attempt: int = Field(ge=0, le=LARGEST, description="Attempt that created the reporting pod.")
+    attempt: Count = Field(description="Attempt that created the reporting pod.")
     launch: str = Field(max_length=64, description="Identifies this launch of the processes; new after each restart.")
-    sequence: int = Field(
-        ge=0, le=LARGEST, description="Milliseconds since the epoch on the sender's clock; orders an attempt's reports."
+    sequence: Count = Field(
+        description="Milliseconds since the epoch on the sender's clock; orders an attempt's reports."
     )
     phase: WorkerPhase = Field(description="What the processes are doing.")
     message: str = Field("", max_length=1024, description="Anything worth saying, for example a checkpoint skipped.")
     absent: list[int] = Field(
         [], max_length=10_000, description="Workers that this launch goes on without (workers.minCount)."
     )
-    resumed_from_step: int | None = Field(
-        None, ge=0, le=LARGEST, description="Step of the checkpoint this launch began from."
-    )
-    step: int = Field(0, ge=0, le=LARGEST, description="Optimizer steps done.")
-    total_steps: int | None = Field(
-        None, ge=1, le=LARGEST, description="Steps of the whole run; None until the data was read."
-    )
-    epoch: int = Field(0, ge=0, le=LARGEST, description="Epochs done.")
-    total_epochs: int | None = Field(None, ge=1, le=LARGEST, description="Epochs of the whole run.")
-    samples: int = Field(0, ge=0, le=LARGEST, description="Samples seen, over all processes.")
+    resumed_from_step: Count | None = Field(None, description="Step of the checkpoint this launch began from.")
+    step: Count = Field(0, description="Optimizer steps done.")
+    total_steps: Total | None = Field(None, description="Steps of the whole run; None until the data was read.")
+    epoch: Count = Field(0, description="Epochs done.")
+    total_epochs: Total | None = Field(None, description="Epochs of the whole run.")
+    samples: Count = Field(0, description="Samples seen, over all processes.")
     loss: float | None = Field(None, description="Mean training loss since the report before.")
     learning_rate: float | None = Field(None, description="Learning rate of the newest step.")
     grad_norm: float | None = Field(None, description="L2 norm of the newest gradient.")
@@ -151,9 +149,7 @@ class WorkerReport(Model):
     steps_per_second: float | None = Field(None, ge=0, description="Optimizer steps per second of this launch.")
     tokens_per_second: float | None = Field(None, ge=0, description="Tokens per second of this launch.")
     mfu: float | None = Field(None, ge=0, description="Share of the devices' peak arithmetic that is made use of.")
-    peak_memory_bytes: int | None = Field(
-        None, ge=0, le=LARGEST, description="Most memory that rank 0 has held at once."
-    )
+    peak_memory_bytes: Count | None = Field(None, description="Most memory that rank 0 has held at once.")
     step_seconds: StepTime | None = Field(None, description="Where the time of a step goes, on rank 0.")
     stragglers: list[Straggler] = Field(
         [], max_length=MOST_STRAGGLERS, description="Ranks that lag behind the others, the slowest first."

@@ -297,6 +297,18 @@ def test_code_in_a_folder_never_runs(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def assert_merges(model, facts):
+    """What LoRA has added, whatever it has learnt, changes no output once it is merged."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("lora_up"):
+            torch.nn.init.normal_(parameter.detach())
+    tokens, _ = batch(facts)
+    with torch.no_grad():
+        before = model(tokens)
+        merge_lora(model)
+        torch.testing.assert_close(model(tokens), before, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("kind", "args", "task", "count"),
     [
@@ -311,14 +323,7 @@ def test_lora_merges_into_the_same_model(kind, args, task, count):
     model, _ = make(kind, facts, task, args=args, lora={"rank": 2})
     names = [name for name in trained_state(model) if "lora_" in name]
     assert len(names) == 2 * count
-    for name, parameter in model.named_parameters():
-        if name.endswith("lora_up"):
-            torch.nn.init.normal_(parameter.detach())
-    tokens, _ = batch(facts)
-    with torch.no_grad():
-        before = model(tokens)
-        merge_lora(model)
-        torch.testing.assert_close(model(tokens), before, rtol=1e-3, atol=1e-4)
+    assert_merges(model, facts)
     plain, _ = make(kind, facts, task, args=args)
     assert plain.state_dict().keys() == model.state_dict().keys()
 
@@ -326,14 +331,7 @@ def test_lora_merges_into_the_same_model(kind, args, task, count):
 @pytest.mark.parametrize(("kind", "args", "output"), [("gpt2", GPT2, "lm_head"), ("bert", SMALL, "decoder")])
 def test_lora_leaves_out_an_output_layer_that_is_the_embedding_too(kind, args, output):
     model, _ = make(kind, TEXT, Task.LANGUAGE_MODELING, args=args, lora={"rank": 2, "targets": ["*"]})
-    for name, parameter in model.named_parameters():
-        if name.endswith("lora_up"):
-            torch.nn.init.normal_(parameter.detach())
-    tokens, _ = batch(TEXT)
-    with torch.no_grad():
-        before = model(tokens)
-        merge_lora(model)
-        torch.testing.assert_close(model(tokens), before, rtol=1e-3, atol=1e-4)
+    assert_merges(model, TEXT)
     with pytest.raises(
         UserError, match=rf"lora.targets\[1\]: network.*{output} shares its weight with another"
     ) as error:

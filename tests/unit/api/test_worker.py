@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from situations import SETTINGS, UID, spec
 
 from trainwright.api.job import read_spec
 from trainwright.api.names import CONFIG_FILE
-from trainwright.api.worker import WorkerConfig
+from trainwright.api.worker import WorkerConfig, WorkerReport
 from trainwright.build import config_map
 from trainwright.manifests import load
 
@@ -31,3 +32,13 @@ def test_a_worker_of_a_former_version_knows_what_a_job_asks_for_that_it_could_ru
     assert WorkerConfig.model_validate_json(text).spec == asked
     # A field that it does not know, and that nobody has set, would fail the job at its next restart.
     assert set(json.loads(text)["spec"]) <= set(job["spec"])
+
+
+@pytest.mark.parametrize("field", ["attempt", "sequence", "step", "totalSteps", "samples", "peakMemoryBytes"])
+@pytest.mark.parametrize("number", [2**63, -1])
+def test_a_report_holds_no_number_that_the_cluster_would_refuse(field, number):
+    """It would refuse the whole status with it, and the job would be out of reach of its deadlines."""
+    raw = {"uid": "u", "attempt": 1, "launch": "a", "sequence": 1, "phase": "Training", field: 2**63 - 1}
+    WorkerReport.model_validate_json(json.dumps(raw))
+    with pytest.raises(ValidationError):
+        WorkerReport.model_validate_json(json.dumps(raw | {field: number}))

@@ -29,8 +29,8 @@ _KEPT = ("name", "namespace", "uid", "creationTimestamp", "generation", "labels"
 class UnwritableError(Exception):
     """A run's folder cannot be written; `str()` of it says which, and why."""
 
-    def __init__(self, folder: "RunFolder", error: OSError) -> None:
-        super().__init__(f"cannot write to {folder.shown}: {error.strerror or error}")
+    def __init__(self, folder: Path | str, error: OSError) -> None:
+        super().__init__(f"cannot write to {folder}: {error.strerror or error}")
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,7 @@ class RunFolder:
         try:
             return cls._hold(path.absolute())
         except OSError as error:
-            reason = f"cannot write to {path}: {error.strerror or error}"
-            raise InvalidJobError([FieldError("--resume", reason)]) from None
+            raise InvalidJobError([FieldError("--resume", str(UnwritableError(path, error)))]) from None
 
     @classmethod
     def _hold(cls, path: Path) -> "RunFolder":
@@ -120,7 +119,7 @@ class RunFolder:
         try:
             return io.TextIOWrapper(_LossyFile(self.controller_log, "a"), encoding="utf-8", write_through=True)
         except OSError as error:
-            raise UnwritableError(self, error) from None
+            raise UnwritableError(self.shown, error) from None
 
     def load(self) -> JobManifest:
         """Return the job as last saved."""
@@ -140,7 +139,7 @@ class RunFolder:
             draft.write_text(dump(kept), encoding="utf-8")
             draft.replace(self.path / _JOB_FILE)
         except OSError as error:
-            raise UnwritableError(self, error) from None
+            raise UnwritableError(self.shown, error) from None
 
 
 class _LossyFile(io.FileIO):
