@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,28 @@ import pytest
 
 from trainwright.api.job import read_spec
 from trainwright.api.worker import Termination, WorkerConfig, WorkerReport
+from trainwright_worker.agent.stacks import DUMP_SECONDS, DUMP_SIGNAL
 
 PATIENCE = 90.0
+LONGEST_LOG = 6000
+"""Characters of a worker's log that are shown with a failure."""
+LONGEST_GAP = 0.5
+"""Seconds between two looks at a condition that count; more pass only while the whole machine stands still."""
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
-    """Return the first true value of `condition`."""
-    deadline = time.monotonic() + seconds
+    """Return the first true value of `condition`, which gets so many seconds in which this process itself runs."""
+    waited, looked = 0.0, time.monotonic()
     while not (value := condition()):
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        waited, looked = waited + min(now - looked, LONGEST_GAP), now
+        if waited > seconds:
             raise AssertionError(f"timed out waiting for {what}")
         time.sleep(0.005)
     return value
+
+
+JOBS = pytest.StashKey[list["Job"]]()
 
 
 class Nursery:
@@ -123,8 +134,28 @@ class Worker:
             os.kill(self.pid, number)
 
     @property
+    def account(self) -> str:
+        """What there is to know of it once a test has failed: how it ended or where its processes stand, and its log."""
+        if self.ended:
+            state = f"ended with exit code {self._nursery.code(self.pid)}"
+        else:
+            state = "\n".join(f"process {pid}:\n{_stacks_of(pid)}" for pid in self.ranks) or "has no processes"
+        return f"{state}\nlog:\n{self.log[-LONGEST_LOG:]}"
+
+    @property
     def termination(self) -> Termination:
         return Termination.model_validate_json(self._ending.read_text())
+
+
+def _stacks_of(pid: int) -> str:
+    """Return the stacks that a rank writes when its agent asks; nothing if it is not ready to or does not answer."""
+    links = [link for link in Path(f"/proc/{pid}/fd").iterdir() if "/stacks-" in str(link.readlink())]
+    if not links:
+        return ""
+    os.kill(pid, DUMP_SIGNAL)
+    with suppress(AssertionError):
+        wait_for(links[0].read_text, "the stacks", DUMP_SECONDS)
+    return links[0].read_text()
 
 
 class Job:
@@ -240,7 +271,7 @@ def nursery() -> Iterator[Nursery]:
 
 
 @pytest.fixture
-def make_job(nursery: Nursery, tmp_path: Path) -> Iterator[Callable[..., Job]]:
+def make_job(request: pytest.FixtureRequest, nursery: Nursery, tmp_path: Path) -> Iterator[Callable[..., Job]]:
     """Return a function that makes a job from a spec; whatever it has started is ended with the test."""
     jobs: list[Job] = []
 
@@ -248,6 +279,20 @@ def make_job(nursery: Nursery, tmp_path: Path) -> Iterator[Callable[..., Job]]:
         jobs.append(Job(nursery, tmp_path / name, spec, config, env or {}))
         return jobs[-1]
 
+    request.node.stash[JOBS] = jobs
     yield make
     for job in jobs:
         job.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Show with a failure what has become of all workers: they still stand as they did."""
+    report = yield
+    if call.when == "call" and report.failed:
+        for job in item.stash.get(JOBS, []):
+            report.sections += [
+                (f"{job.folder.name}: {worker.log_file.stem}", worker.account) for worker in job.workers
+            ]
+            report.sections += [(f"{job.folder.name}: reports", "\n".join(map(repr, job.reports[-3:])))]
+    return report
