@@ -5,6 +5,7 @@ import of torch. Requests come as JSON lines on stdin ({"env": ..., "log": ...})
 for each request, in order, and {"ended": pid, "code": n} as workers end. Ends when stdin does.
 """
 
+import ctypes
 import json
 import os
 import select
@@ -17,6 +18,8 @@ import sklearn.datasets
 import trainwright_worker.agent.launch
 from trainwright_worker.__main__ import main
 
+PR_SET_PDEATHSIG = 1
+
 
 def run_worker(request: dict[str, Any]) -> None:
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -25,6 +28,7 @@ def run_worker(request: dict[str, Any]) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.update(request["env"])
     os.setsid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # Tests that are killed leave no workers behind.
     code = main()
     sys.stdout.flush()
     os._exit(code)

@@ -1,6 +1,7 @@
 """Pretrained weights of our own models, low-rank adaptation, and recomputed activations."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -36,10 +37,10 @@ def make(model, facts=WORDS, task=Task.CLASSIFICATION, seed=0):
     return build(spec_of(model, task), facts)
 
 
-def started(model, facts, root, task=Task.CLASSIFICATION):
+def started(model, facts, root, task=Task.CLASSIFICATION, classes=None):
     """Return a model that has loaded what its spec names, and what was said about it."""
     built = make(model, facts, task, seed=1)
-    return built, load_pretrained(built, spec_of(model, task), facts, str(root))
+    return built, load_pretrained(built, spec_of(model, task), facts, str(root), classes)
 
 
 @pytest.mark.parametrize("form", ["file.safetensors", "folder/weights.safetensors", "file.pth", "wrapped.pth"])
@@ -69,6 +70,28 @@ def test_a_head_for_other_classes_is_replaced_and_said(tmp_path):
     assert notes[1] == "new head for 5 outputs: head.bias, head.weight"
     assert model.head.weight.shape == (5, 64)
     assert torch.equal(model.embedding.weight, source.embedding.weight)
+
+
+@pytest.mark.parametrize(
+    ("taught", "kept"),
+    [
+        (["ant", "bee", "cat"], True),
+        (["bee", "ant", "cat"], False),
+        (["ape", "bear", "cow"], False),
+        (None, True),
+    ],
+)
+def test_a_head_is_kept_only_if_it_was_taught_the_same_classes(tmp_path, taught, kept):
+    source = make({"name": "lstm"})
+    folder = tmp_path / "results"
+    folder.mkdir()
+    save_file(source.state_dict(), folder / "weights.safetensors")
+    (folder / "results.json").write_text(json.dumps({"data": {"classes": taught}}))
+    model, notes = started({"name": "lstm", "pretrained": "results"}, WORDS, tmp_path, classes=("ant", "bee", "cat"))
+    assert torch.equal(model.head.weight, source.head.weight) == kept
+    assert torch.equal(model.embedding.weight, source.embedding.weight)
+    said = "new head for 3 outputs: head.bias, head.weight; its own knows other classes, or in another order"
+    assert notes[1:] == ([] if kept else [said])
 
 
 def test_a_cnn_for_colours_starts_one_for_grey(tmp_path):

@@ -18,11 +18,11 @@ from trainwright_worker.data.measured import Measured, compare
 from trainwright_worker.distributed.group import Group
 from trainwright_worker.distributed.parallel import is_sharded
 from trainwright_worker.errors import UserError
+from trainwright_worker.models.files import SUMMARY
 from trainwright_worker.storage import Storage, open_storage, read
 from trainwright_worker.training.state import named_weights
 
 WEIGHTS = "weights.safetensors"
-SUMMARY = "results.json"
 SUFFIX = ".safetensors"
 _FIELD = "spec.startFrom.path"
 

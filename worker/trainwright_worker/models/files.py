@@ -15,6 +15,8 @@ from trainwright_worker.data.files import Location, find, locked
 from trainwright_worker.errors import InfrastructureError, UserError
 
 CONFIG: Final = "config.json"
+SUMMARY: Final = "results.json"
+"""What a job of ours says of itself beside the weights that it has left."""
 _INDEX: Final = "model.safetensors.index.json"
 _WHOLE: Final = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
 _SUFFIXES: Final = frozenset({".json", ".safetensors", ".bin", ".pth", ".pt"})
@@ -59,6 +61,15 @@ def read_config(path: str, root: str, field: str) -> dict[str, Any] | None:
             "use a model whose type transformers knows by itself",
         )
     return config
+
+
+def read_summary(location: Path) -> dict[str, Any]:
+    """Return what a job says of itself beside its weights, a file or a folder; nothing if they are from elsewhere."""
+    try:
+        summary = json.loads(((location if location.is_dir() else location.parent) / SUMMARY).read_text())
+    except (OSError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
 
 
 def read_weights(location: Path, field: str) -> dict[str, Tensor]:

@@ -1,12 +1,14 @@
 """Weights to start from: read in the formats that people have, brought to our names, and checked tensor by tensor."""
 
+from pathlib import Path
+
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from trainwright.api.spec import TrainingJobSpec
 from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
-from trainwright_worker.models.files import CONFIG, local_path, read_weights
+from trainwright_worker.models.files import CONFIG, local_path, read_summary, read_weights
 from trainwright_worker.models.gpt import from_gpt2, is_gpt2
 from trainwright_worker.models.head import head_names
 from trainwright_worker.models.huggingface import HuggingFaceModel, read_state
@@ -24,25 +26,39 @@ _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 """Heads of torchvision's Inception models that only help training."""
 
 
-def load_pretrained(model: nn.Module, spec: TrainingJobSpec, facts: Facts, root: str) -> list[str]:
+def load_pretrained(
+    model: nn.Module, spec: TrainingJobSpec, facts: Facts, root: str, classes: tuple[str, ...] | None = None
+) -> list[str]:
     """Put the job's pretrained weights into a model, in place, and return what is to be said about it.
+
+    Args:
+        model: The model.
+        spec: The job.
+        facts: What the data asks of a model.
+        root: Folder at which relative paths start.
+        classes: Name of each class of the data; a head that a job of ours has taught others is left out.
 
     Raises:
         UserError: The weights are missing, damaged, or those of another model; names the tensors.
     """
     if spec.model.pretrained is None:
         return []
-    state, notes = read_pretrained(model, spec.model.pretrained, facts, root)
+    state, notes = read_pretrained(model, spec.model.pretrained, facts, root, classes=classes)
     model.load_state_dict(state, strict=False)
     return notes
 
 
 def read_pretrained(
-    model: nn.Module, path: str, facts: Facts, root: str, field: str = FIELD
+    model: nn.Module,
+    path: str,
+    facts: Facts,
+    root: str,
+    field: str = FIELD,
+    classes: tuple[str, ...] | None = None,
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Return weights on the CPU under the names and in the shapes of a model, and what is to be said about them.
 
-    A head for another number of outputs is left out, so the model keeps its fresh one.
+    A head for another number of outputs, or one that knows them by other names, is left out: the model keeps its fresh one.
 
     Args:
         model: The model; only names and shapes matter, so it may be on the meta device.
@@ -50,6 +66,7 @@ def read_pretrained(
         facts: What the data asks of a model.
         root: Folder at which relative paths start.
         field: Field of the spec to blame.
+        classes: Name of each class of the data, in the order of the outputs, if that matters.
 
     Raises:
         UserError: The weights are missing, damaged, or those of another model; names the tensors.
@@ -64,15 +81,24 @@ def read_pretrained(
     head = head_names(model, facts.outputs)
     state = {name: value for name, value in state.items() if not name.startswith(_AUXILIARY)}
     state = {name: _adapted(value, own[name], model) if name in own else value for name, value in state.items()}
-    replaced = {name for name in head if name not in state or state[name].shape != own[name].shape}
+    foreign = classes is not None and _taught(location) not in (None, classes)
+    replaced = {name for name in head if foreign or name not in state or state[name].shape != own[name].shape}
     _check(state, own, replaced, field)
     kept = {name: value for name, value in state.items() if name not in replaced}
     notes = [f"starting from {path}: {len(kept)} tensors"]
     if replaced:
-        notes.append(f"new head for {facts.outputs} outputs: {_listed(sorted(replaced))}")
+        why = "; its own knows other classes, or in another order" if foreign else ""
+        notes.append(f"new head for {facts.outputs} outputs: {_listed(sorted(replaced))}{why}")
     if unused:
         notes.append(f"not used: {_listed(unused)}")
     return kept, notes
+
+
+def _taught(location: Path) -> tuple[str, ...] | None:
+    """Return the classes that a job of ours has taught these weights, in the order of the outputs; None if nobody knows."""
+    data = read_summary(location).get("data")
+    classes = data.get("classes") if isinstance(data, dict) else None
+    return tuple(map(str, classes)) if isinstance(classes, list) else None
 
 
 def _renamed(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from torch import nn
 
 from trainwright.api.status import Evaluation, Export, Results
 from trainwright.api.worker import WorkerPhase
+from trainwright_worker.models.files import SUMMARY
 from trainwright_worker.models.huggingface import HuggingFaceModel
 from trainwright_worker.results.explain import explain
 from trainwright_worker.results.export import export, reason
@@ -31,7 +32,6 @@ from trainwright_worker.training.meeting import evaluation_batch, measure_split
 from trainwright_worker.training.run import Run
 
 WEIGHTS: Final = "weights.safetensors"
-SUMMARY: Final = "results.json"
 
 Made = TypeVar("Made")
 

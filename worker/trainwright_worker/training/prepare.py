@@ -175,7 +175,7 @@ def _build_model(
     with torch.device("meta") if later else nullcontext():
         model = build(spec, dataset.facts, root)
     # A resumed job has weights of its own.
-    said = load_pretrained(model, spec, dataset.facts, root) if fresh else []
+    said = load_pretrained(model, spec, dataset.facts, root, dataset.classes) if fresh else []
     if spec.training.gradient_checkpointing:
         enable_gradient_checkpointing(model)
     return model, said

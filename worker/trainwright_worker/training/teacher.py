@@ -18,12 +18,11 @@ from trainwright_worker.data.dataset import Dataset, Facts
 from trainwright_worker.data.measured import compare as compare_data
 from trainwright_worker.errors import UserError, WorkerError
 from trainwright_worker.models.build import build
-from trainwright_worker.models.files import local_path
+from trainwright_worker.models.files import SUMMARY, local_path, read_summary
 from trainwright_worker.models.pretrained import read_pretrained
 from trainwright_worker.training.losses import Loss
 
 FIELD: Final = "spec.distillation.weights"
-SUMMARY: Final = "results.json"
 
 _Kind = TypeVar("_Kind", bound=Model)
 _NOTHING: Final = RegularizationSpec()
@@ -47,7 +46,7 @@ def make_distilled(
     if spec.distillation is None:
         return loss, ""
     place = spec.distillation.weights
-    doubt = compare_data(dataset.measured, _read_summary(place, root).get("data"), place, FIELD)
+    doubt = compare_data(dataset.measured, read_summary(local_path(place, root, FIELD)).get("data"), place, FIELD)
     teacher = load_teacher(spec, spec.distillation, dataset, root).to(device)
     half = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}.get(spec.training.precision)
     alpha, temperature = spec.distillation.alpha, spec.distillation.temperature
@@ -155,7 +154,7 @@ def named_model(teacher: DistillationSpec, *, pretrained: bool) -> ModelSpec:
 
 def _model_of(weights: str, root: str) -> Any:
     """Return the model that the results beside the weights are of, as JSON types."""
-    spec = _read_summary(weights, root).get("spec")
+    spec = read_summary(local_path(weights, root, FIELD)).get("spec")
     if not isinstance(spec, dict) or "model" not in spec:
         where = weights if is_uri(weights) else str(Path(weights))
         raise UserError(
@@ -167,19 +166,9 @@ def _model_of(weights: str, root: str) -> Any:
 
 def _read_regularization(weights: str, root: str) -> RegularizationSpec:
     """Return the regularization that the results beside the weights speak of; none if there are no results."""
-    spec = _read_summary(weights, root).get("spec")
+    spec = read_summary(local_path(weights, root, FIELD)).get("spec")
     raw = spec.get("regularization", {}) if isinstance(spec, dict) else {}
     return _parse(RegularizationSpec, raw, f"{FIELD}: {SUMMARY}")
-
-
-def _read_summary(weights: str, root: str) -> dict[str, Any]:
-    """Return what a job says of itself beside its weights; nothing if they are from elsewhere."""
-    place = local_path(weights, root, FIELD)
-    try:
-        summary = json.loads(((place if place.is_dir() else place.parent) / SUMMARY).read_text())
-    except (OSError, ValueError):
-        return {}
-    return summary if isinstance(summary, dict) else {}
 
 
 def _parse(kind: type[_Kind], raw: Any, field: str) -> _Kind:
