@@ -14,6 +14,7 @@ from moto.server import DomainDispatcherApplication
 from PIL import Image
 
 from trainwright.api.exit_codes import ExitCode, FailureClass
+from trainwright_worker.agent.rendezvous import NumberedRendezvous
 
 from .conftest import wait_for
 
@@ -69,6 +70,27 @@ def test_a_process_that_is_stopped_while_it_prepares_is_found_too(make_job):
     wait_for(lambda: relaunches(job), "the restart")
     assert (first.wait(), second.wait()) == (0, 0), first.log + second.log
     assert relaunches(job)[0].rank == 1
+
+
+def test_processes_that_do_not_connect_to_each_other_are_a_hang(make_job):
+    job = make_job(spec_of())
+    # An agent whose processes stop short of the others: it joins and lives, and starts none.
+    left = threading.Event()
+    stand_in = NumberedRendezvous(job.config, 1, 1, "127.0.0.1", left.is_set)
+    first = job.start(0)
+    stand_in.next_rendezvous()
+    wait_for(stand_in.num_nodes_waiting, "the next round")  # It beats with every look.
+    left.set()
+    found = re.search(
+        r"no sign of life for (\d+) s before its first step on rank 0, and worker 1 does not answer", first.log
+    )
+    assert found, first.log
+    assert 4 * MIN_SECONDS <= int(found[1]) < 6 * MIN_SECONDS
+    assert "its stacks:" in first.log
+    assert "init_process_group" in first.log
+    second = job.start(1, attempt=2)
+    assert (first.wait(), second.wait()) == (0, 0), first.log + second.log
+    assert relaunches(job)[0].category == FailureClass.HANG
 
 
 def test_a_process_that_is_slow_is_a_straggler_and_not_hung(make_job):

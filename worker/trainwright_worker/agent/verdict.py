@@ -68,7 +68,7 @@ def judge(witnesses: Sequence[Witness], silent: Collection[int], finder: Witness
     culprit = _find(witnesses, all_answered=not silent)
     if culprit is not None:
         return Verdict(cause=_cause(_describe(culprit), _hint(culprit), culprit), worker=culprit.worker)
-    stood = f"no step for {finder.seconds:.0f} s after step {finder.step}"
+    stood = _stood(finder)
     if silent:
         names = ", ".join(str(index) for index in sorted(silent)[:_LISTED])
         text = f"{stood} on rank {finder.rank}, and worker {names} does not answer"
@@ -96,8 +96,13 @@ def _describe(culprit: Witness) -> str:
         State.STOPPED: "the process is stopped (SIGSTOP)",
         State.ASLEEP: f"the process sleeps in the kernel and heeds no signal{_within(culprit)}",
     }.get(State(culprit.state), f"it stands in {culprit.place}" if culprit.place else "where it stands cannot be told")
-    stood = f"no step for {culprit.seconds:.0f} s after step {culprit.step}"
-    return f"rank {culprit.rank} (worker {culprit.worker}) hangs: {stood}; {where}"
+    return f"rank {culprit.rank} (worker {culprit.worker}) hangs: {_stood(culprit)}; {where}"
+
+
+def _stood(witness: Witness) -> str:
+    if witness.step == 0:
+        return f"no sign of life for {witness.seconds:.0f} s before its first step"
+    return f"no step for {witness.seconds:.0f} s after step {witness.step}"
 
 
 def _within(culprit: Witness) -> str:

@@ -66,6 +66,10 @@ class Group:
             dist.init_process_group(
                 backend, store=self.store, rank=self.rank, world_size=self.size, timeout=COLLECTIVE_TIMEOUT
             )
+            if device.type != "cpu":
+                # NCCL connects with the first collective. Here it is known how long that may take.
+                dist.all_reduce(torch.zeros(1, device=device))
+                torch.cuda.synchronize(device)
 
     def sum(self, values: list[float]) -> list[float]:
         """Return the sum over all ranks of each value, in float64."""

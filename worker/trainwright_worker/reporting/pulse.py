@@ -16,6 +16,10 @@ REMEMBERED: Final = 256
 """Meetings, which are about a second of training or a step apart, whose step times make up the 99th percentile."""
 FEWEST: Final = 2
 """Step times that must be known before a rank is watched."""
+FORMING: Final = 4
+"""How many times `minSeconds` ranks may take to form their group, once all of them are about to; it is a matter of moments."""
+FORMING_SECONDS_PER_RANK: Final = 0.1
+"""Each rank connects to every other."""
 
 
 class Pulse(ctypes.Structure):
@@ -55,6 +59,11 @@ class Pulse(ctypes.Structure):
         """Say that the next step must come within so many seconds from now; 0 for whenever it likes."""
         self.moves += 1
         self.patience = patience
+
+
+def forming_patience(spec: HangSpec, size: int) -> float:
+    """Return how many seconds so many ranks may take to form their group; 0 if nobody should watch."""
+    return FORMING * spec.min_seconds + FORMING_SECONDS_PER_RANK * size if spec.enabled and size > 1 else 0.0
 
 
 class Tolerance:

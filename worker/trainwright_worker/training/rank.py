@@ -22,7 +22,7 @@ from trainwright_worker.distributed.group import Group, choose_device, keep_free
 from trainwright_worker.distributed.place import Place
 from trainwright_worker.errors import InfrastructureError
 from trainwright_worker.reporting.metrics import Metrics
-from trainwright_worker.reporting.pulse import Pulse
+from trainwright_worker.reporting.pulse import Pulse, forming_patience
 from trainwright_worker.reporting.report import PulseSender, Reporter, first_report
 from trainwright_worker.results.finish import finish
 from trainwright_worker.tracking.tracker import Ending
@@ -81,8 +81,10 @@ class Rank:
         keep_freed_memory()
         device = choose_device(place)
         set_determinism(config.spec.training, device)
+        pulse.expect(forming_patience(config.spec.health.hang, place.size))
         self.group = Group(config, place, self.host, device)
         sender = self._exchange_pulses(pulse, reporter)
+        pulse.rest()
         self.run = prepare(config, place, self.group, pulse, reporter, metrics, self.scratch / "data")
         if place.leads:
             self.run.tracking = Tracking(config, place.attempt, self.run.progress.step, self.run.warn)

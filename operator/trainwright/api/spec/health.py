@@ -27,7 +27,7 @@ class HangSpec(Model):
         le=86_400,
         description="Seconds without a step that are never a hang, however short steps are. Whoever compiles, evaluates, "
         "saves or prepares takes its time; only a process that is stopped (SIGSTOP) counts as hung at any time, after two "
-        "thirds of this.",
+        "thirds of this. Processes have four times as long, and 0.1 s for each, to connect to each other.",
     )
     factor: float = Field(
         5,
