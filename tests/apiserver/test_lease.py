@@ -141,3 +141,20 @@ async def test_replicas_that_race_for_the_ca_end_up_with_one(api_server, namespa
     assert await ensure_authority(servers[0], namespace, "ca") == authorities[0]
     for server in servers:
         await server.close()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"tls.crt": "", "tls.key": ""},
+        {"tls.crt": "eA==", "tls.key": "eA=="},
+        {"tls.crt": "eA=="},
+    ],
+)
+async def test_a_damaged_ca_is_told_of_and_not_used(api_server, namespace, data):
+    server = api_server.connect()
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "ca"}, "data": data}
+    await server.request("POST", f"/api/v1/namespaces/{namespace}/secrets", "secrets", secret)
+    with pytest.raises(ClusterError, match=r"Secret .*/ca does not hold tls.crt and tls.key; delete it"):
+        await ensure_authority(server, namespace, "ca")
+    await server.close()

@@ -13,6 +13,8 @@ from trainwright.api.status import Checkpoint, Evaluation, LaunchSeconds, Result
 
 LARGEST = 2**63 - 1
 """No count is larger: the cluster stores none that is, and would refuse the whole status."""
+MOST_HEARTBEATS = 64
+"""Ranks whose newest step a report tells, however many there are."""
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
 Total = Annotated[int, Field(ge=1, le=LARGEST)]
 
@@ -69,6 +71,12 @@ class WorkerConfig(Model):
         return f"{root.rstrip('/')}/{self.name}-{self.uid}"
 
 
+class Word(Model):
+    """A part of what workers say. Theirs may be a later version than the operator's: fields it does not know are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
 class WorkerPhase(StrEnum):
     """What the training processes are doing."""
 
@@ -80,7 +88,7 @@ class WorkerPhase(StrEnum):
     FINISHED = "Finished"
 
 
-class RankHeartbeat(Model):
+class RankHeartbeat(Word):
     """The last sign of life of one process."""
 
     rank: int = Field(ge=0, description="Global rank.")
@@ -88,7 +96,7 @@ class RankHeartbeat(Model):
     seconds_ago: float = Field(ge=0, description="Age of that step, in seconds, when the report was made.")
 
 
-class Absentee(Model):
+class Absentee(Word):
     """A worker that others wait for."""
 
     worker: int = Field(ge=0, description="Its index.")
@@ -97,7 +105,7 @@ class Absentee(Model):
     )
 
 
-class Waiting(Model):
+class Waiting(Word):
     """How far the rendezvous of the workers is, as one of them sees it."""
 
     joined: int = Field(ge=0, description="Workers that are there.")
@@ -106,7 +114,7 @@ class Waiting(Model):
     seconds: float = Field(0, ge=0, description="For how long they have been waited for.")
 
 
-class Cause(Model):
+class Cause(Word):
     """Why processes ended before their work was done: the post-mortem of the one that failed first."""
 
     exit_code: int = Field(description="Exit code of the worker.")
@@ -119,7 +127,7 @@ class Cause(Model):
     traceback: str | None = Field(None, max_length=2048, description="Last lines of the traceback.")
 
 
-class WorkerReport(Model):
+class WorkerReport(Word):
     """What worker 0 says about the whole job. Every report is complete: a newer one replaces all older ones.
 
     As long as it waits for others its agent reports, then rank 0. Other workers report only that they wait in vain.
@@ -159,7 +167,9 @@ class WorkerReport(Model):
     evaluation: Evaluation | None = Field(None, description="The newest evaluation.")
     best: Evaluation | None = Field(None, description="The best evaluation on the validation split.")
     checkpoints: list[Checkpoint] = Field([], max_length=100, description="Verified checkpoints, oldest first.")
-    heartbeats: list[RankHeartbeat] = Field([], max_length=4096, description="Per rank, the newest step.")
+    heartbeats: list[RankHeartbeat] = Field(
+        [], max_length=MOST_HEARTBEATS, description="Newest step of the ranks that have stood still for longest."
+    )
     results: Results | None = Field(None, description="What was written at the end.")
     waiting: Waiting | None = Field(None, description="Who is waited for, while there are no processes yet.")
     relaunched: Cause | None = Field(

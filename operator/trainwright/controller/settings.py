@@ -10,6 +10,8 @@ from trainwright.api.names import REPORTS_PORT
 from trainwright.controller.tuning import Tuning
 from trainwright.plan.types import Settings
 
+_MISSED = 3
+"""Reports that may be missing before progress is stale, however seldom there are any."""
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -41,7 +43,11 @@ class OperatorSettings(BaseSettings):
     network_policy: bool = Field(True, description="Whether each job gets a NetworkPolicy.")
     metrics_namespaces: Names = Field((), description="Namespaces that may scrape workers.")
     report_interval: float = Field(2.0, gt=0, description="Seconds between a worker's reports.")
-    stale_after: float = Field(60.0, gt=0, description="Seconds without a report after which progress is stale.")
+    stale_after: float = Field(
+        60.0,
+        gt=0,
+        description="Seconds without a report after which progress is stale; three times the interval, if that is longer.",
+    )
 
     reports_enabled: bool = Field(True, description="Whether to serve the endpoint that workers report to.")
     reports_service: str = Field("trainwright-reports", description="Service in front of the reports endpoint.")
@@ -88,7 +94,7 @@ class OperatorSettings(BaseSettings):
             operator_namespace=self.operator_namespace,
             metrics_namespaces=self.metrics_namespaces,
             report_interval=self.report_interval,
-            stale_after=self.stale_after,
+            stale_after=max(self.stale_after, _MISSED * self.report_interval),
         )
 
     def tuning(self) -> Tuning:

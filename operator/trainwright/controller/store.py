@@ -18,6 +18,8 @@ from trainwright.cluster.compact import compact, compact_pod
 from trainwright.cluster.port import JobKey, Listing, Manifest
 
 _TOMBSTONES = 8192
+_HEARD = ("uid", "attempt", "launch", "sequence", "phase", "message")
+"""What is kept of a report of a worker other than worker 0."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,9 @@ class Store:
         if worker != 0:
             if report.phase != WorkerPhase.RENDEZVOUS:
                 return False
-            known.words[worker] = (report, at)
+            # Whatever else it holds is of no use, and would take the memory of every tenant.
+            word = WorkerReport(**{name: getattr(report, name) for name in _HEARD})
+            known.words[worker] = (word, at)
             self._changed(key)
             return True
         if not report.newer_than(known.report):

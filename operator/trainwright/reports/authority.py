@@ -6,7 +6,7 @@ from trainwright.api.names import MANAGED_BY
 from trainwright.cluster.kubernetes import collection
 from trainwright.cluster.port import AlreadyExistsError, ClusterError, Manifest, NotFoundError
 from trainwright.cluster.rest import ApiServer
-from trainwright.reports.certificates import KeyPair, create_authority
+from trainwright.reports.certificates import KeyPair, create_authority, issue
 
 _CERTIFICATE = "tls.crt"
 _KEY = "tls.key"
@@ -35,11 +35,13 @@ async def _read(server: ApiServer, namespace: str, name: str) -> KeyPair:
     secret = await server.request("GET", f"{collection('v1', 'secrets', namespace)}/{name}", "secrets")
     data = secret.get("data") or {}
     try:
-        return KeyPair(certificate=base64.b64decode(data[_CERTIFICATE]), key=base64.b64decode(data[_KEY]))
-    except (KeyError, ValueError) as error:
+        pair = KeyPair(*(base64.b64decode(data[name], validate=True) for name in (_CERTIFICATE, _KEY)))
+        issue(pair, [name])  # Whoever cannot sign is no CA.
+    except (KeyError, ValueError, TypeError) as error:
         raise ClusterError(
             f"Secret {namespace}/{name} does not hold {_CERTIFICATE} and {_KEY}; delete it to have it made again"
         ) from error
+    return pair
 
 
 def _secret(authority: KeyPair, namespace: str, name: str) -> Manifest:

@@ -25,6 +25,13 @@ def test_says_where_workers_report(monkeypatch):
     assert OperatorSettings().for_plan(None).reports_url is None
 
 
+def test_whoever_reports_seldom_is_not_stale_between_two_reports(monkeypatch):
+    monkeypatch.setenv("TRAINWRIGHT_REPORT_INTERVAL", "120")
+    assert OperatorSettings().for_plan("CA").stale_after == 360
+    monkeypatch.setenv("TRAINWRIGHT_REPORT_INTERVAL", "2")
+    assert OperatorSettings().for_plan("CA").stale_after == 60
+
+
 def test_refuses_nonsense(monkeypatch):
     monkeypatch.setenv("TRAINWRIGHT_STATUS_RATE", "0")
     with pytest.raises(ValidationError):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainwright.api.names import LABEL_JOB
-from trainwright.api.worker import WorkerPhase, WorkerReport
+from trainwright.api.worker import MOST_HEARTBEATS, RankHeartbeat, WorkerPhase, WorkerReport
 from trainwright.cluster.port import JobKey, Listing
 from trainwright.controller.store import Store
 
@@ -187,6 +187,14 @@ def test_only_worker_0_speaks_for_the_job_and_the_others_of_what_they_wait_for(s
     assert snapshot.words == {1: (word, NOW)}
     store.job_changed(job(5, uid="job-2"))
     assert store.snapshot(KEY).words == {}
+
+
+def test_of_a_worker_that_waits_nothing_is_kept_but_what_it_says(store):
+    store.job_changed(job(1))
+    beats = [RankHeartbeat(rank=rank, step=1, seconds_ago=1) for rank in range(MOST_HEARTBEATS)]
+    said = {"phase": WorkerPhase.RENDEZVOUS, "message": "cannot reach worker 0"}
+    store.report(KEY, 1, report(9).model_copy(update={**said, "heartbeats": beats, "absent": list(range(10_000))}), NOW)
+    assert store.snapshot(KEY).words == {1: (report(9).model_copy(update=said), NOW)}
 
 
 def test_remembers_a_deletion_it_asked_for_until_the_pod_itself_says_more(store):

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from trainwright.api.names import report_audience
-from trainwright.api.worker import WorkerPhase, WorkerReport
+from trainwright.api.worker import MOST_HEARTBEATS, WorkerPhase, WorkerReport
 from trainwright.cluster.port import ClusterError, JobKey, PodIdentity
 from trainwright.reports.access import Access, TooManyReviewsError
 from trainwright.reports.certificates import create_authority
@@ -205,8 +205,16 @@ async def test_refuses_what_is_too_large(endpoint):
 
 
 async def test_a_large_job_fits(endpoint):
-    beats = [{"rank": rank, "step": 123_456_789, "secondsAgo": 12.345} for rank in range(4096)]
-    assert (await endpoint.post(report(heartbeats=beats)))[0] == 204
+    beats = [{"rank": 10**6 + rank, "step": 10**18, "secondsAgo": 12.345} for rank in range(MOST_HEARTBEATS)]
+    saved = {"step": 10**18, "path": "/checkpoints/" + 200 * "a", "bytes": 10**15, "sha256": 64 * "0"}
+    checkpoints = [{**saved, "savedAt": "2026-01-02T00:00:00Z"} for _ in range(100)]
+    content = report(heartbeats=beats, checkpoints=checkpoints, absent=list(range(10_000)), message=1024 * "m")
+    assert (await endpoint.post(content))[0] == 204
+
+
+async def test_a_later_worker_may_say_more(endpoint):
+    beats = [{"rank": 0, "step": 1, "secondsAgo": 1.0, "temperature": 71}]
+    assert (await endpoint.post(report(heartbeats=beats, humidity=0.4)))[0] == 204
 
 
 async def test_worker_0_is_heard_however_many_others_speak(endpoint):

@@ -6,7 +6,7 @@ import torch
 
 from trainwright.api.exit_codes import ExitCode
 from trainwright.api.status import Checkpoint, Evaluation
-from trainwright.api.worker import RankHeartbeat, Termination, WorkerPhase, WorkerReport
+from trainwright.api.worker import MOST_HEARTBEATS, RankHeartbeat, Termination, WorkerPhase, WorkerReport
 from trainwright_worker.agent.termination import describe, fit, read_post_mortem, write_post_mortem, write_termination
 from trainwright_worker.errors import DataError, OutOfMemoryError, PeersLostError, UserError, explain
 from trainwright_worker.reporting.report import first_report
@@ -80,7 +80,7 @@ def large_report():
     return WorkerReport(
         uid="u", attempt=1, launch="l", sequence=1, phase=WorkerPhase.FINISHED, step=9, message="m" * 1000,
         checkpoints=[saved] * 100, evaluation=evaluation,
-        heartbeats=[RankHeartbeat(rank=rank, step=9, seconds_ago=0) for rank in range(500)],
+        heartbeats=[RankHeartbeat(rank=rank, step=9, seconds_ago=0) for rank in range(MOST_HEARTBEATS)],
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from trainwright.api.worker import ReportsEndpoint, WorkerPhase
+from trainwright.api.worker import MOST_HEARTBEATS, ReportsEndpoint, WorkerPhase
 from trainwright_worker.reporting.pulse import Pulse
 from trainwright_worker.reporting.report import Reporter, first_report
 
@@ -41,6 +41,29 @@ def test_heartbeats_age_when_a_rank_stands_still():
     pulse.moves += 1
     assert reporter._heartbeats()[0].seconds_ago == 0
     reporter.close()
+
+
+def test_of_many_ranks_those_are_told_that_have_stood_still_for_longest():
+    reporter = Reporter(None, first_report("u", 1, "l"), Pulse())
+    now = time.monotonic()
+    reporter._beats = {rank: (rank, rank, now - rank) for rank in range(10_000)}
+    told = reporter._heartbeats()
+    assert [beat.rank for beat in told] == list(range(10_000 - MOST_HEARTBEATS, 10_000))
+    assert told[-1].step == 9_999
+    assert told[-1].seconds_ago >= 9_999
+    reporter.close()
+
+
+def test_sequences_rise_over_launches_even_if_the_clock_is_set_back(monkeypatch):
+    pulse = Pulse()
+    first = Reporter(None, first_report("u", 1, "a"), pulse)
+    last = first.close()
+    assert last.sequence == pulse.sequence
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 300)
+    later = Pulse(sequence=pulse.sequence)
+    second = Reporter(None, first_report("u", 1, "b"), later)
+    assert second.close().newer_than(last)
 
 
 def test_sequences_rise_even_if_the_clock_stands_still(monkeypatch):

@@ -97,6 +97,7 @@ class WorkerAgent(SimpleElasticAgent):
         self._oom_kills = count_oom_kills()
         self._watchdog: Watchdog | None = None
         self._launched = 0
+        self._pulses: list[Pulse] = []
 
     @property
     def stopping(self) -> bool:
@@ -124,6 +125,9 @@ class WorkerAgent(SimpleElasticAgent):
         cause = read_cause(rendezvous.keys, self._launched) if self._launched else None
         places = [self._place(worker.local_rank, size) for worker in worker_group.workers]
         pulses = [multiprocessing.RawValue(Pulse) for _ in places]
+        for pulse, before in zip(pulses, self._pulses, strict=False):
+            pulse.sequence = before.sequence
+        self._pulses = pulses
         arguments = [
             (self._config, place, rendezvous.host, self._scratch, pulse, cause)
             for place, pulse in zip(places, pulses, strict=True)

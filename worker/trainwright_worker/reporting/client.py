@@ -38,10 +38,18 @@ class Client:
 
     def post(self, report: WorkerReport) -> bool:
         """Send a report; return whether it was accepted. Says why not once per reason."""
+        body, kept = json.dumps(report.to_wire()).encode(), self._connection is not None
         try:
-            status = self._post(json.dumps(report.to_wire()).encode())
+            try:
+                status = self._post(body)
+            except ConnectionError:  # http.client's RemoteDisconnected is one.
+                self._drop()
+                if not kept:
+                    raise
+                status = self._post(body)  # Nobody keeps a connection for ever on which little is said.
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._drop()
+            self.pause = 0.0
             return self._complain(f"{type(error).__name__}: {error}")
         if status < http.HTTPStatus.MULTIPLE_CHOICES:
             self._complained = None

@@ -31,6 +31,7 @@ class Pulse(ctypes.Structure):
         seconds: Seconds that a step of its own work takes; 0 until that is known.
         patience: Seconds without a move after which the rank counts as hung; 0 while no step can be expected of it.
         stalled: Set by the agent: whether the rank has stood still for longer than its steps ever take.
+        sequence: Of the newest report; the agent hands it on to the next launch. Only rank 0 reports.
     """
 
     step: int
@@ -38,6 +39,7 @@ class Pulse(ctypes.Structure):
     seconds: float
     patience: float
     stalled: bool
+    sequence: int
 
     _fields_ = (
         ("step", ctypes.c_int64),
@@ -45,6 +47,7 @@ class Pulse(ctypes.Structure):
         ("seconds", ctypes.c_double),
         ("patience", ctypes.c_double),
         ("stalled", ctypes.c_bool),
+        ("sequence", ctypes.c_int64),
     )
 
     def beat(self) -> None:

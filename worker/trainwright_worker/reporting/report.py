@@ -13,7 +13,7 @@ from typing import Any, Final
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from trainwright.api.figures import MOST_STRAGGLERS
-from trainwright.api.worker import Cause, RankHeartbeat, ReportsEndpoint, WorkerPhase, WorkerReport
+from trainwright.api.worker import MOST_HEARTBEATS, Cause, RankHeartbeat, ReportsEndpoint, WorkerPhase, WorkerReport
 from trainwright_worker.reporting.client import Client
 from trainwright_worker.reporting.pulse import Pulse
 from trainwright_worker.reporting.stopwatch import find_stragglers
@@ -21,6 +21,8 @@ from trainwright_worker.reporting.timesheet import ACTIVITY_OF, Timesheet
 
 FAREWELL_SECONDS: Final = 5.0
 MAX_BACKOFF_SECONDS: Final = 10.0
+ASKED_AGAIN: Final = 8
+"""Refusals in a row after each of which the operator's word counts for when to try again."""
 
 
 class Reporter:
@@ -109,6 +111,10 @@ class Reporter:
         if self._endpoint is None or self._client is None:
             return 1.0
         interval = self._endpoint.interval_seconds
+        if 0 < failures <= ASKED_AGAIN and self._client.pause:
+            return (
+                self._client.pause
+            )  # A replica that does not work says so, and the next connection may meet the one that does.
         if failures:
             return min(MAX_BACKOFF_SECONDS, interval * 2.0 ** (failures - 1))
         return max(interval, self._client.pause)
@@ -118,7 +124,9 @@ class Reporter:
         heartbeats = self._heartbeats()
         stragglers = find_stragglers(self._paces.items(), MOST_STRAGGLERS)
         with self._condition:
-            sequence = max(int(time.time() * 1000), self._report.sequence + 1)
+            # Also of those of the launches before in this pod, whatever became of the clock.
+            sequence = max(int(time.time() * 1000), self._pulse.sequence + 1)
+            self._pulse.sequence = sequence
             changes = {"sequence": sequence, "heartbeats": heartbeats, "stragglers": stragglers}
             self.timesheet.mark_stalled(self._pulse.stalled)
             changes["seconds"] = self.timesheet.read()
@@ -143,9 +151,10 @@ class Reporter:
             known = self._beats.get(rank)
             if known is None or known[1] != moves:
                 self._beats[rank] = (step, moves, now)
+        longest = sorted(self._beats, key=lambda rank: self._beats[rank][2])[:MOST_HEARTBEATS]
         return [
-            RankHeartbeat(rank=rank, step=step, seconds_ago=round(now - since, 3))
-            for rank, (step, _, since) in sorted(self._beats.items())
+            RankHeartbeat(rank=rank, step=self._beats[rank][0], seconds_ago=round(now - self._beats[rank][2], 3))
+            for rank in sorted(longest)
         ]
 
 
