@@ -128,6 +128,7 @@ def _per_job(jobs: list[tuple[tuple[str, str], Manifest]]) -> Iterator[Metric]:
     at_work = [(labels, status) for labels, status in jobs if status.get("phase") in _AT_WORK]
     yield from _gauges(_PER_JOB, jobs)
     yield from _gauges(_OF_THE_MOMENT, at_work)
+    yield _needed(at_work)
     ratio = GaugeMetricFamily("trainwright_job_progress_ratio", "Part done, 0 to 1.", labels=("namespace", "job"))
     evaluation = GaugeMetricFamily(
         "trainwright_job_evaluation", "Newest evaluation.", labels=("namespace", "job", "metric", "split")
@@ -161,6 +162,21 @@ def _gauges(
             if value is not None:
                 family.add_metric(labels, value)
         yield family
+
+
+def _needed(jobs: list[tuple[tuple[str, str], Manifest]]) -> Metric:
+    """Return the fewest workers that jobs train with: elastic ones go on with fewer than they ask for."""
+    family = GaugeMetricFamily(
+        "trainwright_job_workers_needed",
+        "Fewest workers that train: minCount, or all.",
+        labels=("namespace", "job"),
+    )
+    for labels, status in jobs:
+        least, desired = (_at(status, ("workers", field)) for field in ("minimum", "desired"))
+        needed = desired if least is None else least
+        if needed is not None:
+            family.add_metric(labels, needed)
+    return family
 
 
 def _ends(jobs: list[tuple[tuple[str, str], Manifest]]) -> Metric:

@@ -5,7 +5,6 @@ its old name must not adopt what the garbage collector is about to take away.
 """
 
 import hashlib
-from collections.abc import Mapping
 
 from trainwright.api.names import API_VERSION, KIND, LABEL_ATTEMPT, LABEL_JOB, LABEL_WORKER, MANAGED_BY
 
@@ -30,17 +29,17 @@ def read_pod_name(job: str, name: str) -> tuple[int, int]:
 
 
 def companion_name(job: str, uid: str) -> str:
-    """Return the name shared by the job's Service and NetworkPolicy, with which that of its ConfigMap begins."""
+    """Return the name of the job's Service, with which those of its ConfigMap and its NetworkPolicy begin."""
     return f"{job}-{uid[:8]}"
 
 
-def config_name(job: str, uid: str, data: Mapping[str, str]) -> str:
-    """Return the name of the ConfigMap that holds this.
+def content_name(job: str, uid: str, *content: str) -> str:
+    """Return the name of the ConfigMap or the NetworkPolicy that holds this.
 
-    It is never changed. What the operator tells its workers may be another thing after an upgrade, and pods that are created
-    then mount what holds then.
+    It is never changed. What the operator tells its workers, and whom it lets in to them, may be another thing after an
+    upgrade: pods that are created then mount what holds then, and get a policy of it beside the former one.
     """
-    digest = hashlib.sha256("\0".join(data[name] for name in sorted(data)).encode())
+    digest = hashlib.sha256("\0".join(content).encode())
     return f"{companion_name(job, uid)}-{digest.hexdigest()[:8]}"
 
 

@@ -1,5 +1,6 @@
 """The children of a job other than its pods: ConfigMap, headless Service, NetworkPolicy."""
 
+import json
 from typing import Any
 
 from trainwright.api.names import (
@@ -15,14 +16,14 @@ from trainwright.api.names import (
 )
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.worker import ReportsEndpoint, WorkerConfig
-from trainwright.build.naming import companion_name, config_name, job_labels, owner_reference
+from trainwright.build.naming import companion_name, content_name, job_labels, owner_reference
 from trainwright.build.settings import Settings
 
 Manifest = dict[str, Any]
 
 
 def companion_metadata(namespace: str, name: str, uid: str) -> Manifest:
-    """Return the metadata of the job's Service and NetworkPolicy, and but for the name of its ConfigMap."""
+    """Return the metadata of the job's Service, and but for their names of its ConfigMap and its NetworkPolicy."""
     return {
         "name": companion_name(name, uid),
         "namespace": namespace,
@@ -66,7 +67,10 @@ def config_map(namespace: str, name: str, uid: str, spec: TrainingJobSpec, setti
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {**companion_metadata(namespace, name, uid), "name": config_name(name, uid, data)},
+        "metadata": {
+            **companion_metadata(namespace, name, uid),
+            "name": content_name(name, uid, *(data[file] for file in sorted(data))),
+        },
         "immutable": True,
         "data": data,
     }
@@ -105,9 +109,13 @@ def network_policy(namespace: str, name: str, uid: str, settings: Settings) -> M
     if scrapers and settings.metrics_port is not None:
         ports = [{"port": settings.metrics_port, "endPort": settings.metrics_port + 63, "protocol": "TCP"}]
         ingress.append({"from": scrapers, "ports": ports})
+    spec = {"podSelector": own["podSelector"], "policyTypes": ["Ingress"], "ingress": ingress}
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": companion_metadata(namespace, name, uid),
-        "spec": {"podSelector": own["podSelector"], "policyTypes": ["Ingress"], "ingress": ingress},
+        "metadata": {
+            **companion_metadata(namespace, name, uid),
+            "name": content_name(name, uid, json.dumps(spec, sort_keys=True)),
+        },
+        "spec": spec,
     }

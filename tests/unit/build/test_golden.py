@@ -155,11 +155,21 @@ def test_a_config_that_differs_has_another_name_and_the_same_one_has_not():
     assert name(worker_image="worker:2") == name(), "an upgrade alone makes no new one"
 
 
+def test_a_policy_that_differs_has_another_name_and_the_same_one_has_not():
+    def name(**settings):
+        return network_policy(*JOB, replace(SETTINGS, **settings))["metadata"]["name"]
+
+    names = [name(), name(metrics_namespaces=("monitoring",)), name(operator_namespace="elsewhere")]
+    assert len(set(names)) == 3
+    assert name(worker_image="worker:2", reports_ca="another") == name()
+
+
 def test_names_fit_into_dns_labels_at_their_longest():
     longest = "a" * 45
     pod = worker_pod("team", longest, UID, PLAIN, SETTINGS, CONFIG, Seat(9999, 9999, 9999))
     assert len(pod["metadata"]["name"]) <= 63
     assert len(pod["spec"]["hostname"]) <= 63
     assert len(config_map("team", longest, UID, PLAIN, SETTINGS)["metadata"]["name"]) <= 63
+    assert len(network_policy("team", longest, UID, SETTINGS)["metadata"]["name"]) <= 63
     largest = spec(workers={"count": 10_000}, training={"steps": 1, "globalBatchSize": 10_000})
     assert len(group_of(longest, UID, largest, 9999, served=True).name) <= 63

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import yaml
@@ -247,6 +248,36 @@ def test_another_release_name_gives_other_object_names(render):
     assert all(name.startswith("blue-trainwright") for name in names)
 
 
+def test_two_releases_of_one_name_share_nothing_where_one_has_another_full_name(render):
+    def names(*values):
+        objects = render(*EVERYTHING, 'watchNamespaces=["team-a"]', "crds.enabled=false", *values)
+        return {(obj["kind"], obj["metadata"]["name"]) for obj in objects}
+
+    others = names('fullnameOverride="blue"')
+    assert all(re.match(r"blue\b", name) for _, name in others)
+    assert len(others) == len(names())
+
+
+@pytest.mark.parametrize(
+    ("values", "rendered"),
+    [
+        ({}, True),
+        ({"trainwright": {"enabled": True}}, True),
+        ({"trainwright": {"enabled": False}}, False),
+        ({"tags": {"training": False}}, False),
+    ],
+)
+def test_another_chart_may_depend_on_it_under_a_condition(helm, tmp_path, values, rendered):
+    needed = {"name": "trainwright", "version": "0.1.0", "condition": "trainwright.enabled", "tags": ["training"]}
+    parent = {"apiVersion": "v2", "name": "platform", "version": "1.0.0", "dependencies": [needed]}
+    (tmp_path / "Chart.yaml").write_text(json.dumps(parent))
+    (tmp_path / "values.yaml").write_text(json.dumps(values))
+    shutil.copytree(CHART, tmp_path / "charts" / "trainwright")
+    done = helm("template", "release", str(tmp_path), KUBE_VERSION)
+    assert done.returncode == 0, done.stderr
+    assert ("release-trainwright" in done.stdout) is rendered
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [
@@ -261,6 +292,9 @@ def test_another_release_name_gives_other_object_names(render):
         ("statusIntervalSeconds=0", "statusIntervalSeconds"),
         ('resources.limit={"memory":"1Gi"}', "limit"),
         ("networkPolicy.job.enabled=true", "job"),
+        ('enabled="yes"', "enabled"),
+        ('fullnameOverride="Blue Team"', "fullnameOverride"),
+        (f'fullnameOverride="{"a" * 41}"', "fullnameOverride"),
     ],
 )
 def test_wrong_values_are_refused(helm, value, words):
@@ -288,6 +322,61 @@ def test_an_operator_that_nothing_scrapes_is_not_missed(render, scraped):
     alerts = {rule["alert"] for group in groups for rule in group["rules"]}
     assert ("TrainwrightOperatorDown" in alerts) is scraped
     assert "TrainwrightOperatorBlind" in alerts
+
+
+def expression(objects, alert):
+    groups = the(objects, "PrometheusRule")["spec"]["groups"]
+    (found,) = [rule["expr"] for group in groups for rule in group["rules"] if rule["alert"] == alert]
+    return found
+
+
+def scraped(*jobs, **gauges):
+    """Return what a replica is scraped for, by name."""
+    metrics = Metrics()
+    metrics.observe(lambda: jobs, lambda: 0, lambda: 0.0)
+    for name, value in gauges.items():
+        getattr(metrics, name).set(value)
+    return {metric.name: metric.samples[0].value for metric in metrics.registry.collect() if len(metric.samples) == 1}
+
+
+def holds(asked, *replicas):
+    """Return whether an expression does. All replicas are of one release, and all samples of one job: `max` is over replicas."""
+
+    def most(found):
+        return str(max(eval(found[1], {}, replica) for replica in replicas))  # noqa: S307 - the chart's own words
+
+    return eval(re.sub(r"max(?: by \(.*?\) )?\((.*?)\)", most, " ".join(asked.split())))  # noqa: S307
+
+
+@pytest.mark.parametrize(
+    ("replicas", "blind"),
+    [
+        ([(1, 1)], False),
+        ([(0, 0), (1, 1)], False),
+        ([(1, 0)], True),  # it cannot list
+        ([(0, 0)], True),  # it gets no Lease, or no answer at all
+        ([(0, 0), (0, 0)], True),
+        ([(0, 0), (1, 0)], True),
+    ],
+)
+def test_replicas_of_which_none_leads_and_sees_are_missed(render, replicas, blind):
+    asked = expression(render("metrics.rules.enabled=true"), "TrainwrightOperatorBlind")
+    assert holds(asked, *(scraped(leading=leading, synced=synced) for leading, synced in replicas)) is blind
+
+
+@pytest.mark.parametrize(
+    ("workers", "incomplete"),
+    [
+        ({"desired": 4, "ready": 4}, False),
+        ({"desired": 4, "ready": 3}, True),
+        ({"desired": 4, "minimum": 3, "ready": 3}, False),
+        ({"desired": 4, "minimum": 3, "ready": 2}, True),
+    ],
+)
+def test_a_job_that_trains_with_its_least_is_not_incomplete(render, workers, incomplete):
+    asked = expression(render("metrics.rules.enabled=true"), "TrainwrightJobIncomplete")
+    job = {"metadata": {"namespace": "a", "name": "b"}, "status": {"phase": "Running", "workers": workers}}
+    assert holds(asked, scraped(job)) is incomplete
 
 
 def test_every_value_is_explained_and_in_the_schema():

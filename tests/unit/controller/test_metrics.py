@@ -1,5 +1,6 @@
 """What Prometheus reads."""
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from trainwright.api.status import Phase
@@ -59,6 +60,19 @@ def test_reads_jobs_at_every_scrape():
     assert ("trainwright_job_step", of_a) not in _read(metrics)
 
 
+@pytest.mark.parametrize(
+    ("workers", "needed"),
+    [({"desired": 4}, 4), ({"desired": 4, "minimum": 3}, 3), ({"desired": 4, "minimum": None}, 4)],
+)
+def test_an_elastic_job_needs_its_least_only(workers, needed):
+    metrics = Metrics()
+    metrics.observe(lambda: [_job("a", phase="Running", workers=workers)], lambda: 0, lambda: 0.0)
+    read = _read(metrics)
+    of_a = (("job", "a"), ("namespace", "team"))
+    assert read["trainwright_job_workers_needed", of_a] == needed
+    assert read["trainwright_job_workers_desired", of_a] == 4
+
+
 def test_what_is_so_at_work_only_is_not_told_of_others():
     known = {
         "workers": {"desired": 2, "ready": 1},
@@ -70,7 +84,7 @@ def test_what_is_so_at_work_only_is_not_told_of_others():
     metrics.observe(lambda: [_job(phase, phase=phase, **known) for phase in phases], lambda: 0, lambda: 0.0)
     read = _read(metrics)
     for name in (
-        *("trainwright_job_workers_ready", "trainwright_job_workers_desired"),
+        *("trainwright_job_workers_ready", "trainwright_job_workers_desired", "trainwright_job_workers_needed"),
         *("trainwright_job_samples_per_second", "trainwright_job_step_part_seconds"),
     ):
         told = {dict(labels)["job"] for sample, labels in read if sample == name}

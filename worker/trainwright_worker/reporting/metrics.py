@@ -1,5 +1,6 @@
 """Prometheus metrics of one rank, served on a port of its own; a port in use costs the metrics, not the training."""
 
+import socket
 from collections.abc import Iterable
 from typing import Final
 
@@ -43,7 +44,7 @@ class Metrics:
             registry=registry,
         )
         try:
-            start_http_server(port + place.local_rank, registry=registry)
+            start_http_server(port + place.local_rank, _every_address(), registry=registry)
         except OSError as error:
             say(f"rank {place.rank}", f"no metrics: port {port + place.local_rank}: {error.strerror}")
 
@@ -78,3 +79,8 @@ class Metrics:
         """Set the newest checkpoint."""
         self._saved_step.set(step)
         self._saved_at.set(timestamp)
+
+
+def _every_address() -> str:
+    """Return what to listen on to be reached from everywhere: a cluster may have IPv4, IPv6 or both."""
+    return "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - whoever may scrape is the NetworkPolicy's business
