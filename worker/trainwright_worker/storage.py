@@ -129,10 +129,14 @@ class FolderStorage:
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{_UNFINISHED}-{path.name}")
-        with temporary.open("wb", buffering=0) as file:
-            for part in parts:
-                _write_all(file, part)
-            os.fsync(file.fileno())
+        try:
+            with temporary.open("wb", buffering=0) as file:
+                for part in parts:
+                    _write_all(file, part)
+                os.fsync(file.fileno())
+        except BaseException:
+            temporary.unlink(missing_ok=True)  # On a full disk it would keep out what still fits.
+            raise
         temporary.replace(path)
         _flush(path.parent)
 

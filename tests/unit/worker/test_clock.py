@@ -1,9 +1,12 @@
 """What a rank measures between meetings."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from trainwright_worker.training import clock as module
 from trainwright_worker.training.clock import Clock
+from trainwright_worker.training.recovery import recall_losses
 
 
 @pytest.fixture
@@ -44,5 +47,25 @@ def test_losses_are_averaged_over_each_window(at):
     assert clock.window_loss(6.0, 2) == 3.0
     assert clock.window_loss(7.0, 3) == 1.0
     assert clock.window_loss(7.0, 3) is None
-    clock.forget_losses()
+    clock.expect_losses(40.0, 20)
+    assert clock.window_loss(43.0, 22) == 1.5
+    clock.expect_losses()
     assert clock.window_loss(0.5, 1) == 0.5
+
+
+@pytest.mark.parametrize(("step", "told_of"), [(27, 7), (20, 0), (0, 0)])
+def test_the_first_loss_after_a_restart_is_of_the_steps_since(at, step, told_of):
+    class TwoRanks:
+        size = 2
+
+        def sum(self, values):
+            return [2 * value for value in values]
+
+    run = SimpleNamespace(
+        clock=Clock(),
+        group=TwoRanks(),
+        agenda=SimpleNamespace(steps_per_epoch=10),
+        progress=SimpleNamespace(step=step, loss_sum=3.0 * told_of, omissions=SimpleNamespace(in_epoch=0)),
+    )
+    recall_losses(run)
+    assert run.clock.window_loss(3.0 * told_of + 1.0, told_of + 2) == 0.5

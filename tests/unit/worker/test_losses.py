@@ -56,6 +56,18 @@ def test_evaluations_leave_label_smoothing_out():
     assert float(make_measure(spec.name, spec)(outputs, batch)) == pytest.approx(math.log(1 + math.exp(-2)))
 
 
+@pytest.mark.parametrize("shape", [(1, 2), (1, 3, 2)])
+def test_outputs_that_stand_for_nothing_get_no_share_of_smoothing(shape):
+    outputs = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    padded = torch.cat((outputs, torch.full((*shape[:-1], 6), 3.0)), -1)
+    batch = Batch(torch.zeros(shape[:-1]), torch.zeros(shape[:-1], dtype=torch.int64))
+    spec = LossSpec(name=LossName.CROSS_ENTROPY, label_smoothing=0.2)
+    for make in (make_loss, make_measure):
+        assert float(make(spec.name, spec, 2)(padded, batch)) == pytest.approx(
+            float(make(spec.name, spec)(outputs, batch))
+        )
+
+
 def test_tokens_that_are_ignored_count_for_nothing():
     outputs = torch.zeros(2, 3, 4)
     outputs[0, 0, 1] = 5.0

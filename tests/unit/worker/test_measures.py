@@ -96,6 +96,13 @@ def test_figures_of_a_regression_over_uneven_shards(size):
     )
 
 
+@pytest.mark.parametrize("count", [7, 11, 13, 22, 26])
+def test_targets_that_are_all_equal_have_nothing_to_explain(count):
+    spec = spec_of(dataset={"builtin": {"name": "diabetes"}}, task="regression")
+    samples = Samples(torch.arange(float(count))[:, None], torch.full((count, 1), 1.1))
+    assert figures_of(spec, samples, torch.rand(count, 1), 2, 1)["r2"] == 0
+
+
 def test_targets_of_different_units_count_alike_in_the_explained_variance():
     spec = spec_of(dataset={"builtin": {"name": "diabetes"}}, task="regression", evaluation={"metrics": ["rmse"]})
     targets = torch.tensor([[1.0, 0.0], [3.0, 2.0], [5.0, 4.0]])
@@ -172,6 +179,9 @@ def test_a_top_five_of_five_is_refused():
     spec = spec_of(evaluation={"metrics": ["top5-accuracy"]})
     check_metrics(spec, 6)
     with pytest.raises(UserError, match=r"spec.evaluation.metrics: top5-accuracy, but the data has only 5 classes"):
+        check_metrics(spec, 5)
+    spec = spec_of(training={"epochs": 1, "earlyStopping": {"metric": "top5-accuracy"}})
+    with pytest.raises(UserError, match=r"spec.training.earlyStopping.metric: top5-accuracy, but the data has only 5"):
         check_metrics(spec, 5)
 
 

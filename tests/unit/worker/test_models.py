@@ -77,6 +77,12 @@ def test_a_vocabulary_is_padded_for_speed():
     assert (model.vocabulary, model.context) == (20, 8)
 
 
+def test_tokens_that_the_tokenizer_does_not_have_are_never_drawn():
+    model = make("gpt", TEXT, Task.LANGUAGE_MODELING, layers=1, vocabulary=30, vocabularyMultiple=8)
+    assert model.inputs.weight.shape == (32, 384)
+    assert model.vocabulary == 20
+
+
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
 def test_a_text_classifier_has_the_weights_of_the_lesson(name):
     gates = {"rnn": 1, "gru": 3, "lstm": 4}[name]

@@ -33,6 +33,27 @@ def test_classes_have_names_and_probabilities():
     assert "target" not in rows(Task.CLASSIFICATION, batch, outputs, classes=("a", "b", "c"), known=False)[0]
 
 
+def test_what_is_no_number_is_nothing_in_json_and_csv():
+    batch = Batch(torch.zeros(2, 1), torch.tensor([0, 0]))
+    outputs = torch.tensor([[math.nan, 1.0], [1.0, 1.0]])
+    unknown, known = rows(Task.CLASSIFICATION, batch, outputs, classes=("a", "b"))
+    assert (unknown["prediction"], unknown["probabilities"]) == (None, {"a": None, "b": None})
+    assert known["prediction"] == "a"
+    assert b"".join(encode(iter([unknown]), PredictionFormat.CSV)).splitlines()[1] == b"a,,,"
+    batch = Batch(torch.zeros(1, 1), torch.tensor([[0.5]]))
+    [number] = rows(Task.REGRESSION, batch, torch.tensor([[math.inf]]))
+    assert [json.loads(line) for line in encode(iter([number]), PredictionFormat.JSONL)] == [
+        {"target": 0.5, "prediction": None}
+    ]
+
+
+def test_numbers_have_the_digits_that_mean_something():
+    scale = {"target_mean": (152.13,), "target_deviation": (77.05,)}
+    targets = (torch.tensor([[173.0], [124.0]], dtype=torch.float64) - 152.13) / 77.05
+    batch = Batch(torch.zeros(2, 1), targets.float())
+    assert [row["target"] for row in rows(Task.REGRESSION, batch, targets.float(), **scale)] == [173, 124]
+
+
 def test_of_classes_that_were_asked_for_one_by_one_several_may_be_likely():
     batch, outputs = Batch(torch.zeros(1, 1), torch.tensor([0])), torch.tensor([[math.log(3), math.log(4), 0.0]])
     (row,) = rows(Task.CLASSIFICATION, batch, outputs, classes=("a", "b", "c"), loss=LossName.BCE)

@@ -4,6 +4,7 @@ GPT-3 has the same blocks. Its locally banded attention, in every other block, i
 is dense, as in all who rebuilt it. Heads of 1.3B and the width of 13B are those that multiply out.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -90,7 +91,8 @@ def build_gpt(args: GptArgs, facts: Facts, dropout: float, pretrained: dict[str,
         gelu="tanh",
     )
     check_transformer(config, facts)
-    return Transformer(config, vocabulary=vocabulary, multiple=args.vocabulary_multiple)
+    rows = math.ceil(vocabulary / args.vocabulary_multiple) * args.vocabulary_multiple
+    return Transformer(config, vocabulary=facts.vocabulary or facts.outputs, rows=rows)
 
 
 def _stored_size(args: GptArgs, pretrained: dict[str, Any]) -> Size:

@@ -118,7 +118,8 @@ def _adapted(value: Tensor, own: Tensor, model: nn.Module) -> Tensor:
     """Return a weight in the model's shape where only the padding of a vocabulary or the colours of images differ."""
     if value.shape == own.shape or value.dim() != own.dim():
         return value
-    if isinstance(model, Transformer) and len(value) == model.vocabulary and value.shape[1:] == own.shape[1:]:
+    tokens = isinstance(model, Transformer) and model.vocabulary <= len(value) <= len(own)
+    if tokens and value.shape[1:] == own.shape[1:]:
         return F.pad(value, (0, 0, 0, len(own) - len(value)))
     grey = own.dim() == _CONVOLUTION_DIMENSIONS and own.shape[1] == 1
     if grey and value.shape[0] == own.shape[0] and value.shape[2:] == own.shape[2:]:

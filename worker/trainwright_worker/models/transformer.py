@@ -172,7 +172,7 @@ class Transformer(nn.Module):
     """
 
     def __init__(
-        self, config: TransformerConfig, *, vocabulary: int | None = None, features: int = 0, multiple: int = 1
+        self, config: TransformerConfig, *, vocabulary: int | None = None, features: int = 0, rows: int | None = None
     ) -> None:
         """Draw the weights.
 
@@ -180,7 +180,7 @@ class Transformer(nn.Module):
             config: Its form.
             vocabulary: Number of different tokens; None if inputs are frames.
             features: Features of a frame.
-            multiple: What the number of rows of the embedding is rounded up to a multiple of.
+            rows: Rows of the embedding, if there are more than tokens; the others stand for nothing.
         """
         super().__init__()
         self.config, self.context, self.vocabulary = config, config.context, vocabulary or 0
@@ -190,8 +190,9 @@ class Transformer(nn.Module):
             self.inputs = Projection(features, config.dimension, features**-0.5)
         else:
             # Beside waves of amplitude 1, embeddings are scaled up in `_embed`, as in "Attention is all you need".
-            rows = math.ceil(vocabulary / multiple) * multiple
-            self.inputs = Table(rows, config.dimension, config.dimension**-0.5 if sinusoidal else DEVIATION)
+            self.inputs = Table(
+                rows or vocabulary, config.dimension, config.dimension**-0.5 if sinusoidal else DEVIATION
+            )
         learned = config.positions == Positions.LEARNED
         self.positions = Table(config.context, config.dimension) if learned else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))

@@ -26,11 +26,11 @@ def learning_rate(base: float, spec: ScheduleSpec, step: int, total_steps: int) 
         schedule says. Linear, cosine and one-cycle reach `finalFraction` of the full rate at the very last step.
     """
     one_cycle = spec.name == ScheduleName.ONE_CYCLE
-    warmup = spec.warmup_steps or (round(_ONE_CYCLE_RISE * total_steps) if one_cycle else 0)
+    warmup = spec.warmup_steps or (max(1, round(_ONE_CYCLE_RISE * total_steps)) if one_cycle else 0)
     if step < warmup:
         if not one_cycle:
             return base * (step + 1) / warmup
-        rise = _half_cosine(step / max(1, warmup - 1))
+        rise = _half_cosine(step / (warmup - 1)) if warmup > 1 else 1.0
         return base * (_ONE_CYCLE_START + (1 - _ONE_CYCLE_START) * rise)
     after = step - warmup
     if spec.name == ScheduleName.STEP:

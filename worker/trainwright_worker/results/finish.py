@@ -18,6 +18,7 @@ from torch import nn
 
 from trainwright.api.status import Evaluation, Export, Results
 from trainwright.api.worker import WorkerPhase
+from trainwright_worker.errors import NonFiniteError
 from trainwright_worker.models.files import SUMMARY
 from trainwright_worker.models.huggingface import HuggingFaceModel
 from trainwright_worker.results.explain import explain
@@ -44,7 +45,7 @@ def finish(run: Run, step: int) -> None:
         step: The step that the model's weights are of.
     """
     run.tell(phase=WorkerPhase.EVALUATING)
-    test = measure_split(run, "test", step)
+    test, problems = _measure_test(run, step)
     if test is not None:
         run.progress.evaluation = test
     run.tell(phase=WorkerPhase.PREDICTING, evaluation=run.progress.evaluation)
@@ -52,10 +53,20 @@ def finish(run: Run, step: int) -> None:
     predictions = _predict(run, folder)
     weights = weights_of(run)
     if run.place.leads:
-        results = _Results(run, folder, model_of(run, weights), step, test).write(predictions)
+        results = _Results(run, folder, model_of(run, weights), step, test, problems).write(predictions)
         run.tell(phase=WorkerPhase.FINISHED, results=results)
         run.log(f"finished: {results.folder}")
     run.group.wait_for_leader()
+
+
+def _measure_test(run: Run, step: int) -> tuple[Evaluation | None, list[str]]:
+    """Return how the model does on the test split, if there is one, and what has gone wrong with that."""
+    try:
+        return measure_split(run, "test", step), []
+    except NonFiniteError as error:  # One sample is enough, and no reason to lose what was trained.
+        problem = f"{error.message}; look for extreme values in it"
+        run.warn(problem)
+        return None, [problem]
 
 
 def _predict(run: Run, folder: ResultsFolder) -> str | None:
@@ -77,13 +88,21 @@ def _predict(run: Run, folder: ResultsFolder) -> str | None:
 class _Results:
     """What rank 0 writes, and what of it has failed."""
 
-    def __init__(self, run: Run, folder: ResultsFolder, model: nn.Module, step: int, test: Evaluation | None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        folder: ResultsFolder,
+        model: nn.Module,
+        step: int,
+        test: Evaluation | None,
+        problems: list[str],
+    ) -> None:
         self._run = run
         self._folder = folder
         self._model = model
         self._step = step
         self._test = test
-        self._problems: list[str] = []
+        self._problems = problems
 
     def write(self, predictions: str | None) -> Results:
         """Write everything and return where it lies: first what the job is for, then the rest."""
@@ -94,10 +113,13 @@ class _Results:
         results = Results(folder=self._folder.path, weights=weights.path, predictions=predictions, exports=[weights])
         self._summarize(results)
         more = self._generate() | self._explain()
-        results = results.model_copy(update={"exports": [weights, *self._export()], "problems": self._problems[:8]})
-        results = results.model_copy(update=more)
-        self._summarize(results)
-        return results
+        results = results.model_copy(update={"exports": [weights, *self._export()], **more})
+        # What it says of the weights is written already.
+        self._attempt(SUMMARY, lambda: self._summarize(self._with_problems(results)))
+        return self._with_problems(results)
+
+    def _with_problems(self, results: Results) -> Results:
+        return results.model_copy(update={"problems": self._problems[:8]})
 
     def _write_weights(self) -> Export:
         with tempfile.TemporaryDirectory(prefix="trainwright-results-") as scratch:

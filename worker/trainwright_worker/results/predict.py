@@ -76,12 +76,17 @@ def _flat(row: Row) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in row.items():
         if name == "probabilities":
-            flat |= {f"probability_{label}": f"{share:.9g}" for label, share in value.items()}
+            flat |= {f"probability_{label}": _digits(share) for label, share in value.items()}
         elif isinstance(value, list):
-            flat |= {f"{name}_{number}": f"{item:.9g}" for number, item in enumerate(value)}
+            flat |= {f"{name}_{number}": _digits(item) for number, item in enumerate(value)}
         else:
-            flat[name] = f"{value:.9g}" if isinstance(value, float) else value
+            flat[name] = _digits(value)
     return flat
+
+
+def _digits(value: Any) -> Any:
+    """Return a number as CSV has it; anything else, of which None becomes an empty field, as it is."""
+    return f"{value:.7g}" if isinstance(value, float) else value
 
 
 def _csv_line(values: Any) -> bytes:

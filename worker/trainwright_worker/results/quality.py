@@ -42,7 +42,7 @@ def measure(model: Callable[[Batch], Tensor], split: Split, job: TrainingJobSpec
         `samples`, `loss`, and the other figures that the job's evaluations have.
     """
     deviation = dataset.normalization.target_deviation
-    loss = make_measure(job.loss_name, job.loss)
+    loss = make_measure(job.loss_name, job.loss, dataset.facts.outputs)
     measures = make_measures(job, loss, dataset.facts.outputs, deviation, torch.device("cpu"))
     samples, figures = 0, dict[str, float]()
     for batch in batches(split, MEASURED):

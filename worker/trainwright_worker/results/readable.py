@@ -1,5 +1,6 @@
 """From a model's outputs to what a person or another program reads."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +39,7 @@ def _classes(batch: Batch, said: Tensor, classes: tuple[str, ...], *, known: boo
     rows: list[Row] = []
     for target, shares in zip(batch.targets.tolist(), said.tolist(), strict=True):
         row: Row = {"target": classes[target]} if known else {}
-        row["prediction"] = classes[shares.index(max(shares))]
+        row["prediction"] = classes[shares.index(max(shares))] if all(map(math.isfinite, shares)) else None
         row["probabilities"] = dict(zip(classes, map(_short, shares), strict=True))
         rows.append(row)
     return rows
@@ -77,6 +78,6 @@ def _spell(numbers: Tensor, characters: tuple[str, ...]) -> str:
     return "".join(characters[number - 1] for number in numbers.tolist() if number != BLANK)
 
 
-def _short(value: float) -> float:
-    """Return a float32's worth of digits."""
-    return float(f"{value:.9g}")
+def _short(value: float) -> float | None:
+    """Return the digits of a float32 that mean something; None for what is no number, which JSON has no word for."""
+    return float(f"{value:.7g}") if math.isfinite(value) else None

@@ -47,6 +47,7 @@ class Tracking:
         story = Story(config.name, config.uid, attempt, resumed, flatten(config.spec.to_wire()), kept)
         self._recorders: list[Recorder] = []
         self._evaluated: tuple[str, int] | None = None
+        self._newest = resumed
         if spec.tensorboard:
             make = partial(TensorboardTracker, f"{folder}/tensorboard", story)
             # A file grows with every record, an object is written anew.
@@ -70,7 +71,9 @@ class Tracking:
         if isinstance(evaluation, Evaluation) and (evaluation.split, evaluation.step) != self._evaluated:
             self._evaluated = (evaluation.split, evaluation.step)
             metrics = {f"{evaluation.split}/{name}": value for name, value in evaluation.metrics.items()}
-            self._record(evaluation.step, metrics)
+            # The test at the end may be of an earlier, best step. A step that goes back means to trackers that training did.
+            at = max(self._newest, evaluation.step) if evaluation.split == "test" else evaluation.step
+            self._record(at, metrics)
 
     def close(self, ending: Ending, artifacts: Mapping[str, str], seconds: float) -> None:
         """End the runs of all trackers, in at most so many seconds."""
@@ -82,6 +85,7 @@ class Tracking:
         self._recorders = []
 
     def _record(self, step: int, values: Mapping[str, float]) -> None:
+        self._newest = step
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         for recorder in self._recorders:
             recorder.add(Record(step, time.time(), finite))

@@ -54,9 +54,14 @@ class Clock:
         self.loss_sum, self.loss_steps = loss_sum, steps
         return total / taken if taken > 0 else None
 
-    def forget_losses(self) -> None:
-        """Begin another sum of losses: that of a new epoch, or after a way back."""
-        self.loss_sum, self.loss_steps = 0.0, 0
+    def expect_losses(self, loss_sum: float = 0.0, steps: int = 0) -> None:
+        """Go on from another sum of losses: that of a new epoch, or of the checkpoint from which training goes on.
+
+        Args:
+            loss_sum: Sum of the mean losses since the epoch began.
+            steps: Steps in that sum.
+        """
+        self.loss_sum, self.loss_steps = loss_sum, steps
 
     def rates(self, step: int, samples: int) -> tuple[float | None, float | None]:
         """Return steps and samples per second of this launch so far; None until its second meeting.

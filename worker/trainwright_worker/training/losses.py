@@ -20,17 +20,19 @@ BLANK: Final = 0
 """The class that stands for "no character here" in transcription."""
 
 
-def make_loss(name: LossName, spec: LossSpec | None = None) -> Loss:
+def make_loss(name: LossName, spec: LossSpec | None = None, known: int | None = None) -> Loss:
     """Return the loss of that name, averaged over whatever `count_targets` counts.
 
     Args:
         name: The loss.
         spec: Its settings; None for the defaults.
+        known: How many of a model's outputs stand for something, if it may have more. Without label smoothing the others
+            count, since training soon has them say nothing, and a copy of all outputs that matter is spared.
     """
     smoothing = (spec.label_smoothing if spec is not None else None) or 0.0
     delta = (spec.delta if spec is not None else None) or 1.0
     losses: dict[LossName, Loss] = {
-        LossName.CROSS_ENTROPY: partial(_cross_entropy, smoothing=smoothing),
+        LossName.CROSS_ENTROPY: partial(_cross_entropy, smoothing=smoothing, known=known if smoothing else None),
         LossName.BCE: _binary_cross_entropy,
         LossName.MSE: lambda outputs, batch: F.mse_loss(outputs, batch.targets),
         LossName.L1: lambda outputs, batch: F.l1_loss(outputs, batch.targets),
@@ -40,9 +42,15 @@ def make_loss(name: LossName, spec: LossSpec | None = None) -> Loss:
     return losses[name]
 
 
-def make_measure(name: LossName, spec: LossSpec | None = None) -> Loss:
-    """Return the loss as evaluations measure it: without label smoothing, which is a remedy and no measure."""
-    return make_loss(name, None if spec is None else spec.model_copy(update={"label_smoothing": None}))
+def make_measure(name: LossName, spec: LossSpec | None = None, known: int | None = None) -> Loss:
+    """Return the loss as evaluations measure it: without label smoothing, which is a remedy and no measure.
+
+    What takes part in no training with smoothing has no part in its measure either, see `make_loss`.
+    """
+    loss = make_loss(name, None if spec is None else spec.model_copy(update={"label_smoothing": None}))
+    if known is None or spec is None or not spec.label_smoothing:
+        return loss
+    return lambda outputs, batch: loss(outputs[..., :known], batch)
 
 
 def count_targets(batch: Batch) -> int | Tensor:
@@ -90,8 +98,9 @@ def frame_lengths(outputs: Tensor, batch: Batch) -> Tensor:
     return (batch.mask.sum(1) * frames + given - 1) // given
 
 
-def _cross_entropy(outputs: Tensor, batch: Batch, smoothing: float) -> Tensor:
+def _cross_entropy(outputs: Tensor, batch: Batch, smoothing: float, known: int | None) -> Tensor:
     """Compare logits [batch, classes] with classes, or [batch, length, tokens] with tokens, of which some do not count."""
+    outputs = outputs if known is None else outputs[..., :known]
     if outputs.dim() == batch.targets.dim() + 1 and batch.targets.dim() > 1:
         total = F.cross_entropy(
             outputs.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED, reduction="sum",

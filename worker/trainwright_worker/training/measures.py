@@ -25,6 +25,8 @@ _TORCHMETRICS: Final = frozenset(
     {MetricName.TOP5_ACCURACY, MetricName.F1, MetricName.PRECISION, MetricName.RECALL, MetricName.AUROC}
 )
 _TOP: Final = 5
+_ROUNDING: Final = 1e-12
+"""What share of a sum of squares float64 may lose."""
 _LARGEST_EXPONENT: Final = 709.0
 """Beyond it, e^x is infinite in float64."""
 _FIRST_CHARACTER: Final = 0x4E00
@@ -130,8 +132,8 @@ class Errors:
         sums = torch.tensor(group.sum(self._sums.flatten().tolist()), dtype=torch.float64).reshape(self._sums.shape)
         count, absolute, squared, target, squares = sums
         spread = squares - target.square() / count
-        # Without spread there is nothing to explain: 0 by convention, as a constant prediction would get.
-        explained = torch.where(spread > 0, 1 - squared / spread, 0.0)
+        # Without spread, but for rounding, there is nothing to explain: 0 by convention, as a constant prediction would get.
+        explained = torch.where(spread > _ROUNDING * squares, 1 - squared / spread, 0.0)
         return {
             MetricName.MAE: float((absolute / count * self._deviation).mean()),
             MetricName.RMSE: float((squared / count * self._deviation.square()).mean().sqrt()),
@@ -201,7 +203,9 @@ def check_metrics(spec: TrainingJobSpec, classes: int) -> None:
         UserError: There are too few classes for a top five to mean anything.
     """
     if MetricName.TOP5_ACCURACY in wanted_metrics(spec) and classes <= _TOP:
-        raise UserError(f"spec.evaluation.metrics: top5-accuracy, but the data has only {classes} classes")
+        named = MetricName.TOP5_ACCURACY in (spec.evaluation.metrics or ())
+        field = "spec.evaluation.metrics" if named else "spec.training.earlyStopping.metric"
+        raise UserError(f"{field}: top5-accuracy, but the data has only {classes} classes")
 
 
 def preload(spec: TrainingJobSpec) -> None:

@@ -25,7 +25,7 @@ from trainwright_worker.training.evaluate import evaluate
 from trainwright_worker.training.losses import make_measure
 from trainwright_worker.training.measures import make_measures, shown_figures
 from trainwright_worker.training.patience import is_better, lose_patience
-from trainwright_worker.training.recovery import count_skipped, is_sound, pass_over, roll_back
+from trainwright_worker.training.recovery import count_skipped, is_sound, pass_over, recall_losses, roll_back
 from trainwright_worker.training.run import Run
 from trainwright_worker.training.state import gather_state, pack_rank
 
@@ -60,6 +60,7 @@ def begin(run: Run) -> None:
     run.model.train()
     if run.saved_step < 0 and run.spec.health.non_finite == NonFinitePolicy.ROLLBACK:
         _save(run)  # There must be something to go back to.
+    recall_losses(run)
     _leave_bad_data(run)
     run.agenda.plan_next(run.progress.step)
 
@@ -148,7 +149,11 @@ def measure_split(run: Run, name: str, step: int | None = None) -> Evaluation | 
     step = run.progress.step if step is None else step
     facts, deviation = run.dataset.facts, run.dataset.normalization.target_deviation
     measures = make_measures(
-        run.spec, make_measure(run.spec.loss_name, run.spec.loss), facts.outputs, deviation, run.group.device
+        run.spec,
+        make_measure(run.spec.loss_name, run.spec.loss, facts.outputs),
+        facts.outputs,
+        deviation,
+        run.group.device,
     )
     metrics = evaluate(
         run.model, run.passes.forward, samples, run.group, measures, evaluation_batch(run), run.pulse.beat
@@ -196,7 +201,7 @@ def _close_epoch(run: Run, verdict: Verdict) -> None:
     progress.history.append({"epoch": epoch, "step": progress.step, "loss": loss})
     progress.loss_sum.zero_()
     progress.omissions.before_epoch += progress.omissions.in_epoch
-    run.clock.forget_losses()
+    run.clock.expect_losses()
 
 
 def _tell_progress(run: Run, loss: float | None, norm: float | None) -> None:

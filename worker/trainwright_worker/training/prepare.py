@@ -228,7 +228,7 @@ def _take_dry_step(
 
 def _make_loss(config: WorkerConfig, dataset: Dataset, group: Group) -> tuple[Loss, str]:
     """Return the loss, and what a person should know of it, if anything."""
-    loss = make_loss(config.spec.loss_name, config.spec.loss)
+    loss = make_loss(config.spec.loss_name, config.spec.loss, dataset.facts.outputs)
     if config.spec.distillation is None:
         return loss, ""
     return make_distilled(config.spec, dataset, config.data_root, group.device, loss)

@@ -37,11 +37,18 @@ def roll_back(run: Run) -> None:
     reload(run)
     run.agenda.holes = run.progress.omissions.holes = [*holes, (sound, step)]
     run.clock.meet(run.progress.step)
-    run.clock.forget_losses()
+    recall_losses(run)
     run.warn(
         f"the loss was not finite at step {step}: back to step {run.progress.step}, passing over the data of steps "
         f"{sound + 1} to {step}"
     )
+
+
+def recall_losses(run: Run) -> None:
+    """Have the next loss that is told be of the steps from here on, not of the whole epoch. All ranks must call this."""
+    taken = run.progress.step % run.agenda.steps_per_epoch
+    [total] = run.group.sum([float(run.progress.loss_sum)])
+    run.clock.expect_losses(total / run.group.size, max(0, taken - run.progress.omissions.in_epoch))
 
 
 def pass_over(run: Run) -> bool:

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from trained import write_reviews
 
+from trainwright.api.exit_codes import ExitCode
 from trainwright_worker.batch import run_model
 from trainwright_worker.data.dataset import measure, process, read
 from trainwright_worker.models.build import build
@@ -169,3 +170,39 @@ def test_what_cannot_be_made_is_refused_before_training(make_job, wish, message)
     assert worker.wait() == 64
     assert worker.termination.message == message
     assert not job.checkpoints
+
+
+def test_one_extreme_value_in_the_test_split_costs_its_measure_and_nothing_else(make_job):
+    job = make_job(
+        {
+            "task": "regression",
+            "model": {"name": "linear"},
+            "dataset": {"csv": {"path": "train.csv", "testPath": "test.csv", "target": "t"}},
+            "training": {"epochs": 2, "globalBatchSize": 8},
+        }
+    )
+    data = job.folder / "data"
+    data.mkdir(exist_ok=True)
+    (data / "train.csv").write_text("a,b,t\n" + "".join(f"{number},0,{2 * number}\n" for number in range(64)))
+    (data / "test.csv").write_text("a,b,t\n1,0,2\n2,1e30,4\n")
+    job.run()
+    problem = "the loss on the test split is not finite at step 16; look for extreme values in it"
+    assert last(job).problems == [problem]
+    assert job.summary["problems"] == [problem]
+    assert job.summary["test"] is None
+    assert set(load_file(job.results / "weights.safetensors"))
+    assert problem in job.reports[-1].message
+
+
+def test_given_inputs_beyond_the_numbers_that_are_computed_with_are_refused(make_job):
+    job = make_job(
+        {
+            "model": {"name": "linear"},
+            "dataset": IRIS,
+            "training": {"epochs": 1, "globalBatchSize": 8},
+            "prediction": {"inputs": [[1, 2, 3, 4], [1, 1e39, 1, 1]]},
+        }
+    )
+    worker = job.start()
+    assert worker.wait() == ExitCode.USER_ERROR, worker.log
+    assert worker.termination.message == "spec.prediction.inputs[1][1]: 1e+39 is beyond 32-bit numbers"

@@ -61,6 +61,28 @@ def test_tensorboard_shows_the_whole_run_and_nothing_twice_after_a_restart(make_
     assert again["validation/loss"] == shown["validation/loss"], "the steps up to 10 are still there, the rest is anew"
 
 
+def test_the_test_of_the_best_weights_wipes_nothing_out(make_job):
+    job = make_job(
+        {
+            "model": {"name": "mlp", "args": {"hidden": [256]}},
+            "dataset": {
+                "synthetic": {"kind": "clusters", "samples": 300, "features": 10, "classes": 5, "noise": 4.0},
+                "split": {"validation": 0.3, "test": 0.2},
+            },
+            "optimizer": {"name": "adam", "learningRate": 0.01},
+            "training": {"epochs": 12, "globalBatchSize": 50, "earlyStopping": {"metric": "loss", "patience": 100}},
+            "checkpoint": {"keepBest": True},
+        }
+    )
+    job.run()
+    last, best = job.summary["step"], job.summary["weightsOfStep"]
+    assert best < last
+    shown = scalars(job)
+    assert shown["train/loss"][-1][0] == last
+    assert [step for step, _ in shown["validation/loss"]] == list(range(3, last + 1, 3))
+    assert [step for step, _ in shown["test/loss"]] == [last]
+
+
 def test_tensorboard_shows_nothing_twice_of_a_job_that_began_again_from_scratch(tmp_path):
     for attempt, last in ((1, 3), (2, 2)):
         tracker = TensorboardTracker(str(tmp_path), Story("job", "u1", attempt, 0, {}, ""))
