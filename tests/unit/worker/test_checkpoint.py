@@ -411,3 +411,15 @@ def test_what_is_sent_to_other_ranks_is_in_the_same_order_in_every_process():
     for names in (list(targets), list(reversed(targets))):
         source.fill({name: targets[name] for name in names}, group)
     assert sent[:3] == sent[3:]
+
+
+def test_what_could_not_be_written_takes_no_room(tmp_path):
+    def parts():
+        yield b"begun"
+        raise OSError(28, "No space left on device")
+
+    storage = FolderStorage(str(tmp_path))
+    storage.write("file", [b"before"])
+    with pytest.raises(OSError, match="No space left"):
+        storage.write("file", parts())
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"before")]
