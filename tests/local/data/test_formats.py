@@ -4,12 +4,15 @@ import bz2
 import gzip
 import io
 import json
+import os
 import subprocess
 import sys
+from decimal import Decimal
 from itertools import pairwise
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
@@ -72,6 +75,42 @@ def test_parquet_files_with_their_columns_in_another_order(open_data, tmp_path):
     assert data.splits.train.features == ("a", "b")
 
 
+def test_whole_numbers_spell_the_same_classes_in_parquet_whatever_their_type(open_data, tmp_path):
+    numbers = ([0, 1], [1.0, 0.0], [Decimal("0.00"), Decimal("1.00")], pa.array([1, 0], pa.int8()).dictionary_encode())
+    for part, labels in enumerate(numbers):
+        parquet.write_table(pa.table({"a": [1.0, 2.0], "y": labels}), tmp_path / f"{part}.parquet")
+    data = open_data({"parquet": {"path": ".", "target": "y"}})
+    assert (data.classes, len(data.splits.train)) == (("0", "1"), 8)
+
+
+def test_an_index_of_pandas_is_left_out_of_parquet_unless_it_is_listed(open_data, tmp_path):
+    rows = pd.DataFrame({"a": [1.0, 2, 3, 4], "y": ["u", "v"] * 2})
+    rows.iloc[[2, 0, 3, 1]].to_parquet(tmp_path / "number.parquet")
+    rows.set_index(pd.Index(range(4), name="customer")).to_parquet(tmp_path / "named.parquet", index=True)
+    for file, name in (("number", "__index_level_0__"), ("named", "customer")):
+        source = {"path": f"{file}.parquet", "target": "y"}
+        splits = open_data({"parquet": source}).splits
+        assert splits.train.features == ("a",)
+        said = f"the column {name!r} is an index that pandas wrote and left out; list it to learn from it"
+        assert splits.notes == (f"spec.dataset.parquet.features: {said}",)
+        listed = open_data({"parquet": {**source, "features": ["a", name]}}).splits
+        assert (listed.train.features, listed.notes) == (("a", name), ())
+
+
+def test_times_are_told_apart_in_tables_of_any_kind(open_data, tmp_path):
+    times = {"t": [1_700_000_000_000 + n for n in range(4)], "y": [1_700_000_000 + n for n in range(4)]}
+    parquet.write_table(pa.table(times), tmp_path / "t.parquet")
+    source = saved(tmp_path, train=times)
+    for dataset in (
+        {"parquet": {"path": "t.parquet", "target": "y"}},
+        {"huggingface": {**source, "features": ["t"], "label": "y"}},
+    ):
+        train = open_data(dataset, "regression").splits.train
+        for part in (train.inputs, train.targets):
+            assert part.dtype == torch.float32
+            assert sorted(part.flatten().tolist()) == pytest.approx([n / 1.25**0.5 for n in (-1.5, -0.5, 0.5, 1.5)])
+
+
 @pytest.mark.parametrize("form", ["PNG", "JPEG"])
 def test_an_image_folder_as_imagenet_has_it(open_data, tmp_path, form):
     write_images(tmp_path / "train", ("n02", "n01"), 3, form)
@@ -111,6 +150,41 @@ def test_scaling_to_the_size_is_what_torchvision_does(open_data, tmp_path):
     )
     expected = usual(Image.open(tmp_path / "a" / "0.png"))
     assert torch.allclose(data.splits.train.take(torch.tensor([0])).inputs[0], expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [("train", "val", "test"), ("Training", "Valid", "TESTING"), ("Train", "dev", "Test")],
+)
+def test_folders_of_splits_go_by_many_names_and_may_be_links(open_data, tmp_path, train, validation, test):
+    for number, name in enumerate((train, validation, test)):
+        for label in "ab":
+            for row in range(number + 1):
+                place = tmp_path / "full" / name / label
+                place.mkdir(parents=True, exist_ok=True)
+                (place / f"{row}.png").write_bytes(picture(50 * number))
+                (place / f"{row}.txt").write_text(f"text {row}")
+    (tmp_path / "own" / train).mkdir(parents=True)
+    for name in (validation, test):
+        (tmp_path / "own" / name).symlink_to(tmp_path / "full" / name)
+    for label in "ab":
+        (tmp_path / "own" / train / label).symlink_to(tmp_path / "full" / train / label)
+    for dataset in ({"imageFolder": {"path": "own", "size": 8}}, {"labeledText": {"path": "own"}}):
+        splits = open_data(dataset).splits
+        assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [2, 4, 6]
+
+
+def test_image_files_of_any_name(open_data, tmp_path):
+    write_images(tmp_path, ("a", "b"), 2)
+    (tmp_path / "a" / "0.png").rename(tmp_path / "a" / "0.jfif")
+    (tmp_path / "a" / "1.png").rename(tmp_path / "a" / os.fsdecode(b"\xfcber.png"))
+    for name in ("a/x.heic", "b/y.heic", "b/labels"):
+        (tmp_path / name).touch()
+    data = open_data({"imageFolder": {"path": ".", "size": 8}, "normalize": "none"})
+    red = data.splits.train.take(torch.arange(4)).inputs[:, 0].mean((1, 2))
+    assert sorted(red.tolist()) == [50, 50, 150, 150]
+    said = "3 files are left out, since their extensions (.heic, none) are none of images"
+    assert data.splits.notes == (f"spec.dataset.imageFolder.path: {said}",)
 
 
 def test_imdb_reviews(open_data, tmp_path):
@@ -317,6 +391,10 @@ def test_a_saved_dataset_of_images_and_one_of_numbers(open_data, tmp_path):
     batch = data.splits.train.take(torch.arange(6))
     assert torch.equal(batch.inputs[:, 0].mean((1, 2)) > 50, batch.targets == 1)
     source = saved(tmp_path, train={"a": [[1.0, 2.0], [3.0, 4.0]], "b": [5, 6], "price": [0.5, 1.5]})
+    looked_at = datasets.load_from_disk(tmp_path / "images").with_format("torch", columns=["label"])
+    looked_at.save_to_disk(tmp_path / "tensors")
+    again = open_data({"huggingface": {"path": "tensors", "image": "image", "size": 8}, "normalize": "none"})
+    assert torch.equal(again.splits.train.take(torch.arange(6)).inputs, batch.inputs)
     numbers = open_data(
         {"huggingface": {**source, "features": ["b", "a"], "label": "price"}, "normalize": "none"}, "regression"
     )
@@ -335,6 +413,14 @@ def test_shards_are_read_at_random_by_their_index(open_data, tmp_path):
     batch = data.splits.train.take(torch.arange(12))
     assert sorted(batch.inputs[:, 0, 0, 0].tolist()) == [10.0 * n for n in range(12)]
     assert torch.equal(batch.inputs[:, 0, 0, 0] // 10 % 2, batch.targets.float())
+
+
+def test_images_whose_names_have_another_dot_are_left_out_of_shards_and_said(open_data, tmp_path):
+    whole = [("a.png", picture()), ("a.cls", b"0"), ("c.png", picture()), ("c.cls", b"1"), ("c.seg.png", picture())]
+    write_tar(tmp_path / "s.tar", [*whole, ("d/b.v2.png", picture()), ("d/b.v2.cls", b"1"), ("d/b.v3.png", picture())])
+    splits = open_data({"webdataset": {"path": "s.tar", "size": 8}}).splits
+    assert len(splits.train) == 2
+    assert splits.notes[0].startswith("spec.dataset.webdataset.path: 2 images, as 'd/b.v2.png', are left out: files of")
 
 
 def test_sequences_with_their_transcripts(open_data, tmp_path):

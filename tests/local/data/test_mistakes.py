@@ -1,8 +1,12 @@
 """What a user can get wrong about data: refused before training starts, with the field and the value."""
 
+import bz2
 import gzip
 import json
+import lzma
+import os
 import re
+import tarfile
 
 import datasets
 import pyarrow as pa
@@ -61,6 +65,47 @@ def refused(open_data):
 def test_labelled_text(refused, tmp_path, rows, source, words):
     write_jsonl(tmp_path / "a.jsonl", rows)
     refused(words, {"labeledText": {"path": "a.jsonl", **source}})
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("text,label\na, and b,x\nc,y\n", "labeledText.path: line 2 of .*a.csv has 3 values, its header 2"),
+        ("text,label\na,x\nc\n", "labeledText.path: line 3 of .*a.csv has 1 values, its header 2"),
+        ("text,label,label\na,x,y\n", "labeledText.path: .*a.csv has 2 columns named 'label'"),
+        ("text,stars\na,x\n", "labeledText.labelField: .*a.csv has no 'label'; it has text, stars"),
+        ('text,label\na,x\n"b,y\nc,y\n', "cannot read .*a.csv from line 3 on as UTF-8 CSV: unexpected end"),
+    ],
+)
+def test_labelled_text_in_csv(refused, tmp_path, lines, words):
+    (tmp_path / "a.csv").write_text(lines)
+    refused(words, {"labeledText": {"path": "a.csv"}})
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"review": ["a"], "label": ["x"]}, "labeledText.textField: .*a.parquet has no 'text'; it has review, label"),
+        ({"text": ["a", None], "label": ["x", "y"]}, "row 1 of .*a.parquet: the text in 'text' is None"),
+        ({"text": ["a", "b"], "label": ["x", None]}, "row 1 of .*a.parquet: the label in 'label' is None"),
+    ],
+)
+def test_labelled_text_in_parquet(refused, tmp_path, columns, words):
+    parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
+    refused(words, {"labeledText": {"path": "a.parquet"}})
+
+
+@pytest.mark.parametrize(("suffix", "compress"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)])
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_compressed_files_that_are_damaged(refused, tmp_path, suffix, compress, damage):
+    rows = "".join(f"{n**3 % 10007},{n % 2}\n" for n in range(9000))
+    content = bytearray(compress(f"x,y\n{rows}".encode()))
+    if damage == "cut":
+        del content[-1000:]
+    else:
+        content[10:20] = b"\xff" * 10
+    (tmp_path / f"a.csv.{suffix}").write_bytes(content)
+    refused(f"csv.path: cannot read .*a.csv.{suffix}: ", {"csv": {"path": f"a.csv.{suffix}", "target": "y"}})
 
 
 def test_text_files(refused, tmp_path):
@@ -132,6 +177,14 @@ def test_images(refused, open_data, tmp_path):
     for file in (tmp_path / "train" / "b").iterdir():
         file.unlink()
     refused("the folder of the class 'b' in .* holds no images", source)
+    (tmp_path / "train" / os.fsdecode(b"\xfc")).mkdir()
+    refused(r"imageFolder.path: the name of the folder .*/train/\\xfc is no UTF-8", source)
+    (tmp_path / "train" / os.fsdecode(b"\xfc")).rmdir()
+    (tmp_path / "train" / "b" / os.fsdecode(b"\xfc.png")).write_bytes(b"no image")
+    refused(r"cannot decode the image .*/train/b/\\xfc.png", source)
+    (tmp_path / "Training").mkdir()
+    refused("imageFolder.path: .* has two train splits, '[tT]rain(ing)?' and '[tT]rain(ing)?'", source)
+    (tmp_path / "Training").rmdir()
     (tmp_path / "val" / "b").mkdir()
     (tmp_path / "val" / "b" / "0.png").write_bytes(picture())
     gray = {"imageFolder": {"path": "val", "size": 8, "grayscale": True}, "normalize": "imagenet"}
@@ -150,6 +203,41 @@ def test_shards(refused, tmp_path):
     refused("s-0.tar is no whole tar file", source)
     (tmp_path / "s.tar.gz").write_bytes(gzip.compress((tmp_path / "s-1.tar").read_bytes()))
     refused("webdataset.path: .*s.tar.gz is compressed", {"webdataset": {"path": "s.tar.gz", "size": 8}})
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("a.jpg", "a.png", "a.cls"), "the sample 'a' in .*s.tar has two images"),
+        (("a.png", "a.cls", "a.png"), "the sample 'a' in .*s.tar has two images"),
+        (("x/a.png", "x/a.cls", "x/a.cls"), "the sample 'x/a' in .*s.tar has two labels"),
+        (("a.v1.png", "a.v1.cls"), "webdataset.path: s.tar holds no samples"),
+    ],
+)
+def test_samples_of_shards_that_are_not_one_image_and_one_label(refused, tmp_path, names, words):
+    write_tar(tmp_path / "s.tar", [(name, b"0" if name.endswith("cls") else picture()) for name in names])
+    refused(words, {"webdataset": {"path": "s.tar", "size": 8}})
+
+
+@pytest.mark.parametrize("damage", ["cut in a header", "cut after a member", "header", "joined"])
+def test_shards_that_are_read_no_further_than_they_are_whole(refused, tmp_path, damage):
+    members = [
+        (f"{n}.{kind}", picture() if kind == "png" else b"01"[n:][:1]) for n in range(2) for kind in ("png", "cls")
+    ]
+    write_tar(tmp_path / "s.tar", members)
+    content = (tmp_path / "s.tar").read_bytes()
+    with tarfile.open(tmp_path / "s.tar") as archive:
+        second = archive.getmember("1.png").offset
+    content = {
+        "cut in a header": content[: second + 100],
+        "cut after a member": content[:second],
+        "header": content[:second] + b"?" + content[second + 1 :],
+        "joined": content * 2,
+    }[damage]
+    (tmp_path / "s.tar").write_bytes(content)
+    refused(
+        "webdataset.path: .*s.tar is no whole tar file: what is at byte", {"webdataset": {"path": "s.tar", "size": 8}}
+    )
 
 
 @pytest.mark.parametrize(
@@ -199,6 +287,7 @@ def test_saved_datasets(refused, tmp_path):
         ),
         ({"frames": [[1], [1, 2]], "text": "a"}, "framesField: line 1 of .*: the frames are no equally long lists"),
         ({"frames": [], "text": "a"}, "framesField: line 1"),
+        ({"frames": [[10**400]] * 3, "text": "a"}, "framesField: line 1 of .*: the frames are no .* lists of numbers"),
         ({"frames": [[1.0]] * 3, "text": ""}, "textField: line 1 of .*: the transcript is ''"),
         ({"frames": [[1.0]] * 3, "text": "\ud83d"}, r"textField: line 1 of .*: the transcript holds '\\ud83d'"),
         ({"frames": [[1.0]] * 3, "text": "aab"}, "3 frames cannot spell 3 characters, 1 of them doubled"),
@@ -222,6 +311,36 @@ def test_texts_in_parquet_that_are_not_utf8(refused, tmp_path):
     texts = pa.StringArray.from_buffers(2, places, pa.py_buffer(b"a\xed\xa0\xbd"))
     parquet.write_table(pa.table({"text": texts, "label": ["x", "y"]}), tmp_path / "t.parquet")
     refused("labeledText.path: cannot read .*t.parquet as Parquet: 'utf-8'", {"labeledText": {"path": "t.parquet"}})
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([1, None], pa.timestamp("ns")),
+        pa.array([1, None], pa.date32()),
+        pa.array([1, None], pa.duration("s")),
+        pa.array([True, None]),
+        pa.array([1, None], pa.int64()),
+        pa.array([1, 1e39]),
+    ],
+)
+def test_what_is_no_number_in_parquet(refused, tmp_path, column):
+    parquet.write_table(pa.table({"a": column, "y": ["u", "v"]}), tmp_path / "t.parquet")
+    words = "parquet.path: .*, column 'a' holds values that are not finite numbers of 32 bits"
+    refused(words, {"parquet": {"path": "t.parquet", "target": "y"}})
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ([True, False], [0, 1], "holds bool in .*0.parquet, but numbers in .*1.parquet"),
+        ([0, 1], ["0", "1"], "holds numbers in .*0.parquet, but texts in .*1.parquet"),
+    ],
+)
+def test_labels_of_two_kinds_in_parquet(refused, tmp_path, first, second, words):
+    for part, labels in enumerate((first, second)):
+        parquet.write_table(pa.table({"a": [1.0, 2.0], "y": labels}), tmp_path / f"{part}.parquet")
+    refused(f"parquet.target: column 'y' {words}", {"parquet": {"path": ".", "target": "y"}})
 
 
 def test_parquet(refused, tmp_path):

@@ -54,6 +54,28 @@ def test_normalization_is_measured_per_feature_and_survives_json():
     assert (found.target_mean, found.target_deviation) == ((20,), (10,))
 
 
+def test_numbers_that_only_64_bits_tell_apart_are_scaled_before_they_are_rounded():
+    seconds = 1_700_000_000 + torch.arange(4.0, dtype=torch.float64)[:, None]
+    samples = Samples(torch.cat([seconds, 1000 * seconds], 1), seconds)
+    found = measure_samples(samples, Normalize.STANDARD)
+    expected = (torch.arange(4.0) - 1.5)[:, None] / 1.25**0.5
+    scaled = found.apply(samples)
+    assert (scaled.inputs.dtype, scaled.targets.dtype) == (torch.float32, torch.float32)
+    assert torch.allclose(scaled.inputs, expected.expand(-1, 2))
+    assert torch.allclose(scaled.targets, expected)
+    assert measure_samples(samples, Normalize.NONE).apply(samples).inputs.dtype == torch.float32
+
+
+@pytest.mark.parametrize("spec", [Normalize.STANDARD, Normalize.UNIT])
+@pytest.mark.parametrize("noise", [0, 1e-17])
+def test_a_column_that_changes_by_nothing_but_rounding_is_left_at_0(spec, noise):
+    column = torch.full((1000, 1), 0.1, dtype=torch.float64)
+    column[::3] += noise
+    found = measure_samples(Samples(column, column.clone()), spec)
+    assert (found.deviation, found.target_deviation) == ((1,), (1,))
+    assert found.apply_to_inputs(column).abs().max() < 1e-15
+
+
 def test_each_target_of_a_regression_is_scaled_by_itself():
     rows = torch.arange(5.0)
     targets = torch.stack([1000 + rows, 0.001 * rows, torch.full((5,), 7.0)], dim=1)

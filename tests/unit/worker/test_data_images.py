@@ -17,7 +17,7 @@ from trainwright_worker.data.augment import augment, center, draw_part
 from trainwright_worker.data.normalization import Normalization, measure_samples
 from trainwright_worker.data.pictures import ChangedSamples, Pictures, choose_some, decode
 from trainwright_worker.data.table import Samples
-from trainwright_worker.errors import UserError
+from trainwright_worker.errors import DataError, UserError
 
 
 def image(height=12, width=16, channels=3, dtype=np.uint8):
@@ -104,6 +104,59 @@ def test_images_of_sixteen_bits_keep_their_shades(form, grayscale):
     found = decode(file.getvalue(), "a", "spec.x", grayscale=grayscale)
     assert (found == np.arange(256).reshape(16, 16, 1)).all()
     assert found.shape[2] == (1 if grayscale else 3)
+
+
+def encoded(picture, form, **options):
+    file = io.BytesIO()
+    picture.save(file, form, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_images_are_turned_upright_as_exif_says(form):
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:, :16] = 255
+    turned = Image.Exif()
+    turned[0x112] = 6  # what was left is to be at the top
+    found = decode(encoded(Image.fromarray(pixels), form, exif=turned), "a", "spec.x", grayscale=True)[..., 0]
+    assert found.shape == (32, 16)
+    assert found[:14].min() > 200
+    assert found[18:].max() < 50
+
+
+def test_damaged_exif_is_no_damaged_image():
+    damaged = b"Exif\0\0MM\0\4\0\0\0\x08"
+    assert decode(encoded(Image.new("L", (3, 2)), "JPEG", exif=damaged), "a", "spec.x", grayscale=True).shape == (
+        2,
+        3,
+        1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "options"),
+    [
+        ("RGBA", (255, 0, 0, 255), {}),
+        ("LA", (50, 255), {}),
+        ("RGB", (255, 0, 0), {"transparency": (0, 0, 0)}),
+        ("L", 50, {"transparency": 0}),
+        ("P", 5, {"transparency": 0}),
+    ],
+)
+def test_what_is_transparent_is_white(mode, colour, options):
+    picture = Image.new(mode, (2, 1))
+    picture.putpixel((1, 0), colour)
+    clear, opaque = decode(encoded(picture, "PNG", **options), "a", "spec.x", grayscale=False)[0]
+    assert clear.tolist() == [255] * 3
+    assert tuple(opaque) == picture.convert("RGB").getpixel((1, 0))
+
+
+@pytest.mark.parametrize(("dtype", "words"), [(np.float32, "holds fractions"), (np.int32, "holds integers")])
+def test_images_without_black_and_white_are_refused(dtype, words):
+    content = encoded(Image.fromarray(np.linspace(0, 4000, 16).reshape(4, 4).astype(dtype)), "TIFF")
+    with pytest.raises(DataError, match=f"spec.x: the image a {words}") as caught:
+        decode(content, "a", "spec.x", grayscale=True)
+    assert caught.value.hint == "convert it to 8 or 16 bits"
 
 
 def test_images_in_memory_change_with_the_epoch_alone_and_not_when_measured():

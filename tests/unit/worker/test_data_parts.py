@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from trainwright_worker.data.measured import Measured, compare
 from trainwright_worker.data.normalization import Normalization
 from trainwright_worker.data.ragged import Scratch
 from trainwright_worker.data.shards import _samples
+from trainwright_worker.data.splits import find_own
 from trainwright_worker.data.tokens import Tokenizer
 from trainwright_worker.errors import DataError, UserError
 
@@ -47,6 +49,77 @@ def test_paths_of_the_spec_lead_to_files(tmp_path):
         find_all("sub", root, "f", (".csv",))
     with pytest.raises(DataError, match="ftp:// is unknown"):
         place("ftp://host/a", root, "f")
+
+
+def write(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+
+
+def below(folder, files):
+    return [str(Path(file.path).relative_to(folder)) for file in files]
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        (".", ["_x.txt", "a.parquet", "sub/b.parquet", "x.txt"]),
+        ("*.parquet", ["a.parquet"]),
+        ("**/*.parquet", ["a.parquet", "sub/b.parquet"]),
+        ("*.txt", ["_x.txt", "x.txt"]),
+        (".ipynb_checkpoints/*", [".ipynb_checkpoints/x.txt"]),
+        (".ipynb_checkpoints", [".ipynb_checkpoints/x.txt"]),
+        ("_temporary/*.parquet", ["_temporary/a.parquet"]),
+        (".*.parquet", [".a.parquet"]),
+        ("*/_*.parquet", ["sub/_c.parquet"]),
+    ],
+)
+def test_hidden_and_temporary_files_are_none_of_the_data_unless_they_are_named(tmp_path, path, names):
+    folder = tmp_path / ".cache" / "_data"  # What lies above the data says nothing.
+    write(folder, "a.parquet", "sub/b.parquet", "x.txt", "_x.txt")
+    write(folder, ".ipynb_checkpoints/x.txt", ".a.parquet", "_temporary/a.parquet", "sub/_c.parquet")
+    assert below(folder, find_all(path, str(folder), "f", (".parquet", ".txt"))) == names
+
+
+def test_a_folder_as_a_config_map_mounts_it_is_read_once(tmp_path):
+    write(tmp_path, "..2024/a.parquet", "..2024/b.txt")
+    (tmp_path / "..data").symlink_to("..2024")
+    for name in ("a.parquet", "b.txt"):
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    for path in (".", "*", "**/*"):
+        found = find_all(path, str(tmp_path), "f", (".parquet", ".txt"))
+        assert below(tmp_path, found) == ["a.parquet", "b.txt"]
+
+
+def test_links_to_folders_are_followed_but_never_in_circles(tmp_path):
+    write(tmp_path, "full/x/1.txt", "data/y/2.txt")
+    (tmp_path / "data" / "x").symlink_to(tmp_path / "full" / "x")
+    (tmp_path / "full" / "x" / "back").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "y" / "up").symlink_to(tmp_path / "data")
+    folder = find("data", str(tmp_path), "f")
+    assert below(tmp_path, folder.folders()) == ["data/x", "data/y"]
+    assert below(tmp_path, folder.files()) == ["data/x/1.txt", "data/x/back/y/2.txt", "data/y/2.txt"]
+    assert below(tmp_path, find_all("data/*/*.txt", str(tmp_path), "f")) == ["data/x/1.txt", "data/y/2.txt"]
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (("train", "val", "test", "notes"), {"train": "train", "validation": "val", "test": "test"}),
+        (("Training", "Testing"), {"train": "Training", "test": "Testing"}),
+        (("TRAIN", "Valid"), {"train": "TRAIN", "validation": "Valid"}),
+        (("train", "dev"), {"train": "train", "validation": "dev"}),
+        (("cat", "dog"), {}),
+    ],
+)
+def test_splits_of_the_data_go_by_many_names(names, found):
+    assert find_own(names, "spec.x: data") == found
+
+
+def test_two_parts_of_the_data_that_are_the_same_split_are_refused():
+    with pytest.raises(DataError, match=r"spec.x: data has two validation splits, 'val' and 'Dev'"):
+        find_own(("train", "val", "Dev"), "spec.x: data")
 
 
 def test_labels_are_numbered_in_the_order_of_numbers_or_of_text():
@@ -115,7 +188,7 @@ def test_large_members_of_a_remote_shard_are_not_fetched_for_their_headers():
             archive.addfile(entry, io.BytesIO(b"7" * size))
     place = Location("s.tar", "far://s.tar", "spec.x", "far")
     place.__dict__["system"] = remote = Remote(content.getvalue())
-    found = list(_samples(place, WebDatasetData(path="s.tar")))
+    found = _samples(place, WebDatasetData(path="s.tar")).samples
     assert [(end - begin, label) for begin, end, label in found] == [(5 << 20, "7")] * 2
     assert remote.fetched < 4 << 20 < len(remote.content)
 

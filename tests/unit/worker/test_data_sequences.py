@@ -4,15 +4,18 @@ import itertools
 from unittest.mock import patch
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainwright.api.spec.preparation import Normalize
 from trainwright_worker.batch import IGNORED, Batch
 from trainwright_worker.data import sequences
 from trainwright_worker.data.normalization import Normalization
 from trainwright_worker.data.ragged import Ragged
 from trainwright_worker.data.sequences import Blocks, Frames, Tokens, pad, round_up
+from trainwright_worker.data.speech import measure_frames
 
 
 def test_batches_are_padded_to_a_multiple_of_eight_but_not_beyond_the_longest_sample():
@@ -69,3 +72,19 @@ def test_frames_are_scaled_and_their_characters_numbered_from_one():
     assert batch.inputs.tolist() == [[[0, 0], [1, 1], [2, 2]], [[3, 3], [0, 0], [0, 0]]]
     assert batch.mask.tolist() == [[True, True, True], [True, False, False]]
     assert batch.targets.tolist() == [[1, 2], [2, IGNORED]]
+
+
+@pytest.mark.parametrize("constant", [-11.5129, 0.1, 1e6 + 0.1])
+@pytest.mark.parametrize("spec", [Normalize.STANDARD, Normalize.UNIT])
+def test_a_feature_that_never_changes_is_left_at_nothing(constant, spec):
+    lengths = [7, 11, 13]
+    values = np.random.default_rng(0).normal(5.0, 2.0, (sum(lengths), 2)).astype(np.float32)
+    values[:, 1] = constant
+    starts = np.cumsum([0, *lengths])
+    frames = Frames(Ragged(values, starts), Ragged(values[:, 0], starts), torch.arange(3), Normalization(), 13, ())
+    found = measure_frames(frames, spec)
+    assert found.deviation[1] == 1
+    assert found.mean[1] == pytest.approx(float(np.float32(constant)))
+    if spec == Normalize.STANDARD:
+        assert found.mean[0] == pytest.approx(values[:, 0].mean(), rel=1e-6)
+        assert found.deviation[0] == pytest.approx(values[:, 0].std(), rel=1e-6)

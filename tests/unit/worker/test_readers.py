@@ -88,6 +88,11 @@ def test_csv_reads_a_regression_with_chosen_columns_and_delimiter(tmp_path):
         ("a,y\n", CSV, "has a header but no rows"),
         ("y\n1\n", CSV, "no column besides the target"),
         ("", CSV, "has no column 'y'"),
+        (
+            'a,y\n1,0\n2,"x\n3,0\n4,1\n',
+            CSV,
+            "spec.dataset.csv.path: cannot read .* from line 3 on as UTF-8 CSV: unexpected end of data",
+        ),
     ],
 )
 def test_csv_mistakes_name_the_place(tmp_path, text, dataset, words):
@@ -136,6 +141,26 @@ def test_whole_numbers_of_one_sample_each_are_doubtful_classes(tmp_path):
     write_csv(tmp_path, "a,y\n" + "".join(f"{row},{row % 2 + 0.0}\n" for row in range(10)))
     splits, classes = read(spec_of(CSV), str(tmp_path))
     assert (splits.notes, classes) == ((), ("0.0", "1.0"))
+
+
+def test_a_column_without_a_name_is_left_out_and_said(tmp_path):
+    write_csv(tmp_path, ",a,y\n0,5,u\n1,6,v\n2,7,u\n3,8,v\n")
+    splits, _ = read(spec_of(CSV), str(tmp_path))
+    assert splits.train.features == ("a",)
+    assert [note.partition(": ")[0] for note in splits.notes] == ["spec.dataset.csv.features"]
+    assert read(spec_of({"csv": {**CSV["csv"], "features": ["a"]}}), str(tmp_path))[0].notes == ()
+
+
+def test_times_in_seconds_are_told_apart(tmp_path):
+    write_csv(tmp_path, "t,y\n" + "".join(f"{1_700_000_000 + row},{1_700_000_000 + row}\n" for row in range(4)))
+    spec = spec_of(CSV, task="regression")
+    splits, classes = read(spec, str(tmp_path))
+    data = process(spec, splits, measure(spec, splits, classes, ""))
+    inputs, targets = data.splits.train.inputs, data.splits.train.targets
+    assert inputs.dtype == targets.dtype == torch.float32
+    assert len(inputs.unique()) == len(targets.unique()) == 4
+    asked = data.batch_of_rows([[1_700_000_000.0], [1_700_000_003.0]]).inputs
+    assert asked.flatten().tolist() == [inputs.min(), inputs.max()]
 
 
 def test_a_file_that_is_not_text_is_a_data_error(tmp_path):

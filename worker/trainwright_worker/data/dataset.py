@@ -100,7 +100,7 @@ class Dataset:
 
     def batch_of_rows(self, rows: list[list[float]]) -> Batch:
         """Return rows of features, scaled as training data was, with zeros for targets."""
-        inputs = self.normalization.apply_to_inputs(torch.tensor(rows, dtype=torch.float32))
+        inputs = self.normalization.apply_to_inputs(torch.tensor(rows, dtype=torch.float64))
         return Batch(inputs, torch.zeros(len(rows)))
 
     def batch_of_texts(self, texts: list[str]) -> Batch:
@@ -216,7 +216,8 @@ def process(spec: TrainingJobSpec, splits: Splits[Part], measured: Measured, scr
         if isinstance(part, Texts) and measured.tokenizer is not None:
             if spec.task == Task.LANGUAGE_MODELING:
                 return to_blocks(part, measured.tokenizer, place, name)
-            return to_samples(part, measured.tokenizer, place, fixed=spec.training.compile)
+            scaled = replace(part, targets=measured.normalization.apply_to_targets(part.targets))
+            return to_samples(scaled, measured.tokenizer, place, fixed=spec.training.compile)
         raise TypeError(type(part))
 
     return Dataset(splits.map(change), measured, spec.task)

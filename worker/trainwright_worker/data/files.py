@@ -6,11 +6,16 @@ wrong on the way is translated here, once: what the user can mend becomes a Data
 
 import csv
 import fcntl
+import glob
 import io
+import lzma
+import os
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -20,6 +25,7 @@ from trainwright_worker.errors import DataError, InfrastructureError
 
 _FIELD_CHARACTERS: Final = 1 << 28
 """Longest field of a CSV file; what goes on beyond that is rather a quote that nobody has closed."""
+_WILD: Final = re.compile(r"[*?\[]")
 _RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _COMPRESSED: Final = frozenset({".gz", ".bz2", ".xz"})
 _PROTOCOLS: Final = frozenset({"s3", "gs", "az", "abfs", "http", "https"})
@@ -91,7 +97,8 @@ class Location:
 
     def beside(self, path: str) -> "Location":
         """Return another path of the same file system."""
-        name = path if self.protocol is None else f"{self.protocol}://{path}"
+        # A name in an old encoding opens its file as it is, but no message may hold it so.
+        name = f"{self.protocol}://{path}" if self.protocol else os.fsencode(path).decode(errors="backslashreplace")
         return Location(path, name, self.field, self.protocol)
 
     def child(self, name: str) -> "Location":
@@ -109,21 +116,50 @@ class Location:
             return bool(self.system.isdir(self.path))
 
     def files(self) -> list["Location"]:
-        """Return the files under this folder at any depth, in the order of their paths."""
+        """Return the files under this folder at any depth, in the order of their paths; hidden ones left out."""
         with self.reading():
-            return [self.beside(path) for path in sorted(self.system.find(self.path))]
+            paths = sorted(self._walk(self.path, frozenset()))
+        return [self.beside(path) for path in paths if not _is_hidden(path.removeprefix(self.path))]
+
+    def _walk(self, folder: str, entered: frozenset[Path]) -> Iterator[str]:
+        """Yield the files under a folder, and under those that links lead to, which fsspec by itself does not enter."""
+        for path, entry in self.system.find(folder, detail=True).items():
+            if not (entry.get("islink") and self.system.isdir(path)):
+                yield path
+                continue
+            target = Path(path).resolve()
+            # A link to what holds it would never end.
+            if target not in entered and not Path(path).parent.resolve().is_relative_to(target):
+                yield from self._walk(path, entered | {target})
 
     def folders(self) -> list["Location"]:
-        """Return the folders in this folder, in the order of their names; hidden ones left out."""
+        """Return the folders in this folder, linked ones too, in the order of their names; hidden ones left out.
+
+        Raises:
+            DataError: One has a name that is no UTF-8, so that it cannot be the name of a class.
+        """
         with self.reading():
             entries = self.system.ls(self.path, detail=True)
-        paths = sorted(entry["name"].rstrip("/") for entry in entries if entry["type"] == "directory")
-        return [self.beside(path) for path in paths if not Path(path).name.startswith(".")]
+            found = [
+                entry["name"].rstrip("/")
+                for entry in entries
+                if entry["type"] == "directory" or (entry.get("islink") and self.system.isdir(entry["name"]))
+            ]
+        folders = [self.beside(path) for path in sorted(found) if not Path(path).name.startswith(".")]
+        for folder in folders:
+            if folder.path.encode(errors="replace").decode() != folder.path:
+                raise DataError(f"{self.field}: the name of the folder {folder.name} is no UTF-8", "rename it")
+        return folders
 
     def matches(self) -> list["Location"]:
-        """Return the files that fit this path as a pattern, in the order of their paths."""
+        """Return the files that fit this path as a pattern, in the order of their paths; hidden ones only if it says so."""
         with self.reading():
-            return [self.beside(path) for path in sorted(self.system.glob(self.path))]
+            if self.protocol is None:  # fsspec would not enter linked folders.
+                found = glob.glob(self.path, recursive=True, include_hidden=True)  # noqa: PTH207 - nor would pathlib
+            else:
+                found = self.system.glob(self.path)
+        fixed = len(_WILD.split(self.path)[0].rpartition("/")[0])
+        return [self.beside(path) for path in sorted(found) if not _is_hidden(path[fixed:], self.path)]
 
     def stamp(self) -> list[str]:
         """Return what changes when the file does: its path, size and time or tag."""
@@ -141,6 +177,9 @@ class Location:
         except PermissionError as error:
             hint = "check AWS_ACCESS_KEY_ID and what it may read" if self.protocol else "check the permissions"
             raise DataError(f"{self.field}: not allowed to read {self.name}: {error}", hint) from error
+        except (EOFError, zlib.error, lzma.LZMAError) as error:
+            hint = "it is damaged or cut short: write or fetch it again"
+            raise DataError(f"{self.field}: cannot read {self.name}: {error}", hint) from error
         except OSError as error:
             if type(error).__name__ in _PASSING or isinstance(error, ConnectionError | TimeoutError):
                 raise InfrastructureError(f"{self.field}: cannot reach {self.name}: {error}") from error
@@ -172,7 +211,7 @@ def place(path: str, root: str, field: str) -> Location:
         DataError: The URI's protocol is unknown.
     """
     if not is_uri(path):
-        local = str(Path(root, path))
+        local = os.path.normpath(Path(root, path).absolute())  # as file systems name what lies below it
         return Location(local, local, field)
     protocol, _, rest = path.partition("://")
     if protocol not in _PROTOCOLS:
@@ -233,10 +272,47 @@ def expand(path: str) -> list[str]:
     return [name for number in numbers for name in expand(path[: found.start()] + number + path[found.end() :])]
 
 
-def csv_lines(file: BinaryIO) -> io.TextIOWrapper:
-    """Return the lines of a CSV file as the csv module wants them, which by itself refuses fields of long texts."""
+def _is_hidden(below: str, pattern: str = "") -> bool:
+    """Return whether a file is none of the data: `.ipynb_checkpoints/a.png`, or `_temporary/a.parquet`, which Spark leaves.
+
+    Args:
+        below: Its path from the folder that the spec names.
+        pattern: The pattern that it fits, if any; a hidden name in there is wanted.
+    """
+    marks = (".", "_") if below.endswith(".parquet") else (".",)
+    wanted = [part for part in pattern.split("/") if part.startswith(marks)]
+    hidden = [part for part in below.split("/") if part.startswith(marks)]
+    return not all(any(fnmatch(part, name) for name in wanted) for part in hidden)
+
+
+def csv_rows(file: BinaryIO, location: Location, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line number and the values of each row of a CSV file that is not blank: first the names of its columns.
+
+    Raises:
+        DataError: It is no CSV, or a row has more or fewer values than its header.
+    """
     csv.field_size_limit(_FIELD_CHARACTERS)
-    return io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    # Otherwise a quote that nobody closes would swallow what comes after it without a word.
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    line = 1
+    try:
+        names = [name.strip() for name in next(rows, [])]
+        yield rows.line_num, names
+        line = rows.line_num + 1
+        for row in rows:
+            if row and len(row) != len(names):
+                raise DataError(
+                    f"{location.field}: line {rows.line_num} of {location.name} has {len(row)} values, its header "
+                    f"{len(names)}",
+                    f"check {location.field.rpartition('.')[0]}.delimiter and the quotes in the file",
+                )
+            if row:
+                yield rows.line_num, row
+            line = rows.line_num + 1
+    except (UnicodeDecodeError, csv.Error) as error:
+        place = f"{location.name} from line {line} on"
+        raise DataError(f"{location.field}: cannot read {place} as UTF-8 CSV: {error}") from error
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Images in one folder per class."""
 
+import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +15,23 @@ from trainwright.api.spec.corpora import ImageFolderData
 from trainwright_worker.data.files import Location, find
 from trainwright_worker.data.pictures import Pictures
 from trainwright_worker.data.ragged import Array
+from trainwright_worker.data.splits import find_own
 from trainwright_worker.data.table import Reading, Table
 from trainwright_worker.errors import DataError
 
-SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+SUFFIXES: Final = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+)
 _FIELD: Final = "spec.dataset.imageFolder.path"
+_KINDS: Final = 5
+"""How many of the extensions that are left out are named."""
 
 
 class Names:
     """Many strings in little memory: millions of paths are not worth a Python object each."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        parts = [name.encode() for name in names]
+        parts = [os.fsencode(name) for name in names]  # Any name that a file may have, in whatever encoding.
         self._ends: Array = np.cumsum([0, *map(len, parts)])
         self._text = b"".join(parts)
 
@@ -34,7 +41,7 @@ class Names:
 
     def __getitem__(self, index: int) -> str:
         """Return one."""
-        return self._text[self._ends[index] : self._ends[index + 1]].decode()
+        return os.fsdecode(self._text[self._ends[index] : self._ends[index + 1]])
 
 
 @dataclass(frozen=True)
@@ -71,23 +78,32 @@ def read_image_folder(data: ImageFolderData, root: str) -> Table:
     """Return the images of a folder, and those of its own validation and test folders.
 
     Raises:
-        DataError: There are no images, or a class of the validation or test images is none of the training images.
+        DataError: There are no images, or a class of the validation or test images is none of the training images, or two
+            folders are the same split.
     """
     folder = find(data.path, root, _FIELD)
     names = [Path(inner.path).name for inner in folder.folders()] if folder.is_folder() else []
-    if "train" not in names:
-        train, classes = _read(folder, data, None)
-        return Table(train, classes)
-    train, classes = _read(folder.child("train"), data, None)
-    own = {name: _read(folder.child(name), data, classes)[0] for name in ("test", "val", "validation") if name in names}
-    return Table(train, classes, own.get("test"), own.get("val", own.get("validation")))
+    own = find_own(names, f"{_FIELD}: {folder.name}")
+    left = Counter[str]()
+    if "train" not in own:
+        train, classes = _read(folder, data, None, left)
+        return Table(train, classes, notes=_told(left))
+    train, classes = _read(folder.child(own["train"]), data, None, left)
+    test, validation = (
+        _read(folder.child(own[name]), data, classes, left)[0] if name in own else None
+        for name in ("test", "validation")
+    )
+    return Table(train, classes, test, validation, notes=_told(left))
 
 
-def _read(folder: Location, data: ImageFolderData, known: tuple[str, ...] | None) -> tuple[Pictures, tuple[str, ...]]:
+def _read(
+    folder: Location, data: ImageFolderData, known: tuple[str, ...] | None, left: Counter[str]
+) -> tuple[Pictures, tuple[str, ...]]:
+    """Return the images of a split and its classes; count in `left` what is left out, by its extension."""
     inner = folder.folders()
     if not inner:
         raise DataError(f"{_FIELD}: {folder.name} holds no folder of a class")
-    found = {Path(place.path).name: _images(place, folder) for place in inner}
+    found = {Path(place.path).name: _images(place, folder, left) for place in inner}
     classes = known or tuple(sorted(found))
     for name, paths in found.items():
         if name not in classes:
@@ -102,7 +118,18 @@ def _read(folder: Location, data: ImageFolderData, known: tuple[str, ...] | None
     return Pictures(images, torch.arange(len(images.names)), targets, data, _FIELD), classes
 
 
-def _images(place: Location, folder: Location) -> list[str]:
+def _images(place: Location, folder: Location, left: Counter[str]) -> list[str]:
     """Return the images of a class by their paths from the folder of all classes."""
     start = len(folder.path.rstrip("/")) + 1
-    return [file.path[start:] for file in place.files() if Path(file.path).suffix.lower() in SUFFIXES]
+    files = place.files()
+    suffixes = [Path(file.path).suffix.lower() for file in files]
+    left.update(suffix for suffix in suffixes if suffix not in SUFFIXES)
+    return [file.path[start:] for file, suffix in zip(files, suffixes, strict=True) if suffix in SUFFIXES]
+
+
+def _told(left: Counter[str]) -> tuple[str, ...]:
+    """Return what is to be said of files that are left out."""
+    if not left:
+        return ()
+    kinds = ", ".join(suffix or "none" for suffix, _ in left.most_common(_KINDS))
+    return (f"{_FIELD}: {left.total():,} files are left out, since their extensions ({kinds}) are none of images",)

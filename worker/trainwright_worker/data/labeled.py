@@ -18,7 +18,8 @@ def read_labeled(data: LabeledTextData, root: str) -> Table:
     Raises:
         DataError: A file, a field or a value is not as the spec says.
     """
-    train, *own_test = open_labeled(data, data.path, root, f"{_LABELED}.path")
+    stores = open_labeled(data, data.path, root, f"{_LABELED}.path")
+    train = stores["train"]
     labels = train.labels()
     if not len(labels):
         raise DataError(f"{_LABELED}.path: {data.path} holds no texts")
@@ -30,17 +31,17 @@ def read_labeled(data: LabeledTextData, root: str) -> Table:
             raise DataError(f"{field}: it leads to no texts")
         return whole(store, found.index(classes, field))
 
-    def own(path: str | None, key: str) -> Texts | None:
-        return (
-            None if path is None else part(open_labeled(data, path, root, f"{_LABELED}.{key}")[0], f"{_LABELED}.{key}")
-        )
+    def own(name: str, path: str | None, key: str) -> Texts | None:
+        """Return a split from files of its own, else from a folder beside that of training."""
+        if path is not None:
+            return part(open_labeled(data, path, root, f"{_LABELED}.{key}")["train"], f"{_LABELED}.{key}")
+        return part(stores[name], f"{_LABELED}.path") if name in stores else None
 
-    test = own(data.test_path, "testPath")
-    if test is None and own_test:
-        test = part(own_test[0], f"{_LABELED}.path")
-    return Table(
-        whole(train, labels.index(classes, _LABELED)), classes, test, own(data.validation_path, "validationPath")
+    test, validation = (
+        own("test", data.test_path, "testPath"),
+        own("validation", data.validation_path, "validationPath"),
     )
+    return Table(whole(train, labels.index(classes, _LABELED)), classes, test, validation)
 
 
 def read_text(data: TextData, root: str) -> Table:

@@ -21,6 +21,8 @@ IMAGENET_DEVIATION: Final = (0.229, 0.224, 0.225)
 PIXEL_MAXIMUM: Final = 255
 _AT_ONCE: Final = 1 << 20
 """How many numbers are measured at once."""
+_ROUNDING: Final = 16 * torch.finfo(torch.float64).eps
+"""Deviation, as a share of the largest value, up to which values differ only in how they were rounded."""
 _UNNOTICED: Final = 0.1
 """Difference between two scalings, in deviations, that another sample of the same data may make."""
 
@@ -65,15 +67,17 @@ class Normalization:
         """Return the same scaling of inputs, with that of `targets` if they are those of a regression."""
         if not targets.is_floating_point():
             return self
-        spread, centre = torch.std_mean(targets.double(), dim=0, correction=0)
-        deviation = tuple(value or 1.0 for value in spread.tolist())
-        return replace(self, target_mean=tuple(centre.tolist()), target_deviation=deviation)
+        mean, deviation = _scale(targets, Normalize.STANDARD)
+        return replace(self, target_mean=tuple(mean.tolist()), target_deviation=tuple(deviation.tolist()))
 
     def apply_to_targets(self, targets: Tensor) -> Tensor:
-        """Return scaled targets; classes stay what they are."""
+        """Return scaled targets (float32); classes stay what they are."""
         if not targets.is_floating_point():
             return targets
-        return (targets - torch.tensor(self.target_mean)) / torch.tensor(self.target_deviation)
+        mean, deviation = (
+            torch.tensor(part, dtype=torch.float64) for part in (self.target_mean, self.target_deviation)
+        )
+        return ((targets.double() - mean) / deviation).float()
 
     def targets_in_units(self, scaled: Tensor) -> Tensor:
         """Return the targets, or what a model says of them, in their units ([samples, targets] float64)."""
@@ -83,12 +87,17 @@ class Normalization:
         return scaled.double() * deviation + mean
 
     def apply_to_inputs(self, inputs: Tensor) -> Tensor:
-        """Scale inputs ([samples, features] or [samples, channels, height, width]) where they are, and return them."""
+        """Scale inputs ([samples, features] or [samples, channels, height, width]) where they are, and return them as float32.
+
+        Those of a table are rounded to 32 bits no sooner than here: times in seconds differ in digits beyond.
+        """
         if not self.mean:
-            return inputs
+            return inputs.float()
         shape = (1, -1, *(1,) * (inputs.dim() - 2))
-        mean = torch.tensor(self.mean, dtype=torch.float32).reshape(shape)
-        return inputs.sub_(mean).div_(torch.tensor(self.deviation, dtype=torch.float32).reshape(shape))
+        mean, deviation = (
+            torch.tensor(part, dtype=inputs.dtype).reshape(shape) for part in (self.mean, self.deviation)
+        )
+        return inputs.sub_(mean).div_(deviation).float()
 
     def resembles(self, other: "Normalization") -> bool:
         """Whether both scale so alike that a model would hardly notice: by a tenth of a deviation at most."""
@@ -115,8 +124,6 @@ def measure_samples(train: Samples, spec: Normalize) -> Normalization:
     if spec == Normalize.NONE:
         return Normalization()
     mean, deviation = _scale(train.inputs, spec)
-    # A column that never changes says nothing; dividing it by 1 leaves it at 0.
-    deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
     return Normalization(tuple(mean.tolist()), tuple(deviation.tolist())).with_targets(train.targets)
 
 
@@ -149,15 +156,20 @@ def _scale(inputs: Tensor, spec: Normalize) -> tuple[Tensor, Tensor]:
         found = imagenet(inputs.shape[1])
         return torch.tensor(found.mean, dtype=torch.float64), torch.tensor(found.deviation, dtype=torch.float64)
     others = [dim for dim in range(inputs.dim()) if dim != 1]
-    if spec == Normalize.UNIT:
-        if len(others) == 1:
-            least = inputs.amin(others).double()
-            return least, inputs.amax(others).double() - least
+    least, most = inputs.amin(others).double(), inputs.amax(others).double()
+    if spec == Normalize.UNIT and len(others) > 1:
         # Black is 0 in every image, whether the data has any or not, and channels keep their balance.
-        return torch.zeros(inputs.shape[1]), inputs.amax().double().expand(inputs.shape[1])
-    mean = _mean_of(inputs, others, lambda part: part)
-    shape = (1, -1, *(1,) * (inputs.dim() - 2))
-    return mean, _mean_of(inputs, others, lambda part: (part - mean.reshape(shape)).square()).sqrt()
+        mean, deviation = torch.zeros_like(least), most.max().expand(len(most))
+    elif spec == Normalize.UNIT:
+        mean, deviation = least, most - least
+    else:
+        shape = (1, -1, *(1,) * (inputs.dim() - 2))
+        # Counted from the least, since the sum of equal fractions is not always so many times one of them.
+        mean = least + _mean_of(inputs, others, lambda part: part - least.reshape(shape))
+        deviation = _mean_of(inputs, others, lambda part: (part - mean.reshape(shape)).square()).sqrt()
+    # A column that never changes says nothing; dividing it by 1 leaves it at 0.
+    constant = deviation <= _ROUNDING * torch.maximum(least.abs(), most.abs())
+    return mean, torch.where(constant, torch.ones_like(deviation), deviation)
 
 
 def _mean_of(inputs: Tensor, dims: list[int], change: Callable[[Tensor], Tensor]) -> Tensor:

@@ -1,7 +1,9 @@
 """Splits of images that are decoded and changed as they are asked for."""
 
 import io
+import struct
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Final, Protocol
@@ -26,6 +28,7 @@ CHECKED_BLOCKS: Final = 16
 
 _SIXTEEN_BITS: Final = ("PNG", "PPM")
 """Formats whose grey pixels have 16 bits where Pillow says that they are integers."""
+_VALUES: Final = {"F": "fractions", "I": "integers"}
 
 
 class Images(Protocol):
@@ -52,7 +55,7 @@ class Pictures:
     Attributes:
         images: Where they are.
         rows: Which of these images belong here ([samples] int64).
-        targets: Class of each sample ([samples] int64), or its values ([samples, 1] float32).
+        targets: Class of each sample ([samples] int64), or its values ([samples, 1] float32, float64 until scaled).
         form: The size and the channels that the model wants.
         field: Field of the spec that led here, for errors.
         normalization: How pixels from 0 to 255 are scaled, and the targets of a regression.
@@ -165,17 +168,26 @@ class ChangedSamples:
 
 
 def decode(content: bytes, name: str, field: str, *, grayscale: bool) -> Array:
-    """Return the pixels of an encoded image ([height, width, channels] uint8).
+    """Return the pixels of an encoded image as people see it ([height, width, channels] uint8): upright, on white paper.
 
     Raises:
-        DataError: It cannot be decoded.
+        DataError: It cannot be decoded, or nobody knows which of its values are black and white.
     """
-    from PIL import Image  # noqa: PLC0415 - only jobs with images need it
+    from PIL import Image, ImageOps  # noqa: PLC0415 - only jobs with images need it
 
     try:
         with Image.open(io.BytesIO(content)) as picture:
-            pixels = np.asarray(_with_bytes(picture).convert("L" if grayscale else "RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            picture.load()
+            with suppress(SyntaxError, TypeError, ValueError, struct.error):  # Damaged EXIF is no damaged image.
+                ImageOps.exif_transpose(picture, in_place=True)
+            if picture.mode == "F" or (picture.mode == "I" and picture.format not in _SIXTEEN_BITS):
+                raise DataError(
+                    f"{field}: the image {name} holds {_VALUES[picture.mode]}, of which nobody knows what is black and "
+                    "what is white",
+                    "convert it to 8 or 16 bits",
+                )
+            pixels = np.asarray(_on_white(_with_bytes(picture)).convert("L" if grayscale else "RGB"))
+    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
         reason = str(error).split(" <_io")[0]
         raise DataError(f"{field}: cannot decode the image {name}: {reason}", "replace or remove it") from error
     return pixels.reshape(*pixels.shape[:2], -1)
@@ -185,9 +197,18 @@ def _with_bytes(picture: Any) -> Any:
     """Return a picture with a byte per pixel and channel: of 16 bits the upper 8, where Pillow would cut off at 255."""
     from PIL import Image  # noqa: PLC0415 - only jobs with images need it
 
-    if not (picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in _SIXTEEN_BITS)):
+    if not picture.mode.startswith("I"):
         return picture
     return Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8))
+
+
+def _on_white(picture: Any) -> Any:
+    """Return a picture without transparency: below what is transparent, files hold any colour, as a rule black."""
+    from PIL import Image  # noqa: PLC0415 - only jobs with images need it
+
+    if not picture.has_transparency_data:
+        return picture
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
 
 
 def write_scaled(image: Array, normalization: Normalization, place: Array) -> None:

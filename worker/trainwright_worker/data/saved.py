@@ -16,12 +16,12 @@ from trainwright_worker.data.files import find
 from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.pictures import Pictures
 from trainwright_worker.data.ragged import Array
-from trainwright_worker.data.table import Part, Reading, Samples, Table
+from trainwright_worker.data.splits import find_own
+from trainwright_worker.data.table import LARGEST, Part, Reading, Samples, Table
 from trainwright_worker.data.texts import find_fault
 from trainwright_worker.errors import DataError
 
 _FIELD: Final = "spec.dataset.huggingface"
-_VALIDATION: Final = ("validation", "valid", "val", "dev")
 _ROWS: Final = 1024
 
 
@@ -87,15 +87,15 @@ def read_saved(data: HuggingFaceData, root: str, task: Task) -> Table:
     splits = _load(data, root)
     reader = _Reader(data, task)
     train = reader.part(splits["train"], f"the training split of {data.path}")
-    own = [next((splits[name] for name in names if name in splits), None) for names in (("test",), _VALIDATION)]
     test, validation = (
-        None if rows is None else reader.part(rows, f"the {name} split of {data.path}")
-        for rows, name in zip(own, ("test", "validation"), strict=True)
+        reader.part(splits[name], f"the {name} split of {data.path}") if name in splits else None
+        for name in ("test", "validation")
     )
     return Table(train, reader.classes, test, validation, notes=tuple(reader.notes))
 
 
 def _load(data: HuggingFaceData, root: str) -> dict[str, Any]:
+    """Return the rows of each split, by our names."""
     import datasets  # noqa: PLC0415 - takes seconds; only jobs with such data need it
 
     folder = find(data.path, root, f"{_FIELD}.path")
@@ -106,9 +106,10 @@ def _load(data: HuggingFaceData, root: str) -> dict[str, Any]:
         raise DataError(f"{_FIELD}.path: {folder.name} is no dataset that save_to_disk wrote: {error}") from error
     if isinstance(found, datasets.Dataset):
         return {"train": found}
-    if "train" not in found:
+    own = find_own(found, f"{_FIELD}.path: {folder.name}")
+    if "train" not in own:
         raise DataError(f"{_FIELD}.path: {folder.name} has no split called train; it has {', '.join(found)}")
-    return dict(found)
+    return {split: found[name] for split, name in own.items()}
 
 
 class _Reader:
@@ -179,12 +180,12 @@ def _values(rows: Any, column: str) -> Iterator[Any]:
 
 
 def _numbers(rows: Any, column: str, key: str, origin: str) -> Array:
-    """Return a column of numbers, or of equally long lists of them, as float32."""
+    """Return a column of numbers, or of equally long lists of them, as float64."""
     _need(rows, column, key, origin)
     try:
         values = np.concatenate(
             [
-                np.asarray(batch[column], np.float32)
+                np.asarray(batch[column], np.float64)
                 for batch in rows.select_columns([column]).with_format(None).iter(_ROWS)
             ]
         )
@@ -192,8 +193,8 @@ def _numbers(rows: Any, column: str, key: str, origin: str) -> Array:
         raise DataError(
             f"{_FIELD}.{key}: {column!r} of {origin} does not hold numbers of one shape: {error}"
         ) from error
-    if not np.isfinite(values).all():
-        raise DataError(f"{_FIELD}.{key}: {column!r} of {origin} holds values that are not finite numbers")
+    if not (np.abs(values) <= LARGEST).all():  # Not a number is not, either.
+        raise DataError(f"{_FIELD}.{key}: {column!r} of {origin} holds values that are not finite numbers of 32 bits")
     return values
 
 
@@ -203,7 +204,8 @@ def _encoded(rows: Any, column: str, origin: str) -> Any:
     _need(rows, column, "image", origin)
     if not isinstance(rows.features[column], datasets.Image):
         raise DataError(f"{_FIELD}.image: {column!r} of {origin} holds {rows.features[column]}, not images")
-    return rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    # A set may have been saved with the wish to see it as tensors or as other columns.
+    return rows.with_format(None).select_columns([column]).cast_column(column, datasets.Image(decode=False))
 
 
 def _need(rows: Any, column: str, key: str, origin: str) -> None:

@@ -1,10 +1,9 @@
 """Images in tar files (WebDataset): members are indexed once by the headers, then read at random by their place."""
 
 import tarfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import torch
@@ -24,6 +23,20 @@ _THREADS: Final = 8
 _AHEAD_BYTES: Final = 1 << 20
 """How much of a remote shard is fetched at once for its headers: what is beyond that in a large member is skipped. To skip
 small members too would take a request for each, which takes longer than to fetch them."""
+_RULE: Final = "files of the same name up to the first dot make up a sample, and what follows that dot is the extension"
+
+
+@dataclass(frozen=True)
+class _Index:
+    """What a shard holds.
+
+    Attributes:
+        samples: Where each image begins and ends, and its label.
+        left: Names of images that belong to no sample, since their names have another dot.
+    """
+
+    samples: list[tuple[int, int, str]]
+    left: list[str]
 
 
 @dataclass(frozen=True)
@@ -78,24 +91,26 @@ def read_shards(data: WebDatasetData, root: str, scratch: Scratch) -> Table:
     Raises:
         DataError: A shard is missing or damaged, or a sample lacks its image or label.
     """
-    train, labels = _open(data, data.path, root, "path", scratch)
+    train, labels, notes = _open(data, data.path, root, "path", scratch)
     classes = labels.classes()
 
     def own(path: str | None, key: str) -> Pictures | None:
         if path is None:
             return None
-        shards, found = _open(data, path, root, key, scratch)
+        shards, found, said = _open(data, path, root, key, scratch)
+        notes.extend(said)
         return _pictures(shards, found.index(classes, f"{_FIELD}.{key}"), data, key)
 
     test, validation = own(data.test_path, "testPath"), own(data.validation_path, "validationPath")
-    return Table(_pictures(train, labels.index(classes, _FIELD), data, "path"), classes, test, validation)
+    samples = _pictures(train, labels.index(classes, _FIELD), data, "path")
+    return Table(samples, classes, test, validation, notes=tuple(notes))
 
 
 def _pictures(shards: Shards, targets: Tensor, data: WebDatasetData, key: str) -> Pictures:
     return Pictures(shards, torch.arange(len(targets)), targets, data, f"{_FIELD}.{key}")
 
 
-def _open(data: WebDatasetData, path: str, root: str, key: str, scratch: Scratch) -> tuple[Shards, Labels]:
+def _open(data: WebDatasetData, path: str, root: str, key: str, scratch: Scratch) -> tuple[Shards, Labels, list[str]]:
     places = find_all(path, root, f"{_FIELD}.{key}", (".tar",))
     for place in places:
         if place.compressed or place.suffix == ".tgz":
@@ -107,24 +122,29 @@ def _open(data: WebDatasetData, path: str, root: str, key: str, scratch: Scratch
 
     def index() -> dict[str, Array]:
         with ThreadPoolExecutor(_THREADS) as pool:
-            parts = list(pool.map(lambda place: list(_samples(place, data)), places))
-        rows = [(shard, *sample) for shard, part in enumerate(parts) for sample in part]
+            parts = list(pool.map(lambda place: _samples(place, data), places))
+        rows = [(shard, *sample) for shard, part in enumerate(parts) for sample in part.samples]
         places_of = np.array([row[:3] for row in rows], np.int64).reshape(-1, 3)
         labels = np.array([row[3] for row in rows], np.str_)
-        return {"shard": places_of[:, 0], "begin": places_of[:, 1], "end": places_of[:, 2], "labels": labels}
+        left = np.array([name for part in parts for name in part.left], np.str_)
+        ends = {"shard": places_of[:, 0], "begin": places_of[:, 1], "end": places_of[:, 2]}
+        return {**ends, "labels": labels, "left": left}
 
-    found = scratch.arrays(["shards", stamps, data.image, data.label], index)
+    found = scratch.arrays(["index of shards", stamps, data.image, data.label], index)
     if not len(found["labels"]):
-        raise DataError(f"{_FIELD}.{key}: {path} holds no samples")
+        raise DataError(f"{_FIELD}.{key}: {path} holds no samples", _RULE)
     sizes = [int(stamp[1]) for stamp in stamps]
     shards = Shards(places, found["shard"], found["begin"], found["end"], sizes, BlockReader())
-    return shards, Labels(found["labels"].tolist())
+    left = found["left"]
+    notes = [f"{_FIELD}.{key}: {len(left):,} images, as {str(left[0])!r}, are left out: {_RULE}"] if len(left) else []
+    return shards, Labels(found["labels"].tolist()), notes
 
 
-def _samples(place: Location, data: WebDatasetData) -> Iterator[tuple[int, int, str]]:
-    """Yield where each image of a shard begins and ends, and its label."""
+def _samples(place: Location, data: WebDatasetData) -> _Index:
+    """Return where each image of a shard begins and ends, with its label."""
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, str] = {}
+    others: list[tuple[str, str]] = []
     with place.open(_AHEAD_BYTES) as file, place.reading():
         try:
             with tarfile.open(fileobj=file, mode="r:") as archive:
@@ -133,18 +153,45 @@ def _samples(place: Location, data: WebDatasetData) -> Iterator[tuple[int, int, 
                     stem, _, extension = name.partition(".")
                     if not member.isfile() or not stem:
                         continue
-                    sample = f"{folder}/{stem}"
+                    sample = f"{folder}/{stem}".lstrip("/")
                     if extension.lower() in data.image:
+                        _check_first(sample, images, place, "images", "image")
                         images[sample] = (member.offset_data, member.offset_data + member.size)
                     elif extension == data.label:
+                        _check_first(sample, labels, place, "labels", "label")
                         content = archive.extractfile(member)
                         labels[sample] = "" if content is None else content.read().decode(errors="replace").strip()
+                    elif extension.rpartition(".")[2].lower() in data.image:
+                        others.append((sample, member.name))
+                _check_end(archive, file, place)
         except tarfile.TarError as error:
             raise DataError(f"{place.field}: {place.name} is no whole tar file: {error}") from error
-    for sample, (begin, end) in images.items():
+    for sample in images:
         if not labels.get(sample):
-            raise DataError(f"{place.field}: the sample {sample.lstrip('/')!r} in {place.name} has no .{data.label}")
-        yield begin, end, labels[sample]
+            raise DataError(f"{place.field}: the sample {sample!r} in {place.name} has no .{data.label}")
     if lonely := labels.keys() - images.keys():
         wanted = ", ".join(f".{extension}" for extension in data.image)
-        raise DataError(f"{place.field}: the sample {min(lonely).lstrip('/')!r} in {place.name} has none of {wanted}")
+        raise DataError(f"{place.field}: the sample {min(lonely)!r} in {place.name} has none of {wanted}")
+    samples = [(begin, end, labels[sample]) for sample, (begin, end) in images.items()]
+    return _Index(samples, [name for sample, name in others if sample not in images])
+
+
+def _check_first(sample: str, found: dict[str, Any], place: Location, what: str, key: str) -> None:
+    """Refuse a sample whose image or label was found before: nobody knows which is meant."""
+    if sample in found:
+        raise DataError(
+            f"{place.field}: the sample {sample!r} in {place.name} has two {what}",
+            f"give samples names of their own, or choose one extension with {_FIELD}.{key}",
+        )
+
+
+def _check_end(archive: tarfile.TarFile, file: BinaryIO, place: Location) -> None:
+    """Refuse a shard that does not end where its members do: tarfile takes damage for the end."""
+    file.seek(archive.offset)
+    rest = file.read(2 * tarfile.RECORDSIZE)
+    if len(rest) < tarfile.BLOCKSIZE or any(rest):
+        raise DataError(
+            f"{place.field}: {place.name} is no whole tar file: what is at byte {archive.offset:,} is neither a member "
+            "nor the end",
+            "write or fetch it again; tar files cannot be joined by writing one after the other",
+        )

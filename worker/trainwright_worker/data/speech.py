@@ -64,14 +64,17 @@ def measure_frames(train: Frames, spec: Normalize) -> Normalization:
     width = train.frames.values.shape[1]
     count, total, squares = 0, np.zeros(width), np.zeros(width)
     least, most = np.full(width, np.inf), np.full(width, -np.inf)
+    # Counted from the first frame, what never changes is 0 throughout: of larger numbers rounding would leave a spread.
+    origin = train.frames.row(int(train.rows[0]))[0].astype(np.float64)
     for number in train.rows.tolist():
-        row = train.frames.row(number).astype(np.float64)
+        row = train.frames.row(number).astype(np.float64) - origin
         count += len(row)
         total += row.sum(0)
         squares += (row**2).sum(0)
         least, most = np.minimum(least, row.min(0)), np.maximum(most, row.max(0))
-    mean = least if spec == Normalize.UNIT else total / count
-    spread = most - least if spec == Normalize.UNIT else np.sqrt(np.maximum(squares / count - mean**2, 0))
+    offset = least if spec == Normalize.UNIT else total / count
+    spread = most - least if spec == Normalize.UNIT else np.sqrt(np.maximum(squares / count - offset**2, 0))
+    mean = origin + offset
     return Normalization(tuple(mean.tolist()), tuple(float(value) or 1.0 for value in spread))
 
 
@@ -96,8 +99,9 @@ def _open(data: LabeledSequencesData, path: str, root: str, key: str, scratch: S
 
 def _lines(places: list[Location], data: LabeledSequencesData) -> Iterator[_Line]:
     width = None
+    columns = {"framesField": data.frames_field, "textField": data.text_field}
     for place in places:
-        for where, record in read_records(place, ()):
+        for where, record in read_records(place, columns):
             line = _line(record, where, data)
             width = width or line.frames.shape[1]
             if line.frames.shape[1] != width:
@@ -108,12 +112,9 @@ def _lines(places: list[Location], data: LabeledSequencesData) -> Iterator[_Line
 
 
 def _line(record: dict[str, Any], where: str, data: LabeledSequencesData) -> _Line:
-    for key, name in (("framesField", data.frames_field), ("textField", data.text_field)):
-        if name not in record:
-            raise DataError(f"{_FIELD}.{key}: {where} has no {name!r}; it has {', '.join(record) or 'none'}")
     try:
         frames = np.array(record[data.frames_field], np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{_FIELD}.framesField: {where}: the frames are no equally long lists of numbers") from error
     if frames.ndim != _FRAME_DIMENSIONS or not frames.size or not np.isfinite(frames).all():
         raise DataError(

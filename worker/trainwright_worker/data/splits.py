@@ -1,8 +1,8 @@
 """Which samples train, which validate, which test: drawn from the seed, so every rank and every restart agrees."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import torch
 
@@ -12,6 +12,13 @@ from trainwright_worker.errors import DataError
 
 Kind_co = TypeVar("Kind_co", covariant=True)
 Other = TypeVar("Other")
+
+_NAMES: Final = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
+"""What data calls its own splits, in upper or lower case."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,29 @@ class Splits(Generic[Kind_co]):
             None if self.test is None else change(self.test, "test"),
             self.notes,
         )
+
+
+def find_own(names: Iterable[str], origin: str) -> dict[str, str]:
+    """Return which of the data's own parts is which split, as {"train": "Training"}.
+
+    Args:
+        names: Names of the parts, some of which may be no splits.
+        origin: How to speak of what holds them, after the field.
+
+    Raises:
+        DataError: Two of them are the same split.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        for split, known in _NAMES.items():
+            if name.lower() not in known:
+                continue
+            if split in found:
+                raise DataError(
+                    f"{origin} has two {split} splits, {found[split]!r} and {name!r}", "rename or remove one of them"
+                )
+            found[split] = name
+    return found
 
 
 def split(table: Table, spec: SplitSpec, seed: int) -> Splits[Part]:

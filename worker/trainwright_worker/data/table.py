@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from trainwright_worker.batch import Batch
+
+LARGEST: Final = float(np.finfo(np.float32).max)
+"""The largest number that a model can be shown; what is larger would be infinite to it."""
 
 
 class Reading(Enum):
@@ -47,8 +51,9 @@ class Samples:
     """Inputs and their targets.
 
     Attributes:
-        inputs: float32, [samples, features] or [samples, channels, height, width].
-        targets: int64 class indices [samples], or float32 values [samples, 1].
+        inputs: float32, [samples, features] or [samples, channels, height, width]; float64 where they were read from a table
+            and are not scaled yet.
+        targets: int64 class indices [samples], or float32 values [samples, 1]; float64 as above.
         features: Name of each feature, where they have names.
     """
 

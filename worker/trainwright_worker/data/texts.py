@@ -1,16 +1,16 @@
 """Stores of texts: read from beginning to end, never held as a whole."""
 
-import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol
 
 from trainwright.api.spec.corpora import LabeledTextData, TextData
-from trainwright_worker.data.files import Location, csv_lines, find, find_all
+from trainwright_worker.data.files import Location, csv_rows, find, find_all
 from trainwright_worker.data.labels import Labels
+from trainwright_worker.data.splits import find_own
 from trainwright_worker.errors import DataError
 
 PLAIN: Final = (".txt", ".text", ".md", ".raw", ".tokens")
@@ -67,16 +67,15 @@ class Files:
         Raises:
             DataError: A line or a value is not as the spec says; names the line.
         """
+        columns = {"textField": self.text_field}
+        if self.label_field is not None:
+            columns["labelField"] = self.label_field
         for location in self.places:
-            for where, record in read_records(location, [self.text_field, self.label_field], self.delimiter):
-                text = record.get(self.text_field)
-                if text is None:
-                    raise _missing(self.field, "textField", where, self.text_field, record)
+            for where, record in read_records(location, columns, self.delimiter):
+                text = record[self.text_field]
                 if fault := find_fault(text, blank=self.blank):
                     raise DataError(f"{self.field}.path: {where}: the text in {self.text_field!r} {fault}")
-                label = record.get(self.label_field) if self.label_field is not None else ""
-                if label is None:
-                    raise _missing(self.field, "labelField", where, self.label_field or "", record)
+                label = record[self.label_field] if self.label_field is not None else ""
                 spelling = str(label) if isinstance(label, int) else label
                 if fault := find_fault(spelling, blank=self.label_field is None):
                     raise DataError(f"{self.field}.path: {where}: the label in {self.label_field!r} {fault}")
@@ -182,22 +181,23 @@ def _last_character(text: bytes) -> int:
     return begin
 
 
-def open_labeled(data: LabeledTextData, path: str, root: str, field: str) -> tuple["Files | Reviews", ...]:
-    """Return the texts of a path and, for the folders of IMDB, those of its test folder.
+def open_labeled(data: LabeledTextData, path: str, root: str, field: str) -> dict[str, "Files | Reviews"]:
+    """Return the texts of a path as "train" and, for folders as of IMDB, those of its other splits by their names.
 
     Raises:
-        DataError: There is nothing of that kind.
+        DataError: There is nothing of that kind, or two folders are the same split.
     """
     if "*" not in path and (folder := find(path, root, field)).is_folder():
-        if not folder.child("train").is_folder():
-            return (Reviews(folder),)
-        test = folder.child("test")
-        return (Reviews(folder.child("train")), *([Reviews(test)] if test.is_folder() else []))
+        own = find_own((Path(inner.path).name for inner in folder.folders()), f"{field}: {folder.name}")
+        if "train" not in own:
+            return {"train": Reviews(folder)}
+        return {split: Reviews(folder.child(name)) for split, name in own.items()}
     places = find_all(path, root, field)
     for location in places:
         if location.suffix not in JSONL + TABLES:
             raise DataError(f"{field}: {location.name} is neither .jsonl nor .csv nor .parquet, nor a folder")
-    return (Files(tuple(places), "spec.dataset.labeledText", data.text_field, data.label_field, data.delimiter),)
+    files = Files(tuple(places), "spec.dataset.labeledText", data.text_field, data.label_field, data.delimiter)
+    return {"train": files}
 
 
 def open_text(data: TextData, path: str, root: str, field: str) -> "Files | PlainText":
@@ -216,25 +216,25 @@ def open_text(data: TextData, path: str, root: str, field: str) -> "Files | Plai
 
 
 def read_records(
-    location: Location, columns: Sequence[str | None], delimiter: str = ","
+    location: Location, columns: Mapping[str, str], delimiter: str = ","
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield where each record lies, for errors, and its fields.
 
     Args:
         location: A .jsonl, .csv or .parquet file.
-        columns: Columns wanted; a Parquet file is not read beyond them.
+        columns: Columns wanted, by the fields of the spec that name them; a Parquet file is not read beyond them.
         delimiter: Character between two values of a CSV file.
 
     Raises:
-        DataError: The file is not what its extension says.
+        DataError: The file is not what its extension says, or a column is not there.
     """
     with location.open() as file, location.reading():
         if location.suffix == ".parquet":
-            yield from _parquet_records(file, location, [name for name in columns if name is not None])
+            yield from _parquet_records(file, location, columns)
         elif location.suffix in (".csv", ".tsv"):
-            yield from _csv_records(file, location, "\t" if location.suffix == ".tsv" else delimiter)
+            yield from _csv_records(file, location, columns, "\t" if location.suffix == ".tsv" else delimiter)
         else:
-            yield from _json_records(file, location)
+            yield from _json_records(file, location, columns)
 
 
 def decode(content: bytes, name: str, field: str) -> str:
@@ -262,7 +262,9 @@ def find_fault(value: object, *, blank: bool) -> str:
     return ""
 
 
-def _json_records(file: Iterable[bytes], location: Location) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_records(
+    file: Iterable[bytes], location: Location, columns: Mapping[str, str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(file, start=1):
         if not line.strip():
             continue
@@ -273,27 +275,29 @@ def _json_records(file: Iterable[bytes], location: Location) -> Iterator[tuple[s
             raise DataError(f"{location.field}: {where} is no JSON: {error}") from error
         if not isinstance(record, dict):
             raise DataError(f"{location.field}: {where} is no JSON object")
+        _check_columns([*record], columns, where, location)
         yield where, record
 
 
-def _csv_records(file: Any, location: Location, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    rows = csv.DictReader(csv_lines(file), delimiter=delimiter, strict=True)
-    try:
-        for row in rows:
-            yield f"line {rows.line_num} of {location.name}", row
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{location.field}: cannot read {location.name} as UTF-8 CSV: {error}") from error
+def _csv_records(
+    file: BinaryIO, location: Location, columns: Mapping[str, str], delimiter: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    rows = csv_rows(file, location, delimiter)
+    _, names = next(rows)
+    _check_columns(names, columns, location.name, location)
+    for line, row in rows:
+        yield f"line {line} of {location.name}", dict(zip(names, row, strict=True))
 
 
-def _parquet_records(file: Any, location: Location, columns: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet_records(file: Any, location: Location, columns: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
     from pyarrow import ArrowInvalid  # noqa: PLC0415 - only jobs with Parquet files need it
     from pyarrow.parquet import ParquetFile  # noqa: PLC0415 - the same
 
     try:
         parquet = ParquetFile(file)
-        known = [name for name in columns if name in parquet.schema_arrow.names]
+        _check_columns(parquet.schema_arrow.names, columns, location.name, location)
         number = 0
-        for batch in parquet.iter_batches(batch_size=1024, columns=known):
+        for batch in parquet.iter_batches(batch_size=1024, columns=[*columns.values()]):
             for record in batch.to_pylist():
                 yield f"row {number} of {location.name}", record
                 number += 1
@@ -301,6 +305,11 @@ def _parquet_records(file: Any, location: Location, columns: list[str]) -> Itera
         raise DataError(f"{location.field}: cannot read {location.name} as Parquet: {error}") from error
 
 
-def _missing(field: str, key: str, where: str, name: str, record: dict[str, Any]) -> DataError:
-    names = ", ".join(str(known) for known in record if known is not None) or "none"
-    return DataError(f"{field}.{key}: {where} has no {name!r}; it has {names}")
+def _check_columns(names: Sequence[str], columns: Mapping[str, str], where: str, location: Location) -> None:
+    """Refuse a table or a record that has not each of the columns wanted, once."""
+    for key, name in columns.items():
+        if name not in names:
+            field = f"{location.field.rpartition('.')[0]}.{key}"
+            raise DataError(f"{field}: {where} has no {name!r}; it has {', '.join(names) or 'none'}")
+        if names.count(name) > 1:
+            raise DataError(f"{location.field}: {where} has {names.count(name)} columns named {name!r}", "rename them")

@@ -22,7 +22,11 @@ class Pictures(Model):
         description="Where nothing crops at random, as in every evaluation: length in pixels to which the shorter side is "
         "scaled before the centre is cut out. By default size; ImageNet's custom is 256 for a size of 224.",
     )
-    grayscale: bool = Field(False, description="Read images in shades of gray: one channel instead of three.")
+    grayscale: bool = Field(
+        False,
+        description="Read images in shades of gray: one channel instead of three. Either way they are turned upright as "
+        "their EXIF data says, and what is transparent is white.",
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -38,8 +42,9 @@ class ImageFolderData(Pictures):
     """Images in one folder per class, as ImageNet has them."""
 
     path: Path = Field(
-        description="A folder with train/CLASS/*.jpg, and test and val (or validation) like it if they exist; or with "
-        "CLASS/*.jpg directly. Classes are the names of the folders, in their order as text."
+        description="A folder with train/CLASS/*.jpg, and test and val like it if they exist; or with CLASS/*.jpg directly. "
+        "The folders of splits may also be called training, testing, validation, valid or dev, in upper or lower case. Classes "
+        "are the names of the folders, in their order as text. Hidden files are left out."
     )
 
 
@@ -48,7 +53,8 @@ class LabeledTextData(OwnSplits):
 
     path: Path = Field(
         description="A .jsonl, .csv or .parquet file (also a pattern with *), or a folder as of the IMDB reviews: "
-        "train/LABEL/*.txt, with test/LABEL/*.txt becoming the test split; LABEL is any name but unsup."
+        "train/LABEL/*.txt, with test/LABEL/*.txt and val/LABEL/*.txt becoming the test and validation splits (named as in "
+        "imageFolder); LABEL is any name but unsup. Hidden files are left out."
     )
     text_field: Name = Field("text", description="Field or column that holds the text.")
     label_field: Name = Field("label", description="Field or column that holds the label.")
@@ -60,8 +66,8 @@ class TextData(OwnSplits):
 
     path: Path = Field(
         description="A file of plain text, a .jsonl file with a text per line, a folder of such files (.txt, .text, .md, "
-        ".raw, .tokens, .jsonl), or a pattern with *. What is held out by split is the end of plain text, but random "
-        "lines of .jsonl."
+        ".raw, .tokens, .jsonl), or a pattern with *; hidden files are left out. What is held out by split is the end of "
+        "plain text, but random lines of .jsonl."
     )
     text_field: Name = Field("text", description="Field that holds the text (.jsonl only); blank texts are left out.")
 
@@ -88,7 +94,7 @@ class WebDatasetData(Pictures):
 
     path: Shards = Field(
         description="The shards: one file, a pattern with *, or ranges as in train-{000..146}.tar. In them, files of the "
-        "same name up to the first dot make up a sample, as in n01.jpg and n01.cls."
+        "same name up to the first dot make up a sample, as in n01.jpg and n01.cls: one image and one label each."
     )
     validation_path: Shards | None = Field(None, description="Shards of their own for validation.")
     test_path: Shards | None = Field(None, description="Shards of their own for the final test.")

@@ -54,7 +54,10 @@ class CsvData(OwnSplits):
     )
     target: Name = Field(description="Column to predict.")
     features: list[Name] | None = Field(
-        None, min_length=1, max_length=1024, description="Columns to learn from; by default all but the target."
+        None,
+        min_length=1,
+        max_length=1024,
+        description="Columns to learn from; by default all but the target and those without a name.",
     )
     delimiter: str = Field(",", min_length=1, max_length=1, description="Character between two values.")
 
@@ -62,10 +65,16 @@ class CsvData(OwnSplits):
 class ParquetData(OwnSplits):
     """Parquet files of one schema."""
 
-    path: Path = Field(description="The file, a folder of .parquet files, or a pattern with *.")
+    path: Path = Field(
+        description="The file, a folder of .parquet files, or a pattern with *. Files and folders whose names begin with . or "
+        "_ are left out unless the path names them."
+    )
     target: Name = Field(description="Column to predict.")
     features: list[Name] | None = Field(
-        None, min_length=1, max_length=1024, description="Columns to learn from; by default all but the target."
+        None,
+        min_length=1,
+        max_length=1024,
+        description="Columns to learn from; by default all but the target and an index of pandas.",
     )
 
 
