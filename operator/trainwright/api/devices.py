@@ -48,6 +48,9 @@ GPUS: Final = {
         ("RTX-4090", 24, 165.2, 82.6),
     )
 }
+_SLICE: Final = re.compile(r"[-_\s]+MIG[-_\s]+(?P<parts>\d)g\.(?P<memory>\d+)gb", re.IGNORECASE)
+_PARTS: Final = 7
+"""Parts into which the arithmetic of a GPU is divided for slices."""
 _ALIASES: Final = {"a100": "a100-40gb", "v100": "v100-16gb", "a10g": "a10"}
 
 
@@ -55,11 +58,24 @@ def find_gpu(name: str) -> Gpu | None:
     """Return the GPU that is called so by a person, a driver or a node's label; None if it is not in the table.
 
     Args:
-        name: For example `h200`, `rtx4090`, `NVIDIA A100-SXM4-80GB` or `NVIDIA-H100-80GB-HBM3`.
+        name: For example `h200`, `rtx4090`, `NVIDIA A100-SXM4-80GB`, `NVIDIA-H100-80GB-HBM3`, or of a slice
+            `NVIDIA-H100-80GB-HBM3-MIG-1g.10gb`.
     """
+    slice_ = _SLICE.search(name)
+    if slice_ is not None:
+        whole = find_gpu(name[: slice_.start()])
+        return None if whole is None else _part(whole, int(slice_["parts"]), int(slice_["memory"]))
     words = set(re.split(r"[-_\s]+", name.lower()))
+    if "mig" in words:
+        return None  # A part of a GPU, but nobody knows which.
     fitting = [key for key in GPUS if set(key.split("-")) <= words or key.replace("-", "") in words]
     if fitting:
         return GPUS[max(fitting, key=len)]
     alias = next((_ALIASES[word] for word in sorted(words) if word in _ALIASES), None)
     return None if alias is None else GPUS[alias]
+
+
+def _part(whole: Gpu, parts: int, memory: int) -> Gpu:
+    """Return a slice of a GPU, as MIG makes them."""
+    share = parts / _PARTS
+    return Gpu(f"{whole.name}-MIG-{parts}g.{memory}gb", memory * _GB, whole.half * share, whole.single * share)

@@ -13,7 +13,7 @@ class Question(Model):
     spec: TrainingJobSpec = Field(description="The job, its paths as this machine has them.")
     data_root: str = Field(description="Folder at which relative paths start.")
     absent: list[str] = Field([], description="Fields whose paths lead to nothing on this machine.")
-    gpu: str | None = Field(None, description="Key of a GPU in the table of devices; None for this machine.")
+    gpu: str | None = Field(None, description="Name of a GPU, as find_gpu knows it; None for this machine.")
     unnamed_gpu: bool = Field(
         False, description="Whether it runs on GPUs of which this machine has none and nobody knows the name."
     )

@@ -184,6 +184,35 @@ def test_a_language_model_that_looks_ahead_is_refused(kind, args):
     assert "use a decoder such as hf:gpt2" in error.value.hint
 
 
+FNET = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
+FUNNEL = {"d_model": 32, "n_head": 2, "d_head": 16, "d_inner": 64, "block_sizes": [1, 1, 1]}
+
+
+@pytest.mark.parametrize(("kind", "args"), [("xlnet", XLNET), ("fnet", FNET), ("funnel", FUNNEL)])
+def test_a_classifier_that_reads_the_padding_is_refused(kind, args):
+    with pytest.raises(UserError, match=f"spec.model.name: hf:{kind} reads the padding") as error:
+        make(kind, args=args)
+    assert "such as hf:bert" in error.value.hint
+
+
+DEBERTA = SMALL | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "args"),
+    [
+        ("llama", SMALL),
+        ("deberta", DEBERTA),
+        ("deberta-v2", DEBERTA),
+        ("albert", SMALL | {"embedding_size": 16}),
+        ("mpnet", SMALL),
+        ("convbert", SMALL | {"embedding_size": 32}),
+    ],
+)
+def test_a_classifier_that_leaves_out_the_padding_is_built(kind, args):
+    assert not any(weight.is_meta for weight in make(kind, args=args)[0].parameters())
+
+
 def test_looking_for_what_a_model_sees_leaves_no_trace(monkeypatch):
     spec = spec_of({"name": "hf:gpt2", "args": GPT2}, Task.LANGUAGE_MODELING)
     drawn = []

@@ -10,12 +10,15 @@ import torchvision
 
 from trainwright.api.job import read_spec
 from trainwright.api.spec.model import LoraSpec
+from trainwright_worker.batch import Batch
 from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
 from trainwright_worker.models.build import build
 from trainwright_worker.models.lora import merge_lora
 from trainwright_worker.models.pretrained import load_pretrained
 from trainwright_worker.models.recompute import blocks_of, enable_gradient_checkpointing
+from trainwright_worker.models.vision import check_images
+from trainwright_worker.preflight.dry import uses_all_weights
 
 pytestmark = pytest.mark.local
 
@@ -139,6 +142,25 @@ def test_weights_of_another_model_name_their_tensors(tmp_path):
 def test_a_model_that_does_not_fit_is_refused_by_name(name, shape, model, words):
     with pytest.raises(UserError, match=words):
         make(name, Facts(shape, 10), **model)
+
+
+class Shared(torch.nn.Module):
+    """One layer under two names, as coat of timm has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = self.other = torch.nn.Linear(12, 12)
+
+    def forward(self, images):
+        return self.other(self.one(images.flatten(1)))
+
+
+def test_looking_at_shapes_leaves_a_model_as_it_was():
+    model = Shared()
+    weight = model.one.weight
+    check_images(model, spec_of("torchvision:resnet18"), Facts((3, 2, 2), 12))
+    assert uses_all_weights(model, Batch(torch.rand(2, 3, 2, 2), torch.zeros(2, dtype=torch.int64)))
+    assert model.one.weight is weight
 
 
 def test_near_names_are_offered():

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from trainwright.api.job import read_spec
 from trainwright.api.spec.job import Task
@@ -16,7 +17,9 @@ from trainwright_worker.errors import UserError
 from trainwright_worker.models.build import build
 from trainwright_worker.models.recompute import enable_gradient_checkpointing
 from trainwright_worker.optim.optimizer import make_optimizer
+from trainwright_worker.preflight.check import measure_job
 from trainwright_worker.preflight.dry import take_dry_step
+from trainwright_worker.preflight.ledger import Ledger
 from trainwright_worker.preflight.measure import Gauge, UnmeasurableError
 from trainwright_worker.training.losses import make_loss
 from trainwright_worker.training.passes import Passes
@@ -184,6 +187,50 @@ def test_arithmetic_is_counted():
     passes = Gauge(spec, facts, cuda=False).passes(8, Precision.FP32, checkpointing=False)
     gates = 4 * 64 * (64 + 64)
     assert passes.flops == pytest.approx(3 * 2 * 8 * 32 * gates, rel=0.01)
+
+
+@pytest.mark.parametrize("groups", [1, 4, 16])
+def test_a_convolution_with_groups_computes_no_more_backwards(groups):
+    with FakeTensorMode():
+        layer = nn.Conv2d(16, 16, 3, groups=groups, bias=False)
+        with Ledger(layer.parameters()) as ledger:
+            outputs = layer(torch.rand(2, 16, 8, 8, requires_grad=True))
+            forward = ledger.flops
+            outputs.sum().backward()
+    assert forward == 2 * (2 * 16 * 6 * 6) * 9 * 16 // groups
+    assert ledger.flops == 3 * forward
+
+
+LIBRARIES = {
+    "timm:vit_tiny_patch16_224": {"img_size": 32, "patch_size": 16, "depth": 2},
+    "timm:convnext_atto": {"patch_size": 2, "depths": [1, 1, 1, 1]},
+    "hf:convnext": {"hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1]},
+    "torchvision:regnet_y_400mf": {},
+}
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_models_that_compute_with_numbers_while_they_are_built_are_measured(name):
+    raw = {"model": {"name": name, "args": LIBRARIES[name]}, "dataset": {"imageFolder": {"path": "i"}}}
+    spec, facts = read_spec({**raw, "training": {"steps": 1}}), Facts((3, 32, 32), 10)
+    gauge = Gauge(spec, facts, cuda=False)
+    weights = gauge.weights()
+    assert weights.parameters == sum(weight.numel() for weight in build(spec, facts).parameters())
+    assert gauge.optimizer(spec.optimizer) > 2 * weights.all
+    assert gauge.passes(2, Precision.FP32, checkpointing=False).flops > 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError("size of what is not known"), KeyError("x"), NotImplementedError()])
+def test_a_model_that_cannot_be_built_without_data_is_no_mistake(monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    spec, facts = make("mlp")
+    monkeypatch.setattr("trainwright_worker.preflight.measure.Gauge._without_weights.__defaults__", (fail,))
+    dataset = SimpleNamespace(facts=facts, splits=SimpleNamespace(train=range(8)))
+    preflight, lines = measure_job(spec, dataset, "", SimpleNamespace(neighbours=1, size=1))
+    assert preflight is None
+    assert lines[0].startswith("preflight: memory cannot be told beforehand")
 
 
 def test_a_model_that_does_not_fit_the_data_is_a_user_error():

@@ -68,6 +68,14 @@ def test_a_job_that_fits(plan):
     assert rows["memory per process"].strip().endswith("of 1 GiB (CPU)")
 
 
+@pytest.mark.parametrize(("limit", "expected"), [("128Mi", 1), ("1Gi", 0)])
+def test_python_and_torch_take_their_part_of_a_limit(plan, limit, expected):
+    code, output, _ = plan(MLP + f"  workers: {{processesPerWorker: 2, resources: {{limits: {{memory: {limit}}}}}}}\n")
+    assert code == expected
+    assert "besides, Python and torch take 500 MiB of each worker's limit" in output
+    assert expected or "of 262 MiB (CPU)" in output
+
+
 def test_json_says_the_same_to_programs(plan):
     code, output, _ = plan(MLP, "--device-memory", "100Ki", "-o", "json")
     answer = json.loads(output)
@@ -91,7 +99,8 @@ def test_a_model_that_fits_nowhere_here_and_what_would_hold_it(plan):
     tokens = 64 * 2048
     assert preflight["flopsPerStep"] == pytest.approx(6 * 174.6e9 * tokens, rel=0.05)
     sharded = answer["ways"][0]
-    assert sharded["change"] == "parallelism: fsdp over 64 H200 with training.gradientCheckpointing: true"
+    changes = "training.gradientCheckpointing: true and checkpoint.persistentVolumeClaim: NAME"
+    assert sharded["change"] == f"parallelism: fsdp over 64 H200 with {changes}"
     assert 50 * 2**30 < sharded["bytes"] < 80 * 2**30
     assert "2,048 tokens per sample" in answer["assumed"]
 

@@ -57,7 +57,7 @@ def test_a_rank_holds_the_part_that_was_predicted(tmp_path, name, optimizer, pas
         "workers": {"processesPerWorker": 2},
     }
     spec = read_spec(raw)
-    predicted = Need(Gauge(spec, facts, cuda=False), spec.optimizer).memory(setup_of(spec, cuda=False))
+    predicted = Need(Gauge(spec, facts, cuda=False), spec).memory(setup_of(spec, cuda=False))
     for held in run_ranks(raw, facts, tmp_path / "meeting"):
         # Also between the passes of a step, each of which could otherwise leave the gradient of the whole model.
         between = held.pop("between")

@@ -2,21 +2,28 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
 from trainwright.api.amounts import bytes_text, seconds_text
 from trainwright.api.devices import find_gpu
 from trainwright.api.figures import Preflight
 from trainwright.api.job import read_spec
+from trainwright.api.spec import OptimizerSpec
+from trainwright.api.spec.job import Task
+from trainwright.api.spec.optimization import OptimizerName
 from trainwright.api.spec.training import Precision
 from trainwright_worker.data.dataset import Facts
+from trainwright_worker.data.ragged import Ragged
+from trainwright_worker.data.sequences import Tokens
 from trainwright_worker.errors import OutOfMemoryError
 from trainwright_worker.preflight.advice import Need, remedies
 from trainwright_worker.preflight.assume import assume
-from trainwright_worker.preflight.budget import Device, Setup, add_up, setup_of
+from trainwright_worker.preflight.budget import Device, Setup, add_up, setup_of, usual_length
 from trainwright_worker.preflight.check import refuse_if_too_large
-from trainwright_worker.preflight.measure import Gauge, Passes, Weights
-from trainwright_worker.preflight.verdict import count, scaled, table
+from trainwright_worker.preflight.measure import Gauge, Passes, UnmeasurableError, Weights
+from trainwright_worker.preflight.verdict import count, judge, scaled, table
 from trainwright_worker.reporting.stopwatch import find_stragglers
 
 SETUP = Setup(
@@ -31,7 +38,7 @@ SETUP = Setup(
     cuda=True,
     sharing=1,
 )
-WEIGHTS = Weights(parameters=100, trainable=90, all=400, trained=360, buffers=8, block=100, rest=100)
+WEIGHTS = Weights(parameters=100, trainable=90, all=400, trained=360, buffers=8, block=100, rest=100, gradient=100)
 
 
 def passes(samples=8, peak=800, **changes):
@@ -65,6 +72,19 @@ def test_an_unknown_gpu_is_none():
     assert find_gpu("Voodoo 2") is None
 
 
+@pytest.mark.parametrize("name", ["NVIDIA-H100-80GB-HBM3-MIG-2g.20gb", "NVIDIA H100 80GB HBM3 MIG 2g.20gb"])
+def test_a_slice_of_a_gpu_has_its_part(name):
+    part, whole = find_gpu(name), find_gpu("h100")
+    assert (part.name, part.memory) == ("H100-MIG-2g.20gb", 20 * 10**9)
+    assert (part.half, part.single) == pytest.approx((whole.half * 2 / 7, whole.single * 2 / 7))
+    assert find_gpu(part.name) == part
+
+
+def test_a_slice_that_is_not_said_is_unknown():
+    assert find_gpu("NVIDIA-H100-80GB-HBM3-MIG") is None
+    assert find_gpu("NVIDIA-Voodoo-MIG-1g.10gb") is None
+
+
 def test_memory_of_a_plain_job():
     memory = add_up(WEIGHTS, 720, passes(), SETUP)
     kinds = {name: value for name, value in memory.model_dump().items() if value}
@@ -75,8 +95,10 @@ def test_memory_of_a_plain_job():
 def test_memory_of_a_sharded_job():
     setup = replace(SETUP, processes=4, sharded=True, precision=Precision.BF16, average=True)
     memory = add_up(WEIGHTS, 720, passes(casts=200), setup)
-    # Two blocks and what lies outside of them are whole in half precision, and one block's gradients in full.
+    # Two blocks and what lies outside of them are whole in half precision, and one's gradients in full.
     assert memory.gathered == (100 + 2 * 100) / 2 + 100
+    outside = replace(WEIGHTS, rest=300, gradient=270)
+    assert add_up(outside, 720, passes(), setup).gathered == (300 + 2 * 100) / 2 + 270
     assert (memory.weights, memory.gradients, memory.optimizer, memory.average) == (100 + 8, 90, 180, 90)
     assert memory.casts == 0
 
@@ -127,6 +149,8 @@ def test_copies_in_half_precision_count_where_weights_are_whole():
 class Known:
     """What a job needs, by a formula: 1000 for good, 100 per sample, 10 with recomputation; half of it in bf16."""
 
+    durable = True
+
     def __init__(self, *, recomputes=True):
         self.recomputes = recomputes
 
@@ -134,6 +158,8 @@ class Known:
         return (1000 if optimizer is None else 600) // (setup.processes if setup.sharded else 1)
 
     def memory(self, setup, optimizer=None):
+        if not self.can_pass(setup):
+            raise UnmeasurableError
         each = 10 if setup.checkpointing else 100
         each //= 1 if setup.precision == Precision.FP32 else 2
 
@@ -142,8 +168,11 @@ class Known:
 
         return Memory
 
-    def can_recompute(self, _setup):
-        return self.recomputes
+    def can_pass(self, setup):
+        return self.recomputes or not setup.checkpointing
+
+    def allows(self, _setup, _optimizer=None):
+        return True
 
     def frugal(self):
         yield "adafactor", "adafactor"
@@ -186,6 +215,57 @@ def test_what_no_device_holds_is_sharded_over_the_fewest():
     assert texts(150, device=gpu) == [(most, 125 + 5), (some, 62 + 40)]
 
 
+def need_of(**changes):
+    raw = {"model": {"name": "mlp"}, "dataset": {"builtin": {"name": "digits"}}, "training": {"epochs": 1}}
+    spec = read_spec(raw | changes)
+    return Need(Gauge(spec, Facts((64,), 10), cuda=False), spec), setup_of(spec, cuda=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "changed", "optimizer", "allowed"),
+    [
+        ({}, {"processes": 4, "sharded": True}, None, True),
+        ({"training": {"epochs": 1, "globalBatchSize": 4}}, {"processes": 8, "sharded": True}, None, False),
+        ({"training": {"epochs": 1, "precision": "fp16"}}, {"processes": 4, "sharded": True}, None, False),
+        ({"optimizer": {"name": "adafactor"}}, {"processes": 4, "sharded": True}, None, False),
+        ({}, {"processes": 4, "sharded": True}, "adafactor", False),
+        ({}, {}, "adafactor", True),
+    ],
+)
+def test_only_what_the_api_accepts_is_advised(changes, changed, optimizer, allowed):
+    need, setup = need_of(**changes)
+    spec = optimizer and OptimizerSpec(name=OptimizerName(optimizer))
+    assert need.allows(replace(setup, **changed), spec) == allowed
+
+
+def test_what_is_wrong_with_a_job_anyhow_forbids_no_advice():
+    need, setup = need_of()
+    spec = need_of()[0]._job.model_copy(update={"task": Task.REGRESSION})
+    assert Need(need._gauge, spec).allows(replace(setup, checkpointing=True))
+
+
+def test_a_job_in_fp16_is_sharded_in_bf16_and_its_checkpoints_lie_where_all_see_them():
+    need, setup = need_of(training={"epochs": 1, "precision": "fp16", "globalBatchSize": 4}, optimizer={"name": "sgd"})
+    whole = need.memory(setup).total
+    texts = [remedy.text for remedy in remedies(need, setup, Device("CPU", int(0.8 * whole), cuda=False))]
+    words = "training.precision: bf16 and checkpoint.persistentVolumeClaim: NAME"
+    assert texts == [f"parallelism: fsdp over 4 processes with {words}"]
+
+
+def test_a_model_that_takes_no_single_sample_is_judged_and_advised_all_the_same():
+    layers = [
+        {"dense": {"units": 100}},
+        {"batchNorm": {"activation": "relu"}},
+        {"dense": {"units": 10}},
+    ]
+    need, setup = need_of(model={"layers": layers}, training={"epochs": 1, "globalBatchSize": 256})
+    small = need.memory(replace(setup, micro_batch=2)).total
+    preflight, found = judge(need, setup, Device("CPU", small, cuda=False))
+    assert not preflight.fits
+    assert "training.microBatchSize: 2" in [remedy.text for remedy in found]
+    assert not judge(need, setup, Device("CPU", 1000, cuda=False))[0].fits
+
+
 def test_the_setup_follows_from_the_spec():
     spec = read_spec(
         {
@@ -209,11 +289,38 @@ def test_the_arithmetic_of_a_step_is_that_of_its_samples_however_unequal_its_pas
             "training": {"epochs": 1, "globalBatchSize": 65, "microBatchSize": 64},
         }
     )
-    need = Need(Gauge(spec, Facts((64,), 10), cuda=False), spec.optimizer)
+    need = Need(Gauge(spec, Facts((64,), 10), cuda=False), spec)
     setup = setup_of(spec, cuda=False)
     assert setup.accumulation == 2
     whole = replace(setup, micro_batch=65, accumulation=1)
     assert need.flops(setup) == pytest.approx(need.flops(whole))
+
+
+def texts_of(lengths, **changes):
+    ends = np.cumsum([0, *lengths])
+    rows = torch.arange(len(lengths))
+    return Tokens(Ragged(np.zeros(ends[-1], np.int32), ends), rows, torch.zeros_like(rows), 0, max(lengths), **changes)
+
+
+def test_texts_count_as_long_as_they_are_padded_and_not_as_the_longest():
+    generator = torch.Generator().manual_seed(0)
+    split = texts_of([500, *torch.randint(5, 40, (639,), generator=generator).tolist()])
+    order = torch.randperm(640, generator=generator).split(32)
+    real = [split.take(part).inputs.shape[1] for part in order]
+    assert usual_length(split, 32) == pytest.approx(sum(real) / len(real), rel=0.1)
+    assert usual_length(split, 640) > 10 * usual_length(split, 1)
+    assert usual_length(replace(split, fixed=True), 32) == 500
+    assert usual_length(range(4), 32) is None
+
+
+def test_the_arithmetic_of_a_step_follows_the_usual_length_and_its_memory_the_longest():
+    raw = {"model": {"name": "transformer"}, "dataset": {"labeledText": {"path": "a.csv"}}, "training": {"steps": 1}}
+    spec = read_spec(raw)
+    need, setup = Need(Gauge(spec, Facts((64,), 2, 100, 0), cuda=False), spec), setup_of(spec, cuda=False)
+    whole, short = (judge(need, setup, Device("CPU", None, cuda=False), length)[0] for length in (None, 16))
+    # Attention's part falls faster.
+    assert 0.2 < short.flops_per_step / whole.flops_per_step < 0.25
+    assert short.memory == whole.memory
 
 
 def test_facts_are_taken_from_the_spec_and_assumptions_are_told():

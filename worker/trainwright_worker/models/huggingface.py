@@ -3,7 +3,7 @@
 import difflib
 import importlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +31,10 @@ _PROBED: Final = 4
 """How many tokens show whether a model looks ahead."""
 _ROUNDING: Final = 1e-5
 """Differences below this share of the largest output may come from rounding."""
+_SHORT: Final = 7
+"""Tokens of a text that shows whether a model reads the padding behind it: an odd number, since some pool pairs."""
+_BLURRED: Final = 1e-2
+"""Differences that padding may make: some models convolve over the end of a text, as they did when they were pretrained."""
 
 
 class HuggingFaceModel(nn.Module):
@@ -135,6 +139,12 @@ def build_huggingface(kind: str, spec: TrainingJobSpec, facts: Facts, root: str)
             "use a decoder such as hf:gpt2, or make it one in spec.model.args if its configuration can "
             "(is_decoder: true, causal: true of xlm, attn_type: uni of xlnet)",
         )
+    if facts.vocabulary is not None and not model.causal and _reads_padding(model, facts):
+        raise UserError(
+            f"spec.model.name: {spec.model.name} reads the padding behind short texts, so its outputs depend on the other "
+            "texts of a batch",
+            "use a model that leaves it out, such as hf:bert, hf:distilbert or hf:roberta",
+        )
     return model
 
 
@@ -144,20 +154,45 @@ def _looks_ahead(model: HuggingFaceModel, facts: Facts) -> bool:
     A model without data (on the meta device) shows nothing; whoever trains it builds it with data, also if it is split
     afterwards. One that does not take the tokens as they are shows nothing either, and the first step says why.
     """
-    padding = getattr(model.network.config, "pad_token_id", None)
-    tokens = [token for token in range(min(facts.vocabulary or 0, _PROBED)) if token != padding]
-    if not tokens or any(weight.is_meta for weight in model.parameters()):
+    tokens = _probed_tokens(model, facts)
+    if not tokens:
         return False
     text = torch.full((1, min(facts.shape[0], _PROBED)), tokens[0])
     other = text.clone()
     other[0, -1] = tokens[-1]
+    return _differ(model, lambda: model(text)[:, :-1], lambda: model(other)[:, :-1], _ROUNDING)
+
+
+def _reads_padding(model: HuggingFaceModel, facts: Facts) -> bool:
+    """Return whether padding behind a short text changes its outputs, although the mask says what it is.
+
+    A model without data shows nothing, as above.
+    """
+    tokens = _probed_tokens(model, facts)
+    if not tokens or facts.shape[0] <= _SHORT:
+        return False
+    text = torch.tensor([[tokens[index % len(tokens)] for index in range(_SHORT)]])
+    fill = torch.full((1, min(facts.shape[0], 2 * _SHORT) - _SHORT), facts.padding or 0)
+    padded, mask = torch.cat([text, fill], 1), torch.cat([torch.ones_like(text), torch.zeros_like(fill)], 1).bool()
+    return _differ(model, lambda: model(text, torch.ones_like(text).bool()), lambda: model(padded, mask), _BLURRED)
+
+
+def _probed_tokens(model: HuggingFaceModel, facts: Facts) -> list[int]:
+    """Return a few tokens that are no padding; none of a model without data."""
+    if any(weight.is_meta for weight in model.parameters()):
+        return []
+    padding = getattr(model.network.config, "pad_token_id", None)
+    return [token for token in range(min(facts.vocabulary or 0, _PROBED)) if token != padding]
+
+
+def _differ(model: HuggingFaceModel, one: Callable[[], Tensor], other: Callable[[], Tensor], least: float) -> bool:
+    """Return whether two outputs differ by more than a share of the largest; false if the model does not take the inputs."""
     found = False
     model.eval()
     # What is drawn afterwards must not depend on this.
     with suppress(Exception), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        before = model(text)
-        moved = (model(other) - before)[:, :-1].abs()
-        found = bool((moved > _ROUNDING * before.abs().max()).any())
+        before = one()
+        found = bool(((other() - before).abs() > least * before.abs().max()).any())
     model.train()
     return found
 

@@ -3,11 +3,13 @@
 import difflib
 import importlib
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any, Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
 from trainwright.api.spec import TrainingJobSpec
 from trainwright_worker.data.dataset import Facts
@@ -39,7 +41,8 @@ def build_torchvision(name: str, spec: TrainingJobSpec, facts: Facts) -> nn.Modu
     single = {"aux_logits": False, "init_weights": False} if name in _AUXILIARY else {}
     arguments = {"num_classes": facts.outputs, **single, **_args(spec)}
     try:
-        model: nn.Module = models.get_model(name, weights=None, **arguments)
+        with _Widths() if name.startswith("regnet") else nullcontext():
+            model: nn.Module = models.get_model(name, weights=None, **arguments)
     except (TypeError, ValueError) as error:
         raise UserError(f"spec.model.args: torchvision:{name} does not take them: {error}") from error
     if facts.shape[0] != _COLOURS:
@@ -61,6 +64,8 @@ def build_timm(name: str, spec: TrainingJobSpec, facts: Facts) -> nn.Module:
     try:
         model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        if isinstance(error, NotImplementedError) and torch.get_default_device().type == "meta":
+            raise  # It reads a number, which a tensor without data does not have.
         raise UserError(f"spec.model: timm:{name} does not take its args: {error}") from error
     check_images(model, spec, facts)
     return model
@@ -71,6 +76,16 @@ def unknown_name(name: str, known: Iterable[str], library: str) -> UserError:
     near = difflib.get_close_matches(name, list(known), n=3)
     hint = f"did you mean {', '.join(f'{library}:{found}' for found in near)}?" if near else None
     return UserError(f"spec.model.name: {library} has no model {name}", hint)
+
+
+class _Widths(TorchFunctionMode):
+    """Keeps small series of numbers on the CPU: a regnet computes its widths with them, on the meta device too."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        device = {"device": "cpu"} if func in (torch.arange, torch.tensor) else {}
+        return func(*args, **{**(kwargs or {}), **device})
 
 
 def _args(spec: TrainingJobSpec) -> dict[str, Any]:
@@ -114,21 +129,36 @@ def _adapt_stem(model: nn.Module, channels: int) -> None:
     setattr(model.get_submodule(parent), last, adapted)
 
 
+def stand_ins(model: nn.Module) -> dict[str, Tensor]:
+    """Return tensors without data in place of the model's own, for `functional_call` without `tie_weights`.
+
+    A part that stands in several places is named once: torch would leave stand-ins in the model otherwise.
+    """
+    made: dict[int, Tensor] = {}
+    state: dict[str, Tensor] = {}
+    for place, part in model.named_modules():
+        own = [*part.named_parameters(recurse=False, remove_duplicate=False), *part.named_buffers(recurse=False)]
+        for name, tensor in own:
+            if id(tensor) not in made:
+                made[id(tensor)] = torch.empty_like(tensor, device="meta", requires_grad=tensor.requires_grad)
+            state[f"{place}.{name}" if place else name] = made[id(tensor)]
+    return state
+
+
 def check_images(model: nn.Module, spec: TrainingJobSpec, facts: Facts) -> None:
     """Check that the model takes images of the data's size, by a pass that computes shapes only.
 
     Raises:
         UserError: It does not.
     """
-    state = {
-        name: torch.empty_like(value, device="meta")
-        for name, value in (*model.named_parameters(), *model.named_buffers())
-    }
+    images = torch.empty(2, *facts.shape, device="meta")
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            outputs = functional_call(model, state, (torch.empty(2, *facts.shape, device="meta"),))
+            outputs = functional_call(model, stand_ins(model), (images,), tie_weights=False)
+    except NotImplementedError:
+        return  # What depends on values shows itself in the first step.
     except (RuntimeError, ValueError, AssertionError) as error:
         size = "x".join(map(str, facts.shape))
         raise UserError(

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from trainwright.api.devices import GPUS
+from trainwright.api.devices import find_gpu
 from trainwright.api.plan import Answer, Question, Way
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.paths import is_uri, list_paths
@@ -18,7 +18,7 @@ from trainwright_worker.preflight.assume import (
     teacher_as_known,
     without_absent_weights,
 )
-from trainwright_worker.preflight.budget import CUDA_CONTEXT, Device, setup_of, this_device
+from trainwright_worker.preflight.budget import CUDA_CONTEXT, Device, setup_of, this_device, usual_length
 from trainwright_worker.preflight.measure import Gauge, UnmeasurableError
 from trainwright_worker.preflight.verdict import judge, table
 from trainwright_worker.results.given import samples_to_predict
@@ -48,8 +48,10 @@ def _answer(question: Question, notes: list[str]) -> Answer:
     teacher, said = teacher_as_known(spec, question.absent, question.data_root)
     notes += said
     gauge = Gauge(spec, assumed.facts, cuda=device.cuda, root=question.data_root, teacher=teacher)
-    need = Need(gauge, spec.optimizer)
-    preflight, found = judge(need, setup_of(spec, samples=assumed.samples, cuda=device.cuda), device)
+    need = Need(gauge, spec)
+    setup = setup_of(spec, samples=assumed.samples, cuda=device.cuda)
+    length = None if assumed.split is None else usual_length(assumed.split, setup.micro_batch)
+    preflight, found = judge(need, setup, device, length)
     peak = device.peak(spec.training.precision)
     return Answer(
         preflight=preflight,
@@ -66,7 +68,9 @@ def _device(question: Question) -> Device:
     if question.gpu is None:
         here = this_device(question.spec.workers.processes_per_worker)
         return here if question.memory is None else Device(here.name, question.memory, cuda=here.cuda, gpu=here.gpu)
-    gpu = GPUS[question.gpu]
+    gpu = find_gpu(question.gpu)
+    if gpu is None:
+        raise UserError(f"--gpu: {question.gpu!r} is not known")
     return Device(gpu.name, question.memory or gpu.memory - CUDA_CONTEXT, cuda=True, gpu=gpu)
 
 
@@ -90,7 +94,7 @@ def _facts(spec: TrainingJobSpec, question: Question) -> Assumed:
             f"spec.training.globalBatchSize: {spec.training.global_batch_size}, but the training split has only "
             f"{len(splits.train)} samples"
         )
-    return Assumed(dataset.facts, (), len(dataset.splits.train))
+    return Assumed(dataset.facts, (), dataset.splits.train)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
-"""What would make a job fit: every suggestion is computed, none is given that would not help."""
+"""What would make a job fit: every suggestion is computed, none is given that would not help or that the API refuses."""
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from trainwright.api.figures import MemoryUse
-from trainwright.api.spec import OptimizerSpec
+from trainwright.api.job import FieldError, InvalidJobError, read_spec
+from trainwright.api.spec import OptimizerSpec, TrainingJobSpec
+from trainwright.api.spec.checkpoint import Parallelism
 from trainwright.api.spec.optimization import OptimizerName
 from trainwright.api.spec.training import Precision
 from trainwright_worker.errors import UserError
@@ -38,11 +41,18 @@ class Remedy:
 
 
 class Need:
-    """What a job needs under any setup. Measures only what is asked for, and that once."""
+    """What a job needs under any setup. Measures only what is asked for, and that once.
 
-    def __init__(self, gauge: Gauge, optimizer: OptimizerSpec) -> None:
+    Attributes:
+        weights: Sizes of the model's weights.
+        durable: Whether checkpoints lie where all workers see them.
+    """
+
+    def __init__(self, gauge: Gauge, spec: TrainingJobSpec) -> None:
         self._gauge = gauge
-        self._spec = optimizer
+        self._job, self._spec = spec, spec.optimizer
+        self._refused = _mistakes(spec.to_wire())
+        self.durable = spec.checkpoint.durable
         self.weights = gauge.weights()
         self._measured: dict[str, int] = {}
 
@@ -63,27 +73,50 @@ class Need:
         nothing = Passes(samples=0, tokens=0, saved=0, peak=0, casts=0, logits=0, flops=0)
         return add_up(self.weights, self._states(optimizer or self._spec), nothing, setup).total
 
-    def flops(self, setup: Setup) -> float:
-        """Return the operations of a step over all processes, those that checkpointing repeats not counted."""
-        passes = self._gauge.passes(setup.micro_batch, setup.precision, checkpointing=False)
+    def flops(self, setup: Setup, length: int | None = None) -> float:
+        """Return the operations of a step over all processes, those that checkpointing repeats not counted.
+
+        Args:
+            setup: How the job is run.
+            length: How long the sequences of a batch are on average; None for all as long as the longest.
+        """
+        passes = self._gauge.passes(setup.micro_batch, setup.precision, checkpointing=False, length=length)
         # Not every pass is as large as the largest.
         return passes.flops * setup.batch / setup.micro_batch
 
-    def can_recompute(self, setup: Setup) -> bool:
-        """Return whether the model has blocks whose activations can be computed anew."""
+    def can_pass(self, setup: Setup) -> bool:
+        """Return whether the model takes such a micro-batch, and can compute activations anew if it is to."""
         try:
-            self._gauge.passes(setup.micro_batch, setup.precision, checkpointing=True)
+            self._gauge.passes(setup.micro_batch, setup.precision, checkpointing=setup.checkpointing)
         except (UserError, UnmeasurableError):
             return False
         return True
+
+    def allows(self, setup: Setup, optimizer: OptimizerSpec | None = None) -> bool:
+        """Return whether the API finds nothing wrong with the job so changed that it did not find before.
+
+        Several workers of a sharded job are taken to have checkpoints that all of them see.
+        """
+        raw: dict[str, Any] = self._job.to_wire()
+        raw["training"] |= {"precision": setup.precision, "gradientCheckpointing": setup.checkpointing}
+        if optimizer is not None:
+            raw["optimizer"] = optimizer.to_wire()
+        if setup.sharded:
+            raw["parallelism"] = Parallelism.FSDP
+            each = min(setup.processes, self._job.workers.processes_per_worker)
+            raw.setdefault("workers", {}).update(processesPerWorker=each, count=-(-setup.processes // each))
+            if not self.durable:
+                raw.setdefault("checkpoint", {})["persistentVolumeClaim"] = "shared"
+        return _mistakes(raw) <= self._refused
 
     def frugal(self) -> Iterator[tuple[str, OptimizerSpec]]:
         """Yield optimizers that remember less than the job's own."""
         own = self._states(self._spec)
         for name in _FRUGAL:
             spec = OptimizerSpec(name=name, learning_rate=self._spec.learning_rate)
-            if self._states(spec) < own:
-                yield str(name), spec
+            with suppress(UnmeasurableError):
+                if self._states(spec) < own:
+                    yield str(name), spec
 
 
 def remedies(need: Need, setup: Setup, device: Device) -> list[Remedy]:
@@ -107,13 +140,13 @@ def remedies(need: Need, setup: Setup, device: Device) -> list[Remedy]:
 def _single(need: Need, setup: Setup, available: int) -> Iterator[Remedy]:
     """Yield single changes that suffice."""
     for name, spec in need.frugal():
-        if need.kept(setup, spec) <= available and need.memory(setup, spec).total <= available:
-            yield Remedy(f"optimizer.name: {name}", setup, need.memory(setup, spec).total)
+        if need.kept(setup, spec) <= available:
+            yield from _if_it_fits(need, setup, available, f"optimizer.name: {name}", spec)
     if need.kept(setup) > available:
         return
     yield from _smaller_batch(need, setup, available, ())
     changed = replace(setup, checkpointing=True)
-    if not setup.checkpointing and need.can_recompute(setup):
+    if not setup.checkpointing:
         yield from _if_it_fits(need, changed, available, "training.gradientCheckpointing: true")
     if setup.precision == Precision.FP32:
         changed = replace(setup, precision=Precision.BF16)
@@ -122,32 +155,37 @@ def _single(need: Need, setup: Setup, available: int) -> Iterator[Remedy]:
 
 def _several(need: Need, setup: Setup, available: int) -> Iterator[Remedy]:
     """Yield all that saves activations at once, if that suffices; then with another optimizer too."""
-    if min(need.kept(setup), *(need.kept(setup, spec) for _, spec in need.frugal())) > available:
+    if min([need.kept(setup), *(need.kept(setup, spec) for _, spec in need.frugal())]) > available:
         return
     frugal, words = _frugal(need, setup)
     smaller = [*_smaller_batch(need, frugal, available, words)]
     whole = [*_if_it_fits(need, frugal, available, _join(*words))]
     yield from (whole or smaller)
     if not whole and not smaller:
-        least = replace(frugal, micro_batch=1, accumulation=setup.accumulation * setup.micro_batch)
+        least = _with_batch(frugal, _smallest(need, frugal))
         for name, spec in need.frugal():
-            total = need.memory(least, spec).total
-            if total <= available:
-                text = _join(*words, "training.microBatchSize: 1", f"optimizer.name: {name}")
-                yield Remedy(text, least, total)
+            text = _join(*words, f"training.microBatchSize: {least.micro_batch}", f"optimizer.name: {name}")
+            yield from _if_it_fits(need, least, available, text, spec)
 
 
 def _sharded(need: Need, setup: Setup, device: Device) -> Iterator[Remedy]:
     """Yield the fewest processes over which the job fits when it is sharded: as it is, then with fewer activations."""
+    said: Words = ()
+    if setup.precision == Precision.FP16:  # Its scaled gradients cannot be split.
+        setup, said = replace(setup, precision=Precision.BF16), ("training.precision: bf16",)
     frugal, words = _frugal(need, setup)
-    least = replace(frugal, micro_batch=1, accumulation=1)
-    sized = (*words, "training.microBatchSize: 1") if setup.micro_batch > 1 else words
+    words = (*said, *words)
+    smallest = _smallest(need, frugal)
+    least = replace(frugal, micro_batch=smallest, accumulation=1)
+    sized = (*words, f"training.microBatchSize: {smallest}") if setup.micro_batch > smallest else words
     fewest = MOST_PROCESSES + 1
-    for base, extra in ((setup, ()), (frugal, words), (least, sized)):
+    for base, extra in ((setup, said), (frugal, words), (least, sized)):
         found = _fewest(need, base, device.memory or 0)
         if found is not None and found.processes < fewest:
             fewest = found.processes
             where = f"{fewest} {device.name}" if device.cuda else f"{fewest} processes"
+            if not need.durable and fewest > setup.sharing:
+                extra = (*extra, "checkpoint.persistentVolumeClaim: NAME")  # noqa: PLW2901 - one word more
             text = f"parallelism: fsdp over {where}" + (f" with {_join(*extra)}" if extra else "")
             yield Remedy(text, found, need.memory(found).total)
 
@@ -158,7 +196,7 @@ def _fewest(need: Need, setup: Setup, available: int) -> Setup | None:
     while count <= MOST_PROCESSES:
         sharded = replace(setup, processes=count, sharded=True)
         # Measuring passes takes longer than this sum.
-        if need.kept(sharded) <= available and need.memory(sharded).total <= available:
+        if need.kept(sharded) <= available and _fits(need, sharded, available):
             return sharded
         count *= 2
     return None
@@ -171,7 +209,7 @@ def _frugal(need: Need, setup: Setup) -> tuple[Setup, Words]:
         words.append("training.precision: bf16")
     precision = Precision.BF16 if setup.precision == Precision.FP32 else setup.precision
     changed = replace(setup, precision=precision)
-    if not setup.checkpointing and need.can_recompute(setup):
+    if not setup.checkpointing and need.can_pass(replace(changed, checkpointing=True)):
         words.append("training.gradientCheckpointing: true")
         changed = replace(changed, checkpointing=True)
     return changed, tuple(words)
@@ -179,20 +217,20 @@ def _frugal(need: Need, setup: Setup) -> tuple[Setup, Words]:
 
 def _smaller_batch(need: Need, setup: Setup, available: int, words: Words) -> Iterator[Remedy]:
     """Yield the largest halved micro-batch that fits, if any does."""
-    if setup.micro_batch == 1:
+    smallest = _smallest(need, setup)
+    if setup.micro_batch <= smallest:
         return
-    least, most = (need.memory(_with_batch(setup, size)).total for size in (1, setup.micro_batch))
+    least, most = (_total(need, _with_batch(setup, size)) for size in (smallest, setup.micro_batch))
     if least > available:
         return
     # Activations grow evenly with the batch, so the size follows from these two; it is checked all the same.
-    per_sample = max(1, most - least) / (setup.micro_batch - 1)
+    per_sample = max(1, most - least) / (setup.micro_batch - smallest)
     size = setup.micro_batch
-    while size > 1 and (size == setup.micro_batch or size > 1 + (available - least) / per_sample):
+    while size > smallest and (size == setup.micro_batch or size > smallest + (available - least) / per_sample):
         size = _halved(size)
     while size > 1 and not _fits(need, _with_batch(setup, size), available):
         size = _halved(size)
-    changed = _with_batch(setup, size)
-    yield Remedy(_join(*words, f"training.microBatchSize: {size}"), changed, need.memory(changed).total)
+    yield from _if_it_fits(need, _with_batch(setup, size), available, _join(*words, f"training.microBatchSize: {size}"))
 
 
 def _join(*words: str) -> str:
@@ -209,11 +247,37 @@ def _with_batch(setup: Setup, size: int) -> Setup:
     return replace(setup, micro_batch=size, accumulation=setup.accumulation * setup.micro_batch // size)
 
 
+def _smallest(need: Need, setup: Setup) -> int:
+    """Return the smallest micro-batch that the model takes; batch normalization needs two samples."""
+    return 1 if need.can_pass(_with_batch(setup, 1)) else 2
+
+
+def _total(need: Need, setup: Setup, optimizer: OptimizerSpec | None = None) -> float:
+    """Return what each process of the changed job needs: no end of it if it is refused or cannot be measured."""
+    if not need.allows(setup, optimizer):
+        return math.inf
+    try:
+        return need.memory(setup, optimizer).total
+    except (UserError, UnmeasurableError):
+        return math.inf
+
+
 def _fits(need: Need, setup: Setup, available: int) -> bool:
-    return need.memory(setup).total <= available
+    return _total(need, setup) <= available
 
 
-def _if_it_fits(need: Need, setup: Setup, available: int, text: str) -> Iterator[Remedy]:
-    total = need.memory(setup).total
+def _if_it_fits(
+    need: Need, setup: Setup, available: int, text: str, optimizer: OptimizerSpec | None = None
+) -> Iterator[Remedy]:
+    total = _total(need, setup, optimizer)
     if text and total <= available:
-        yield Remedy(text, setup, total)
+        yield Remedy(text, setup, int(total))
+
+
+def _mistakes(raw: dict[str, Any]) -> set[FieldError]:
+    """Return what the API finds wrong with a spec."""
+    try:
+        read_spec(raw)
+    except InvalidJobError as error:
+        return set(error.errors)
+    return set()

@@ -11,6 +11,7 @@ from trainwright.api.spec.paths import is_uri
 from trainwright.api.spec.preparation import TokenizerName, TokenizerSpec
 from trainwright_worker.data.corpus import takes_tokenizer_of_model
 from trainwright_worker.data.dataset import Facts
+from trainwright_worker.data.table import Split
 from trainwright_worker.data.tokens import BYTE_VOCABULARY
 from trainwright_worker.models.huggingface import default_vocabulary
 from trainwright_worker.training.teacher import FIELD, named_model, read_model
@@ -38,12 +39,17 @@ class Assumed:
     Attributes:
         facts: What the model is built from.
         notes: What was assumed, each in a few words.
-        samples: Samples of the training split; None if nobody knows.
+        split: The training split, if the data was read after all.
     """
 
     facts: Facts
     notes: tuple[str, ...]
-    samples: int | None = None
+    split: Split | None = None
+
+    @property
+    def samples(self) -> int | None:
+        """Samples of the training split; None if nobody knows."""
+        return None if self.split is None else len(self.split)
 
 
 def assume(spec: TrainingJobSpec) -> Assumed:

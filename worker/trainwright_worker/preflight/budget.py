@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
 
 from trainwright.api.devices import Gpu, find_gpu
@@ -12,6 +13,8 @@ from trainwright.api.figures import MemoryUse
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.training import Precision
 from trainwright_worker.data.sampler import largest_pass
+from trainwright_worker.data.sequences import Frames, Tokens, round_up
+from trainwright_worker.data.table import Split
 from trainwright_worker.distributed.parallel import is_sharded
 from trainwright_worker.preflight.measure import Passes, Weights
 
@@ -102,6 +105,27 @@ def setup_of(spec: TrainingJobSpec, processes: int | None = None, samples: int |
     )
 
 
+def usual_length(split: Split, samples: int) -> int | None:
+    """Return how long batches of texts or frames are on average; None where all inputs are alike.
+
+    Args:
+        split: The training split.
+        samples: Samples of a batch, which is padded to the longest of them.
+    """
+    match split:
+        case Tokens(ids=ragged) | Frames(frames=ragged):
+            rows, longest = split.rows.numpy(), split.max_length
+        case _:
+            return None
+    if split.fixed:
+        return longest
+    lengths = np.sort(np.minimum(ragged.ends[rows + 1] - ragged.ends[rows], longest))
+    padded = [round_up(length, longest) for length in lengths.tolist()]
+    # How probable it is that the longest of a batch is the k-th of all.
+    chances = np.diff((np.arange(len(rows) + 1) / len(rows)) ** samples)
+    return max(1, round(float(chances @ np.array(padded))))
+
+
 def add_up(weights: Weights, optimizer: int, passes: Passes, setup: Setup) -> MemoryUse:
     """Return the memory of one process at the peak of a step.
 
@@ -114,7 +138,7 @@ def add_up(weights: Weights, optimizer: int, passes: Passes, setup: Setup) -> Me
     shards = setup.processes if setup.sharded else 1
     whole = weights.rest + _PREFETCHED * weights.block
     # Blocks are gathered in the precision of the passes; their gradients are whole until they are spread.
-    gathered = math.ceil(whole / (1 if setup.precision == Precision.FP32 else 2)) + weights.block
+    gathered = math.ceil(whole / (1 if setup.precision == Precision.FP32 else 2)) + weights.gradient
     own = math.ceil(weights.all / shards) + weights.buffers
     optimizer = math.ceil(optimizer / shards)
     average = math.ceil(weights.trained / shards) if setup.average else 0

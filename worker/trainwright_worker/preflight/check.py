@@ -8,7 +8,7 @@ from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.distributed.place import Place
 from trainwright_worker.errors import OutOfMemoryError
 from trainwright_worker.preflight.advice import Need
-from trainwright_worker.preflight.budget import setup_of, this_device
+from trainwright_worker.preflight.budget import setup_of, this_device, usual_length
 from trainwright_worker.preflight.measure import Gauge, UnmeasurableError
 from trainwright_worker.preflight.verdict import judge, table
 from trainwright_worker.training.teacher import read_model
@@ -31,10 +31,10 @@ def measure_job(spec: TrainingJobSpec, dataset: Dataset, root: str, place: Place
     """
     device = this_device(place.neighbours)
     teacher = None if spec.distillation is None else read_model(spec.distillation, root)
-    need = Need(Gauge(spec, dataset.facts, cuda=device.cuda, root=root, teacher=teacher), spec.optimizer)
     try:
+        need = Need(Gauge(spec, dataset.facts, cuda=device.cuda, root=root, teacher=teacher), spec)
         setup = setup_of(spec, place.size, len(dataset.splits.train), cuda=device.cuda)
-        preflight, _ = judge(need, setup, device)
+        preflight, _ = judge(need, setup, device, usual_length(dataset.splits.train, setup.micro_batch))
     except UnmeasurableError as error:
         return None, [f"preflight: memory cannot be told beforehand: {error}"]
     return preflight, ["preflight", *(f"  {line}" for line in table(preflight))]

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from trainwright_worker.batch import Batch, run_model
 from trainwright_worker.errors import UserError, WorkerError, explain
+from trainwright_worker.models.vision import stand_ins
 from trainwright_worker.optim.optimizer import set_learning_rate
 from trainwright_worker.preflight.measure import Ones
 from trainwright_worker.training.evaluate import Forward
@@ -65,15 +66,12 @@ def uses_all_weights(model: nn.Module, batch: Batch) -> bool:
         model: The model without any wrapper.
         batch: What goes through; only its form matters.
     """
-    both, place = _BothPasses(model), torch.device("meta")
-    state = {name: torch.empty_like(buffer, device=place) for name, buffer in both.named_buffers()}
-    for name, weight in both.named_parameters():
-        state[name] = torch.empty_like(weight, device=place, requires_grad=weight.requires_grad)
+    both = _BothPasses(model)
     training = model.training
     model.train()
     try:
         with Ones():  # type: ignore[no-untyped-call]
-            used: bool = functional_call(both, state, (batch.to(place),))
+            used: bool = functional_call(both, stand_ins(both), (batch.to(torch.device("meta")),), tie_weights=False)
     except Exception:  # noqa: BLE001 - what cannot be followed without data has errors of any kind
         return False
     finally:

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import flop_registry
 
 _CAST: Final = torch.ops.aten._to_copy.default  # noqa: SLF001 - the name of an operator
 _RECURRENT: Final = torch.ops.aten.mkldnn_rnn_layer.default
+_CONVOLUTION: Final = torch.ops.aten.convolution_backward
 _WORKSPACE: Final = 15.5
 """What oneDNN keeps of an LSTM layer for its backward pass, in multiples of the layer's output: seen at several sizes. Torch
 knows it only once the layer has run."""
@@ -129,8 +130,19 @@ def _recurrent_flops(inputs: Tensor, *weights: Any, **_: Any) -> int:
     return operations
 
 
+def _convolution_flops(*args: Any, out_val: tuple[Tensor | None, ...], **kwargs: Any) -> int:
+    """Return the operations of a convolution's backward pass: torch forgets its groups where it counts the weight's."""
+    *others, groups, (of_input, of_weight, _) = args
+    count = flop_registry[_CONVOLUTION]
+    inputs = count(*others, groups, [True, False, False], out_val=out_val, **kwargs) if of_input else 0
+    weight = count(*others, groups, [False, True, False], out_val=out_val, **kwargs) if of_weight else 0
+    operations: int = inputs + weight // groups
+    return operations
+
+
 _FORMULAS: Final = {
     **flop_registry,
+    _CONVOLUTION: _convolution_flops,
     torch.ops.aten.mkldnn_rnn_layer: _recurrent_flops,
     torch.ops.aten.mkldnn_rnn_layer_backward: lambda *args, **kwargs: 2 * _recurrent_flops(*args, **kwargs),
 }

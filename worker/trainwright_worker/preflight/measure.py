@@ -1,13 +1,13 @@
 """Follows a job's passes on tensors without data: shapes, parameters, memory and arithmetic of a model of any size."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode, UnsupportedFakeTensorException, UnsupportedOperatorException
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.nn import functional as F  # noqa: N812 - its usual name
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,7 +19,7 @@ from trainwright.api.spec.training import Precision
 from trainwright_worker.batch import Batch, run_model
 from trainwright_worker.data.dataset import Facts
 from trainwright_worker.distributed.parallel import shards_of
-from trainwright_worker.errors import UserError
+from trainwright_worker.errors import UserError, WorkerError
 from trainwright_worker.models.build import build
 from trainwright_worker.models.recompute import enable_gradient_checkpointing
 from trainwright_worker.optim.optimizer import make_optimizer
@@ -41,6 +41,7 @@ class Weights:
         buffers: What is no parameter, such as running means.
         block: The largest block that is gathered at once when parameters are sharded.
         rest: What lies outside of blocks.
+        gradient: The largest gradient that is whole at once then: of a block, or of all that lies outside of them.
         teacher: Parameters and buffers of the teacher.
     """
 
@@ -51,6 +52,7 @@ class Weights:
     buffers: int
     block: int
     rest: int
+    gradient: int
     teacher: int = 0
 
 
@@ -80,7 +82,7 @@ class Passes:
 
 
 class UnmeasurableError(Exception):
-    """A model whose passes depend on values, so that they cannot be followed without data."""
+    """A model that depends on values, so that it cannot be followed without data."""
 
 
 class Gauge:
@@ -103,33 +105,40 @@ class Gauge:
         self._facts = facts
         self._cuda = cuda
         self._root = root
-        self._passes: dict[tuple[int, Precision, bool], Passes] = {}
+        self._passes: dict[tuple[int, Precision, bool, int | None], Passes] = {}
 
     def weights(self) -> Weights:
         """Return the sizes of the model's weights.
 
         Raises:
             UserError: The model does not fit the data.
+            UnmeasurableError: It cannot be built without data.
         """
-        with _without_data():
+        with _measurable(), _without_data():
             model, teacher = self._build(checkpointing=False), self._build_teacher()
         parameters = list(model.parameters())
         blocks = list(shards_of(model))
-        everything = _bytes(parameters)
+        everything, trained = _bytes(parameters), _trained(parameters)
+        parts = [_trained(block.parameters()) for block in blocks]
         return Weights(
             parameters=sum(weight.numel() for weight in parameters),
             trainable=sum(weight.numel() for weight in parameters if weight.requires_grad),
             all=everything,
-            trained=_bytes(weight for weight in parameters if weight.requires_grad),
+            trained=trained,
             buffers=_bytes(model.buffers()),
             block=max((_bytes(block.parameters()) for block in blocks), default=0),
             rest=everything - sum(_bytes(block.parameters()) for block in blocks),
+            gradient=max([*parts, trained - sum(parts)]),
             teacher=0 if teacher is None else _bytes([*teacher.parameters(), *teacher.buffers()]),
         )
 
     def optimizer(self, spec: OptimizerSpec) -> int:
-        """Return the bytes of an optimizer's state, by letting it take a step without data."""
-        with _without_data():
+        """Return the bytes of an optimizer's state, by letting it take a step without data.
+
+        Raises:
+            UnmeasurableError: It cannot take one.
+        """
+        with _measurable(), _without_data():
             model = self._build(checkpointing=False)
             trained = [weight for weight in model.parameters() if weight.requires_grad]
             optimizer = make_optimizer(spec, model)
@@ -142,31 +151,33 @@ class Gauge:
         entries = [value for state in optimizer.state.values() for value in state.values()]
         return _bytes(value for value in entries if isinstance(value, Tensor))
 
-    def passes(self, samples: int, precision: Precision, *, checkpointing: bool) -> Passes:
+    def passes(self, samples: int, precision: Precision, *, checkpointing: bool, length: int | None = None) -> Passes:
         """Return what one micro-batch takes.
 
         Args:
             samples: Samples of the micro-batch.
             precision: Arithmetic of the passes.
             checkpointing: Whether activations are computed anew in the backward pass.
+            length: Length of its sequences, by default that of the longest.
 
         Raises:
             UserError: The model does not fit the data.
             UnmeasurableError: The passes depend on values.
         """
-        key = samples, precision, checkpointing
+        key = samples, precision, checkpointing, length
         if key not in self._passes:
             with _translated():
                 self._passes[key] = self._follow(*key)
         return self._passes[key]
 
-    def _follow(self, samples: int, precision: Precision, checkpointing: bool) -> Passes:  # noqa: FBT001
+    def _follow(self, samples: int, precision: Precision, checkpointing: bool, length: int | None) -> Passes:  # noqa: FBT001
+        facts = self._facts if length is None else replace(self._facts, shape=(length, *self._facts.shape[1:]))
         # fp16 takes what bf16 takes.
         half = precision != Precision.FP32
         # A pass over a model like a live one: no generator of random numbers is touched.
         with _without_data(), _FusedAttention(enabled=self._cuda):
             model, teacher = self._build(checkpointing=checkpointing).train(), self._build_teacher()
-            batch = _batch(self._spec.task, self._facts, samples)
+            batch = _batch(self._spec.task, facts, samples)
             fixed = [] if teacher is None else [*teacher.parameters(), *teacher.buffers()]
             ledger = Ledger(model.parameters(), [*model.buffers(), *fixed, batch.inputs, batch.targets])
             with ledger, Ones():  # type: ignore[no-untyped-call]
@@ -182,7 +193,7 @@ class Gauge:
             gradients = ledger.numbers(weight.grad for weight in model.parameters() if weight.grad is not None)
         return Passes(
             samples=samples,
-            tokens=samples * self._facts.shape[0] if self._facts.vocabulary is not None else 0,
+            tokens=samples * facts.shape[0] if facts.vocabulary is not None else 0,
             saved=ledger.living(set(), half_way),
             peak=ledger.peak(gradients),
             casts=ledger.peak_of_casts(),
@@ -205,7 +216,8 @@ class Gauge:
         return self._without_weights(self._teacher, build_teacher).eval().requires_grad_(requires_grad=False)
 
     def _without_weights(self, spec: TrainingJobSpec, make: Callable[..., nn.Module] = build) -> nn.Module:
-        with torch.device("meta"):
+        # Numbers that a library computes while it builds are real: timm reads its rates of dropout from a tensor.
+        with _measurable(), unset_fake_temporarily(), torch.device("meta"):
             model = make(spec, self._facts, self._root)
         _leave_meta(model)
         return model
@@ -244,31 +256,37 @@ def _without_data() -> FakeTensorMode:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """Tell a model that does not fit the data from one that cannot be followed."""
+def _measurable() -> Iterator[None]:
+    """Take whatever is no known mistake for a model that cannot be followed: its first real step says what is wrong."""
     try:
         yield
-    except UserError:
+    except (WorkerError, UnmeasurableError):
         raise
-    except (UnsupportedFakeTensorException, UnsupportedOperatorException, NotImplementedError) as error:
-        raise UnmeasurableError(str(error).partition("\n")[0]) from error
-    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
-        text = str(error).partition("\n")[0]
-        if type(error) is RuntimeError and any(word in text.lower() for word in _SHAPE_WORDS):
-            raise UserError(
-                f"spec.model: does not fit the data: {text}", "compare its input with the data's"
-            ) from error
-        raise UnmeasurableError(text) from error
+    except Exception as error:
+        raise UnmeasurableError(str(error).partition("\n")[0] or type(error).__name__) from error
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Tell a model that does not fit the data from one that cannot be followed."""
+    with _measurable():
+        try:
+            yield
+        except RuntimeError as error:
+            text = str(error).partition("\n")[0]
+            if type(error) is RuntimeError and any(word in text.lower() for word in _SHAPE_WORDS):
+                raise UserError(
+                    f"spec.model: does not fit the data: {text}", "compare its input with the data's"
+                ) from error
+            raise
 
 
 def _leave_meta(model: nn.Module) -> None:
-    """Replace meta tensors by fake ones of the CPU, where all that depends on the device is as in a live model."""
+    """Replace the model's tensors by fake ones of the CPU, where all that depends on the device is as in a live model."""
     fresh: dict[int, tuple[Tensor, Tensor]] = {}
     for module in model.modules():
         own = [*module.named_parameters(recurse=False, remove_duplicate=False), *module.named_buffers(recurse=False)]
         for name, old in own:
-            if not old.is_meta:
-                continue
             if id(old) not in fresh:
                 new = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device="cpu")
                 wrapped = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
@@ -293,6 +311,10 @@ def _loss(task: Task, outputs: Tensor, batch: Batch) -> Tensor:
     if task == Task.TRANSCRIPTION:
         return F.log_softmax(outputs, -1).mean()
     return F.cross_entropy(outputs.flatten(0, -2), batch.targets.flatten())
+
+
+def _trained(weights: Iterable[Tensor]) -> int:
+    return _bytes(weight for weight in weights if weight.requires_grad)
 
 
 def _bytes(tensors: Any) -> int:

@@ -23,13 +23,14 @@ _NAMES: Final = {
 _MESSAGE: Final = 1024
 
 
-def judge(need: Need, setup: Setup, device: Device) -> tuple[Preflight, list[Remedy]]:
+def judge(need: Need, setup: Setup, device: Device, length: int | None = None) -> tuple[Preflight, list[Remedy]]:
     """Return what a job needs and whether it fits, and what would make it fit if it does not.
 
     Args:
         need: What the job needs.
         setup: How it is run.
         device: What each process has.
+        length: How long the sequences of a batch are on average; None for all as long as the longest.
 
     Raises:
         UserError: The model does not fit the data.
@@ -45,7 +46,7 @@ def judge(need: Need, setup: Setup, device: Device) -> tuple[Preflight, list[Rem
         total_bytes=memory.total,
         available_bytes=device.memory,
         device=device.name[:64],
-        flops_per_step=need.flops(setup),
+        flops_per_step=need.flops(setup, length),
         global_batch_size=setup.batch,
         micro_batch_size=setup.micro_batch,
         accumulation=setup.accumulation,

@@ -83,11 +83,13 @@ def check_export(spec: TrainingJobSpec, dataset: Dataset, root: str) -> None:
         if importlib.util.find_spec(package) is None:
             raise UserError(f"spec.export: the package {package} is not in the image", f"add {package} to the image")
     nowhere = torch.device("meta")
-    with nowhere:
-        skeleton = build(spec, dataset.facts, root).eval()
-    merge_lora(skeleton)
     try:
+        with nowhere:
+            skeleton = build(spec, dataset.facts, root).eval()
+        merge_lora(skeleton)
         trace(skeleton, _example(dataset).to(nowhere), optimize=False)
+    except WorkerError:
+        raise
     except Exception as error:
         raise UserError(f"spec.export: this model cannot be exported: {reason(error)}", "remove spec.export") from error
 

@@ -29,6 +29,10 @@ DOES_NOT_FIT: Final = 1
 _PREFLIGHT: Final = "trainwright_worker.preflight"
 _PRODUCT: Final = "nvidia.com/gpu.product"
 """Label by which nodes tell their GPU; a job that selects it says what it will run on."""
+_LIBRARIES: Final = 400 * 2**20
+"""Bytes that Python and torch take of a worker before the first tensor; its processes share them."""
+_PROCESS: Final = 50 * 2**20
+"""Bytes that each process adds to them."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ def execute(request: Request) -> int:
         if answer.assumed:
             errors.print(f"    {_assumptions(answer)}", soft_wrap=True, markup=False)
         return ExitCode.USER_ERROR
-    _print(request, answer)
+    limited = request.memory is None and question.memory is not None
+    _print(request, answer, _taken(question.spec) if limited else 0)
     if question.unnamed_gpu and question.memory is None:
         errors.print(
             f"whether it fits depends on the GPU: this job asks for {asked(question.spec)} per worker and this machine has "
@@ -117,7 +122,14 @@ def _memory(text: str | None, gpu: str | None, spec: TrainingJobSpec) -> int | N
     limits = spec.workers.resources.limits if spec.workers.resources and spec.workers.resources.limits else {}
     if "memory" not in limits or gpu is not None or asked(spec):
         return None
-    return _bytes("spec.workers.resources.limits.memory", str(limits["memory"])) // spec.workers.processes_per_worker
+    limit = _bytes("spec.workers.resources.limits.memory", str(limits["memory"]))
+    # One byte, if nothing is left: whatever the job, it does not fit.
+    return max(1, (limit - _taken(spec)) // spec.workers.processes_per_worker)
+
+
+def _taken(spec: TrainingJobSpec) -> int:
+    """Return the bytes of a worker on CPUs that are no job's to use."""
+    return _LIBRARIES + _PROCESS * spec.workers.processes_per_worker
 
 
 def _gpu(name: str | None, spec: TrainingJobSpec) -> str | None:
@@ -164,13 +176,15 @@ def _ask(question: Question) -> Answer:
     return Answer.model_validate_json(done.stdout.splitlines()[-1])
 
 
-def _print(request: Request, answer: Answer) -> None:
+def _print(request: Request, answer: Answer, taken: int) -> None:
     if request.json:
         wire = answer.to_wire()
         wire.pop("table", None)
         sys.stdout.write(json.dumps(wire, indent=2) + "\n")
         return
     lines = list(answer.table)
+    if taken:
+        lines.append(f"besides, Python and torch take {bytes_text(taken)} of each worker's limit")
     if answer.seconds_per_step is not None:
         lines.append(f"a step at 40 % of the peak takes {seconds_text(answer.seconds_per_step)}")
     if answer.assumed:
