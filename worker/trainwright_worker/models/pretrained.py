@@ -21,6 +21,8 @@ _SHOWN = 5
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
 """What wrappers put before the names of weights."""
 _CONVOLUTION_DIMENSIONS = 4
+_TABLE = "inputs.weight"
+"""The embedding of a Transformer of ours, a row for each token."""
 _COUNTER = "num_batches_tracked"
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 """Heads of torchvision's Inception models that only help training."""
@@ -80,7 +82,7 @@ def read_pretrained(
     own = {name: value for name, value in model.state_dict().items() if not name.endswith((DOWN, UP))}
     head = head_names(model, facts.outputs)
     state = {name: value for name, value in state.items() if not name.startswith(_AUXILIARY)}
-    state = {name: _adapted(value, own[name], model) if name in own else value for name, value in state.items()}
+    state = {name: _adapted(name, value, own[name], model) if name in own else value for name, value in state.items()}
     foreign = classes is not None and _taught(location) not in (None, classes)
     replaced = {name for name in head if foreign or name not in state or state[name].shape != own[name].shape}
     _check(state, own, replaced, field)
@@ -114,12 +116,12 @@ def _renamed(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def _adapted(value: Tensor, own: Tensor, model: nn.Module) -> Tensor:
+def _adapted(name: str, value: Tensor, own: Tensor, model: nn.Module) -> Tensor:
     """Return a weight in the model's shape where only the padding of a vocabulary or the colours of images differ."""
     if value.shape == own.shape or value.dim() != own.dim():
         return value
-    tokens = isinstance(model, Transformer) and model.vocabulary <= len(value) <= len(own)
-    if tokens and value.shape[1:] == own.shape[1:]:
+    table = isinstance(model, Transformer) and name == _TABLE and model.vocabulary <= len(value) <= len(own)
+    if table and value.shape[1:] == own.shape[1:]:
         return F.pad(value, (0, 0, 0, len(own) - len(value)))
     grey = own.dim() == _CONVOLUTION_DIMENSIONS and own.shape[1] == 1
     if grey and value.shape[0] == own.shape[0] and value.shape[2:] == own.shape[2:]:
