@@ -97,7 +97,8 @@ def test_the_image_of_a_pod_is_kept_and_read():
     [
         (None, False, False),
         ('{"exitCode": 0}', True, False),
-        ('{"exitCode": 0, "new": 1}', False, True),
+        ('{"exitCode": 0, "new": 1}', True, False),  # of a later version
+        ('{"exitCode": "new"}', False, True),
         ("bye", False, True),
     ],
 )
