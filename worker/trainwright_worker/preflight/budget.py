@@ -119,10 +119,11 @@ def usual_length(split: Split, samples: int) -> int | None:
             return None
     if split.fixed:
         return longest
-    lengths = np.sort(np.minimum(ragged.ends[rows + 1] - ragged.ends[rows], longest))
-    padded = [round_up(length, longest) for length in lengths.tolist()]
-    # How probable it is that the longest of a batch is the k-th of all.
-    chances = np.diff((np.arange(len(rows) + 1) / len(rows)) ** samples)
+    lengths = np.minimum(ragged.ends[rows + 1] - ragged.ends[rows], longest)
+    padded = [round_up(length, longest) for length in range(longest + 1)]
+    # How probable each length is to be that of the longest of a batch.
+    shares = np.cumsum(np.bincount(lengths, minlength=longest + 1)) / len(rows)
+    chances = np.diff(shares**samples, prepend=0)
     return max(1, round(float(chances @ np.array(padded))))
 
 

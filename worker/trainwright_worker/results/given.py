@@ -1,18 +1,14 @@
 """What is to be predicted: a split of the data, or inputs that the spec itself gives, as if they were one."""
 
 from dataclasses import dataclass
-from typing import Final
 
-import torch
 from torch import Tensor
 
 from trainwright.api.spec import PredictionSpec
 from trainwright_worker.batch import Batch
 from trainwright_worker.data.dataset import Dataset, existing_split
-from trainwright_worker.data.table import Reading, Split
+from trainwright_worker.data.table import LARGEST, Reading, Split
 from trainwright_worker.errors import UserError
-
-_LARGEST: Final = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ def samples_to_predict(spec: PredictionSpec, dataset: Dataset) -> tuple[Split, b
                     f"spec.prediction.inputs[{index}]: {len(row)} numbers, but the data has {features} features"
                 )
             for place, value in enumerate(row):
-                if abs(value) > _LARGEST:
+                if abs(value) > LARGEST:
                     raise UserError(f"spec.prediction.inputs[{index}][{place}]: {value:g} is beyond 32-bit numbers")
         return Given(dataset.batch_of_rows(spec.inputs)), False
     return existing_split(dataset, spec.split or "test", "spec.prediction.split"), True

@@ -29,17 +29,8 @@ def make_loss(name: LossName, spec: LossSpec | None = None, known: int | None = 
         known: How many of a model's outputs stand for something, if it may have more. Without label smoothing the others
             count, since training soon has them say nothing, and a copy of all outputs that matter is spared.
     """
-    smoothing = (spec.label_smoothing if spec is not None else None) or 0.0
-    delta = (spec.delta if spec is not None else None) or 1.0
-    losses: dict[LossName, Loss] = {
-        LossName.CROSS_ENTROPY: partial(_cross_entropy, smoothing=smoothing, known=known if smoothing else None),
-        LossName.BCE: _binary_cross_entropy,
-        LossName.MSE: lambda outputs, batch: F.mse_loss(outputs, batch.targets),
-        LossName.L1: lambda outputs, batch: F.l1_loss(outputs, batch.targets),
-        LossName.HUBER: lambda outputs, batch: F.huber_loss(outputs, batch.targets, delta=delta),
-        LossName.CTC: _ctc,
-    }
-    return losses[name]
+    smoothing = _smoothing(spec)
+    return _make(name, spec, smoothing, known if smoothing else None)
 
 
 def make_measure(name: LossName, spec: LossSpec | None = None, known: int | None = None) -> Loss:
@@ -47,10 +38,24 @@ def make_measure(name: LossName, spec: LossSpec | None = None, known: int | None
 
     What takes part in no training with smoothing has no part in its measure either, see `make_loss`.
     """
-    loss = make_loss(name, None if spec is None else spec.model_copy(update={"label_smoothing": None}))
-    if known is None or spec is None or not spec.label_smoothing:
-        return loss
-    return lambda outputs, batch: loss(outputs[..., :known], batch)
+    return _make(name, spec, 0.0, known if _smoothing(spec) else None)
+
+
+def _smoothing(spec: LossSpec | None) -> float:
+    return (spec.label_smoothing if spec is not None else None) or 0.0
+
+
+def _make(name: LossName, spec: LossSpec | None, smoothing: float, known: int | None) -> Loss:
+    delta = (spec.delta if spec is not None else None) or 1.0
+    losses: dict[LossName, Loss] = {
+        LossName.CROSS_ENTROPY: partial(_cross_entropy, smoothing=smoothing, known=known),
+        LossName.BCE: _binary_cross_entropy,
+        LossName.MSE: lambda outputs, batch: F.mse_loss(outputs, batch.targets),
+        LossName.L1: lambda outputs, batch: F.l1_loss(outputs, batch.targets),
+        LossName.HUBER: lambda outputs, batch: F.huber_loss(outputs, batch.targets, delta=delta),
+        LossName.CTC: _ctc,
+    }
+    return losses[name]
 
 
 def count_targets(batch: Batch) -> int | Tensor:
