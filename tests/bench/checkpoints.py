@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from workloads import use_threads
 
 from trainwright_worker.checkpoint.folder import CheckpointFolder
+from trainwright_worker.checkpoint.state import Progress, gather_state, pack_rank
 from trainwright_worker.checkpoint.writer import Writer
 from trainwright_worker.distributed.group import count_cores
 from trainwright_worker.storage import FolderStorage
-from trainwright_worker.training.state import Progress, gather_state, pack_rank
 
 INTERVAL = 30.0
 """Seconds between two checkpoints."""

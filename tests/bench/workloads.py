@@ -16,10 +16,10 @@ from trainwright.api.worker import WorkerConfig
 from trainwright_worker.batch import Batch, run_model
 from trainwright_worker.distributed.group import Group, set_threads
 from trainwright_worker.distributed.place import Place
+from trainwright_worker.rank.prepare import prepare
 from trainwright_worker.reporting.pulse import Pulse
 from trainwright_worker.reporting.report import Reporter, first_report
 from trainwright_worker.training.loop import fit
-from trainwright_worker.training.prepare import prepare
 from trainwright_worker.training.run import Run
 
 ENDLESS = 1_000_000

@@ -8,8 +8,8 @@ import transformers
 
 from trainwright.api.job import read_spec
 from trainwright.api.spec.job import Task
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
 from trainwright_worker.models.generation import generate
 from trainwright_worker.models.pretrained import load_pretrained

@@ -11,8 +11,8 @@ from trainwright.api.job import read_spec
 from trainwright.api.spec.job import Task
 from trainwright.api.spec.model import LoraSpec
 from trainwright_worker.batch import Batch
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models import huggingface
 from trainwright_worker.models.build import build, preload
 from trainwright_worker.models.generation import generate

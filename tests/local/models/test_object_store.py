@@ -12,8 +12,8 @@ from corpora import object_store
 
 from trainwright.api.job import read_spec
 from trainwright.api.spec.job import Task
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import DataError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
 from trainwright_worker.models.pretrained import load_pretrained
 

@@ -11,8 +11,8 @@ import torchvision
 from trainwright.api.job import read_spec
 from trainwright.api.spec.model import LoraSpec
 from trainwright_worker.batch import Batch
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
 from trainwright_worker.models.lora import merge_lora
 from trainwright_worker.models.pretrained import load_pretrained

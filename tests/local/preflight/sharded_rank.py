@@ -14,9 +14,9 @@ from torch import Tensor
 
 from trainwright.api.job import read_spec
 from trainwright_worker.batch import Batch
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.distributed.group import Group
 from trainwright_worker.distributed.parallel import parallelize
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build, draws_layer_by_layer
 from trainwright_worker.optim.optimizer import make_optimizer
 from trainwright_worker.training.losses import make_loss

@@ -12,8 +12,8 @@ from trainwright.api.job import read_spec
 from trainwright.api.spec.job import Task
 from trainwright.api.spec.training import Precision
 from trainwright_worker.batch import Batch, run_model
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
 from trainwright_worker.models.recompute import enable_gradient_checkpointing
 from trainwright_worker.optim.optimizer import make_optimizer

@@ -14,12 +14,12 @@ from trainwright.api.status import Evaluation
 from trainwright_worker.checkpoint.folder import CheckpointFolder
 from trainwright_worker.checkpoint.resume import Source, find_newest, restore
 from trainwright_worker.checkpoint.staging import Staging
+from trainwright_worker.checkpoint.state import Progress, gather_state, pack_rank
 from trainwright_worker.checkpoint.tensors import read_header
 from trainwright_worker.checkpoint.writer import Writer
 from trainwright_worker.errors import InfrastructureError, NonFiniteError, UserError
 from trainwright_worker.optim.layerwise import Lamb, Lars
 from trainwright_worker.storage import FolderStorage
-from trainwright_worker.training.state import Progress, gather_state, pack_rank
 
 ALONE = SimpleNamespace(rank=0, size=1, device=torch.device("cpu"), spread=list)
 OPTIMIZERS = {

@@ -11,8 +11,8 @@ from trainwright.api.job import read_spec
 from trainwright.api.spec import LossSpec, RegularizationSpec
 from trainwright.api.spec.objective import LossName
 from trainwright_worker.batch import IGNORED, Batch
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import WorkerError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
 from trainwright_worker.models.lora import merge_lora
 from trainwright_worker.preflight.measure import Gauge

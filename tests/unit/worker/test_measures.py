@@ -10,13 +10,13 @@ from trainwright.api.spec import EarlyStoppingSpec
 from trainwright.api.spec.evaluation import MetricName
 from trainwright.api.status import Evaluation
 from trainwright_worker.batch import IGNORED, Batch
+from trainwright_worker.checkpoint.state import Patience
 from trainwright_worker.data.table import Samples
 from trainwright_worker.errors import UserError
 from trainwright_worker.training.evaluate import evaluate
 from trainwright_worker.training.losses import make_measure
 from trainwright_worker.training.measures import check_metrics, make_measures, shown_figures
 from trainwright_worker.training.patience import is_better, lose_patience
-from trainwright_worker.training.state import Patience
 
 CPU = torch.device("cpu")
 

@@ -14,12 +14,12 @@ from trainwright_worker.batch import Batch
 from trainwright_worker.checkpoint.folder import CheckpointFolder
 from trainwright_worker.checkpoint.resume import restore
 from trainwright_worker.checkpoint.staging import Staging
+from trainwright_worker.checkpoint.state import Progress, gather_state, pack_rank
 from trainwright_worker.distributed import parallel
 from trainwright_worker.results.weights import model_of, weights_of
 from trainwright_worker.storage import FolderStorage
 from trainwright_worker.training.losses import make_loss
 from trainwright_worker.training.passes import Passes
-from trainwright_worker.training.state import Progress, gather_state, pack_rank
 
 ALONE = SimpleNamespace(rank=0, size=1, device=torch.device("cpu"), spread=list)
 SPEC = read_spec({"model": {"name": "cnn"}, "dataset": {"builtin": {"name": "digits"}}, "training": {"epochs": 1}})

@@ -8,9 +8,10 @@ from torch import nn
 
 from trainwright.api.job import read_spec
 from trainwright.api.spec.job import Task
-from trainwright_worker.data.dataset import Facts
+from trainwright_worker.distributed.parallel import draw
 from trainwright_worker.errors import UserError
-from trainwright_worker.models.build import build, draw, draws_layer_by_layer
+from trainwright_worker.facts import Facts
+from trainwright_worker.models.build import build, draws_layer_by_layer
 
 WORDS = Facts((7,), 3, vocabulary=20, padding=0)
 FRAMES = Facts((9, 4), 5)

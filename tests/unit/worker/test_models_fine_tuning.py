@@ -11,8 +11,8 @@ from torch import nn
 from trainwright.api.job import read_spec
 from trainwright.api.spec.job import Task
 from trainwright.api.spec.model import LoraSpec
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError, WorkerError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
 from trainwright_worker.models.lora import merge_lora, trained_state
 from trainwright_worker.models.pretrained import load_pretrained

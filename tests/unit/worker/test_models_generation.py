@@ -5,7 +5,7 @@ import torch
 
 from trainwright.api.job import read_spec
 from trainwright.api.spec.job import Task
-from trainwright_worker.data.dataset import Facts
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
 from trainwright_worker.models.generation import generate
 

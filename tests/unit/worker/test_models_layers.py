@@ -5,8 +5,8 @@ import torch
 
 from trainwright.api.job import read_spec
 from trainwright.api.spec.job import Task
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
 
 WORDS = Facts((7,), 2, vocabulary=20, padding=0)

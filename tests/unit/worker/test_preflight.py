@@ -14,10 +14,10 @@ from trainwright.api.spec import OptimizerSpec
 from trainwright.api.spec.job import Task
 from trainwright.api.spec.optimization import OptimizerName
 from trainwright.api.spec.training import Precision
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.data.ragged import Ragged
 from trainwright_worker.data.sequences import Tokens
 from trainwright_worker.errors import OutOfMemoryError
+from trainwright_worker.facts import Facts
 from trainwright_worker.preflight.advice import Need, remedies
 from trainwright_worker.preflight.assume import assume
 from trainwright_worker.preflight.budget import Device, Setup, add_up, setup_of, usual_length

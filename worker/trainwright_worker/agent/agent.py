@@ -33,7 +33,6 @@ from trainwright.api.exit_codes import RETRYABLE, ExitCode, classify
 from trainwright.api.spec.restart import Reaction
 from trainwright.api.worker import Termination, WorkerConfig
 from trainwright_worker.agent.inquest import Inquest, leave_cause, read_cause
-from trainwright_worker.agent.processes import Processes
 from trainwright_worker.agent.rendezvous import NumberedRendezvous
 from trainwright_worker.agent.termination import (
     PostMortem,
@@ -44,8 +43,9 @@ from trainwright_worker.agent.verdict import Verdict
 from trainwright_worker.agent.watchdog import Ward, Watchdog
 from trainwright_worker.console import say
 from trainwright_worker.distributed.place import Place
+from trainwright_worker.distributed.processes import Processes
+from trainwright_worker.rank.rank import run_rank
 from trainwright_worker.reporting.pulse import Pulse
-from trainwright_worker.training.rank import run_rank
 
 MONITOR_SECONDS: Final = 0.05
 STOP_SECONDS: Final = 5.0

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from trainwright.api.worker import Absentee, ReportsEndpoint, Waiting, WorkerConfig, WorkerPhase, WorkerReport
-from trainwright_worker.agent.processes import Processes
+from trainwright_worker.distributed.processes import Processes
 from trainwright_worker.reporting.client import Client
 
 FIRST_SECONDS: Final = 5.0

@@ -30,8 +30,8 @@ from trainwright_worker.agent.beats import BEAT_SECONDS, Beats
 from trainwright_worker.agent.herald import Herald
 from trainwright_worker.agent.roll import Roll
 from trainwright_worker.agent.rounds import Rounds
-from trainwright_worker.agent.store import LOCAL_HOST, StoreServer, connect_store, round_store
 from trainwright_worker.console import say
+from trainwright_worker.distributed.store import LOCAL_HOST, StoreServer, connect_store, round_store
 from trainwright_worker.errors import InfrastructureError
 
 HOST_SECONDS: Final = 60.0

@@ -10,11 +10,11 @@ from torch.optim import Optimizer
 
 from trainwright_worker.checkpoint.folder import CheckpointFolder, Found
 from trainwright_worker.checkpoint.manifest import DTYPES, Entry, Manifest
+from trainwright_worker.checkpoint.state import Progress, named_weights, share_losses, unpack_rank
 from trainwright_worker.checkpoint.tensors import read_tensors
 from trainwright_worker.distributed.group import Group
 from trainwright_worker.errors import UserError
 from trainwright_worker.storage import Storage
-from trainwright_worker.training.state import Progress, named_weights, share_losses, unpack_rank
 
 Tensors = dict[str, Tensor]
 

@@ -13,6 +13,7 @@ from trainwright.api.worker import WorkerConfig
 from trainwright_worker.checkpoint.folder import PARENT, CheckpointFolder, Found
 from trainwright_worker.checkpoint.manifest import MANIFEST, Manifest
 from trainwright_worker.checkpoint.resume import Source, difference, make_optimizer_state, send, set_optimizer_state
+from trainwright_worker.checkpoint.state import named_weights
 from trainwright_worker.checkpoint.tensors import read_header
 from trainwright_worker.data.measured import Measured, compare
 from trainwright_worker.distributed.group import Group
@@ -20,7 +21,6 @@ from trainwright_worker.distributed.parallel import is_sharded
 from trainwright_worker.errors import UserError
 from trainwright_worker.models.files import SUMMARY
 from trainwright_worker.storage import Storage, open_storage, read
-from trainwright_worker.training.state import named_weights
 
 WEIGHTS = "weights.safetensors"
 SUFFIX = ".safetensors"

@@ -22,30 +22,12 @@ from trainwright_worker.data.splits import Splits, split
 from trainwright_worker.data.table import Part, Samples, Split
 from trainwright_worker.data.tokens import Tokenizer
 from trainwright_worker.errors import DataError, UserError
+from trainwright_worker.facts import Facts
 
 _ROWS: Final = 1024
 """How many samples in memory are looked at at once."""
 _FEW: Final = 10
 """So many samples may each have a class of its own: somebody tries something out."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a model must know of the data.
-
-    Attributes:
-        shape: Shape of one input, without the batch: (features,), (channels, height, width), (length,) for tokens,
-            (frames, features).
-        outputs: Number of outputs that a model needs: classes, targets, words of the vocabulary, or characters and CTC's
-            blank.
-        vocabulary: Size of the vocabulary if the inputs are token ids.
-        padding: Id of the padding token.
-    """
-
-    shape: tuple[int, ...]
-    outputs: int
-    vocabulary: int | None = None
-    padding: int | None = None
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 
 from trainwright.api.spec import TrainingSpec
 from trainwright.api.worker import WorkerConfig
-from trainwright_worker.agent.store import connect_store, round_store
 from trainwright_worker.distributed.place import Place
+from trainwright_worker.distributed.store import connect_store, round_store
 from trainwright_worker.errors import UserError
 
 COLLECTIVE_TIMEOUT: Final = timedelta(minutes=30)

@@ -2,7 +2,7 @@
 
 import importlib
 from contextlib import suppress
-from typing import Final, cast
+from typing import Final
 
 from torch import nn
 
@@ -10,8 +10,8 @@ from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.architecture import GptArgs, ModelName, Positions, RecurrentArgs, TransformerArgs
 from trainwright.api.spec.job import Task
 from trainwright.api.spec.model import Library, ModelSpec
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.files import read_config
 from trainwright_worker.models.gpt import build_gpt, check_transformer
 from trainwright_worker.models.head import head_names
@@ -51,17 +51,9 @@ def build(spec: TrainingJobSpec, facts: Facts, root: str = "") -> nn.Module:
 def draws_layer_by_layer(spec: ModelSpec) -> bool:
     """Return whether every layer of the model draws its own weights, when it is made and in the order of `modules()`.
 
-    Such a model may be built without data and get the weights that it would have had from `draw`, one layer at a time.
+    Such a model may be built without data and get the weights that it would have had from `distributed.parallel.draw`, one layer at a time.
     """
     return spec.foreign is None and spec.pretrained is None and spec.lora is None
-
-
-def draw(layer: nn.Module) -> None:
-    """Draw, on the host, what a layer that was built without data has of its own; one with data stays as it is."""
-    own = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
-    if any(tensor.is_meta for tensor in own):
-        layer.to_empty(device="cpu", recurse=False)
-        cast("nn.Linear", layer).reset_parameters()
 
 
 def preload(spec: ModelSpec) -> None:

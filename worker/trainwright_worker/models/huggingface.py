@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.job import Task
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.files import read_config
 from trainwright_worker.models.layers import IMAGE_DIMENSIONS
 from trainwright_worker.models.vision import check_images, unknown_name

@@ -25,8 +25,8 @@ from trainwright.api.spec.layer import (
     Recurrent,
     RecurrentOutput,
 )
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.pooling import MeanOfReal
 from trainwright_worker.models.recurrent import LastState, RecurrentLayers
 

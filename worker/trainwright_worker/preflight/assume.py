@@ -10,9 +10,9 @@ from trainwright.api.spec.model import ModelSpec
 from trainwright.api.spec.paths import is_uri
 from trainwright.api.spec.preparation import TokenizerName, TokenizerSpec
 from trainwright_worker.data.corpus import takes_tokenizer_of_model
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.data.table import Split
 from trainwright_worker.data.tokens import BYTE_VOCABULARY
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.huggingface import default_vocabulary
 from trainwright_worker.training.teacher import FIELD, named_model, read_model
 

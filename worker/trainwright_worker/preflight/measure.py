@@ -17,9 +17,9 @@ from trainwright.api.spec.job import Task
 from trainwright.api.spec.model import ModelSpec
 from trainwright.api.spec.training import Precision
 from trainwright_worker.batch import Batch, run_model
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.distributed.parallel import shards_of
 from trainwright_worker.errors import UserError, WorkerError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
 from trainwright_worker.models.recompute import enable_gradient_checkpointing
 from trainwright_worker.optim.optimizer import make_optimizer

@@ -12,8 +12,8 @@ from trainwright.api.figures import Preflight, StepTime
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.job import Task
 from trainwright.api.spec.training import Precision
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.distributed.group import Group
+from trainwright_worker.facts import Facts
 
 
 @dataclass(frozen=True)

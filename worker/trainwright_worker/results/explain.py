@@ -1,8 +1,7 @@
 """Explanations of single predictions: a JSON file and a picture each."""
 
 import json
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from trainwright_worker.batch import Batch, run_model
 from trainwright_worker.data.dataset import Dataset, existing_split
 from trainwright_worker.data.table import Samples, Split
 from trainwright_worker.results.attribution import Subject, attribute
+from trainwright_worker.results.explanation import Explanation
 from trainwright_worker.results.folder import ResultsFolder
 from trainwright_worker.results.picture import draw
 from trainwright_worker.results.quality import evenly
@@ -20,30 +20,6 @@ from trainwright_worker.results.readable import make_reader
 
 BACKGROUND: Final = 512
 """Training samples whose mean stands for what is not there."""
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Why the model answers as it does to one sample.
-
-    Attributes:
-        facts: What is said of the sample and its prediction, as JSON types.
-        answer: The class or target that is explained, in words.
-        parts: Name of each part with its value; empty for images.
-        image: float32 [channels, height, width] from 0 to 1; None for anything else.
-        attributions: By method, what each part contributes, see `attribute`.
-    """
-
-    facts: dict[str, Any]
-    answer: str
-    parts: list[str]
-    image: Tensor | None
-    attributions: dict[str, Tensor]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything but the image as JSON types."""
-        found = {method: values.tolist() for method, values in self.attributions.items()}
-        return self.facts | {"explained": self.answer, "parts": self.parts, "attributions": found}
 
 
 def explain(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.health import NonFinitePolicy
-from trainwright_worker.training.state import Progress
+from trainwright_worker.checkpoint.state import Progress
 
 MEETING_SECONDS = 1.0
 DEFAULT_CHECKPOINT_SECONDS = 60

@@ -16,6 +16,7 @@ from trainwright.api.spec.health import NonFinitePolicy
 from trainwright.api.status import Evaluation
 from trainwright.api.worker import WorkerPhase
 from trainwright_worker.checkpoint.staging import State
+from trainwright_worker.checkpoint.state import gather_state, pack_rank
 from trainwright_worker.data.sampler import largest_pass
 from trainwright_worker.distributed.parallel import share_buffers
 from trainwright_worker.errors import NON_FINITE_HINT, NonFiniteError, PreemptedError
@@ -27,7 +28,6 @@ from trainwright_worker.training.measures import make_measures, shown_figures
 from trainwright_worker.training.patience import is_better, lose_patience
 from trainwright_worker.training.recovery import count_skipped, is_sound, pass_over, recall_losses, roll_back
 from trainwright_worker.training.run import Run
-from trainwright_worker.training.state import gather_state, pack_rank
 
 LOG_SECONDS: Final = 5.0
 SMALLEST_EVALUATION_BATCH: Final = 256

@@ -3,7 +3,7 @@
 from trainwright.api.spec import EarlyStoppingSpec
 from trainwright.api.spec.evaluation import LOWER_IS_BETTER, MetricName
 from trainwright.api.status import Evaluation
-from trainwright_worker.training.state import Patience
+from trainwright_worker.checkpoint.state import Patience
 
 
 def is_better(evaluation: Evaluation, best: Evaluation | None, stopping: EarlyStoppingSpec | None) -> bool:

@@ -6,12 +6,27 @@ from typing import Final
 from torch import Tensor
 
 from trainwright.api.spec.health import NonFinitePolicy
-from trainwright_worker.errors import NON_FINITE_HINT, NonFiniteError
+from trainwright_worker.checkpoint.resume import find_newest, restore
+from trainwright_worker.errors import NON_FINITE_HINT, InfrastructureError, NonFiniteError
 from trainwright_worker.training.guard import MOST_IN_A_ROW
-from trainwright_worker.training.prepare import reload
 from trainwright_worker.training.run import Run
 
 MOST_ROLLBACKS: Final = 3
+
+
+def reload(run: Run) -> None:
+    """Go back to the newest checkpoint in the middle of training; all ranks must call this.
+
+    Raises:
+        InfrastructureError: None can be read.
+    """
+    run.writer.wait()
+    run.group.barrier()
+    found, _ = find_newest(run.checkpoints, run.group)
+    if found is None:
+        raise InfrastructureError("no checkpoint to go back to can be read", "check the volume in spec.checkpoint")
+    extras = restore(run.checkpoints, found, run.model, run.optimizer, run.progress, run.group)
+    run.update.restore(extras)
 
 
 def is_sound(run: Run, norm: Tensor | None) -> bool:

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.worker import WorkerConfig
 from trainwright_worker.checkpoint.folder import CheckpointFolder
+from trainwright_worker.checkpoint.state import Progress
 from trainwright_worker.checkpoint.writer import Writer
 from trainwright_worker.console import say
 from trainwright_worker.data.dataset import Dataset
@@ -26,7 +27,6 @@ from trainwright_worker.training.agenda import Agenda
 from trainwright_worker.training.clock import Clock
 from trainwright_worker.training.evaluate import Forward
 from trainwright_worker.training.passes import Passes
-from trainwright_worker.training.state import Progress
 from trainwright_worker.training.update import Update
 
 

@@ -14,9 +14,10 @@ from trainwright.api.spec import DistillationSpec, ModelSpec, RegularizationSpec
 from trainwright.api.spec.paths import is_uri
 from trainwright.api.spec.training import Precision
 from trainwright_worker.batch import IGNORED, Batch, run_model
-from trainwright_worker.data.dataset import Dataset, Facts
+from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.data.measured import compare as compare_data
 from trainwright_worker.errors import UserError, WorkerError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
 from trainwright_worker.models.files import SUMMARY, local_path, read_summary
 from trainwright_worker.models.pretrained import read_pretrained

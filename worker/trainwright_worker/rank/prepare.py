@@ -15,6 +15,7 @@ from trainwright.api.worker import WorkerConfig, WorkerPhase
 from trainwright_worker.checkpoint.folder import CheckpointFolder, Found
 from trainwright_worker.checkpoint.resume import find_newest, find_step, restore
 from trainwright_worker.checkpoint.start import start_from
+from trainwright_worker.checkpoint.state import Progress
 from trainwright_worker.checkpoint.writer import Writer
 from trainwright_worker.console import say
 from trainwright_worker.data.dataset import Dataset
@@ -25,7 +26,7 @@ from trainwright_worker.distributed.group import Group, seed_everything
 from trainwright_worker.distributed.parallel import is_sharded, parallelize
 from trainwright_worker.distributed.place import Place
 from trainwright_worker.distributed.ranks import Ranks
-from trainwright_worker.errors import DataError, InfrastructureError, UserError
+from trainwright_worker.errors import DataError, UserError
 from trainwright_worker.models.build import build, draws_layer_by_layer
 from trainwright_worker.models.pretrained import load_pretrained
 from trainwright_worker.models.recompute import enable_gradient_checkpointing
@@ -44,7 +45,6 @@ from trainwright_worker.training.losses import Loss, make_loss
 from trainwright_worker.training.measures import check_metrics
 from trainwright_worker.training.passes import Passes
 from trainwright_worker.training.run import Run
-from trainwright_worker.training.state import Progress
 from trainwright_worker.training.teacher import make_distilled
 from trainwright_worker.training.update import Update
 
@@ -117,21 +117,6 @@ def prepare(
     run.tell(preflight=preflight)
     _say_where_we_are(run, found, said, [doubt for doubt in doubts if doubt])
     return run
-
-
-def reload(run: Run) -> None:
-    """Go back to the newest checkpoint in the middle of training; all ranks must call this.
-
-    Raises:
-        InfrastructureError: None can be read.
-    """
-    run.writer.wait()
-    run.group.barrier()
-    found, _ = find_newest(run.checkpoints, run.group)
-    if found is None:
-        raise InfrastructureError("no checkpoint to go back to can be read", "check the volume in spec.checkpoint")
-    extras = restore(run.checkpoints, found, run.model, run.optimizer, run.progress, run.group)
-    run.update.restore(extras)
 
 
 def take_best(run: Run) -> int:

@@ -15,12 +15,13 @@ import torch._dynamo  # noqa: F401
 from trainwright.api.exit_codes import ExitCode
 from trainwright.api.worker import Cause, WorkerConfig
 from trainwright_worker.agent.stacks import answer_with_stacks
-from trainwright_worker.agent.store import connect_store, round_store
 from trainwright_worker.agent.termination import post_mortem_path, write_last_report, write_post_mortem
 from trainwright_worker.console import say
 from trainwright_worker.distributed.group import Group, choose_device, keep_freed_memory, set_determinism, set_threads
 from trainwright_worker.distributed.place import Place
+from trainwright_worker.distributed.store import connect_store, round_store
 from trainwright_worker.errors import InfrastructureError
+from trainwright_worker.rank.prepare import prepare, take_best
 from trainwright_worker.reporting.metrics import Metrics
 from trainwright_worker.reporting.pulse import Pulse, forming_patience
 from trainwright_worker.reporting.report import PulseSender, Reporter, first_report
@@ -28,7 +29,6 @@ from trainwright_worker.results.finish import finish
 from trainwright_worker.tracking.tracker import Ending
 from trainwright_worker.tracking.tracking import Tracking
 from trainwright_worker.training.loop import fit
-from trainwright_worker.training.prepare import prepare, take_best
 from trainwright_worker.training.run import Run
 
 LAST_WRITE_SECONDS: Final = 4.0
