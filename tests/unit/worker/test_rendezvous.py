@@ -10,8 +10,9 @@ import pytest
 
 from trainwright.api.job import read_spec
 from trainwright.api.worker import WorkerConfig
-from trainwright_worker.agent import beats, rendezvous, roll, store
+from trainwright_worker.agent import beats, rendezvous, roll
 from trainwright_worker.agent.rendezvous import NotNeededError, NumberedRendezvous, RendezvousLostError, StoppedError
+from trainwright_worker.distributed import store
 from trainwright_worker.errors import InfrastructureError
 
 
