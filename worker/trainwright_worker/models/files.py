@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from trainwright_worker.data.files import Location, find, locked
 from trainwright_worker.errors import InfrastructureError, UserError
+from trainwright_worker.files import Location, find, locked
 
 CONFIG: Final = "config.json"
 SUMMARY: Final = "results.json"

@@ -15,7 +15,7 @@ from trainwright.api.worker import WorkerConfig, WorkerPhase
 from trainwright_worker.checkpoint.folder import CheckpointFolder, Found
 from trainwright_worker.checkpoint.resume import find_newest, find_step, restore
 from trainwright_worker.checkpoint.start import start_from
-from trainwright_worker.checkpoint.state import Progress
+from trainwright_worker.checkpoint.state import TrainingProgress
 from trainwright_worker.checkpoint.writer import Writer
 from trainwright_worker.console import say
 from trainwright_worker.data.dataset import Dataset
@@ -24,7 +24,7 @@ from trainwright_worker.data.loader import Loader
 from trainwright_worker.data.sampler import Sampler, largest_pass
 from trainwright_worker.distributed.group import Group, seed_everything
 from trainwright_worker.distributed.parallel import is_sharded, parallelize
-from trainwright_worker.distributed.place import Place
+from trainwright_worker.distributed.placement import RankPlacement
 from trainwright_worker.distributed.ranks import Ranks
 from trainwright_worker.errors import DataError, UserError
 from trainwright_worker.models.build import build, draws_layer_by_layer
@@ -51,7 +51,7 @@ from trainwright_worker.training.update import Update
 
 def prepare(
     config: WorkerConfig,
-    place: Place,
+    placement: RankPlacement,
     group: Group,
     pulse: Pulse,
     reporter: Reporter | None,
@@ -62,7 +62,7 @@ def prepare(
 
     Args:
         config: The worker's config.
-        place: Where this rank stands.
+        placement: Where this rank stands.
         group: All ranks.
         pulse: This rank's sign of life.
         reporter: What tells the operator; on rank 0 only.
@@ -77,7 +77,7 @@ def prepare(
     folder = _open_checkpoints(config, group)
     found, note = find_newest(folder, group)
     dataset = _load_data(config, group, found, scratch)
-    preflight = _fly_before(config, place, dataset, reporter, fresh=found is None)
+    preflight = _fly_before(config, placement, dataset, reporter, fresh=found is None)
     torch.manual_seed(spec.training.seed)  # The same first weights on every rank, before the ranks' seeds part.
     model, said = _build_model(spec, dataset, config.data_root, group, fresh=found is None)
     group.wait_for_leader()  # It alone tries exports out and takes measurements beforehand.
@@ -86,7 +86,7 @@ def prepare(
     sampler = _make_sampler(spec, dataset, group)
     agenda = make_agenda(spec, sampler.steps_per_epoch)
     seed_everything(spec.training.seed, group.rank)
-    progress = Progress(step=0, loss_sum=torch.zeros((), dtype=torch.float64, device=group.device))
+    progress = TrainingProgress(step=0, loss_sum=torch.zeros((), dtype=torch.float64, device=group.device))
     extras: dict[str, Tensor] = {}
     doubts = [note, *dataset.splits.notes, find_fault(spec.schedule, agenda.total_steps)]
     if found is not None:
@@ -110,7 +110,7 @@ def prepare(
     loader = Loader(dataset.splits.train, sampler, group.device)
     writer = Writer(folder, _announce_checkpoints(reporter, metrics))
     run = Run(
-        config, place, group, dataset, loader, model, passes, update, optimizer, sampler, agenda, progress, folder,
+        config, placement, group, dataset, loader, model, passes, update, optimizer, sampler, agenda, progress, folder,
         writer, pulse, Tolerance(spec.health.hang), reporter, metrics, make_scale(spec, dataset.facts, preflight, group),
     )  # fmt: skip
     run.saved_step = -1 if found is None else found.manifest.step
@@ -133,7 +133,7 @@ def take_best(run: Run) -> int:
             f"results are of the last step, {step}: the checkpoint of the best, {best.step}, cannot be used: {reason}"
         )
         return step
-    there = Progress(step=0, loss_sum=torch.zeros_like(run.progress.loss_sum))
+    there = TrainingProgress(step=0, loss_sum=torch.zeros_like(run.progress.loss_sum))
     run.update.restore(restore(run.checkpoints, found, run.model, run.optimizer, there, run.group))
     run.warn(f"results are of step {best.step}, the best evaluation, not of the last step, {step}")
     return best.step
@@ -174,7 +174,7 @@ def _is_complete(model: nn.Module, spec: TrainingJobSpec, dataset: Dataset, grou
 
 
 def _fly_before(
-    config: WorkerConfig, place: Place, dataset: Dataset, reporter: Reporter | None, *, fresh: bool
+    config: WorkerConfig, placement: RankPlacement, dataset: Dataset, reporter: Reporter | None, *, fresh: bool
 ) -> Preflight | None:
     """Measure the job on rank 0; a resumed one on a GPU too, whose arithmetic is compared with what the GPU can do.
 
@@ -184,9 +184,9 @@ def _fly_before(
     """
     if reporter is None or not (fresh or torch.cuda.is_available()):
         return None
-    preflight, lines = measure_job(config.spec, dataset, config.data_root, place)
+    preflight, lines = measure_job(config.spec, dataset, config.data_root, placement)
     for line in lines:
-        say(f"rank {place.rank}", line)
+        say(f"rank {placement.rank}", line)
     if preflight is not None:
         reporter.update(preflight=preflight)
         if not preflight.fits:
@@ -284,7 +284,7 @@ def _say_where_we_are(run: Run, found: Found | None, said: list[str], doubts: li
         samples=run.sampler.samples_before(step),
         evaluation=run.progress.evaluation,
         best=run.progress.best,
-        checkpoints=run.checkpoints.list_complete() if run.place.leads else [],
+        checkpoints=run.checkpoints.list_complete() if run.placement.leads else [],
         phase=WorkerPhase.TRAINING,
     )
     weights = sum(parameter.numel() for parameter in run.model.parameters())

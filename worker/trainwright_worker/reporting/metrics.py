@@ -7,7 +7,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from trainwright_worker.console import say
-from trainwright_worker.distributed.place import Place
+from trainwright_worker.distributed.placement import RankPlacement
 from trainwright_worker.reporting.figures import Figures
 
 _STEP_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
@@ -16,7 +16,7 @@ _STEP_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1,
 class Metrics:
     """The collectors of a rank."""
 
-    def __init__(self, port: int, place: Place) -> None:
+    def __init__(self, port: int, placement: RankPlacement) -> None:
         """Serve on `port` + the local rank."""
         registry = CollectorRegistry()
         prefix = "trainwright_worker"
@@ -44,9 +44,9 @@ class Metrics:
             registry=registry,
         )
         try:
-            start_http_server(port + place.local_rank, _every_address(), registry=registry)
+            start_http_server(port + placement.local_rank, _every_address(), registry=registry)
         except OSError as error:
-            say(f"rank {place.rank}", f"no metrics: port {port + place.local_rank}: {error.strerror}")
+            say(f"rank {placement.rank}", f"no metrics: port {port + placement.local_rank}: {error.strerror}")
 
     def observe(
         self, *, step: int, epoch: int, loss: float | None, rate: float, norm: float | None, figures: Figures

@@ -18,6 +18,7 @@ from torch import nn
 
 from trainwright.api.status import Evaluation, Export, Results
 from trainwright.api.worker import WorkerPhase
+from trainwright_worker.data.given import samples_to_predict
 from trainwright_worker.errors import NonFiniteError
 from trainwright_worker.models.files import SUMMARY
 from trainwright_worker.models.huggingface import HuggingFaceModel
@@ -25,7 +26,6 @@ from trainwright_worker.results.explain import explain
 from trainwright_worker.results.export import export, reason
 from trainwright_worker.results.folder import ResultsFolder
 from trainwright_worker.results.generate import generate
-from trainwright_worker.results.given import samples_to_predict
 from trainwright_worker.results.huggingface import write_pretrained
 from trainwright_worker.results.predict import encode, predict
 from trainwright_worker.results.weights import model_of, on_device, savable, weights_of
@@ -52,7 +52,7 @@ def finish(run: Run, step: int) -> None:
     folder = ResultsFolder(run.config.job_folder)
     predictions = _predict(run, folder)
     weights = weights_of(run)
-    if run.place.leads:
+    if run.placement.leads:
         results = _Results(run, folder, model_of(run, weights), step, test, problems).write(predictions)
         run.tell(phase=WorkerPhase.FINISHED, results=results)
         run.log(f"finished: {results.folder}")
@@ -82,7 +82,7 @@ def _predict(run: Run, folder: ResultsFolder) -> str | None:
         for line in encode(rows, spec.format):
             file.write(line)
         file.flush()
-        return folder.publish(f"predictions.{spec.format}", Path(file.name)) if run.place.leads else None
+        return folder.publish(f"predictions.{spec.format}", Path(file.name)) if run.placement.leads else None
 
 
 class _Results:

@@ -20,8 +20,8 @@ from trainwright_worker.checkpoint.state import gather_state, pack_rank
 from trainwright_worker.data.sampler import largest_pass
 from trainwright_worker.distributed.parallel import share_buffers
 from trainwright_worker.errors import NON_FINITE_HINT, NonFiniteError, PreemptedError
+from trainwright_worker.reporting.activity import Activity
 from trainwright_worker.reporting.figures import Figures
-from trainwright_worker.reporting.timesheet import Activity
 from trainwright_worker.training.evaluate import evaluate
 from trainwright_worker.training.losses import make_measure
 from trainwright_worker.training.measures import make_measures, shown_figures
@@ -178,7 +178,7 @@ def _agree(run: Run, norm: Tensor | None) -> Verdict:
     clock, agenda = run.clock, run.agenda
     mine = float(run.progress.loss_sum)
     save = interval = 0.0
-    if run.place.leads:
+    if run.placement.leads:
         waited = time.monotonic() - clock.saved
         save = float(agenda.save_seconds > 0 and waited >= agenda.save_seconds and not run.writer.busy)
         interval = float(agenda.suggest_interval(clock.step_seconds(run.progress.step)))
@@ -207,7 +207,7 @@ def _close_epoch(run: Run, verdict: Verdict) -> None:
 def _tell_progress(run: Run, loss: float | None, norm: float | None) -> None:
     timed = run.passes.watch.read()
     run.pulse.seconds = run.passes.watch.own
-    if not run.place.leads and run.metrics is None:
+    if not run.placement.leads and run.metrics is None:
         return
     clock, step = run.clock, run.progress.step
     samples = run.sampler.samples_before(step)
@@ -288,7 +288,7 @@ def _begin_saving(run: Run) -> None:
     """Take the state and hand it to the writer, which waits for the one before."""
     share_buffers(run.model, run.group)
     if run.update.average is not None:
-        run.group.spread(run.update.average.buffers)
+        run.group.broadcast_tensors(run.update.average.buffers)
     state = _state_to_save(run)
     run.clock.saved = time.monotonic()
     run.saved_step = run.progress.step
@@ -312,6 +312,6 @@ def _reserve(run: Run) -> None:
 def _state_to_save(run: Run) -> State | None:
     """Return the part of the state that this rank saves; None if it saves none. All ranks must call this."""
     packed = run.group.gather(pack_rank(run.progress))
-    if not (run.checkpoints.shared or run.place.leads):
+    if not (run.checkpoints.shared or run.placement.leads):
         return None
     return gather_state(run.model, run.optimizer, run.update.extras(), packed)

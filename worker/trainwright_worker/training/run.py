@@ -9,19 +9,19 @@ from torch.optim import Optimizer
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.worker import WorkerConfig
 from trainwright_worker.checkpoint.folder import CheckpointFolder
-from trainwright_worker.checkpoint.state import Progress
+from trainwright_worker.checkpoint.state import TrainingProgress
 from trainwright_worker.checkpoint.writer import Writer
 from trainwright_worker.console import say
 from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.data.loader import Loader
 from trainwright_worker.data.sampler import Sampler
 from trainwright_worker.distributed.group import Group
-from trainwright_worker.distributed.place import Place
+from trainwright_worker.distributed.placement import RankPlacement
+from trainwright_worker.reporting.activity import Activity
 from trainwright_worker.reporting.figures import Scale
 from trainwright_worker.reporting.metrics import Metrics
 from trainwright_worker.reporting.pulse import Pulse, Tolerance
 from trainwright_worker.reporting.report import Reporter
-from trainwright_worker.reporting.timesheet import Activity
 from trainwright_worker.tracking.tracking import Tracking
 from trainwright_worker.training.agenda import Agenda
 from trainwright_worker.training.clock import Clock
@@ -36,7 +36,7 @@ class Run:
 
     Attributes:
         config: The worker's config.
-        place: Where this rank stands.
+        placement: Where this rank stands.
         group: All ranks.
         dataset: The data as the model sees it.
         loader: The batches of the training split.
@@ -64,7 +64,7 @@ class Run:
     """
 
     config: WorkerConfig
-    place: Place
+    placement: RankPlacement
     group: Group
     dataset: Dataset
     loader: Loader
@@ -74,7 +74,7 @@ class Run:
     optimizer: Optimizer
     sampler: Sampler
     agenda: Agenda
-    progress: Progress
+    progress: TrainingProgress
     checkpoints: CheckpointFolder
     writer: Writer
     pulse: Pulse
@@ -109,7 +109,7 @@ class Run:
 
     def charge(self, activity: Activity) -> AbstractContextManager[None]:
         """Charge the time inside to an activity, in the job's goodput."""
-        return nullcontext() if self.reporter is None else self.reporter.timesheet.during(activity)
+        return nullcontext() if self.reporter is None else self.reporter.activities.during(activity)
 
     def warn(self, text: str, topic: str | None = None) -> None:
         """Say something that a person should know although training goes on: in the log and in the report.
@@ -125,5 +125,5 @@ class Run:
 
     def log(self, text: str) -> None:
         """Print a line, on rank 0 only."""
-        if self.place.leads:
-            say(f"rank {self.place.rank}", text)
+        if self.placement.leads:
+            say(f"rank {self.placement.rank}", text)
