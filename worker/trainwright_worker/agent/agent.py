@@ -41,10 +41,9 @@ from trainwright_worker.agent.termination import (
     read_failures,
 )
 from trainwright_worker.agent.watchdog import Watchdog, WatchedRank
+from trainwright_worker.agent.workload import Launch, RunningProcesses, Workload
 from trainwright_worker.console import say
 from trainwright_worker.distributed.placement import RankPlacement
-from trainwright_worker.distributed.processes import Processes
-from trainwright_worker.rank.rank import run_rank
 from trainwright_worker.reporting.pulse import Pulse
 
 MONITOR_SECONDS: Final = 0.05
@@ -64,7 +63,9 @@ class WorkerAgent(SimpleElasticAgent):
         failure: Why the last launch of the processes failed; None while nothing has.
     """
 
-    def __init__(self, config: WorkerConfig, index: int, attempt: int, host: str, scratch: Path) -> None:
+    def __init__(
+        self, config: WorkerConfig, index: int, attempt: int, host: str, scratch: Path, workload: Workload
+    ) -> None:
         """Prepare; nothing starts before `run`.
 
         Args:
@@ -73,6 +74,7 @@ class WorkerAgent(SimpleElasticAgent):
             attempt: Attempt of the job that created this worker's pod.
             host: Host name of worker 0.
             scratch: Folder in which failed processes leave their post-mortems.
+            workload: What the processes do.
         """
         # All workers have the same number of processes: ranks follow from the index without another exchange.
         os.environ["TORCH_ELASTIC_WORKER_IDENTICAL"] = "1"
@@ -82,7 +84,7 @@ class WorkerAgent(SimpleElasticAgent):
                 role="worker",
                 local_world_size=config.spec.workers.processes_per_worker,
                 rdzv_handler=self._rendezvous_handler,
-                entrypoint=run_rank,
+                entrypoint=type(workload).__name__,  # torch only logs it; `_start_workers` starts the processes.
                 max_restarts=config.spec.restart.limit,
                 monitor_interval=MONITOR_SECONDS,
             )
@@ -92,7 +94,8 @@ class WorkerAgent(SimpleElasticAgent):
         self._index = index
         self._attempt = attempt
         self._scratch = scratch
-        self._processes: Processes | None = None
+        self._workload = workload
+        self._processes: RunningProcesses | None = None
         self._stop_by: float | None = None
         self._oom_kills = count_oom_kills()
         self._watchdog: Watchdog | None = None
@@ -128,11 +131,7 @@ class WorkerAgent(SimpleElasticAgent):
         for pulse, before in zip(pulses, self._pulses, strict=False):
             pulse.sequence = before.sequence
         self._pulses = pulses
-        arguments = [
-            (self._config, placement, rendezvous.host, self._scratch, pulse, cause)
-            for placement, pulse in zip(placements, pulses, strict=True)
-        ]
-        self._processes = Processes(run_rank, arguments)
+        self._processes = self._workload.start(Launch(placements, rendezvous.host, self._scratch, pulses, cause))
         pids = self._processes.pids
         ranks = [
             WatchedRank(placement.rank, pids[placement.local_rank], pulses[placement.local_rank])
@@ -231,7 +230,7 @@ class WorkerAgent(SimpleElasticAgent):
             self._scratch, ended, lambda number: self._placement(number, size).rank, out_of_memory=out_of_memory
         )
 
-    def _end_hang(self, processes: Processes, diagnosis: HangDiagnosis) -> PostMortem:
+    def _end_hang(self, processes: RunningProcesses, diagnosis: HangDiagnosis) -> PostMortem:
         """End all processes, of which those that hang heed nothing gentler, and return why."""
         processes.signal(signal.SIGKILL)
         if not processes.wait(STOP_SECONDS):
