@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from trainwright_worker.console import say
 from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.data.load import load
 from trainwright_worker.data.loader import Loader
+from trainwright_worker.data.measured import compare
 from trainwright_worker.data.sampler import Sampler, largest_pass
 from trainwright_worker.distributed.group import Group, seed_everything
 from trainwright_worker.distributed.parallel import is_sharded, parallelize
@@ -93,7 +95,7 @@ def prepare(
         _check_samples(found, sampler)
         extras = restore(folder, found, model, optimizer, progress, group)
     elif spec.start_from is not None:
-        taken, doubt = start_from(spec.start_from, config, dataset.measured, model, optimizer, group)
+        taken, doubt = start_from(spec.start_from, config, partial(compare, dataset.measured), model, optimizer, group)
         said.append(taken)
         doubts.append(doubt)
     update = Update(spec, model, optimizer, agenda.total_steps, group.device)
@@ -111,7 +113,9 @@ def prepare(
     writer = Writer(folder, _announce_checkpoints(reporter, metrics))
     run = Run(
         config, placement, group, dataset, loader, model, passes, update, optimizer, sampler, agenda, progress, folder,
-        writer, pulse, Tolerance(spec.health.hang), reporter, metrics, make_scale(spec, dataset.facts, preflight, group),
+        writer, pulse, Tolerance(spec.health.hang), reporter, metrics, make_scale(
+            spec, dataset.facts, preflight, group.device, group.size
+        ),
     )  # fmt: skip
     run.saved_step = -1 if found is None else found.manifest.step
     run.tell(preflight=preflight)

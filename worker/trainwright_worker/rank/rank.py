@@ -82,7 +82,9 @@ class Rank:
             launch = f"{placement.attempt}-{uuid.uuid4().hex[:12]}"
             report = first_report(config.uid, placement.attempt, launch, self.cause, placement.absent)
             reporter = Reporter(config.reports, report, pulse)
-        metrics = None if config.metrics_port is None else Metrics(config.metrics_port, placement)
+        metrics = (
+            None if config.metrics_port is None else Metrics(config.metrics_port + placement.local_rank, placement.rank)
+        )
         set_threads(placement)
         keep_freed_memory()
         device = choose_device(placement)
