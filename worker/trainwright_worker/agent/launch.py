@@ -15,7 +15,7 @@ from trainwright_worker.data.readers import preload
 from trainwright_worker.errors import InfrastructureError, WorkerError
 from trainwright_worker.models.build import preload as preload_model
 from trainwright_worker.storage import preload as preload_storage
-from trainwright_worker.training.measures import preload as preload_measures
+from trainwright_worker.tasks.table import make_task
 
 
 def launch(config: WorkerConfig, index: int, attempt: int, host: str) -> Termination:
@@ -31,7 +31,7 @@ def launch(config: WorkerConfig, index: int, attempt: int, host: str) -> Termina
         preload(config.spec.dataset)
         preload_model(config.spec.model)
         preload_storage(config.job_folder)
-        preload_measures(config.spec)
+        make_task(config.spec).preload()
         gc.enable()  # The imports are done, see __main__.
         agent = WorkerAgent(config, index, attempt, host, Path(scratch))
         signal.signal(signal.SIGTERM, agent.request_stop)
