@@ -15,7 +15,7 @@ from trainwright.api.job import read_spec
 from trainwright.api.worker import WorkerConfig
 from trainwright_worker.batch import Batch, run_model
 from trainwright_worker.distributed.group import Group, set_threads
-from trainwright_worker.distributed.place import Place
+from trainwright_worker.distributed.placement import RankPlacement
 from trainwright_worker.rank.prepare import prepare
 from trainwright_worker.reporting.pulse import Pulse
 from trainwright_worker.reporting.report import Reporter, first_report
@@ -27,7 +27,7 @@ IMAGES = 12_800
 TEXTS = 2_000
 WORDS = 64
 LETTERS = 400_000
-PLACE = Place(worker=0, attempt=1, round=1, local_rank=0, local_size=1, rank=0, size=1)
+PLACE = RankPlacement(worker=0, attempt=1, round=1, local_rank=0, local_size=1, rank=0, size=1)
 
 IDX = {"idx": {"images": "images", "labels": "labels"}, "split": {"validation": 0, "test": 0}}
 CNN = [

@@ -38,7 +38,7 @@ def main():
     with torch.device("meta") if draws_layer_by_layer(spec.model) else nullcontext():
         model = build(spec, facts)
     group = SimpleNamespace(rank=rank, size=2, device=torch.device("cpu"))
-    group.spread = MethodType(Group.spread, group)
+    group.broadcast_tensors = MethodType(Group.broadcast_tensors, group)
     trained = parallelize(model, spec, group)
     optimizer = make_optimizer(spec.optimizer, model)
     # Between a forward and a backward pass, the model itself has some of them put together.

@@ -32,7 +32,7 @@ class Threads:
             rank.sum = lambda values, rank=rank: [
                 sum(column) for column in zip(*self._share(rank, values), strict=True)
             ]
-            rank.spread = lambda _: None
+            rank.broadcast_tensors = lambda _: None
             rank.concatenate = lambda rows, rank=rank: torch.cat(self._share(rank, rows))
 
     def _share(self, rank, value):

@@ -14,7 +14,7 @@ from trainwright_worker.batch import Batch
 from trainwright_worker.checkpoint.folder import CheckpointFolder
 from trainwright_worker.checkpoint.resume import restore
 from trainwright_worker.checkpoint.staging import Staging
-from trainwright_worker.checkpoint.state import Progress, gather_state, pack_rank
+from trainwright_worker.checkpoint.state import TrainingProgress, gather_state, pack_rank
 from trainwright_worker.distributed import parallel
 from trainwright_worker.facts import Facts
 from trainwright_worker.results.weights import model_of, weights_of
@@ -22,7 +22,7 @@ from trainwright_worker.storage import FolderStorage
 from trainwright_worker.tasks.table import make_task
 from trainwright_worker.training.engine import Engine
 
-ALONE = SimpleNamespace(rank=0, size=1, device=torch.device("cpu"), spread=list)
+ALONE = SimpleNamespace(rank=0, size=1, device=torch.device("cpu"), broadcast_tensors=list)
 SPEC = read_spec({"model": {"name": "cnn"}, "dataset": {"builtin": {"name": "digits"}}, "training": {"epochs": 1}})
 TOGETHER = torch.channels_last
 
@@ -71,7 +71,7 @@ def test_what_is_saved_lies_row_by_row_and_goes_on_in_the_order_of_the_device(tu
     model = parallel.parallelize(model_like(0), SPEC, ALONE)
     optimizer = make(model.parameters())
     learn(model, optimizer, 2)
-    progress = Progress(2, torch.zeros((), dtype=torch.float64))
+    progress = TrainingProgress(2, torch.zeros((), dtype=torch.float64))
     folder = CheckpointFolder(FolderStorage(str(tmp_path)), 5)
     folder.write(Staging().copy(gather_state(model, optimizer, {}, [pack_rank(progress)])), progress.to_facts())
     saved = safetensors.torch.load_file(tmp_path / "checkpoints" / "step-00000002" / "model.safetensors")
@@ -79,7 +79,7 @@ def test_what_is_saved_lies_row_by_row_and_goes_on_in_the_order_of_the_device(tu
 
     other = parallel.parallelize(model_like(1), SPEC, ALONE)
     again = make(other.parameters())
-    restore(folder, folder.find_newest()[0], other, again, Progress(0, progress.loss_sum.clone()), ALONE)
+    restore(folder, folder.find_newest()[0], other, again, TrainingProgress(0, progress.loss_sum.clone()), ALONE)
     entries = [value for value in again.state[other[0].weight].values() if torch.is_tensor(value) and value.dim() > 1]
     assert entries
     assert all(entry.stride() == other[0].weight.stride() for entry in entries)
@@ -87,8 +87,8 @@ def test_what_is_saved_lies_row_by_row_and_goes_on_in_the_order_of_the_device(tu
     learn(other, again, 2)
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
 
-    place = SimpleNamespace(leads=True)
-    run = SimpleNamespace(learner=SimpleNamespace(model=model), place=place, spec=SPEC, group=ALONE)
+    placement = SimpleNamespace(leads=True)
+    run = SimpleNamespace(learner=SimpleNamespace(model=model), placement=placement, spec=SPEC, group=ALONE)
     result = model_of(run, weights_of(run))
     assert result[0].weight.is_contiguous()
     assert torch.equal(result[0].weight, model[0].weight)

@@ -6,8 +6,8 @@ import torch
 
 from trainwright.api.job import read_spec
 from trainwright_worker.data.dataset import measure, process, read
+from trainwright_worker.data.given import samples_to_predict
 from trainwright_worker.errors import DataError, UserError
-from trainwright_worker.results.given import samples_to_predict
 
 CSV = {"csv": {"path": "points.csv", "target": "y"}}
 

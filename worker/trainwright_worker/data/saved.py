@@ -12,7 +12,6 @@ from torch import Tensor
 from trainwright.api.spec.corpora import HuggingFaceData
 from trainwright.api.spec.source import Target
 from trainwright_worker.data.corpus import filled, whole
-from trainwright_worker.data.files import find
 from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.pictures import Pictures
 from trainwright_worker.data.ragged import Array
@@ -20,6 +19,7 @@ from trainwright_worker.data.splits import find_own
 from trainwright_worker.data.table import LARGEST, Part, Reading, Samples, Table
 from trainwright_worker.data.texts import find_fault
 from trainwright_worker.errors import DataError
+from trainwright_worker.files import find
 
 _FIELD: Final = "spec.dataset.huggingface"
 _ROWS: Final = 1024

@@ -8,6 +8,7 @@ from trainwright.api.plan import Answer, Question, Way
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.paths import is_uri, list_paths
 from trainwright_worker.data.dataset import measure, process, read
+from trainwright_worker.data.given import samples_to_predict
 from trainwright_worker.data.ragged import Scratch
 from trainwright_worker.errors import UserError, WorkerError
 from trainwright_worker.preflight.advice import Need
@@ -21,7 +22,6 @@ from trainwright_worker.preflight.assume import (
 from trainwright_worker.preflight.budget import CUDA_CONTEXT, Device, setup_of, this_device, usual_length
 from trainwright_worker.preflight.measure import Gauge, UnmeasurableError
 from trainwright_worker.preflight.verdict import judge, table
-from trainwright_worker.results.given import samples_to_predict
 from trainwright_worker.tasks.table import make_task
 
 

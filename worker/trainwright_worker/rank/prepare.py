@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,16 +16,17 @@ from trainwright.api.worker import WorkerConfig, WorkerPhase
 from trainwright_worker.checkpoint.folder import CheckpointFolder, Found
 from trainwright_worker.checkpoint.resume import find_newest, find_step, restore
 from trainwright_worker.checkpoint.start import start_from
-from trainwright_worker.checkpoint.state import Progress
+from trainwright_worker.checkpoint.state import TrainingProgress
 from trainwright_worker.checkpoint.writer import Writer
 from trainwright_worker.console import say
 from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.data.load import load
 from trainwright_worker.data.loader import Loader
+from trainwright_worker.data.measured import compare
 from trainwright_worker.data.sampler import Sampler, largest_pass
 from trainwright_worker.distributed.group import Group, seed_everything
 from trainwright_worker.distributed.parallel import is_sharded, parallelize
-from trainwright_worker.distributed.place import Place
+from trainwright_worker.distributed.placement import RankPlacement
 from trainwright_worker.distributed.ranks import Ranks
 from trainwright_worker.errors import DataError, UserError
 from trainwright_worker.facts import Facts
@@ -54,7 +56,7 @@ from trainwright_worker.training.update import Update
 
 def prepare(
     config: WorkerConfig,
-    place: Place,
+    placement: RankPlacement,
     group: Group,
     pulse: Pulse,
     reporter: Reporter | None,
@@ -65,7 +67,7 @@ def prepare(
 
     Args:
         config: The worker's config.
-        place: Where this rank stands.
+        placement: Where this rank stands.
         group: All ranks.
         pulse: This rank's sign of life.
         reporter: What tells the operator; on rank 0 only.
@@ -83,7 +85,7 @@ def prepare(
     dataset = load(spec, config.data_root, group, None if found is None else found.facts["data"], scratch)
     facts = task.facts(dataset)
     _check(config, task, dataset, facts, exports=group.rank == 0 and fresh)
-    preflight = _fly_before(config, place, dataset, facts, reporter, fresh=fresh)
+    preflight = _fly_before(config, placement, dataset, facts, reporter, fresh=fresh)
     torch.manual_seed(spec.training.seed)  # The same first weights on every rank, before the ranks' seeds part.
     model, origins = _build_model(spec, dataset, facts, config.data_root, group, fresh=fresh)
     group.wait_for_leader()  # It alone tries exports out and takes measurements beforehand.
@@ -92,14 +94,14 @@ def prepare(
     sampler = _make_sampler(spec, dataset, group)
     agenda = make_agenda(spec, sampler.steps_per_epoch)
     seed_everything(spec.training.seed, group.rank)
-    progress = Progress(step=0, loss_sum=torch.zeros((), dtype=torch.float64, device=group.device))
+    progress = TrainingProgress(step=0, loss_sum=torch.zeros((), dtype=torch.float64, device=group.device))
     extras: dict[str, Tensor] = {}
     notes = [note, *dataset.splits.notes, find_fault(spec.schedule, agenda.total_steps)]
     if found is not None:
         _check_samples(found, sampler)
         extras = restore(folder, found, model, optimizer, progress, group)
     elif spec.start_from is not None:
-        origin, note = start_from(spec.start_from, config, dataset.measured, model, optimizer, group)
+        origin, note = start_from(spec.start_from, config, partial(compare, dataset.measured), model, optimizer, group)
         origins.append(origin)
         notes.append(note)
     update = Update(spec, model, optimizer, agenda.total_steps, group.device)
@@ -112,15 +114,15 @@ def prepare(
         preflight = _take_dry_step(dataset, model, engine, optimizer, preflight)
     if spec.training.compile:
         rest_while_compiling(pulse)
-    scale = make_scale(spec, facts, preflight, group)
+    scale = make_scale(spec, facts, preflight, group.device, group.size)
     run = Run(
         config,
-        place,
+        placement,
         group,
         Data(dataset, facts, sampler, Loader(dataset.splits.train, sampler, group.device)),
         Learner(task, model, optimizer, engine, update),
         Checkpoints(folder, Writer(folder, _announce_checkpoints(reporter, metrics))),
-        Telemetry(place, pulse, Tolerance(spec.health.hang), reporter, metrics, scale),
+        Telemetry(placement, pulse, Tolerance(spec.health.hang), reporter, metrics, scale),
         agenda,
         progress,
     )
@@ -144,7 +146,7 @@ def take_best(run: Run) -> int:
             f"results are of the last step, {step}: the checkpoint of the best, {best.step}, cannot be used: {reason}"
         )
         return step
-    there = Progress(step=0, loss_sum=torch.zeros_like(run.progress.loss_sum))
+    there = TrainingProgress(step=0, loss_sum=torch.zeros_like(run.progress.loss_sum))
     run.learner.update.restore(
         restore(run.checkpoints.folder, found, run.learner.model, run.learner.optimizer, there, run.group)
     )
@@ -177,7 +179,13 @@ def _is_complete(model: nn.Module, spec: TrainingJobSpec, dataset: Dataset, grou
 
 
 def _fly_before(
-    config: WorkerConfig, place: Place, dataset: Dataset, facts: Facts, reporter: Reporter | None, *, fresh: bool
+    config: WorkerConfig,
+    placement: RankPlacement,
+    dataset: Dataset,
+    facts: Facts,
+    reporter: Reporter | None,
+    *,
+    fresh: bool,
 ) -> Preflight | None:
     """Measure the job on rank 0; a resumed one on a GPU too, whose arithmetic is compared with what the GPU can do.
 
@@ -187,9 +195,9 @@ def _fly_before(
     """
     if reporter is None or not (fresh or torch.cuda.is_available()):
         return None
-    preflight, lines = measure_job(config.spec, dataset, facts, config.data_root, place)
+    preflight, lines = measure_job(config.spec, dataset, facts, config.data_root, placement)
     for line in lines:
-        say(f"rank {place.rank}", line)
+        say(f"rank {placement.rank}", line)
     if preflight is not None:
         reporter.update(preflight=preflight)
         if not preflight.fits:
@@ -296,7 +304,7 @@ def _say_where_we_are(run: Run, found: Found | None, origins: list[str], notes: 
         samples=run.data.sampler.samples_before(step),
         evaluation=run.progress.evaluation,
         best=run.progress.best,
-        checkpoints=run.checkpoints.folder.list_complete() if run.place.leads else [],
+        checkpoints=run.checkpoints.folder.list_complete() if run.placement.leads else [],
         phase=WorkerPhase.TRAINING,
     )
     weights = sum(parameter.numel() for parameter in run.learner.model.parameters())

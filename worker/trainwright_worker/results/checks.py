@@ -4,11 +4,11 @@ import importlib.util
 
 from trainwright.api.spec import TrainingJobSpec
 from trainwright_worker.data.dataset import Dataset, existing_split
+from trainwright_worker.data.given import samples_to_predict
 from trainwright_worker.errors import UserError
 from trainwright_worker.facts import Facts
 from trainwright_worker.results.export import check_export
 from trainwright_worker.results.generate import check_generation
-from trainwright_worker.results.given import samples_to_predict
 from trainwright_worker.tracking.tracking import check_tracking
 
 

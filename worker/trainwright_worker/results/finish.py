@@ -10,29 +10,27 @@ import platform
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
 from torch import nn
 
+from trainwright.api.names import SUMMARY_FILE, WEIGHTS_FILE
 from trainwright.api.status import Evaluation, Export, Results
 from trainwright.api.worker import WorkerPhase
+from trainwright_worker.data.given import samples_to_predict
 from trainwright_worker.errors import NonFiniteError
-from trainwright_worker.models.files import SUMMARY
 from trainwright_worker.models.huggingface import HuggingFaceModel
 from trainwright_worker.results.explain import explain
 from trainwright_worker.results.export import export, reason
 from trainwright_worker.results.folder import ResultsFolder
 from trainwright_worker.results.generate import generate
-from trainwright_worker.results.given import samples_to_predict
 from trainwright_worker.results.huggingface import write_pretrained
 from trainwright_worker.results.predict import encode, predict
 from trainwright_worker.results.weights import model_of, on_device, savable, weights_of
 from trainwright_worker.training.evaluate import evaluation_batch, measure_split
 from trainwright_worker.training.run import Run
-
-WEIGHTS: Final = "weights.safetensors"
 
 Made = TypeVar("Made")
 
@@ -52,7 +50,7 @@ def finish(run: Run, step: int) -> None:
     folder = ResultsFolder(run.config.job_folder)
     predictions = _predict(run, folder)
     weights = weights_of(run)
-    if run.place.leads:
+    if run.placement.leads:
         results = _Results(run, folder, model_of(run, weights), step, test, problems).write(predictions)
         run.telemetry.tell(phase=WorkerPhase.FINISHED, results=results)
         run.telemetry.log(f"finished: {results.folder}")
@@ -82,7 +80,7 @@ def _predict(run: Run, folder: ResultsFolder) -> str | None:
         for line in encode(rows, spec.format):
             file.write(line)
         file.flush()
-        return folder.publish(f"predictions.{spec.format}", Path(file.name)) if run.place.leads else None
+        return folder.publish(f"predictions.{spec.format}", Path(file.name)) if run.placement.leads else None
 
 
 class _Results:
@@ -115,7 +113,7 @@ class _Results:
         more = self._generate() | self._explain()
         results = results.model_copy(update={"exports": [weights, *self._export()], **more})
         # What it says of the weights is written already.
-        self._attempt(SUMMARY, lambda: self._summarize(self._with_problems(results)))
+        self._attempt(SUMMARY_FILE, lambda: self._summarize(self._with_problems(results)))
         return self._with_problems(results)
 
     def _with_problems(self, results: Results) -> Results:
@@ -123,9 +121,9 @@ class _Results:
 
     def _write_weights(self) -> Export:
         with tempfile.TemporaryDirectory(prefix="trainwright-results-") as scratch:
-            file = Path(scratch, WEIGHTS)
+            file = Path(scratch, WEIGHTS_FILE)
             safetensors.torch.save_file(savable(self._model), file)
-            path = self._folder.publish(WEIGHTS, file)
+            path = self._folder.publish(WEIGHTS_FILE, file)
             return Export(format="safetensors", path=path, bytes=file.stat().st_size)
 
     def _generate(self) -> dict[str, Any]:
@@ -193,4 +191,4 @@ class _Results:
             "spec": run.spec.to_wire(),
             "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
         }
-        self._folder.write(SUMMARY, json.dumps(summary, indent=2).encode())
+        self._folder.write(SUMMARY_FILE, json.dumps(summary, indent=2).encode())

@@ -16,12 +16,12 @@ from torch import Tensor
 from trainwright.api.spec.outcome import PredictionFormat
 from trainwright_worker.batch import Batch
 from trainwright_worker.data.dataset import Dataset
+from trainwright_worker.data.given import Given
 from trainwright_worker.data.loader import Request, read_ahead
 from trainwright_worker.data.pictures import Pictures
 from trainwright_worker.data.table import Split
 from trainwright_worker.distributed.group import Group
 from trainwright_worker.distributed.parallel import share_buffers
-from trainwright_worker.results.given import Given
 from trainwright_worker.tasks.task import Row
 from trainwright_worker.training.run import Run
 

@@ -15,7 +15,7 @@ from trainwright_worker.training.run import Run
 
 def weights_of(run: Run) -> dict[str, Tensor]:
     """Return the weights that evaluation measures, by name, whole and on the CPU of rank 0. All ranks must call this."""
-    return full_state_dict(run.learner.model, leads=run.place.leads)
+    return full_state_dict(run.learner.model, leads=run.placement.leads)
 
 
 def model_of(run: Run, weights: dict[str, Tensor]) -> nn.Module:

@@ -22,7 +22,7 @@ def fit(run: Run) -> None:
     begin(run)
     while progress.step < agenda.total_steps:
         update.settle()
-        for batch in watch.batches(run.data.loader.batches(progress.step), agenda, pulse):
+        for batch in watch.batches(run.data.loader.batches(progress.step), lambda: agenda.next - progress.step):
             loss = engine.accumulate(batch, share(progress.step))
             pausing = progress.step + 1 == agenda.next
             norm = update.take(progress.step, measured=pausing)

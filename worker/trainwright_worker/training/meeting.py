@@ -19,8 +19,8 @@ from trainwright_worker.checkpoint.staging import State
 from trainwright_worker.checkpoint.state import gather_state, pack_rank
 from trainwright_worker.distributed.parallel import share_buffers
 from trainwright_worker.errors import PreemptedError
+from trainwright_worker.reporting.activity import Activity
 from trainwright_worker.reporting.figures import Figures
-from trainwright_worker.reporting.timesheet import Activity
 from trainwright_worker.training.evaluate import measure_split
 from trainwright_worker.training.patience import is_better, lose_patience
 from trainwright_worker.training.recovery import count_skipped, is_sound, pass_over, recall_losses, roll_back
@@ -132,7 +132,7 @@ def _agree(run: Run, norm: Tensor | None) -> Agreement:
     clock, agenda = run.clock, run.agenda
     mine = float(run.progress.loss_sum)
     save = interval = 0.0
-    if run.place.leads:
+    if run.placement.leads:
         waited = time.monotonic() - clock.saved
         save = float(agenda.save_seconds > 0 and waited >= agenda.save_seconds and not run.checkpoints.writer.busy)
         interval = float(agenda.suggest_interval(clock.step_seconds(run.progress.step)))
@@ -161,7 +161,7 @@ def _close_epoch(run: Run, agreement: Agreement) -> None:
 def _tell_progress(run: Run, loss: float | None, norm: float | None) -> None:
     timed = run.learner.engine.watch.read()
     run.telemetry.pulse.seconds = run.learner.engine.watch.own
-    if not run.place.leads and run.telemetry.metrics is None:
+    if not run.placement.leads and run.telemetry.metrics is None:
         return
     clock, step = run.clock, run.progress.step
     samples = run.data.sampler.samples_before(step)
@@ -242,7 +242,7 @@ def _begin_saving(run: Run) -> None:
     """Take the state and hand it to the writer, which waits for the one before."""
     share_buffers(run.learner.model, run.group)
     if run.learner.update.average is not None:
-        run.group.spread(run.learner.update.average.buffers)
+        run.group.broadcast_tensors(run.learner.update.average.buffers)
     state = _state_to_save(run)
     run.clock.saved = time.monotonic()
     run.saved_step = run.progress.step
@@ -266,6 +266,6 @@ def _reserve(run: Run) -> None:
 def _state_to_save(run: Run) -> State | None:
     """Return the part of the state that this rank saves; None if it saves none. All ranks must call this."""
     packed = run.group.gather(pack_rank(run.progress))
-    if not (run.checkpoints.folder.shared or run.place.leads):
+    if not (run.checkpoints.folder.shared or run.placement.leads):
         return None
     return gather_state(run.learner.model, run.learner.optimizer, run.learner.update.extras(), packed)

@@ -8,13 +8,13 @@ from torch.optim import Optimizer
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.worker import WorkerConfig
 from trainwright_worker.checkpoint.folder import CheckpointFolder
-from trainwright_worker.checkpoint.state import Progress
+from trainwright_worker.checkpoint.state import TrainingProgress
 from trainwright_worker.checkpoint.writer import Writer
 from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.data.loader import Loader
 from trainwright_worker.data.sampler import Sampler
 from trainwright_worker.distributed.group import Group
-from trainwright_worker.distributed.place import Place
+from trainwright_worker.distributed.placement import RankPlacement
 from trainwright_worker.facts import Facts
 from trainwright_worker.tasks.task import Task
 from trainwright_worker.training.agenda import Agenda
@@ -79,7 +79,7 @@ class Run:
 
     Attributes:
         config: The worker's config.
-        place: Where this rank stands.
+        placement: Where this rank stands.
         group: All ranks.
         data: What it learns from.
         learner: What learns.
@@ -95,14 +95,14 @@ class Run:
     """
 
     config: WorkerConfig
-    place: Place
+    placement: RankPlacement
     group: Group
     data: Data
     learner: Learner
     checkpoints: Checkpoints
     telemetry: Telemetry
     agenda: Agenda
-    progress: Progress
+    progress: TrainingProgress
     clock: Clock = field(default_factory=Clock)
     saved_step: int = -1
     reserved: bool = False

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
 from trainwright.api.base import Model
+from trainwright.api.names import SUMMARY_FILE
 from trainwright.api.spec import DistillationSpec, ModelSpec, RegularizationSpec, TrainingJobSpec
 from trainwright.api.spec.paths import is_uri
 from trainwright.api.spec.training import Precision
@@ -19,7 +20,7 @@ from trainwright_worker.data.measured import compare as compare_data
 from trainwright_worker.errors import UserError, WorkerError
 from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
-from trainwright_worker.models.files import SUMMARY, local_path, read_summary
+from trainwright_worker.models.files import local_path, read_summary
 from trainwright_worker.models.pretrained import read_pretrained
 from trainwright_worker.tasks.losses import Loss
 
@@ -133,7 +134,7 @@ def read_model(teacher: DistillationSpec, root: str) -> ModelSpec:
         UserError: Neither names a model, or its arguments are wrong.
     """
     if teacher.model is None:
-        model = _parse(ModelSpec, _model_of(teacher.weights, root), f"{FIELD}: {SUMMARY}")
+        model = _parse(ModelSpec, _model_of(teacher.weights, root), f"{FIELD}: {SUMMARY_FILE}")
         # The weights in results have in them what LoRA has added.
         return model.model_copy(update={"lora": None})
     return named_model(teacher, pretrained=True)
@@ -160,7 +161,7 @@ def _model_of(weights: str, root: str) -> Any:
     if not isinstance(spec, dict) or "model" not in spec:
         where = weights if is_uri(weights) else str(Path(weights))
         raise UserError(
-            f"{FIELD}: {where} holds no {SUMMARY} to say which model its weights are of",
+            f"{FIELD}: {where} holds no {SUMMARY_FILE} to say which model its weights are of",
             "give the results folder of a job, or name the model in spec.distillation.model",
         )
     return spec["model"]
@@ -170,7 +171,7 @@ def _read_regularization(weights: str, root: str) -> RegularizationSpec:
     """Return the regularization that the results beside the weights speak of; none if there are no results."""
     spec = read_summary(local_path(weights, root, FIELD)).get("spec")
     raw = spec.get("regularization", {}) if isinstance(spec, dict) else {}
-    return _parse(RegularizationSpec, raw, f"{FIELD}: {SUMMARY}")
+    return _parse(RegularizationSpec, raw, f"{FIELD}: {SUMMARY_FILE}")
 
 
 def _parse(kind: type[_Kind], raw: Any, field: str) -> _Kind:

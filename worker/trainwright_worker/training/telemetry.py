@@ -4,12 +4,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from trainwright_worker.console import say
-from trainwright_worker.distributed.place import Place
+from trainwright_worker.distributed.placement import RankPlacement
+from trainwright_worker.reporting.activity import Activity
 from trainwright_worker.reporting.figures import Scale
 from trainwright_worker.reporting.metrics import Metrics
 from trainwright_worker.reporting.pulse import Pulse, Tolerance
 from trainwright_worker.reporting.report import Reporter
-from trainwright_worker.reporting.timesheet import Activity
 from trainwright_worker.tracking.tracking import Tracking
 
 
@@ -18,7 +18,7 @@ class Telemetry:
     """Whom a rank tells.
 
     Attributes:
-        place: Where this rank stands; rank 0 alone prints, reports and tracks.
+        placement: Where this rank stands; rank 0 alone prints, reports and tracks.
         pulse: This rank's sign of life, for the agent.
         tolerance: How long it may go without a step.
         reporter: What tells the operator; on rank 0 only.
@@ -28,7 +28,7 @@ class Telemetry:
         notes: What a person should know although training goes on, by topic.
     """
 
-    place: Place
+    placement: RankPlacement
     pulse: Pulse
     tolerance: Tolerance
     reporter: Reporter | None
@@ -46,7 +46,7 @@ class Telemetry:
 
     def charge(self, activity: Activity) -> AbstractContextManager[None]:
         """Charge the time inside to an activity, in the job's goodput."""
-        return nullcontext() if self.reporter is None else self.reporter.timesheet.during(activity)
+        return nullcontext() if self.reporter is None else self.reporter.activities.during(activity)
 
     def warn(self, text: str, topic: str | None = None) -> None:
         """Say something that a person should know although training goes on: in the log and in the report.
@@ -62,5 +62,5 @@ class Telemetry:
 
     def log(self, text: str) -> None:
         """Print a line, on rank 0 only."""
-        if self.place.leads:
-            say(f"rank {self.place.rank}", text)
+        if self.placement.leads:
+            say(f"rank {self.placement.rank}", text)
