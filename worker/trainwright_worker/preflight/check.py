@@ -7,6 +7,7 @@ from trainwright.api.spec import TrainingJobSpec
 from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.distributed.placement import RankPlacement
 from trainwright_worker.errors import OutOfMemoryError
+from trainwright_worker.facts import Facts
 from trainwright_worker.preflight.advice import Need
 from trainwright_worker.preflight.budget import setup_of, this_device, usual_length
 from trainwright_worker.preflight.measure import Gauge, UnmeasurableError
@@ -18,13 +19,14 @@ _NO_WAY: Final = "use a smaller model, or processes with more memory: spec.worke
 
 
 def measure_job(
-    spec: TrainingJobSpec, dataset: Dataset, root: str, placement: RankPlacement
+    spec: TrainingJobSpec, dataset: Dataset, facts: Facts, root: str, placement: RankPlacement
 ) -> tuple[Preflight | None, list[str]]:
     """Return what a job needs, and lines to print; no more than a line if that cannot be known.
 
     Args:
         spec: The job.
         dataset: Its data.
+        facts: What the model knows of it.
         root: Folder at which relative paths start.
         placement: Where this rank stands; its neighbours share its memory.
 
@@ -34,7 +36,7 @@ def measure_job(
     device = this_device(placement.neighbours)
     teacher = None if spec.distillation is None else read_model(spec.distillation, root)
     try:
-        need = Need(Gauge(spec, dataset.facts, cuda=device.cuda, root=root, teacher=teacher), spec)
+        need = Need(Gauge(spec, facts, cuda=device.cuda, root=root, teacher=teacher), spec)
         setup = setup_of(spec, placement.size, len(dataset.splits.train), cuda=device.cuda)
         preflight, _ = judge(need, setup, device, usual_length(dataset.splits.train, setup.micro_batch))
     except UnmeasurableError as error:

@@ -95,7 +95,9 @@ class Rank:
         pulse.rest()
         self.run = prepare(config, placement, self.group, pulse, reporter, metrics, self.scratch / "data")
         if placement.leads:
-            self.run.tracking = Tracking(config, placement.attempt, self.run.progress.step, self.run.warn)
+            self.run.telemetry.tracking = Tracking(
+                config, placement.attempt, self.run.progress.step, self.run.telemetry.warn
+            )
         finish(self.run, self._fit(self.run))
         self._end_tracking(Ending.FINISHED, TRACKING_SECONDS)
         if sender is not None:
@@ -114,11 +116,11 @@ class Rank:
         signal.signal(signal.SIGTERM, request_stop)
         run.clock.begin(run.progress.step)
         fit(run)
-        run.writer.wait()
+        run.checkpoints.writer.wait()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         step = take_best(run)
-        if run.update.average is not None:
-            run.update.average.swap()  # From here on the averaged weights are the model's.
+        if run.learner.update.average is not None:
+            run.learner.update.average.swap()  # From here on the averaged weights are the model's.
         return step
 
     def _exchange_pulses(self, pulse: Pulse, reporter: Reporter | None) -> PulseSender | None:
@@ -147,17 +149,17 @@ class Rank:
         if self.run is not None:
             # The state in it is sound, whatever happened since; finishing it saves the work since the one before.
             with suppress(InfrastructureError):
-                self.run.writer.wait(LAST_WRITE_SECONDS)
+                self.run.checkpoints.writer.wait(LAST_WRITE_SECONDS)
             preempted = termination.exit_code == ExitCode.PREEMPTED
             self._end_tracking(Ending.PREEMPTED if preempted else Ending.FAILED, FAILED_FAREWELL_SECONDS)
-            if self.run.reporter is not None:
-                self.run.reporter.close(FAILED_FAREWELL_SECONDS)
+            if self.run.telemetry.reporter is not None:
+                self.run.telemetry.reporter.close(FAILED_FAREWELL_SECONDS)
         return termination.exit_code
 
     def _end_tracking(self, ending: Ending, seconds: float) -> None:
-        if self.run is not None and self.run.tracking is not None:
-            results = None if self.run.reporter is None else self.run.reporter.report.results
-            self.run.tracking.close(ending, {} if results is None else results.paths(), seconds)
+        if self.run is not None and self.run.telemetry.tracking is not None:
+            results = None if self.run.telemetry.reporter is None else self.run.telemetry.reporter.report.results
+            self.run.telemetry.tracking.close(ending, {} if results is None else results.paths(), seconds)
 
 
 def run_rank(

@@ -7,7 +7,7 @@ from trainwright_worker.distributed.processes import Processes
 from trainwright_worker.models.build import preload as preload_model
 from trainwright_worker.rank.rank import run_rank
 from trainwright_worker.storage import preload as preload_storage
-from trainwright_worker.training.measures import preload as preload_measures
+from trainwright_worker.tasks.table import make_task
 
 
 class Trainer:
@@ -26,7 +26,7 @@ class Trainer:
         preload_readers(self._config.spec.dataset)
         preload_model(self._config.spec.model)
         preload_storage(self._config.job_folder)
-        preload_measures(self._config.spec)
+        make_task(self._config.spec).preload()
 
     def start(self, launch: Launch) -> Processes:
         """Fork one rank per placement."""

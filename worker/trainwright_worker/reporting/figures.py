@@ -10,7 +10,7 @@ import torch
 from trainwright.api.devices import find_gpu
 from trainwright.api.figures import Preflight, StepTime
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.api.spec.job import Task
+from trainwright.api.spec.source import Target
 from trainwright.api.spec.training import Precision
 from trainwright_worker.facts import Facts
 
@@ -84,7 +84,7 @@ def make_scale(
     """
     peak = _peak_arithmetic(device, spec.training.precision)
     return Scale(
-        tokens=facts.shape[0] if spec.task == Task.LANGUAGE_MODELING else None,
+        tokens=facts.shape[0] if spec.traits.target == Target.TOKENS else None,
         flops=None if preflight is None or peak is None else preflight.flops_per_step / (peak * processes),
         device=device,
     )
