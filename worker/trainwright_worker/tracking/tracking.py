@@ -17,8 +17,7 @@ from trainwright.api.worker import WorkerConfig
 from trainwright_worker.errors import UserError
 from trainwright_worker.tracking.mlflow import MlflowTracker
 from trainwright_worker.tracking.recorder import Recorder
-from trainwright_worker.tracking.tensorboard import TensorboardTracker
-from trainwright_worker.tracking.tracker import Ending, Record, RunInfo, flatten
+from trainwright_worker.tracking.tracker import Ending, Record, RunInfo, Tracker, flatten
 from trainwright_worker.tracking.wandb import WandbTracker
 
 NETWORK_PAUSE: Final = 5.0
@@ -49,7 +48,7 @@ class Tracking:
         self._evaluated: tuple[str, int] | None = None
         self._newest = resumed
         if spec.tensorboard:
-            make = partial(TensorboardTracker, f"{folder}/tensorboard", info)
+            make = partial(_make_tensorboard, f"{folder}/tensorboard", info)
             # A file grows with every record, an object is written anew.
             self._recorders.append(Recorder("tensorboard", make, OBJECT_PAUSE if is_uri(folder) else 0.0, complain))
         if spec.mlflow is not None:
@@ -89,6 +88,13 @@ class Tracking:
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         for recorder in self._recorders:
             recorder.add(Record(step, time.time(), finite))
+
+
+def _make_tensorboard(folder: str, info: RunInfo) -> Tracker:
+    # Imported by the thread that writes the records, with the first of them: no step waits for it.
+    from trainwright_worker.tracking.tensorboard import TensorboardTracker  # noqa: PLC0415
+
+    return TensorboardTracker(folder, info)
 
 
 def check_tracking(spec: TrackingSpec, job_folder: str) -> None:
