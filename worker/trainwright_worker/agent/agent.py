@@ -1,7 +1,7 @@
 """The worker's main process: torch's own elastic agent, kept alive across failures.
 
 The agent (`SimpleElasticAgent`) owns the states of a worker: join the rendezvous, start the processes, watch them, start
-them again when they fail or when the others open a new round. What is added here is judgement:
+them again when they fail or when the others open a new round. This module adds decisions:
 
 - A failure that would repeat itself (user error, data, non-finite, out of memory, or as `spec.restart.onFailure` says)
   ends the worker at once with that exit code. One that may pass is retried in place, `spec.restart.limit` times.
@@ -147,7 +147,7 @@ class WorkerAgent(SimpleElasticAgent):
     # Releases of torch differ in the further arguments of these two; none of them matters here.
     def _stop_workers(self, worker_group: WorkerGroup, *_: object, **__: object) -> None:  # noqa: ARG002
         if self._processes is not None:
-            # Whoever makes room for others saves first, with them; there is nobody that the ranks could wait for in vain.
+            # To admit others all ranks save first, and all of them are still there to do so together.
             self._processes.stop(self._grace if self._rendezvous_handler.growing else STOP_SECONDS)
 
     def _shutdown(self, *_: object, **__: object) -> None:
@@ -231,10 +231,10 @@ class WorkerAgent(SimpleElasticAgent):
         )
 
     def _end_hang(self, processes: RunningProcesses, diagnosis: HangDiagnosis) -> PostMortem:
-        """End all processes, of which those that hang heed nothing gentler, and return why."""
+        """Kill all processes, since those that hang react to no other signal, and return why."""
         processes.signal(signal.SIGKILL)
         if not processes.wait(STOP_SECONDS):
-            # Not even that ends them: they sleep in the kernel, and what is started beside them would too.
+            # They sleep in the kernel and survive even that. New processes beside them would end up the same way.
             self._remaining_restarts = 0
         ending = Termination(**dict(diagnosis.cause))
         return PostMortem(ending, consequence=diagnosis.worker != self._index, formed=True, seconds=time.time())

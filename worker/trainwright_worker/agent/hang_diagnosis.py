@@ -1,7 +1,8 @@
-"""Which rank is at fault when a job hangs. All of them stand still then; one of them is why.
+"""Which rank is at fault when a job hangs: all ranks stand still then, because of one of them.
 
-What is known of a rank is a `RankFinding`: what the kernel says of it, and where it stands. Ranks that wait for others, inside a
-collective or a backward pass, are victims. Who does not is the culprit; if none or all wait, that is said instead.
+What is known of a rank is a `RankFinding`: what the kernel says of it, and where it stands. Ranks that wait for others, inside
+a collective or a backward pass, are victims. A rank that does not wait is the culprit. If all of them wait, the diagnosis says
+so.
 """
 
 from collections.abc import Collection, Sequence
@@ -48,7 +49,7 @@ class HangDiagnosis(Model):
     """Why a job hangs.
 
     Attributes:
-        cause: What all workers say of it.
+        cause: What all workers report.
         worker: Worker whose failure it is: that of the rank at fault, or else the one that noticed; None if the worker
             at fault does not answer, which nobody can take over for it.
     """
@@ -63,7 +64,7 @@ def diagnose(findings: Sequence[RankFinding], silent: Collection[int], noticed: 
     Args:
         findings: What was found of the ranks of all workers that answered.
         silent: Workers that did not answer.
-        noticed: The rank whose standing still was noticed first.
+        noticed: The rank that was noticed first.
     """
     culprit = _find(findings, all_answered=not silent)
     if culprit is not None:
@@ -94,7 +95,7 @@ def _find(findings: Sequence[RankFinding], *, all_answered: bool) -> RankFinding
 def _describe(culprit: RankFinding) -> str:
     where = {
         ProcessState.STOPPED: "the process is stopped (SIGSTOP)",
-        ProcessState.ASLEEP: f"the process sleeps in the kernel and heeds no signal{_within(culprit)}",
+        ProcessState.ASLEEP: f"the process sleeps in the kernel and reacts to no signal{_within(culprit)}",
     }.get(
         ProcessState(culprit.state),
         f"it stands in {culprit.location}" if culprit.location else "where it stands cannot be told",

@@ -1,12 +1,12 @@
-"""How the workers of a job find out together why it hangs, through the store of their rendezvous.
+"""How the workers of a job find out together why it hangs, through the store of the rendezvous.
 
-The worker that notices a hang opens the investigation of its round. The others look for one every second, as they look for a new
-round. Each leaves its ranks' stacks in its log and what they show in the store; the one that has opened it judges, and all
-go by its diagnosis. Workers also tell each other here that a rank of theirs is at something that may take long: who waits for
-it stands still too, and must not be taken for hung.
+The worker that notices a hang opens an investigation of its round. The others look for one every second, as they look for a
+new round. Each worker writes its ranks' stacks to its log and its findings to the store. The worker that opened the
+investigation concludes it, and all act on its diagnosis. Workers also announce here that one of their ranks does something that
+may take long: ranks that wait for it make no progress either, and must not be taken for hung.
 
 Keys, all below the job's uid: `resting/<round>` (a counter that rises while a rank of any worker cannot be expected to take
-a step), `hang/<round>` (who has opened an investigation), `findings/<round>/<index>` and `findings/<round>` (what each worker
+a step), `hang/<round>` (which worker has opened an investigation), `findings/<round>/<index>` and `findings/<round>` (what each worker
 has found, and how many have), `diagnosis/<round>`, `cause/<round>` (why the launch of that round has failed).
 """
 
@@ -23,7 +23,7 @@ from trainwright.api.worker import Cause
 from trainwright_worker.agent.hang_diagnosis import HangDiagnosis, RankFinding, diagnose
 
 FINDINGS_SECONDS: Final = 6.0
-"""How long the other workers may take to notice an investigation and to say what they have found."""
+"""How long the other workers may take to notice an investigation and to add their findings."""
 DIAGNOSIS_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.05
 
@@ -60,12 +60,12 @@ class HangInvestigation:
         return len(self._members) > 1 and bool(self._keys.check([f"hang/{self._round}"]))
 
     def report_resting(self) -> None:
-        """Tell the others that a rank of this worker cannot be expected to take a step."""
+        """Announce that a rank of this worker cannot be expected to take a step."""
         if len(self._members) > 1:
             self._keys.add(f"resting/{self._round}", 1)
 
     def someone_rested(self) -> bool:
-        """Return whether any worker has told of a resting rank since this was asked last."""
+        """Return whether any worker has announced a resting rank since the last call."""
         if len(self._members) == 1:
             return False
         before, self._rested = self._rested, self._keys.add(f"resting/{self._round}", 0)
@@ -76,7 +76,7 @@ class HangInvestigation:
         return bytes(self._keys.compare_set(f"hang/{self._round}", "", str(self._index))).decode() == str(self._index)
 
     def add_findings(self, findings: Sequence[RankFinding]) -> None:
-        """Say what was found of the ranks of this worker."""
+        """Add what was found of the ranks of this worker."""
         content = json.dumps([finding.to_wire() for finding in findings])
         self._keys.set(f"findings/{self._round}/{self._index}", content)
         self._keys.add(f"findings/{self._round}", 1)
@@ -117,7 +117,7 @@ class HangInvestigation:
 
 
 def leave_cause(keys: Store, number: int, cause: Cause, worker: int | None) -> Cause | None:
-    """Leave why the launch of a round has failed, for whoever reports of the next one, unless another worker was first.
+    """Record why the launch of a round failed, for the reports of the next launch, unless another worker was first.
 
     Args:
         keys: The job's part of the store.
@@ -126,7 +126,7 @@ def leave_cause(keys: Store, number: int, cause: Cause, worker: int | None) -> C
         worker: The worker whose failure it is, if that is known.
 
     Returns:
-        The cause that was left first; None if the store is gone.
+        The cause that was recorded first; None if the store is gone.
     """
     fields = {name: getattr(cause, name) for name in Cause.model_fields}
     content = json.dumps(Cause(**{**fields, "worker": worker}).to_wire())
@@ -136,7 +136,7 @@ def leave_cause(keys: Store, number: int, cause: Cause, worker: int | None) -> C
 
 
 def read_cause(keys: Store, number: int) -> Cause | None:
-    """Return why the launch of a round has failed; None if nobody knows."""
+    """Return why the launch of a round failed; None if no worker recorded it."""
     key = f"cause/{number}"
     with suppress(RuntimeError, ValidationError):
         return Cause.model_validate_json(bytes(keys.get(key))) if keys.check([key]) else None
@@ -144,7 +144,7 @@ def read_cause(keys: Store, number: int) -> Cause | None:
 
 
 def _read(content: bytes) -> list[RankFinding] | None:
-    """Return what a worker has said, or None if it makes no sense."""
+    """Return the findings of a worker, or None if they cannot be parsed."""
     try:
         return [RankFinding.model_validate_json(json.dumps(item)) for item in json.loads(content)]
     except (ValidationError, ValueError, TypeError):

@@ -1,6 +1,6 @@
-"""Who lives: a counter per worker in the store, which rises while the worker does, as worker 0 looks at it.
+"""Heartbeats of workers: each raises a counter of its own in the store, and worker 0 reads all of them.
 
-No two clocks are ever compared: a worker is lost when its counter has stood still for long on worker 0's own.
+Clocks of different machines are never compared: a worker is lost when its counter has not risen for long by worker 0's clock.
 """
 
 from collections.abc import Iterable
@@ -11,12 +11,12 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 
 HEARTBEAT_SECONDS: Final = 1.0
 LOST_AFTER_HEARTBEATS: Final = 15
-"""A worker whose counter stands still for so many beats of worker 0's own clock is lost."""
+"""A worker is lost when its counter has not risen for so many heartbeats, by the clock of whoever reads it."""
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """What was seen of a counter: its value, since when it has had that, and whether it was ever seen to rise."""
+    """What was read of a counter: its value, since when it has had that value, and whether it was ever seen to rise."""
 
     value: int
     since: float
@@ -24,17 +24,17 @@ class _Reading:
 
 
 class WorkerHeartbeats:
-    """The counters of all workers, seen from one of them."""
+    """The counters of all workers, as one of them sends and reads them."""
 
     def __init__(self) -> None:
-        """Begin with nothing shown and nothing seen."""
-        self._shown = 0
+        """Begin with nothing sent and nothing read."""
+        self._sent = 0
         self._seen: dict[int, _Reading] = {}
 
     def send(self, keys: Store, index: int) -> None:
         """Raise this worker's own counter."""
-        self._shown += 1
-        keys.set(_key(index), str(self._shown))
+        self._sent += 1
+        keys.set(_key(index), str(self._sent))
 
     def read(self, keys: Store, indices: Iterable[int], now: float) -> None:
         """Read the counters of others."""
@@ -45,16 +45,16 @@ class WorkerHeartbeats:
                 self._seen[index] = _Reading(value, now, rose=before is not None)
 
     def forget(self) -> None:
-        """Forget what was seen: a new round begins."""
+        """Forget what was read, since a new round begins."""
         self._seen.clear()
 
     def silent(self, index: int, now: float) -> bool:
-        """Whether a worker that was looked at has not been heard of for long."""
+        """Return whether the counter of a worker has not risen for too long."""
         sight = self._seen.get(index)
         return sight is not None and now - sight.since > LOST_AFTER_HEARTBEATS * HEARTBEAT_SECONDS
 
     def alive(self, index: int, now: float) -> bool:
-        """Whether a worker was seen to beat, and not long ago."""
+        """Return whether the counter of a worker was seen to rise, and not long ago."""
         sight = self._seen.get(index)
         return sight is not None and sight.rose and not self.silent(index, now)
 

@@ -1,8 +1,9 @@
-"""Who takes part in a round: what worker 0 decides for all.
+"""Which workers take part in a round. Worker 0 decides that for all.
 
-It waits for those it expects: all at first, later the members of the round before and whoever came since. When they do not
-come, and `spec.workers.minCount` allows it, it goes on with those that are there. Who comes later is let in by another round,
-for which all save first. A job that keeps losing those it lets in does so ever more seldom.
+Worker 0 waits for the workers that it expects: all of them at first, later the members of the round before and those that
+came since. If some do not come and `spec.workers.minCount` allows it, the round begins without them. Workers that come later
+are admitted by opening another round, before which all save. If admitted workers are lost again and again, worker 0 waits
+longer before it admits the next.
 """
 
 import time
@@ -15,16 +16,16 @@ from trainwright_worker.agent.heartbeats import WorkerHeartbeats
 from trainwright_worker.agent.rounds import Rounds
 
 SETTLING: Final = 1 / 3
-"""How long a round lasts at least before newcomers are let in, as a share of the patience; doubled with every loss that
-follows soon on another."""
+"""Shortest duration of a round before newcomers are admitted, as a share of the patience. It doubles with every loss that
+follows soon after another."""
 LONGEST_SETTLING: Final = 20
 
 
 class RoundMembership:
-    """Worker 0's view of all workers."""
+    """The members of the current round and of the next, as worker 0 decides them."""
 
     def __init__(self, config: WorkerConfig, keys: Store) -> None:
-        """Expect everybody.
+        """Expect all workers.
 
         Args:
             config: The worker's config.
@@ -44,17 +45,17 @@ class RoundMembership:
         self._losses = 0
 
     def expect(self) -> None:
-        """Expect those that took part so far, and those that wait to be let in: the next round begins."""
+        """Begin the next round: expect the members of the current one and those that wait to be admitted."""
         if self._members:
             self._expected = frozenset((*self._members, *self.newcomers))
 
     def complete(self, target: int, began: float, *, growing: bool) -> None:
-        """Write down the members of a round, unless it should wait any longer.
+        """Record the members of a round, unless it should still wait for others.
 
         Args:
             target: The round.
             began: Since when it is waited for, on the monotonic clock.
-            growing: Whether the others may still be saving.
+            growing: Whether the other members may still be saving.
         """
         joined = self._rounds.joined(target)
         now = time.monotonic()
@@ -68,7 +69,7 @@ class RoundMembership:
             self._rounds.complete(target, present)
 
     def settle(self, members: tuple[int, ...]) -> None:
-        """Take note of who takes part in the round that begins now."""
+        """Begin a round with these members."""
         now = time.monotonic()
         if len(members) < len(self._members):
             self._losses = self._losses + 1 if now - self._formed < LONGEST_SETTLING * self._patience else 1
@@ -76,14 +77,14 @@ class RoundMembership:
         self._heartbeats.forget()
 
     def read_heartbeats(self) -> None:
-        """Look who lives."""
+        """Read the heartbeats of all other workers."""
         self._heartbeats.read(self._keys, range(1, self._count), time.monotonic())
 
     def open_next_if_due(self, current: int) -> bool:
-        """Open the round after the current one if a member is lost, or if it is time to let others in.
+        """Open the round after the current one if a member is lost, or if it is time to admit others.
 
         Returns:
-            Whether it was opened only to let others in.
+            Whether it was opened only to admit others.
         """
         now = time.monotonic()
         if any(self._heartbeats.silent(index, now) for index in self._members):
@@ -95,7 +96,7 @@ class RoundMembership:
 
     @property
     def newcomers(self) -> list[int]:
-        """Who lives and waits to be let in, as far as has been seen."""
+        """The workers that send heartbeats and wait to be admitted."""
         if self._least == self._count:
             return []
         now = time.monotonic()
@@ -103,5 +104,5 @@ class RoundMembership:
 
     @property
     def settling(self) -> float:
-        """How many seconds the current round lasts at least before others are let in."""
+        """How many seconds the current round lasts at least before others are admitted."""
         return self._patience * min(SETTLING * 2.0**self._losses, LONGEST_SETTLING)

@@ -25,7 +25,7 @@ _OOM_EVENTS: Final = Path("/sys/fs/cgroup/memory.events")
 
 @dataclass(frozen=True)
 class PostMortem:
-    """What a failed rank left in its file.
+    """How a rank failed.
 
     Attributes:
         termination: How it ended.
@@ -57,7 +57,7 @@ def describe(error: BaseException, rank: int | None = None) -> Termination:
 
 
 def write_post_mortem(path: Path, error: BaseException, rank: int, *, formed: bool) -> Termination:
-    """Leave the post-mortem of this rank where the agent looks for it."""
+    """Leave the post-mortem of this rank where the agent reads it."""
     termination = describe(error, rank)
     consequence = isinstance(explain(error), PeersLostError)
     content = {"termination": termination.to_wire(), "consequence": consequence, "formed": formed}
@@ -98,7 +98,7 @@ def read_post_mortem(path: Path) -> PostMortem | None:
 def read_failures(
     scratch: Path, ended: Mapping[int, int], rank_of: Callable[[int], int], *, out_of_memory: bool
 ) -> list[PostMortem]:
-    """Return the post-mortems of the ranks that have failed, also of those that could not write their own.
+    """Return the post-mortems of the ranks that failed, those that could not write their own included.
 
     Args:
         scratch: Where they left them.
@@ -162,7 +162,7 @@ def write_termination(path: str, termination: Termination) -> None:
 
 def _trimmed(report: WorkerReport) -> list[WorkerReport]:
     plain = report.model_copy(update={"heartbeats": []})
-    # What was found out before the first step has been told since then.
+    # Earlier reports have already told what was found out before the first step.
     told = plain.model_copy(update={"preflight": None, "relaunched": None})
     shorter = [told.model_copy(update={"checkpoints": told.checkpoints[-keep:]}) for keep in (10, 3, 1)]
     last = shorter[-1].model_copy(update={"checkpoints": [], "message": ""})

@@ -1,8 +1,8 @@
-"""What a worker tells the operator while it waits for others, before there is a rank that could report.
+"""Reports of a worker that waits for others, before there is a rank that could report.
 
-Looking up a name, or a handshake with an endpoint that is gone, may take many seconds, in which a worker must still notice
-that the others have come. So each report is sent by a process of its own, which ends with it; the agent stays without
-threads, as everything that forks should.
+Looking up a name, or connecting to an endpoint that is gone, may take many seconds, during which the worker must still notice
+that the others have come. So a process of its own sends each report and ends. It is no thread, because the agent forks, and a
+process that forks should have none.
 """
 
 import socket
@@ -15,18 +15,18 @@ from trainwright_worker.distributed.processes import Processes
 from trainwright_worker.reporting.client import Client
 
 FIRST_SECONDS: Final = 5.0
-"""A wait that is shorter is not worth a word."""
+"""Shorter waits are not reported."""
 AGAIN_SECONDS: Final = 10.0
 MEMBER_AGAIN_SECONDS: Final = 30.0
-"""All workers but worker 0 may have the same to say."""
+"""Longer than for worker 0, since all other workers may report the same."""
 MOST_ABSENTEES: Final = 32
 
 
 class WaitReporter:
-    """Sends word of a wait, not before it takes long and not too often."""
+    """Reports a wait once it takes long, and then from time to time."""
 
     def __init__(self, config: WorkerConfig, index: int, attempt: int) -> None:
-        """Say nothing yet.
+        """Begin without a wait.
 
         Args:
             config: The worker's config.
@@ -42,24 +42,24 @@ class WaitReporter:
         self._sending: Processes | None = None
 
     def report_unreachable(self, host: str, error: Exception) -> None:
-        """Tell that worker 0 cannot be reached; call this, and what follows, as often as you like while a wait lasts."""
-        self._tell(f"cannot reach worker 0 at {host}: {_in_words(error)}", None)
+        """Report that worker 0 cannot be reached. Call this and `report_missing` as often as you like while a wait lasts."""
+        self._report(f"cannot reach worker 0 at {host}: {_in_words(error)}", None)
 
     def report_missing(self, wanted: int, present: Collection[int], attempt_of: Callable[[int], int]) -> None:
-        """Tell who is missing at the rendezvous. All but worker 0 leave that to worker 0, unless it is missing itself.
+        """Report which workers are missing at the rendezvous. Worker 0 does so for all, unless worker 0 itself is missing.
 
         Args:
-            wanted: Workers that are waited for, those that are there included.
-            present: Those that are there.
-            attempt_of: Returns the attempt of the newest pod of a worker that ever came; 0 if none did.
+            wanted: Number of workers that the round needs, present ones included.
+            present: The workers that are present.
+            attempt_of: Returns the attempt of the newest pod of a worker that has ever joined; 0 if none has.
         """
         missing = [index for index in range(wanted) if index not in present]
         if self._index != 0 and 0 not in missing:
             return
         absentees = [Absentee(worker=index, attempt=attempt_of(index)) for index in missing[:MOST_ABSENTEES]]
-        self._tell("", Waiting(joined=len(present), wanted=wanted, missing=absentees))
+        self._report("", Waiting(joined=len(present), wanted=wanted, missing=absentees))
 
-    def _tell(self, message: str, waiting: Waiting | None) -> None:
+    def _report(self, message: str, waiting: Waiting | None) -> None:
         now = time.monotonic()
         if self._since is None:
             self._since, self._next = now, now + FIRST_SECONDS
@@ -82,7 +82,7 @@ class WaitReporter:
         self._sending = Processes(_send, [(self._config.reports, report)], "wait-report")
 
     def end_wait(self) -> None:
-        """Say that the wait is over."""
+        """End the wait, and stop a report that is still being sent."""
         self._since = None
         if self._sending is not None:
             self._sending.stop(0.0)
@@ -94,7 +94,7 @@ def _send(endpoint: ReportsEndpoint, report: WorkerReport) -> None:
 
 
 def _in_words(error: Exception) -> str:
-    """Return why worker 0 cannot be reached, as a person says it."""
+    """Return why worker 0 cannot be reached, in words for people."""
     if isinstance(error, socket.gaierror):
         return f"its name is not known (DNS: {error.strerror})"
     if isinstance(error, ConnectionRefusedError):

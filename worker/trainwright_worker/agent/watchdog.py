@@ -1,8 +1,8 @@
-"""Sees that a rank of this worker hangs, and finds out with the other workers which one is at fault.
+"""Notices that a rank of this worker hangs, and finds out with the other workers which rank is at fault.
 
 A rank hangs when it has not moved for longer than its own patience (see `reporting/pulse.py`), or when something has stopped
-its process. Time counts only while this process itself runs, and starts anew whenever any rank of the job rests: who waits
-for a peer that compiles or saves stands still for a good reason. So nothing that the ranks themselves call slow is a hang.
+its process. Time counts only while this process itself runs, and starts anew whenever any rank of the job rests, since
+ranks that wait for a peer that compiles or saves stand still for a good reason.
 """
 
 import time
@@ -32,11 +32,11 @@ from trainwright_worker.console import say
 from trainwright_worker.reporting.pulse import Pulse
 
 LOOK_SECONDS: Final = 1.0
-"""Seconds between two looks at what costs something: the store, and what the kernel says of a rank that stands still."""
+"""Seconds between two checks that cost something: of the store, and of what the kernel says of a rank that stands still."""
 LONGEST_GAP: Final = 0.5
-"""Seconds between two looks at the pulses that count; more have passed while this process itself was stopped."""
+"""Most seconds that count between two looks at the pulses; if more have passed, this process itself was stopped."""
 STOPPED_SHARE: Final = 2 / 3
-"""Share of `minSeconds` after which a rank whose process is stopped is hung: that the kernel says so leaves no doubt."""
+"""Share of `minSeconds` after which a rank whose process is stopped counts as hung. It is shorter because the kernel leaves no doubt."""
 STALLED_SHARE: Final = 1 / 3
 """Share of its patience after which a rank that stands still is charged as stalled."""
 
@@ -57,7 +57,7 @@ class WatchedRank:
 
 
 class IdleTimer:
-    """For how long one rank has stood still.
+    """Measures for how long one rank has stood still.
 
     Attributes:
         idle: Seconds without a move, while one could be expected.
@@ -70,7 +70,7 @@ class IdleTimer:
         self._seen = (-1, 0.0)
 
     def observe(self, moves: int, patience: float, elapsed: float) -> None:
-        """Take note of a rank's pulse, `elapsed` seconds after the look before."""
+        """Take note of a rank's pulse, `elapsed` seconds after the previous one."""
         seen = (moves, patience)
         if seen != self._seen:
             self._seen = seen
@@ -80,7 +80,7 @@ class IdleTimer:
         self.idle += elapsed if patience else 0.0
 
     def restart(self) -> None:
-        """Start to count anew, since a rank that this one may wait for rests."""
+        """Count the idle time anew, since a rank that this one may wait for rests."""
         self.idle = 0.0
 
 
@@ -97,7 +97,7 @@ class Watchdog:
             index: This worker.
             ranks: Its ranks, in the order of their local ranks.
             scratch: Folder in which they leave their stacks.
-            investigation: How the other workers are asked.
+            investigation: How the workers find the cause together.
         """
         self._spec = spec
         self._index = index
@@ -131,7 +131,7 @@ class Watchdog:
         return self._investigate(hung)
 
     def _look_around(self, now: float) -> bool:
-        """Look at what costs something; return whether another worker has noticed a hang."""
+        """Check the store and the kernel; return whether another worker has noticed a hang."""
         since, self._looked_around = min(now - self._looked_around, 2 * LOOK_SECONDS), now
         for watched, timer in zip(self._ranks, self._timers, strict=True):
             stopped = timer.still >= LOOK_SECONDS and state_of(watched.pid) == ProcessState.STOPPED
@@ -158,7 +158,7 @@ class Watchdog:
     # -- finding out why ---------------------------------------------------------------------------------------------
 
     def _investigate(self, hung: int | None) -> HangDiagnosis:
-        """Leave the stacks of this worker's ranks in the log, and return what the workers find together.
+        """Write the stacks of this worker's ranks to the log, and return what the workers find together.
 
         Args:
             hung: The local rank that hangs; None if another worker has noticed.
@@ -183,7 +183,7 @@ class Watchdog:
             else ""
         )
         if text:
-            state = ProcessState.ALIVE  # It sleeps now and then, as everyone does.
+            state = ProcessState.ALIVE  # It answers, so that it slept only for a moment.
         frames = main_stack(text)
         location = location_of(frames) or kernel_function(watched.pid)
         standing = f"has not moved for {timer.still:.1f} s"

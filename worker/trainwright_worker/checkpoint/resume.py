@@ -44,9 +44,9 @@ class Source:
 
 
 def find_newest(folder: CheckpointFolder, group: Group) -> tuple[Found | None, str]:
-    """Return the newest sound checkpoint, the same on every rank, and rank 0's word about those that were passed over.
+    """Return the newest sound checkpoint, the same on every rank, and why rank 0 skipped newer ones.
 
-    All ranks must call this. What unfinished saves have left is removed.
+    All ranks must call this. Files of unfinished saves are removed.
     """
     found, skipped = folder.find_newest() if folder.shared or group.rank == 0 else (None, [])
     if group.rank == 0:
@@ -55,7 +55,7 @@ def find_newest(folder: CheckpointFolder, group: Group) -> tuple[Found | None, s
 
 
 def find_step(folder: CheckpointFolder, step: int, group: Group) -> tuple[Found | None, str]:
-    """Return the checkpoint of a step, the same on every rank, or rank 0's word about why there is none.
+    """Return the checkpoint of a step, the same on every rank, or why rank 0 found none.
 
     All ranks must call this.
     """

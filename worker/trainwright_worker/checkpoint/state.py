@@ -56,7 +56,7 @@ class Omissions:
 
 @dataclass
 class TrainingProgress:
-    """How far training is and what it has learnt about itself.
+    """How far training is, and what has happened on the way.
 
     Attributes:
         step: Optimizer steps done.

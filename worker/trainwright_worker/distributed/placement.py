@@ -32,13 +32,14 @@ class RankPlacement:
 
     @property
     def leads(self) -> bool:
-        """Whether this is rank 0, which reports, saves and writes the results for all."""
+        """Whether this is rank 0, which reports, saves and writes the results for all ranks."""
         return self.rank == 0
 
     @property
     def neighbours(self) -> int:
         """Processes that share the cores and the memory of this machine or container, this one included.
 
-        A container has those of its worker; whoever starts several workers on one machine says so in the environment.
+        In a container these are the processes of its worker. Where several workers run on one machine, the environment says how
+        many processes there are.
         """
         return int(os.environ.get(ENV_SHARING_PROCESSES, self.local_size))

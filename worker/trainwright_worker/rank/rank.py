@@ -39,7 +39,7 @@ TRACKING_SECONDS: Final = 60.0
 """How long trackers may take to end their runs when the job is done."""
 
 
-FAILED_FAREWELL_SECONDS: Final = 1.0
+LAST_REPORT_OF_FAILURE_SECONDS: Final = 1.0
 """How long a failing rank tries to deliver its last report; a restart must not wait for a silent endpoint."""
 
 
@@ -151,9 +151,9 @@ class Rank:
             with suppress(InfrastructureError):
                 self.run.checkpoints.writer.wait(LAST_WRITE_SECONDS)
             preempted = termination.exit_code == ExitCode.PREEMPTED
-            self._end_tracking(Ending.PREEMPTED if preempted else Ending.FAILED, FAILED_FAREWELL_SECONDS)
+            self._end_tracking(Ending.PREEMPTED if preempted else Ending.FAILED, LAST_REPORT_OF_FAILURE_SECONDS)
             if self.run.telemetry.reporter is not None:
-                self.run.telemetry.reporter.close(FAILED_FAREWELL_SECONDS)
+                self.run.telemetry.reporter.close(LAST_REPORT_OF_FAILURE_SECONDS)
         return termination.exit_code
 
     def _end_tracking(self, ending: Ending, seconds: float) -> None:

@@ -1,7 +1,7 @@
-"""Where the time of a step goes. Some steps are timed, the others cost a comparison; a GPU is never waited for.
+"""Where the time of a step goes. Only a few steps are timed, and timing never waits for a GPU.
 
-On a GPU a lap is an event in its stream, read when the ranks meet and the device has been waited for anyway. So a part's
-time is the device's, and waiting for data counts only as far as the device stood still.
+On a GPU a lap is an event in its stream. It is read when the ranks meet, after the device was waited for anyway. So the time
+of a part is the device's, and waiting for data counts only as far as the device was idle.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""What a job asked to be tracked: its trackers, and the records made of what rank 0 tells."""
+"""The trackers that a job asks for, and the records made of what rank 0 reports."""
 
 import importlib.util
 import math
@@ -31,14 +31,14 @@ _DATABASES: Final = frozenset({"sqlite", "postgresql", "mysql", "mssql"})
 class Tracking:
     """The trackers of a job; rank 0 has one of these."""
 
-    def __init__(self, config: WorkerConfig, attempt: int, resumed: int, complain: Callable[[str], None]) -> None:
+    def __init__(self, config: WorkerConfig, attempt: int, resumed: int, warn: Callable[[str], None]) -> None:
         """Start the trackers that the spec asks for.
 
         Args:
             config: The worker's config.
             attempt: Attempt that this launch belongs to.
             resumed: Step that this launch goes on from.
-            complain: Told, from another thread, when a tracker fails.
+            warn: Called from another thread when a tracker fails.
         """
         spec = config.spec.tracking
         folder = config.job_folder
@@ -50,16 +50,14 @@ class Tracking:
         if spec.tensorboard:
             make = partial(_make_tensorboard, f"{folder}/tensorboard", info)
             # A file grows with every record, an object is written anew.
-            self._recorders.append(Recorder("tensorboard", make, OBJECT_PAUSE if is_uri(folder) else 0.0, complain))
+            self._recorders.append(Recorder("tensorboard", make, OBJECT_PAUSE if is_uri(folder) else 0.0, warn))
         if spec.mlflow is not None:
-            self._recorders.append(
-                Recorder("mlflow", partial(MlflowTracker, spec.mlflow, info), NETWORK_PAUSE, complain)
-            )
+            self._recorders.append(Recorder("mlflow", partial(MlflowTracker, spec.mlflow, info), NETWORK_PAUSE, warn))
         if spec.wandb is not None:
-            self._recorders.append(Recorder("wandb", partial(WandbTracker, spec.wandb, info), NETWORK_PAUSE, complain))
+            self._recorders.append(Recorder("wandb", partial(WandbTracker, spec.wandb, info), NETWORK_PAUSE, warn))
 
     def hear(self, changes: Mapping[str, object]) -> None:
-        """Record what rank 0 tells, where it holds measurements.
+        """Record what rank 0 reports, if it holds measurements.
 
         Args:
             changes: Fields of a report: with a `loss`, the figures of that step; with an `evaluation`, its metrics.
