@@ -29,7 +29,7 @@ class WorkerHeartbeats:
     def __init__(self) -> None:
         """Begin with nothing sent and nothing read."""
         self._sent = 0
-        self._seen: dict[int, _Reading] = {}
+        self._readings: dict[int, _Reading] = {}
 
     def send(self, keys: Store, index: int) -> None:
         """Raise this worker's own counter."""
@@ -40,23 +40,23 @@ class WorkerHeartbeats:
         """Read the counters of others."""
         for index in indices:
             value = int(keys.compare_set(_key(index), "", "0"))
-            before = self._seen.get(index)
+            before = self._readings.get(index)
             if before is None or before.value != value:
-                self._seen[index] = _Reading(value, now, rose=before is not None)
+                self._readings[index] = _Reading(value, now, rose=before is not None)
 
     def forget(self) -> None:
         """Forget what was read, since a new round begins."""
-        self._seen.clear()
+        self._readings.clear()
 
     def silent(self, index: int, now: float) -> bool:
         """Return whether the counter of a worker has not risen for too long."""
-        sight = self._seen.get(index)
-        return sight is not None and now - sight.since > LOST_AFTER_HEARTBEATS * HEARTBEAT_SECONDS
+        reading = self._readings.get(index)
+        return reading is not None and now - reading.since > LOST_AFTER_HEARTBEATS * HEARTBEAT_SECONDS
 
     def alive(self, index: int, now: float) -> bool:
         """Return whether the counter of a worker was seen to rise, and not long ago."""
-        sight = self._seen.get(index)
-        return sight is not None and sight.rose and not self.silent(index, now)
+        reading = self._readings.get(index)
+        return reading is not None and reading.rose and not self.silent(index, now)
 
 
 def _key(index: int) -> str:

@@ -301,7 +301,7 @@ class NumberedRendezvous(RendezvousHandler):
             self._rounds.leave(target)
             raise NotNeededError
         if self._send_heartbeat_if_due():
-            self._say_waiting(f"to be let in: round {target} goes on without worker {self._index}")
+            self._say_waiting(f"to be admitted: round {target} goes on without worker {self._index}")
 
     def _send_heartbeat_if_due(self) -> bool:
         """Send a heartbeat if it is time to; return whether it was."""
