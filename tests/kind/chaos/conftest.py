@@ -4,23 +4,24 @@ import kube
 import pytest
 
 REPORT = kube.ROOT / "runs" / "chaos.md"
-_LINES = pytest.StashKey[list[str]]()
+_LINES = "lines of the chaos report"
 
 
 @pytest.fixture
-def tell(pytestconfig):
+def tell(record_property):
     """Takes the lines of the report."""
 
     def take(lines: list[str]) -> None:
-        pytestconfig.stash[_LINES] = lines
+        # What a test records reaches the terminal from whichever process it ran in.
+        record_property(_LINES, lines)
         REPORT.parent.mkdir(exist_ok=True)
         REPORT.write_text("\n".join([*lines, ""]))
 
     return take
 
 
-def pytest_terminal_summary(terminalreporter, config) -> None:
-    lines = config.stash.get(_LINES, [])
-    if lines:
+def pytest_terminal_summary(terminalreporter) -> None:
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    for lines in [value for report in reports for name, value in report.user_properties if name == _LINES]:
         terminalreporter.section(f"chaos, also in {REPORT.relative_to(kube.ROOT)}")
         terminalreporter.write("\n".join([*lines, ""]))
