@@ -30,6 +30,13 @@ EDITORS = "test-editors"
 EDITOR_TOKEN = "test-editor"  # noqa: S105 - the same
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("apiserver"))  # one server for all of them
+
+
 def _binary(name: str) -> str | None:
     cached = Path.home() / ".cache" / "trainwright" / "kind" / "bin" / name
     return str(cached) if cached.exists() else shutil.which(name)
@@ -133,7 +140,7 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServ
     etcd_binary, server_binary = _binary("etcd"), _binary("kube-apiserver")
     if etcd_binary is None or server_binary is None:
         pytest.skip(
-            "needs the programs etcd and kube-apiserver, which are there once a kind cluster was made from packages"
+            "needs the programs etcd and kube-apiserver, which are there once tests/kind/cluster/up has made a cluster"
         )
     folder = tmp_path_factory.mktemp("apiserver")
     etcd, etcd_url = _etcd(etcd_binary, folder)

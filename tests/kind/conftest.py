@@ -107,14 +107,15 @@ def cluster(visibly, request, tmp_path_factory) -> None:
     The chart and both images of this checkout are installed by the first process of a test run, and the others wait.
     """
     folder = tmp_path_factory.getbasetemp()
-    with ((folder.parent if xdist.is_xdist_worker(request) else folder) / "cluster").open("a") as made:
-        fcntl.flock(made, fcntl.LOCK_EX)
-        if made.tell() == 0:
+    made = (folder.parent if xdist.is_xdist_worker(request) else folder) / "cluster-is-made"
+    with made.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if made.stat().st_size == 0:
             with kube.in_use(alone=False):
                 visibly("up", "--temporary")
                 visibly("images")
                 visibly("install")
-            made.write("made")
+            file.write("yes")
 
 
 @pytest.fixture(scope="session")
