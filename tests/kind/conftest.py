@@ -63,8 +63,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _order(item: pytest.Item) -> int:
     """Tests that share the cluster come first; those that need it alone then run beside tests that need no cluster."""
     if not item.get_closest_marker("kind"):
+        return 3
+    if item.get_closest_marker("alone"):
         return 2
-    return 1 if item.get_closest_marker("alone") else 0
+    # A group is as long as all of its tests together.
+    return 0 if item.get_closest_marker("xdist_group") else 1
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -15,7 +15,7 @@ def three(offer):
     """Return a function that makes a job of three workers with a device each."""
     resources = {"requests": {"cpu": "50m", "memory": "300Mi"}, "limits": {offer(2, 2): 1}}
 
-    def make(name: str, gang: str = "auto", steps: int = 1000, **spec):
+    def make(name: str, gang: str = "auto", steps: int = 400, **spec):
         return jobs.manifest(
             name,
             workers={"count": 3, "resources": resources},

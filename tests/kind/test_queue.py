@@ -41,7 +41,7 @@ value: 1000
 
 @pytest.fixture(scope="module")
 def kueue(operator, visibly) -> Iterator[None]:
-    """Kueue, installed for these tests. Its webhook has a say in every pod: who needs the cluster alone has to wait."""
+    """Kueue, installed for these tests; a test that takes a node away might take Kueue away, and has to wait."""
     with kube.in_use(alone=False):
         visibly("kueue", "up")
         yield
@@ -51,6 +51,7 @@ def kueue(operator, visibly) -> Iterator[None]:
 @pytest.fixture
 def queue(kueue, namespace) -> Iterator[str]:
     """A queue with a quota of a tenth of a CPU in a namespace of its own; the value is the namespace."""
+    kube.kubectl("label", "namespace", namespace, "kueue-managed=true")
     kube.wait_until(
         lambda: kube.apply(QUEUE.format(namespace=namespace)), timeout=60, describe=lambda: "Kueue's webhook"
     )

@@ -1,27 +1,24 @@
 """The report of a chaos run, on the terminal and in a file, whatever else pytest says or keeps to itself."""
 
+import sys
+
 import kube
 import pytest
 
 REPORT = kube.ROOT / "runs" / "chaos.md"
-_LINES = "lines of the chaos report"
 
 
 @pytest.fixture
-def tell(record_property):
+def tell(pytestconfig):
     """Takes the lines of the report."""
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
 
     def take(lines: list[str]) -> None:
-        # What a test records reaches the terminal from whichever process it ran in.
-        record_property(_LINES, lines)
+        text = "\n".join([*lines, ""])
         REPORT.parent.mkdir(exist_ok=True)
-        REPORT.write_text("\n".join([*lines, ""]))
+        REPORT.write_text(text)
+        with capture.global_and_fixture_disabled():
+            sys.stdout.write(f"\nchaos, also in {REPORT.relative_to(kube.ROOT)}\n{text}")
+            sys.stdout.flush()
 
     return take
-
-
-def pytest_terminal_summary(terminalreporter) -> None:
-    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
-    for lines in [value for report in reports for name, value in report.user_properties if name == _LINES]:
-        terminalreporter.section(f"chaos, also in {REPORT.relative_to(kube.ROOT)}")
-        terminalreporter.write("\n".join([*lines, ""]))
