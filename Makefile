@@ -40,7 +40,7 @@ check: $(INSTALLED) ## The fast inner loop: format, lint, types, import arrows, 
 	$(BIN)/ruff check --quiet
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest --quiet tests/unit tests/properties
+	$(BIN)/pytest --quiet --numprocesses=2 --dist=worksteal tests/unit tests/properties
 
 .PHONY: test
 test: $(INSTALLED) ## All tests: also real worker processes, and a real kind cluster, which is made if there is none (35 minutes)
