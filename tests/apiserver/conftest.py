@@ -30,13 +30,6 @@ EDITORS = "test-editors"
 EDITOR_TOKEN = "test-editor"  # noqa: S105 - the same
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("apiserver"))  # one server for all of them
-
-
 def _binary(name: str) -> str | None:
     cached = Path.home() / ".cache" / "trainwright" / "kind" / "bin" / name
     return str(cached) if cached.exists() else shutil.which(name)

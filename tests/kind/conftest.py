@@ -3,8 +3,8 @@
 The tests bring the cluster up if it is not there. A cluster that was up before stays up; so does one that the tests made
 when TRAINWRIGHT_KEEP_CLUSTER is set.
 
-Tests run beside each other, in several processes, except those that are marked `alone`: these take something away from
-the whole cluster (a node, the API server, the operator) or count what the whole operator does.
+Tests run beside each other, in several processes, except those in `alone`: these take something away from the whole
+cluster (a node, the API server, the operator) or count what the whole operator does.
 """
 
 import contextlib
@@ -55,19 +55,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             # Neither bringing the cluster up nor waiting for other tests counts: only the test itself is timed.
             if not item.get_closest_marker("timeout"):
                 item.add_marker(pytest.mark.timeout(300, func_only=True))
-            if item.get_closest_marker("alone"):
-                item.add_marker(pytest.mark.xdist_group("alone"))
-    items.sort(key=_order)
-
-
-def _order(item: pytest.Item) -> int:
-    """Tests that share the cluster come first; those that need it alone then run beside tests that need no cluster."""
-    if not item.get_closest_marker("kind"):
-        return 3
-    if item.get_closest_marker("alone"):
-        return 2
-    # A group is as long as all of its tests together.
-    return 0 if item.get_closest_marker("xdist_group") else 1
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -130,7 +117,7 @@ def operator(cluster) -> str:
 @pytest.fixture(autouse=True)
 def turn(cluster, request) -> Iterator[None]:
     """The use of the cluster, beside other tests or alone."""
-    with kube.in_use(alone=request.node.get_closest_marker("alone") is not None):
+    with kube.in_use(alone="alone" in request.node.path.parts):
         yield
 
 

@@ -6,7 +6,7 @@ import jobs
 import kube
 import pytest
 
-pytestmark = [pytest.mark.timeout(900, func_only=True), pytest.mark.xdist_group("kueue")]
+pytestmark = pytest.mark.timeout(900, func_only=True)
 
 QUEUE = """
 apiVersion: kueue.x-k8s.io/v1beta2

@@ -1,25 +1,9 @@
 """A TrainingJob on a real cluster, from `kubectl apply` to its results."""
 
-import faults
 import jobs
 import kube
-import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-
-
-def scrape(operator: str) -> dict[tuple[str, frozenset], float]:
-    """Return the leading operator's metrics, read as Prometheus reads them.
-
-    The Service would do if there were no others: one that was on a silent node is in it until its kubelet has ended it.
-    """
-    path = f"/api/v1/namespaces/{operator}/pods/{faults.leader(operator)}:8080/proxy/metrics"
-    families = text_string_to_metric_families(kube.kubectl("get", "--raw", path))
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in families
-        for sample in family.samples
-    }
 
 
 def of_job(metrics, name: str, namespace: str, job: str) -> float | None:
@@ -37,7 +21,7 @@ def test_digit_cnn_trains_on_two_nodes_and_says_so(operator, namespace):
     kube.apply(demo, namespace)
 
     jobs.wait_for(namespace, name, jobs.running_at(1), timeout=180)
-    seen = of_job(scrape(operator), "trainwright_job_progress_ratio", namespace, name)
+    seen = of_job(jobs.operator_metrics(operator), "trainwright_job_progress_ratio", namespace, name)
     assert seen is not None
     assert 0 < seen < 1
     workers = {pod["spec"]["nodeName"] for pod in jobs.pods(namespace, name)}
@@ -55,7 +39,7 @@ def test_digit_cnn_trains_on_two_nodes_and_says_so(operator, namespace):
     results = kube.shared_folder() / namespace / final["results"]["weights"].removeprefix("/checkpoints/")
     assert results.stat().st_size > 0
 
-    metrics = scrape(operator)
+    metrics = jobs.operator_metrics(operator)
     assert of_job(metrics, "trainwright_job_progress_ratio", namespace, name) == 1
     assert metrics[("trainwright_jobs", frozenset({("phase", "Succeeded")}))] >= 1
 
@@ -123,22 +107,3 @@ def test_a_model_argument_only_the_operator_can_judge_is_a_condition(operator, n
     assert jobs.pods(namespace, "args") == []
     kube.apply(jobs.manifest("args"), namespace)
     jobs.wait_for(namespace, "args", jobs.succeeded)
-
-
-@pytest.mark.alone
-def test_an_undisturbed_job_costs_few_writes(operator, namespace):
-    """At most N + 8, counted by the operator itself over one whole life of a job of 2 workers."""
-
-    def writes() -> float:
-        return sum(
-            value
-            for (metric, labels), value in scrape(operator).items()
-            if metric == "trainwright_api_requests_total"
-            and dict(labels)["verb"] in ("create", "update", "patch", "delete")
-            and dict(labels)["resource"] not in ("leases", "tokenreviews")
-        )
-
-    before = writes()
-    kube.apply(jobs.manifest("cheap"), namespace)
-    jobs.wait_for(namespace, "cheap", jobs.succeeded)
-    assert writes() - before <= 2 + 8

@@ -6,6 +6,7 @@ from typing import Any
 
 import faults
 import kube
+from prometheus_client.parser import text_string_to_metric_families
 
 Manifest = dict[str, Any]
 
@@ -124,6 +125,20 @@ def wait_for(namespace: str, name: str, holds: Callable[[Manifest], Any], timeou
         return None
 
     return kube.wait_until(check, timeout=timeout, describe=lambda: str(status(namespace, name)))
+
+
+def operator_metrics(operator: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Return the leading operator's metrics by name and labels, read as Prometheus reads them.
+
+    The Service would do if there were no others: one that was on a silent node is in it until its kubelet has ended it.
+    """
+    path = f"/api/v1/namespaces/{operator}/pods/{faults.leader(operator)}:8080/proxy/metrics"
+    families = text_string_to_metric_families(kube.kubectl("get", "--raw", path))
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+    }
 
 
 def wait_until_nothing_is_left(namespace: str, name: str) -> None:

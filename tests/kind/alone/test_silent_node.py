@@ -5,7 +5,7 @@ import jobs
 import kube
 import pytest
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(900, func_only=True)]
+pytestmark = pytest.mark.timeout(900, func_only=True)
 
 NOTICED = 240
 """Seconds: 50 until the control plane calls the node unreachable, 30 until its pods are evicted, 15 of grace and 5 more,

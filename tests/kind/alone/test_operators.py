@@ -5,7 +5,7 @@ import jobs
 import kube
 import pytest
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(600, func_only=True)]
+pytestmark = pytest.mark.timeout(600, func_only=True)
 
 
 def test_an_operator_that_keeps_dying_loses_nothing(operator, namespace):

@@ -7,7 +7,7 @@ import jobs
 import kube
 import pytest
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(600, func_only=True)]
+pytestmark = pytest.mark.timeout(600, func_only=True)
 
 NOTICED = 30
 """Seconds within which what happened behind the operator's back must have been answered: a tenth of a resync."""
