@@ -133,7 +133,7 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServ
     etcd_binary, server_binary = _binary("etcd"), _binary("kube-apiserver")
     if etcd_binary is None or server_binary is None:
         pytest.skip(
-            "needs the programs etcd and kube-apiserver, which are there once a kind cluster was made from packages"
+            "needs the programs etcd and kube-apiserver, which are there once tests/kind/cluster/up has made a cluster"
         )
     folder = tmp_path_factory.mktemp("apiserver")
     etcd, etcd_url = _etcd(etcd_binary, folder)

@@ -49,6 +49,12 @@ class Person:
     async def create(self, path: str, body: Any) -> Answer:
         return await self._send("POST", path, body, "application/json", {"fieldValidation": "Strict"})
 
+    async def try_yaml(self, path: str, text: str) -> Answer:
+        """Ask what would become of a YAML text, as `kubectl apply --dry-run=server` does; nothing is created."""
+        return await self._send_text(
+            "POST", path, text, "application/yaml", {"fieldValidation": "Strict", "dryRun": "All"}
+        )
+
     async def replace(self, path: str, body: Any) -> Answer:
         return await self._send("PUT", path, body, "application/json", {})
 
@@ -61,10 +67,11 @@ class Person:
         return await self._send("DELETE", path, {"gracePeriodSeconds": 0}, "application/json", {})
 
     async def _send(self, verb: str, path: str, body: Any, kind: str, query: Mapping[str, str]) -> Answer:
-        data = None if body is None else json.dumps(body)
-        async with self._session.request(
-            verb, self._url + path, data=data, params=query, headers={"Content-Type": kind}
-        ) as answer:
+        return await self._send_text(verb, path, None if body is None else json.dumps(body), kind, query)
+
+    async def _send_text(self, verb: str, path: str, data: str | None, kind: str, query: Mapping[str, str]) -> Answer:
+        headers = {"Content-Type": kind, "Accept": "application/json"}
+        async with self._session.request(verb, self._url + path, data=data, params=query, headers=headers) as answer:
             text = await answer.text()
             try:
                 return Answer(answer.status, json.loads(text))

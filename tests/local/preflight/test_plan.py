@@ -212,7 +212,9 @@ def test_a_teacher_counts_as_far_as_it_is_known(plan, tmp_path):
     assert answer["assumed"] == []
 
 
-@pytest.mark.parametrize("name", ["gpt2-finetuning", "bert-finetuning", "resnet50-imagenet", "tabular-s3"])
+@pytest.mark.parametrize(
+    "name", ["gpt2-finetuning", "bert-finetuning", "resnet50-imagenet", "resnet152-imagenet", "tabular-s3"]
+)
 def test_examples_are_planned_without_their_volumes(name):
     path = Path(__file__).parents[3] / "manifests" / "examples" / f"{name}.yaml"
     command = [Path(sys.executable).with_name("trainwright"), "plan", path, "--gpu", "h200", "-o", "json"]

@@ -1,4 +1,4 @@
-"""Ten minutes, or TRAINWRIGHT_CHAOS_MINUTES, of everything that can go wrong on a cluster, in a random order.
+"""Two minutes, or TRAINWRIGHT_CHAOS_MINUTES, of everything that can go wrong on a cluster, in a random order.
 
 Jobs of several kinds train over and over, each to the bits that it ends with undisturbed, while pods, processes,
 operators, nodes, checkpoints and the API server fail. An observer with a watch of its own holds everything that it sees
@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import secrets
+import sys
 import time
 from collections.abc import Iterator
 
@@ -23,7 +24,7 @@ from mayhem import Mayhem
 from observer import Observer
 from tally import tally
 
-MINUTES = float(os.environ.get("TRAINWRIGHT_CHAOS_MINUTES", "10"))
+MINUTES = float(os.environ.get("TRAINWRIGHT_CHAOS_MINUTES", "2"))
 SEED = int(os.environ.get("TRAINWRIGHT_CHAOS_SEED", secrets.randbelow(10_000)))
 PAUSE = (2.0, 15.0)
 """Seconds between two faults."""
@@ -31,6 +32,7 @@ UNDISTURBED = 600
 """Seconds that undisturbed runs may take, all at once on a busy machine."""
 PATIENCE = 900
 """Seconds after the last fault within which every job must have come to its end."""
+REPORT = kube.ROOT / "runs" / "chaos.md"
 TOKEN = "/var/run/secrets/trainwright/token"  # noqa: S105 - a file
 
 pytestmark = pytest.mark.timeout(60 * MINUTES + UNDISTURBED + PATIENCE + 600, func_only=True)
@@ -42,6 +44,22 @@ def token_of_witness(namespace: str) -> dict:
     token = kube.kubectl("exec", f"{WITNESS}-0-1", f"--namespace={namespace}", "--", "python", "-c", read)
     claims = token.split(".")[1]
     return json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
+
+
+@pytest.fixture
+def tell(pytestconfig):
+    """Takes the lines of the report, which go to a file and to the terminal, whatever else pytest keeps to itself."""
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+
+    def take(lines: list[str]) -> None:
+        text = "\n".join([*lines, ""])
+        REPORT.parent.mkdir(exist_ok=True)
+        REPORT.write_text(text)
+        with capture.global_and_fixture_disabled():
+            sys.stdout.write(f"\nchaos, also in {REPORT.relative_to(kube.ROOT)}\n{text}")
+            sys.stdout.flush()
+
+    return take
 
 
 @pytest.fixture
