@@ -8,7 +8,7 @@ from memory_cluster import MemoryCluster
 from trainwright.controller.controller import Controller
 from trainwright.controller.store import Store
 from trainwright.controller.tuning import Tuning
-from trainwright.plan.types import Settings
+from trainwright.build import Settings
 
 
 class World:

@@ -61,8 +61,8 @@ class WorkerConfig(Model):
             count: Workers of the job.
             least: Fewest workers to train with; None if all are needed.
         """
-        workers = self.spec.workers.model_copy(update={"count": count, "min_count": least})
-        return self.model_copy(update={"spec": self.spec.model_copy(update={"workers": workers})})
+        workers = self.spec.workers.changed(count=count, min_count=least)
+        return self.changed(spec=self.spec.changed(workers=workers))
 
     @property
     def job_folder(self) -> str:

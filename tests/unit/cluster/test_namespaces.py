@@ -13,7 +13,7 @@ from trainwright.cluster.rest import translate
 from trainwright.controller import process
 from trainwright.controller.controller import Controller
 from trainwright.controller.settings import OperatorSettings
-from trainwright.plan.types import Settings
+from trainwright.build import Settings
 
 
 class Server:

@@ -9,20 +9,20 @@ from virtual_time import run
 from world import World
 
 from trainwright.build.gang import GROUPS_API, GROUPS_RESOURCE
-from trainwright.cluster.port import ClusterError, InLine, JobKey, NotFoundError
+from trainwright.cluster.port import ClusterError, PendingWorkload, JobKey, NotFoundError
 from trainwright.controller.apis import Apis
-from trainwright.controller.queues import INTERVAL, Queues
-from trainwright.plan.types import Place, Ticket
+from trainwright.controller.queue_positions import INTERVAL, Queues
+from trainwright.plan.types import QueueEntry, QueuePosition
 
 FIRST, SECOND = JobKey("team", "first"), JobKey("team", "second")
 
 
 def ticket(name, group="x2"):
-    return Ticket("gpus", f"{name}-{group}" if group else None, f"{name}-0-1")
+    return QueueEntry("gpus", f"{name}-{group}" if group else None, f"{name}-0-1")
 
 
 def waiting(*names):
-    return [InLine(name, place, place + 10) for place, name in enumerate(names, start=1)]
+    return [PendingWorkload(name, place, place + 10) for place, name in enumerate(names, start=1)]
 
 
 def test_one_question_serves_all_jobs_of_a_queue():
@@ -32,15 +32,15 @@ def test_one_question_serves_all_jobs_of_a_queue():
         queues = Queues(cluster)
         assert await queues.look(FIRST, ticket("first")) == 0
         assert await queues.look(SECOND, ticket("second")) == 0
-        assert queues.place(FIRST) == Place(2, 3, 12)
-        assert queues.place(SECOND) == Place(3, 3, 13)
+        assert queues.place(FIRST) == QueuePosition(2, 3, 12)
+        assert queues.place(SECOND) == QueuePosition(3, 3, 13)
         assert 0 < await queues.look(FIRST, ticket("first")) <= INTERVAL
         assert cluster.questions == 1
 
         cluster.lines["team", "gpus"] = waiting("first-x2", "second-x2")
         await asyncio.sleep(INTERVAL)
         assert await queues.look(FIRST, ticket("first")) == 0
-        assert queues.place(FIRST) == Place(1, 2, 11)
+        assert queues.place(FIRST) == QueuePosition(1, 2, 11)
         queues.forget(FIRST)
         assert queues.place(FIRST) is None
 

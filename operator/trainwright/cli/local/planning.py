@@ -10,14 +10,13 @@ from typing import Final
 
 from rich.console import Console
 
-from trainwright.api.amounts import bytes_text, seconds_text
+from trainwright.api.amounts import bytes_text, quantity_value, seconds_text
 from trainwright.api.devices import GPUS, find_gpu
 from trainwright.api.exit_codes import ExitCode
 from trainwright.api.job import FieldError, InvalidJobError
 from trainwright.api.plan import Answer, Question
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.paths import list_paths
-from trainwright.api.spec.workers import amount_of
 from trainwright.cli.local.command import named_volumes
 from trainwright.cli.manifest import Manifest, read_job, read_with_workers
 from trainwright.cli.mistakes import show_mistakes
@@ -148,7 +147,7 @@ def _gpu(name: str | None, spec: TrainingJobSpec) -> str | None:
 def _bytes(field: str, text: str) -> int:
     """Return the bytes of a quantity."""
     try:
-        number = int(amount_of(text))
+        number = int(quantity_value(text))
     except ValueError:
         number = 0
     if not number:

@@ -49,13 +49,6 @@ def main_metric(evaluation: Evaluation | None) -> list[str]:
     return [f"{_SPLITS.get(evaluation.split, evaluation.split)} {text}" for text in metric_texts(evaluation)[:1]]
 
 
-def clock(seconds: float) -> str:
-    """Return a duration as m:ss, or h:mm:ss."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
 class Restarts:
     """Says once of every restart why it happened and where training goes on.
 
