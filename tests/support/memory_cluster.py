@@ -6,7 +6,16 @@ from typing import Any
 
 from trainwright.api.names import KIND, LABEL_ATTEMPT, LABEL_JOB, LABEL_WORKER
 from trainwright.cluster.local.objects import Objects, identity, now_text
-from trainwright.cluster.port import ClusterError, PendingWorkload, JobKey, Listing, Manifest, NotFoundError, PodIdentity, Sink
+from trainwright.cluster.port import (
+    ClusterError,
+    JobKey,
+    Listing,
+    Manifest,
+    NotFoundError,
+    PendingWorkload,
+    PodIdentity,
+    Sink,
+)
 
 Fate = Callable[[int, int], int | None]
 """The exit code of worker `index` of `attempt`; None while it runs on."""

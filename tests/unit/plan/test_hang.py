@@ -284,10 +284,14 @@ def test_who_cannot_reach_worker_0_for_long_is_replaced_alone_on_its_own_word(ag
 
 def test_if_no_other_worker_reaches_worker_0_all_start_again():
     words = {index: (cannot_reach(), NOW) for index in (1, 2)}
-    told, _ = decide(running_job(workers=3), *(started_pod(index, age=601) for index in range(3)), waiting_reports=words)
+    told, _ = decide(
+        running_job(workers=3), *(started_pod(index, age=601) for index in range(3)), waiting_reports=words
+    )
     assert told.status.failure.message.startswith("no other worker reaches worker 0 on node node-0: worker 1 on node")
     assert (told.status.attempt, told.status.oldest_attempt) == (2, 2)
-    one, _ = decide(running_job(workers=3), *(started_pod(index, age=601) for index in range(3)), waiting_reports={2: words[2]})
+    one, _ = decide(
+        running_job(workers=3), *(started_pod(index, age=601) for index in range(3)), waiting_reports={2: words[2]}
+    )
     assert (one.status.failure.worker, one.status.oldest_attempt) == (2, 1)
 
 
