@@ -43,7 +43,8 @@ def job(status: TrainingJobStatus | None = None, workers: int = 2, least: int | 
 
 def observed(job: Job, *pods: Pod, report: WorkerReport | None = None, now: datetime = NOW, **fields) -> Observed:
     received = Received(report, fields.pop("report_at", now)) if report else None
-    values = {"rejection": None, "settings": SETTINGS, **fields}
+    waiting = {index: Received(*said) for index, said in fields.pop("waiting_reports", {}).items()}
+    values = {"rejection": None, "settings": SETTINGS, "waiting_reports": waiting, **fields}
     return Observed(job=job, pods=pods, received=received, now=now, **values)
 
 

@@ -234,7 +234,7 @@ def test_who_does_not_come_to_the_rendezvous_is_replaced_alone(absentee, age, se
     "fields",
     [
         {"report_at": NOW - timedelta(minutes=2)},  # what is waited for now, nobody knows
-        {"words": {1: (cannot_reach(), NOW)}},  # it lives, and says what keeps it
+        {"waiting_reports": {1: (cannot_reach(), NOW)}},  # it lives, and says what keeps it
     ],
 )
 def test_a_worker_that_may_live_is_left_alone(fields):
@@ -331,12 +331,15 @@ def test_worker_0_that_says_nothing_while_another_waits_for_it_is_replaced_and_a
     "fields",
     [
         {},  # it may be this job's reports that nobody receives
-        {"words": says_at(30)},  # nobody is heard any more
-        {"words": says_at(190), "listening_since": later(100)},  # the operator has just begun to listen
-        {"words": says_at(190), "listening_since": None},
-        {"words": says_at(190), "report_at": later(60)},  # it was heard of not long ago
-        {"words": says_at(-1)},  # said before worker 0 was heard
-        {"words": says_at(190), "settings": replace(SETTINGS, report_interval=21.0)},  # it reports that seldom
+        {"waiting_reports": says_at(30)},  # nobody is heard any more
+        {"waiting_reports": says_at(190), "listening_since": later(100)},  # the operator has just begun to listen
+        {"waiting_reports": says_at(190), "listening_since": None},
+        {"waiting_reports": says_at(190), "report_at": later(60)},  # it was heard of not long ago
+        {"waiting_reports": says_at(-1)},  # said before worker 0 was heard
+        {
+            "waiting_reports": says_at(190),
+            "settings": replace(SETTINGS, report_interval=21.0),
+        },  # it reports that seldom
     ],
 )
 def test_silence_without_a_witness_of_the_same_job_is_no_hang(fields):

@@ -39,9 +39,9 @@ def test_a_job_that_kueue_holds_back_is_queued_and_says_where():
     condition = queued.status.condition(ConditionType.QUEUED)
     assert (condition.status, condition.reason, condition.message) == ("True", "WaitingInQueue", queued.status.message)
 
-    _, placed = told(queued, held(0), held(1), place=QueuePosition(3, 7, 3))
+    _, placed = told(queued, held(0), held(1), queue_position=QueuePosition(3, 7, 3))
     assert placed.status.message == "waiting in queue team-a at place 3 of 7; no worker holds resources"
-    _, shared = told(queued, held(0), held(1), place=QueuePosition(1, 2, 9))
+    _, shared = told(queued, held(0), held(1), queue_position=QueuePosition(1, 2, 9))
     assert "at place 1 of 2, 9 among all queues that share its quota" in shared.status.message
 
 
