@@ -63,8 +63,12 @@ def is_gpu(resource: str) -> bool:
     Args:
         resource: Its name with its domain: `nvidia.com/gpu`, `amd.com/gpu`, `nvidia.com/gpu.shared`, `nvidia.com/mig-1g.5gb`.
     """
-    _, domain, device = resource.partition("/")
-    return bool(domain) and (device == "gpu" or device.startswith(("gpu.", "mig-")))
+    return resource.endswith("/gpu") or "/gpu." in resource or "/mig-" in resource
+
+
+def is_gpu_in_cel(name: str) -> str:
+    """Return the same test as a CEL expression over a variable of this name."""
+    return f"{name}.endsWith('/gpu') || {name}.contains('/gpu.') || {name}.contains('/mig-')"
 
 
 def count_gpus(limits: Mapping[str, int | str]) -> int:
