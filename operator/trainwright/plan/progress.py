@@ -2,15 +2,18 @@
 
 import math
 from datetime import datetime, timedelta
+from typing import Any, Final
 
 from trainwright.api.amounts import is_endless
-from trainwright.api.figures import StepTime, Straggler
+from trainwright.api.figures import Evaluation, Measurements, StepTime, Straggler
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.api.status import Evaluation, Metrics, Phase, Progress, TrainingJobStatus
+from trainwright.api.status import Metrics, Phase, Progress, TrainingJobStatus
 from trainwright.api.worker import WorkerPhase, WorkerReport
 from trainwright.plan import elastic, placement, postmortem, restart
 from trainwright.plan.pods import WorkerPods
 from trainwright.plan.types import Observed, Received
+
+_SELDOM_MEASURED: Final = ("loss", "learning_rate", "grad_norm", "evaluation", "best")
 
 
 def newest_report(observed: Observed, status: TrainingJobStatus, pods: WorkerPods) -> Received | None:
@@ -118,37 +121,23 @@ def _locate(report: WorkerReport, spec: TrainingJobSpec, pods: WorkerPods) -> li
 
 
 def _metrics(report: WorkerReport, before: Metrics, stragglers: list[Straggler]) -> Metrics:
-    return Metrics(
-        loss=_rounded(report.loss if report.loss is not None else before.loss),
-        learning_rate=_rounded(report.learning_rate if report.learning_rate is not None else before.learning_rate),
-        grad_norm=_rounded(report.grad_norm if report.grad_norm is not None else before.grad_norm),
-        samples_per_second=_rounded(report.samples_per_second),
-        steps_per_second=_rounded(report.steps_per_second),
-        tokens_per_second=_rounded(report.tokens_per_second),
-        mfu=_rounded(report.mfu),
-        peak_memory_bytes=report.peak_memory_bytes,
-        step_seconds=_rounded_parts(report.step_seconds),
-        stragglers=stragglers,
-        evaluation=_rounded_evaluation(report.evaluation) or before.evaluation,
-        best=_rounded_evaluation(report.best) or before.best,
-    )
+    """Return the newest values; what is measured only now and then stays until it is measured again."""
+    measured = {name: _rounded(getattr(report, name)) for name in Measurements.model_fields}
+    kept = {name: getattr(before, name) for name in _SELDOM_MEASURED if measured[name] is None}
+    return Metrics(**{**measured, **kept, "stragglers": stragglers})
 
 
-def _rounded(value: float | None) -> float | None:
-    """Return the value with six significant digits: a status is read by people and stored many times."""
-    return None if value is None else float(f"{value:.6g}")
-
-
-def _rounded_parts(seconds: StepTime | None) -> StepTime | None:
-    if seconds is None:
-        return None
-    return seconds.changed(**{name: float(f"{getattr(seconds, name):.3g}") for name in StepTime.model_fields})
-
-
-def _rounded_evaluation(evaluation: Evaluation | None) -> Evaluation | None:
-    if evaluation is None:
-        return None
-    return evaluation.changed(metrics={name: float(f"{value:.6g}") for name, value in evaluation.metrics.items()})
+def _rounded(value: Any) -> Any:
+    """Return the value with fewer digits, since a status is read by people and stored many times: six, for a time three."""
+    match value:
+        case float():
+            return float(f"{value:.6g}")
+        case Evaluation():
+            return value.changed(metrics={name: _rounded(figure) for name, figure in value.metrics.items()})
+        case StepTime():
+            return value.changed(**{name: float(f"{getattr(value, name):.3g}") for name in StepTime.model_fields})
+        case _:
+            return value
 
 
 def is_stepping(report: WorkerReport | None) -> bool:

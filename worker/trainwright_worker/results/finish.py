@@ -16,8 +16,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from trainwright.api.figures import Evaluation
 from trainwright.api.names import SUMMARY_FILE, WEIGHTS_FILE
-from trainwright.api.status import Evaluation, Export, Results
+from trainwright.api.status import Export, Results
 from trainwright.api.worker import WorkerPhase
 from trainwright_worker.data.given import samples_to_predict
 from trainwright_worker.errors import NonFiniteError

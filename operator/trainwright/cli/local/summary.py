@@ -9,10 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from trainwright.api.amounts import bytes_text, clock_text, seconds_text
-from trainwright.api.figures import StepTime
+from trainwright.api.figures import Evaluation, StepTime
 from trainwright.api.status import (
     Checkpoint,
-    Evaluation,
     Export,
     Failure,
     Metrics,

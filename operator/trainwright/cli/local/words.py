@@ -1,6 +1,7 @@
 """How a run on this machine says what happened: figures and causes, in few words. The same for the display and the end."""
 
-from trainwright.api.status import Evaluation, Failure, TrainingJobStatus
+from trainwright.api.figures import Evaluation
+from trainwright.api.status import Failure, TrainingJobStatus
 from trainwright.cluster.local.pod_status import NODE
 
 _METRICS = ("accuracy", "mae", "r2", "perplexity", "character-error-rate", "loss")
