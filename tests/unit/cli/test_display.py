@@ -9,10 +9,9 @@ from rich.console import Console
 
 from trainwright.api.amounts import clock_text
 from trainwright.api.exit_codes import FailureClass
-from trainwright.api.figures import StepTime
+from trainwright.api.figures import Evaluation, StepTime
 from trainwright.api.status import (
     Checkpoint,
-    Evaluation,
     Export,
     Failure,
     Generated,

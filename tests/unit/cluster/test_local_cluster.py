@@ -82,7 +82,7 @@ class Bench:
         await self.told.until(lambda: self.phase() in ("Succeeded", "Failed"))
         return self.terminated()
 
-    async def pending_workloads(self, text):
+    async def line(self, text):
         """Wait until the pod's log has a line."""
         log = self.run / "logs" / "digits-0-1.log"
         await poll(lambda: log.exists() and text in log.read_text())
