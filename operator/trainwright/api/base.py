@@ -102,6 +102,23 @@ class Model(BaseModel):
         """Return the object as plain JSON types under its wire names, without unset optional fields."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
+    def changed(self, **fields: Any) -> Self:
+        """Return a copy in which these fields have other values.
+
+        The values are not validated, since they come from typed code; the names are checked.
+
+        Raises:
+            TypeError: The object has no field of that name.
+        """
+        return self.model_copy(update=fields)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy; `changed` is the shorter way. Pydantic itself would store any name without a word."""
+        unknown = [] if update is None else [name for name in update if name not in type(self).model_fields]
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no field {', '.join(unknown)}")
+        return super().model_copy(update=update, deep=deep)
+
 
 class StatusModel(Model):
     """A part of the status: tolerant of fields it does not know, and of texts of any length.

@@ -10,7 +10,7 @@ from generated import CHART, KUBE_VERSION
 from situations import SETTINGS, UID, spec
 
 from trainwright.api.crd import crd
-from trainwright.build import Seat, worker_pod
+from trainwright.build import WorkerSlot, worker_pod
 from trainwright.build.naming import worker_labels
 from trainwright.controller.settings import OperatorSettings
 from trainwright.metrics import Metrics
@@ -208,7 +208,7 @@ def test_every_rank_of_a_worker_is_scraped(render):
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     (kept,) = endpoint["relabelings"]
     wide = spec(workers={"processesPerWorker": 64}, training={"epochs": 1, "globalBatchSize": 64})
-    pod = worker_pod("team", "digits", UID, wide, SETTINGS, "config", Seat(0, 1, 1))
+    pod = worker_pod("team", "digits", UID, wide, SETTINGS, "config", WorkerSlot(0, 1, 1))
     (container,) = pod["spec"]["containers"]
     names = [port["name"] for port in container["ports"]]
     assert len(names) == 64

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
+from trainwright.api.amounts import clock_text
 from trainwright.api.exit_codes import FailureClass
-from trainwright.api.figures import StepTime
+from trainwright.api.figures import Evaluation, StepTime
 from trainwright.api.status import (
     Checkpoint,
-    Evaluation,
     Export,
     Failure,
     Generated,
@@ -25,7 +25,7 @@ from trainwright.api.status import (
 from trainwright.cli.local.display import facts_of, make_display
 from trainwright.cli.local.folder import RunFolder
 from trainwright.cli.local.summary import show_summary
-from trainwright.cli.local.words import clock, figure
+from trainwright.cli.local.words import figure
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 RUNNING = TrainingJobStatus(
@@ -56,7 +56,7 @@ def test_facts_are_short_and_the_telling_metric_comes_first():
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (75, "1:15"), (3725, "1:02:05")])
 def test_durations(seconds, text):
-    assert clock(seconds) == text
+    assert clock_text(seconds) == text
 
 
 @pytest.mark.parametrize(

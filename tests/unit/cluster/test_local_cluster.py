@@ -12,7 +12,7 @@ import pytest
 
 from trainwright.api.job import read_spec
 from trainwright.api.names import KIND, TOKEN_FILE, report_audience
-from trainwright.build import Seat, Settings, config_map, worker_pod
+from trainwright.build import Settings, WorkerSlot, config_map, worker_pod
 from trainwright.cluster.local import Folders, LocalCluster
 from trainwright.cluster.port import ConflictError, JobKey, NotFoundError, RejectedError
 
@@ -67,7 +67,7 @@ class Bench:
         return pod["metadata"]["name"]
 
     def worker(self, config):
-        return worker_pod("default", "digits", self.uid, read_spec(SPEC), SETTINGS, config, Seat(0, 1, 1))
+        return worker_pod("default", "digits", self.uid, read_spec(SPEC), SETTINGS, config, WorkerSlot(0, 1, 1))
 
     def pod(self, name="digits-0-1"):
         return self.told.pods[name]

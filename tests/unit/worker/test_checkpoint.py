@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch.optim import SGD, Adafactor, Adam, AdamW
 
-from trainwright.api.status import Evaluation
+from trainwright.api.figures import Evaluation
 from trainwright_worker.checkpoint.folder import CheckpointFolder
 from trainwright_worker.checkpoint.resume import Source, find_newest, restore
 from trainwright_worker.checkpoint.staging import Staging

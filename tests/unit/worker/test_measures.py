@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from trainwright.api.figures import Evaluation
 from trainwright.api.job import read_spec
 from trainwright.api.spec import EarlyStoppingSpec
 from trainwright.api.spec.evaluation import MetricName
-from trainwright.api.status import Evaluation
 from trainwright_worker.batch import IGNORED, Batch
 from trainwright_worker.checkpoint.state import Patience
 from trainwright_worker.data.table import Samples

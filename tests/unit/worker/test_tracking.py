@@ -3,7 +3,7 @@
 import struct
 import threading
 
-from trainwright.api.status import Evaluation
+from trainwright.api.figures import Evaluation
 from trainwright_worker.tracking import events
 from trainwright_worker.tracking.recorder import Recorder
 from trainwright_worker.tracking.tensorboard import TensorboardTracker

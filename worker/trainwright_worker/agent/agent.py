@@ -206,7 +206,7 @@ class WorkerAgent(SimpleElasticAgent):
             first = leave_cause(self._rendezvous_handler.keys, self._launched, failure.termination, worker)
             if first is not None and first.worker is not None:
                 # The clocks of nodes cannot tell whose failure came first; the store can.
-                ending = failure.termination.model_copy(update={"worker": first.worker})
+                ending = failure.termination.changed(worker=first.worker)
                 self.failure = replace(failure, termination=ending)
         verb = "restarting" if self._remaining_restarts and not self.stopping else "giving up"
         say(f"worker {self._index}", f"{failure.termination.message}; {verb}")

@@ -69,7 +69,7 @@ class WaitReporter:
             self._sending.stop(0.0)
         self._next = now + self._again
         if waiting is not None:
-            waiting = waiting.model_copy(update={"seconds": round(now - self._since, 1)})
+            waiting = waiting.changed(seconds=round(now - self._since, 1))
         report = WorkerReport(
             uid=self._config.uid,
             attempt=self._attempt,

@@ -60,7 +60,7 @@ def _failed(agent: WorkerAgent) -> Termination:
     if agent.stopping and classify(ending.exit_code) in RETRYABLE:
         return _preempted(ending.message if ending.exit_code == ExitCode.PREEMPTED else "stopped")
     if ending.exit_code > SIGNAL_BASE:
-        return ending.model_copy(update={"exit_code": ExitCode.INFRASTRUCTURE})
+        return ending.changed(exit_code=ExitCode.INFRASTRUCTURE)
     return ending
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainwright.api.status import Evaluation
+from trainwright.api.figures import Evaluation
 
 _LOSS_BYTES = 8
 

@@ -78,8 +78,8 @@ def without_absent_weights(spec: TrainingJobSpec, absent: list[str]) -> tuple[Tr
     if "spec.model.pretrained" not in absent:
         return spec, []
     shape = "its args describe it" if model.args else "its defaults are"
-    changed = model.model_copy(update={"pretrained": None})
-    return spec.model_copy(update={"model": changed}), [f"the pretrained model is {model.name} as {shape}"]
+    changed = model.changed(pretrained=None)
+    return spec.changed(model=changed), [f"the pretrained model is {model.name} as {shape}"]
 
 
 def has_absent_tokenizer(spec: TrainingJobSpec, absent: list[str]) -> bool:

@@ -219,7 +219,7 @@ def _take_dry_step(
         samples = min(samples, CPU_SAMPLES)
     batch = dataset.splits.train.take(torch.arange(samples), 0).to(engine.device)
     seconds = take_dry_step(model, engine.forward, engine.loss.mean, optimizer, batch)
-    return None if preflight is None else preflight.model_copy(update={"dry_step_seconds": seconds})
+    return None if preflight is None else preflight.changed(dry_step_seconds=seconds)
 
 
 def _make_loss(config: WorkerConfig, task: Task, dataset: Dataset, facts: Facts, group: Group) -> tuple[Loss, str]:

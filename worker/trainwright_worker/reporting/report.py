@@ -72,7 +72,7 @@ class Reporter:
         Everything else waits for the next report: training and evaluating may alternate many times a second.
         """
         with self._condition:
-            self._report = self._report.model_copy(update=changes)
+            self._report = self._report.changed(**changes)
             if "phase" in changes:
                 self.activities.switch_to(ACTIVITY_OF[self._report.phase])
             if self._report.phase not in self._phases:
@@ -130,7 +130,7 @@ class Reporter:
             changes = {"sequence": sequence, "heartbeats": heartbeats, "stragglers": stragglers}
             self.activities.mark_stalled(self._pulse.stalled)
             changes["seconds"] = self.activities.read()
-            self._report = self._report.model_copy(update=changes)
+            self._report = self._report.changed(**changes)
             report = self._report
         return True if self._client is None else self._client.post(report)
 

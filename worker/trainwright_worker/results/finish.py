@@ -16,8 +16,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from trainwright.api.figures import Evaluation
 from trainwright.api.names import SUMMARY_FILE, WEIGHTS_FILE
-from trainwright.api.status import Evaluation, Export, Results
+from trainwright.api.status import Export, Results
 from trainwright.api.worker import WorkerPhase
 from trainwright_worker.data.given import samples_to_predict
 from trainwright_worker.errors import NonFiniteError
@@ -111,13 +112,13 @@ class _Results:
         results = Results(folder=self._folder.path, weights=weights.path, predictions=predictions, exports=[weights])
         self._summarize(results)
         more = self._generate() | self._explain()
-        results = results.model_copy(update={"exports": [weights, *self._export()], **more})
+        results = results.changed(exports=[weights, *self._export()], **more)
         # What it says of the weights is written already.
         self._attempt(SUMMARY_FILE, lambda: self._summarize(self._with_problems(results)))
         return self._with_problems(results)
 
     def _with_problems(self, results: Results) -> Results:
-        return results.model_copy(update={"problems": self._problems[:8]})
+        return results.changed(problems=self._problems[:8])
 
     def _write_weights(self) -> Export:
         with tempfile.TemporaryDirectory(prefix="trainwright-results-") as scratch:

@@ -10,9 +10,9 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from trainwright.api.base import Model
+from trainwright.api.figures import Evaluation
 from trainwright.api.spec.outcome import TrackingSpec, WandbMode
 from trainwright.api.spec.paths import is_uri
-from trainwright.api.status import Evaluation
 from trainwright.api.worker import WorkerConfig
 from trainwright_worker.errors import UserError
 from trainwright_worker.tracking.mlflow import MlflowTracker

@@ -10,8 +10,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from trainwright.api.figures import Evaluation
 from trainwright.api.spec.evaluation import MetricName
-from trainwright.api.status import Evaluation
 from trainwright_worker.batch import Batch
 from trainwright_worker.data.loader import read_ahead
 from trainwright_worker.data.sampler import largest_pass

@@ -12,8 +12,8 @@ from typing import Final
 
 from torch import Tensor
 
+from trainwright.api.figures import Evaluation
 from trainwright.api.spec.health import NonFinitePolicy
-from trainwright.api.status import Evaluation
 from trainwright.api.worker import WorkerPhase
 from trainwright_worker.checkpoint.staging import State
 from trainwright_worker.checkpoint.state import gather_state, pack_rank

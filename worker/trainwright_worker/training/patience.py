@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from trainwright.api.figures import Evaluation
 from trainwright.api.spec import EarlyStoppingSpec
 from trainwright.api.spec.evaluation import LOWER_IS_BETTER, MetricName
-from trainwright.api.status import Evaluation
 from trainwright_worker.checkpoint.state import Patience
 
 

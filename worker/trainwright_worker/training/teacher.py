@@ -124,7 +124,7 @@ def spec_of_teacher(spec: TrainingJobSpec, model: ModelSpec, own: Regularization
         own: What the teacher was trained with: its dropouts do nothing any more, but weights behind them are named after
             their places.
     """
-    return spec.model_copy(update={"model": model, "regularization": own})
+    return spec.changed(model=model, regularization=own)
 
 
 def read_model(teacher: DistillationSpec, root: str) -> ModelSpec:
@@ -136,7 +136,7 @@ def read_model(teacher: DistillationSpec, root: str) -> ModelSpec:
     if teacher.model is None:
         model = _parse(ModelSpec, _model_of(teacher.weights, root), f"{FIELD}: {SUMMARY_FILE}")
         # The weights in results have in them what LoRA has added.
-        return model.model_copy(update={"lora": None})
+        return model.changed(lora=None)
     return named_model(teacher, pretrained=True)
 
 

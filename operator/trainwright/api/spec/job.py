@@ -1,26 +1,19 @@
 """The specification of a TrainingJob as a whole, and the rules between its parts."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
-from pydantic import Field
-
-from trainwright.api.base import Model, Rule, in_cel, listed
-from trainwright.api.spec.budget import BudgetSpec
-from trainwright.api.spec.checkpoint import CheckpointSpec, Parallelism, StartFromSpec
-from trainwright.api.spec.dataset import DatasetSpec
-from trainwright.api.spec.evaluation import EvaluationSpec, MetricName
-from trainwright.api.spec.health import HealthSpec
-from trainwright.api.spec.model import ModelSpec
-from trainwright.api.spec.objective import DistillationSpec, LossName, LossSpec, RegularizationSpec
-from trainwright.api.spec.optimization import OptimizerSpec, ScheduleSpec, optimizers_where
-from trainwright.api.spec.outcome import ExplanationSpec, ExportSpec, GenerationSpec, PredictionSpec, TrackingSpec
-from trainwright.api.spec.restart import RestartSpec
-from trainwright.api.spec.scheduling import SchedulingSpec
+from trainwright.api.base import Rule, in_cel, listed
+from trainwright.api.devices import is_gpu, is_gpu_in_cel
+from trainwright.api.spec.checkpoint import Parallelism
+from trainwright.api.spec.evaluation import MetricName
+from trainwright.api.spec.objective import LossName
+from trainwright.api.spec.optimization import optimizers_where
+from trainwright.api.spec.recipe import Recipe, by_task_text
+from trainwright.api.spec.run_policy import RunPolicy
 from trainwright.api.spec.source import Modality, Source, choose_in_cel, modality_in_cel, sources_where
 from trainwright.api.spec.task import TASKS, TaskName, TaskTraits, tasks_where
-from trainwright.api.spec.training import Precision, TrainingSpec
-from trainwright.api.spec.workers import WorkersSpec
+from trainwright.api.spec.training import Precision
 
 
 def _by_task(choices: Callable[[TaskTraits], str]) -> str:
@@ -29,18 +22,13 @@ def _by_task(choices: Callable[[TaskTraits], str]) -> str:
     return "".join(f"self.task == '{task}' ? {value} : " for task, value in others) + last
 
 
-def _listed(choices: Callable[[TaskTraits], Iterable[str]], verb: str) -> str:
-    """Return what each task has, for a message."""
-    return "; ".join(f"{task} {verb} {', '.join(choices(traits))}" for task, traits in TASKS.items())
-
-
 def _tasks_of(source: Source) -> tuple[TaskName, ...]:
     """Return the tasks that data of a source allow."""
     return tasks_where(lambda traits: traits.target in source.targets)
 
 
-_METRICS_MESSAGE: Final = "does not fit the task: " + _listed(lambda traits: ("loss", *traits.metrics), "has")
-_LOSSES_MESSAGE: Final = "does not fit the task: " + _listed(lambda traits: traits.losses, "has")
+_METRICS_MESSAGE: Final = "does not fit the task: " + by_task_text(lambda traits: ("loss", *traits.metrics), "has")
+_LOSSES_MESSAGE: Final = "does not fit the task: " + by_task_text(lambda traits: traits.losses, "has")
 _TASK_MESSAGE: Final = "does not fit the dataset: " + "; ".join(
     f"{task} learns from {sources_where(lambda source, traits=traits: traits.target in source.targets)}"  # type: ignore[misc]
     for task, traits in TASKS.items()
@@ -52,66 +40,11 @@ _EXPLAINED: Final = tasks_where(lambda traits: traits.explains)
 _DISTILLED: Final = tasks_where(lambda traits: traits.distills)
 
 
-class TrainingJobSpec(Model):
-    """What to train, on what, how, and with which workers."""
+class TrainingJobSpec(RunPolicy, Recipe):
+    """What to train, on what, how, and with which workers.
 
-    model: ModelSpec = Field(description="The model to train.")
-    dataset: DatasetSpec = Field(description="The data to train on.")
-    task: TaskName = Field(
-        TaskName.CLASSIFICATION,
-        description="; ".join(f"{task} ({traits.summary})" for task, traits in TASKS.items()) + ".",
-    )
-    optimizer: OptimizerSpec = Field(OptimizerSpec(), description="The optimizer; Adam at 0.001 by default.")
-    schedule: ScheduleSpec = Field(ScheduleSpec(), description="The learning-rate schedule; constant by default.")
-    loss: LossSpec | None = Field(
-        None,
-        description="The loss; by default " + _listed(lambda traits: traits.losses[:1], "has") + ".",
-    )
-    regularization: RegularizationSpec = Field(RegularizationSpec(), description="L1, L2 and dropout.")
-    distillation: DistillationSpec | None = Field(None, description="A teacher to learn from.")
-    training: TrainingSpec = Field(description="How long to train and in what batches.")
-    health: HealthSpec = Field(HealthSpec(), description="What to do when numbers go wrong or a process hangs.")
-    evaluation: EvaluationSpec = Field(EvaluationSpec(), description="When to evaluate on the validation split.")
-    prediction: PredictionSpec | None = Field(None, description="Predictions to write after training.")
-    generation: GenerationSpec | None = Field(None, description="Texts to generate after training.")
-    export: ExportSpec | None = Field(None, description="Formats to write the model in, besides safetensors.")
-    explanation: ExplanationSpec | None = Field(None, description="Predictions to explain after training.")
-    tracking: TrackingSpec = Field(TrackingSpec(), description="Where the course of training is recorded.")
-    workers: WorkersSpec = Field(WorkersSpec(), description="The worker pods.")
-    scheduling: SchedulingSpec = Field(
-        SchedulingSpec(), description="How the workers get their places: all or nothing, and from which queue."
-    )
-    checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="Where and how often to save.")
-    start_from: StartFromSpec | None = Field(None, description="Another job's model to start from.")
-    parallelism: Parallelism = Field(
-        Parallelism.DDP,
-        description="ddp (every process holds the whole model) or fsdp (weights, gradients and optimizer state are "
-        "split over the processes).",
-    )
-    restart: RestartSpec = Field(RestartSpec(), description="Which failures are tried again, and how often.")
-    suspend: bool = Field(
-        False,
-        description="True saves, deletes the pods and frees their GPUs; false goes on where it was, or begins anew if "
-        "checkpoint has neither persistentVolumeClaim nor uri.",
-    )
-    start_deadline_seconds: int | None = Field(
-        None,
-        ge=1,
-        le=31_536_000,
-        description="Seconds in which all workers must come to run. If they do not, the job gives back what it holds and "
-        "tries again later, so that two half-started jobs never wait for each other.",
-    )
-    active_deadline_seconds: int | None = Field(
-        None,
-        ge=1,
-        le=31_536_000,
-        description="Seconds the job may be active before it is stopped and failed. Time in queues does not count; a "
-        "suspension ends the count, and a job that is resumed has all of them again.",
-    )
-    budget: BudgetSpec | None = Field(None, description="What the job may use up before it is stopped and failed.")
-    ttl_seconds_after_finished: int | None = Field(
-        None, ge=0, le=31_536_000, description="Seconds after its end at which the job is deleted with its pods."
-    )
+    The recipe's fields and the policy's lie beside each other in the YAML. The rules are here, because most relate both.
+    """
 
     rules = (
         Rule(
@@ -205,17 +138,11 @@ class TrainingJobSpec(Model):
             message="the workers ask for no GPUs (workers.resources.limits): set workerHours instead",
             cel="!has(self.budget) || !has(self.budget.gpuHours) || (has(self.workers.resources) && "
             "has(self.workers.resources.limits) && self.workers.resources.limits.exists(name, "
-            "name.endsWith('/gpu') || name.contains('/gpu.') || name.contains('/mig-')))",
+            f"{is_gpu_in_cel('name')}))",
             holds=lambda self: (
                 self.budget is None
                 or self.budget.gpu_hours is None
-                or (
-                    self.workers.resources is not None
-                    and any(
-                        name.endswith("/gpu") or "/gpu." in name or "/mig-" in name
-                        for name in self.workers.resources.limits or ()
-                    )
-                )
+                or any(map(is_gpu, (self.workers.resources and self.workers.resources.limits) or ()))
             ),
         ),
         Rule(
@@ -242,26 +169,3 @@ class TrainingJobSpec(Model):
             ),
         ),
     )
-
-    @property
-    def world_size(self) -> int:
-        """Number of training processes over all workers."""
-        return self.workers.count * self.workers.processes_per_worker
-
-    @property
-    def loss_name(self) -> LossName:
-        """The loss, by default the one that fits the task."""
-        if self.loss is not None:
-            return self.loss.name
-        return self.traits.losses[0]
-
-    @property
-    def deciding_metrics(self) -> tuple[MetricName, ...]:
-        """What decides which evaluation is the best: the metric of early stopping, else the task's main one, then the loss."""
-        stopping = self.training.early_stopping
-        return (self.traits.main_metric, MetricName.LOSS) if stopping is None else (stopping.metric,)
-
-    @property
-    def traits(self) -> TaskTraits:
-        """What is particular to the task."""
-        return TASKS[self.task]

@@ -12,8 +12,9 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from trainwright.api.amounts import clock_text
 from trainwright.api.status import Phase, TrainingJobStatus
-from trainwright.cli.local.words import Restarts, clock, figure, here, main_metric
+from trainwright.cli.local.words import Restarts, figure, here, main_metric
 
 _PLAIN_SECONDS = 5.0
 _COLOURS = {
@@ -139,7 +140,7 @@ class _Terminal:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         status, width = self._status, options.max_width
         phase = status.phase or Phase.PENDING
-        waited = "" if phase == Phase.RUNNING else f" {clock(time.monotonic() - self._since)}"
+        waited = "" if phase == Phase.RUNNING else f" {clock_text(time.monotonic() - self._since)}"
         title = Text.assemble((self._name, "bold"), "  ", (f"{phase}{waited}", _COLOURS.get(phase, "cyan")), " ")
         said = _said(status)
         beside = width - title.cell_len >= _NARROW
@@ -172,7 +173,7 @@ def _bar(status: TrainingJobStatus, width: int) -> Table:
     if known:
         remaining = remaining_seconds(status)
         cells = [Text(f"{progress.percent:3d}%", "bold"), Text(f"step {progress.step:,}/{progress.total_steps:,}")]
-        cells += [] if remaining is None else [Text(f"{clock(remaining)} left", "cyan")]
+        cells += [] if remaining is None else [Text(f"{clock_text(remaining)} left", "cyan")]
     least, most = _BAR
     beside = [cell.cell_len + 2 for cell in cells]
     while least + 4 + sum(beside) > width and len(cells) > 1:

@@ -10,14 +10,13 @@ from typing import Final
 
 from rich.console import Console
 
-from trainwright.api.amounts import bytes_text, seconds_text
+from trainwright.api.amounts import bytes_text, quantity_value, seconds_text
 from trainwright.api.devices import GPUS, find_gpu
 from trainwright.api.exit_codes import ExitCode
 from trainwright.api.job import FieldError, InvalidJobError
-from trainwright.api.plan import Answer, Question
+from trainwright.api.preflight import PreflightAnswer, PreflightRequest
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.paths import list_paths
-from trainwright.api.spec.workers import amount_of
 from trainwright.cli.local.command import named_volumes
 from trainwright.cli.manifest import Manifest, read_job, read_with_workers
 from trainwright.cli.mistakes import show_mistakes
@@ -91,13 +90,13 @@ def execute(request: Request) -> int:
     return ExitCode.SUCCESS if answer.preflight is None or answer.preflight.fits else DOES_NOT_FIT
 
 
-def _question(request: Request, manifest: Manifest) -> Question:
+def _question(request: Request, manifest: Manifest) -> PreflightRequest:
     _, written = read_with_workers(manifest.document, request.workers)
     folders = Folders(Path(), manifest.folder, named_volumes(request.volumes))
     absent = [field for field, _ in absent_paths(written, folders)]
     spec, root = localize_spec(written, folders)
     gpu = _gpu(request.gpu, spec)
-    return Question(
+    return PreflightRequest(
         spec=spec,
         data_root=str(root),
         absent=absent,
@@ -107,7 +106,7 @@ def _question(request: Request, manifest: Manifest) -> Question:
     )
 
 
-def _say_what_is_absent(errors: Console, question: Question) -> None:
+def _say_what_is_absent(errors: Console, question: PreflightRequest) -> None:
     """Name every path that leads to nothing here: it may be another machine's, or mistyped."""
     paths = dict(list_paths(question.spec))
     for field in question.absent:
@@ -148,7 +147,7 @@ def _gpu(name: str | None, spec: TrainingJobSpec) -> str | None:
 def _bytes(field: str, text: str) -> int:
     """Return the bytes of a quantity."""
     try:
-        number = int(amount_of(text))
+        number = int(quantity_value(text))
     except ValueError:
         number = 0
     if not number:
@@ -156,7 +155,7 @@ def _bytes(field: str, text: str) -> int:
     return number
 
 
-def _ask(question: Question) -> Answer:
+def _ask(question: PreflightRequest) -> PreflightAnswer:
     """Have the worker's preflight answer, in a process of its own: torch is never imported here."""
     if any(importlib.util.find_spec(name) is None for name in ("torch", "trainwright_worker")):
         reason = (
@@ -173,10 +172,10 @@ def _ask(question: Question) -> Answer:
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
         raise InvalidJobError([FieldError("trainwright plan", f"the preflight failed: {last[0]}")])
-    return Answer.model_validate_json(done.stdout.splitlines()[-1])
+    return PreflightAnswer.model_validate_json(done.stdout.splitlines()[-1])
 
 
-def _print(request: Request, answer: Answer, taken: int) -> None:
+def _print(request: Request, answer: PreflightAnswer, taken: int) -> None:
     if request.json:
         wire = answer.to_wire()
         wire.pop("table", None)
@@ -195,5 +194,5 @@ def _print(request: Request, answer: Answer, taken: int) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def _assumptions(answer: Answer) -> str:
+def _assumptions(answer: PreflightAnswer) -> str:
     return f"assumed of what is not at hand: {'; '.join(answer.assumed)}"

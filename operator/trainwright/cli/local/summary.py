@@ -8,11 +8,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from trainwright.api.amounts import bytes_text, seconds_text
-from trainwright.api.figures import StepTime
+from trainwright.api.amounts import bytes_text, clock_text, seconds_text
+from trainwright.api.figures import Evaluation, StepTime
 from trainwright.api.status import (
     Checkpoint,
-    Evaluation,
     Export,
     Failure,
     Metrics,
@@ -22,7 +21,7 @@ from trainwright.api.status import (
     read_status,
 )
 from trainwright.cli.local.folder import RunFolder, shorten
-from trainwright.cli.local.words import cause_of, clock, figure, here, metric_texts
+from trainwright.cli.local.words import cause_of, figure, here, metric_texts
 
 Row = tuple[str, str]
 """A name and what there is to say of it."""
@@ -36,7 +35,7 @@ def show_summary(console: Console, job: dict[str, Any], folder: RunFolder) -> No
     failed = status.phase == Phase.FAILED
     mark, colour = ("✗", "red") if failed else ("✓", "green")
     seconds = _seconds(job, status)
-    took = f"{'after' if failed else 'in'} {clock(seconds)}" if seconds is not None else ""
+    took = f"{'after' if failed else 'in'} {clock_text(seconds)}" if seconds is not None else ""
     head = Text.assemble(
         (f"{mark} ", f"bold {colour}"), (job["metadata"]["name"], "bold"), " ", (str(status.phase).lower(), colour)
     )

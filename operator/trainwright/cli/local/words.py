@@ -1,6 +1,7 @@
 """How a run on this machine says what happened: figures and causes, in few words. The same for the display and the end."""
 
-from trainwright.api.status import Evaluation, Failure, TrainingJobStatus
+from trainwright.api.figures import Evaluation
+from trainwright.api.status import Failure, TrainingJobStatus
 from trainwright.cluster.local.pod_status import NODE
 
 _METRICS = ("accuracy", "mae", "r2", "perplexity", "character-error-rate", "loss")
@@ -47,13 +48,6 @@ def main_metric(evaluation: Evaluation | None) -> list[str]:
     if evaluation is None:
         return []
     return [f"{_SPLITS.get(evaluation.split, evaluation.split)} {text}" for text in metric_texts(evaluation)[:1]]
-
-
-def clock(seconds: float) -> str:
-    """Return a duration as m:ss, or h:mm:ss."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 class Restarts:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from trainwright.api.devices import is_gpu
 from trainwright.api.spec import TrainingJobSpec
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -17,7 +18,7 @@ def count_gpus(environment: Mapping[str, str] = os.environ, devices: Path = Path
 def asked(spec: TrainingJobSpec) -> str:
     """Return the GPUs that each worker asks for, `8 nvidia.com/gpu`; empty if it asks for none."""
     limits = spec.workers.resources.limits if spec.workers.resources and spec.workers.resources.limits else {}
-    return ", ".join(f"{limits[key]} {key}" for key in limits if key.rpartition("/")[2] == "gpu")
+    return ", ".join(f"{limits[key]} {key}" for key in limits if is_gpu(key))
 
 
 def assign(

@@ -94,7 +94,7 @@ def absent_paths(spec: TrainingJobSpec, folders: Folders) -> list[tuple[str, str
 def localize(config: WorkerConfig, folders: Folders, pod: str) -> WorkerConfig:
     """Return the config of a worker with every path replaced by this machine's own."""
     spec, root = localize_spec(config.spec, folders)
-    wire = config.model_copy(update={"spec": spec}).to_wire()
+    wire = config.changed(spec=spec).to_wire()
     if spec.start_from is not None and not is_uri(spec.start_from.path):
         # Each run here has a folder of its own, so what an earlier one left is named from where its manifest lies.
         wire["spec"]["startFrom"]["path"] = str(folders.data / spec.start_from.path)

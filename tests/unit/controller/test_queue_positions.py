@@ -9,40 +9,40 @@ from virtual_time import run
 from world import World
 
 from trainwright.build.gang import GROUPS_API, GROUPS_RESOURCE
-from trainwright.cluster.port import ClusterError, InLine, JobKey, NotFoundError
+from trainwright.cluster.port import ClusterError, JobKey, NotFoundError, PendingWorkload
 from trainwright.controller.apis import Apis
-from trainwright.controller.queues import INTERVAL, Queues
-from trainwright.plan.types import Place, Ticket
+from trainwright.controller.queue_positions import INTERVAL, QueuePositions
+from trainwright.plan.types import QueueEntry, QueuePosition
 
 FIRST, SECOND = JobKey("team", "first"), JobKey("team", "second")
 
 
-def ticket(name, group="x2"):
-    return Ticket("gpus", f"{name}-{group}" if group else None, f"{name}-0-1")
+def entry(name, group="x2"):
+    return QueueEntry("gpus", f"{name}-{group}" if group else None, f"{name}-0-1")
 
 
 def waiting(*names):
-    return [InLine(name, place, place + 10) for place, name in enumerate(names, start=1)]
+    return [PendingWorkload(name, place, place + 10) for place, name in enumerate(names, start=1)]
 
 
 def test_one_question_serves_all_jobs_of_a_queue():
     async def scenario():
         cluster = MemoryCluster()
         cluster.lines["team", "gpus"] = waiting("other", "first-x2", "second-x2")
-        queues = Queues(cluster)
-        assert await queues.look(FIRST, ticket("first")) == 0
-        assert await queues.look(SECOND, ticket("second")) == 0
-        assert queues.place(FIRST) == Place(2, 3, 12)
-        assert queues.place(SECOND) == Place(3, 3, 13)
-        assert 0 < await queues.look(FIRST, ticket("first")) <= INTERVAL
+        queues = QueuePositions(cluster)
+        assert await queues.look_up(FIRST, entry("first")) == 0
+        assert await queues.look_up(SECOND, entry("second")) == 0
+        assert queues.position(FIRST) == QueuePosition(2, 3, 12)
+        assert queues.position(SECOND) == QueuePosition(3, 3, 13)
+        assert 0 < await queues.look_up(FIRST, entry("first")) <= INTERVAL
         assert cluster.questions == 1
 
         cluster.lines["team", "gpus"] = waiting("first-x2", "second-x2")
         await asyncio.sleep(INTERVAL)
-        assert await queues.look(FIRST, ticket("first")) == 0
-        assert queues.place(FIRST) == Place(1, 2, 11)
+        assert await queues.look_up(FIRST, entry("first")) == 0
+        assert queues.position(FIRST) == QueuePosition(1, 2, 11)
         queues.forget(FIRST)
-        assert queues.place(FIRST) is None
+        assert queues.position(FIRST) is None
 
     run(scenario())
 
@@ -52,9 +52,9 @@ def test_a_single_pod_is_found_by_its_name(name, found):
     async def scenario():
         cluster = MemoryCluster()
         cluster.lines["team", "gpus"] = waiting(name)
-        queues = Queues(cluster)
-        await queues.look(FIRST, ticket("first", group=None))
-        assert (queues.place(FIRST) is not None) == found
+        queues = QueuePositions(cluster)
+        await queues.look_up(FIRST, entry("first", group=None))
+        assert (queues.position(FIRST) is not None) == found
 
     run(scenario())
 
@@ -63,12 +63,12 @@ def test_a_cluster_that_does_not_tell_places_is_no_failure():
     async def scenario():
         cluster = MemoryCluster()
         cluster.lines["team", "gpus"] = waiting("first-x2")
-        queues = Queues(cluster)
-        await queues.look(FIRST, ticket("first"))
+        queues = QueuePositions(cluster)
+        await queues.look_up(FIRST, entry("first"))
         await asyncio.sleep(INTERVAL)
         cluster.fail_next = ClusterError("the server could not find the requested resource")
-        assert await queues.look(FIRST, ticket("first")) == 0
-        assert queues.place(FIRST) is None  # what was true then need not be now
+        assert await queues.look_up(FIRST, entry("first")) == 0
+        assert queues.position(FIRST) is None  # what was true then need not be now
 
     run(scenario())
 

@@ -1,4 +1,4 @@
-"""Asking the cluster about a pod that does not start: seldom, and never a reason for a pass to fail."""
+"""Reads the warning events of pods that do not start: seldom, and without ever failing a pass."""
 
 import asyncio
 from typing import Final
@@ -11,11 +11,11 @@ from trainwright.controller.store import PodWarning, Store
 log = structlog.get_logger(__name__)
 
 INTERVAL: Final = 15.0
-"""Seconds between two inquiries about the same job."""
+"""Seconds between two requests for the same job."""
 
 
-class Inquiries:
-    """Asks for the warnings about pods, and tells the store of them.
+class PodWarnings:
+    """Reads the warnings about pods into the store.
 
     Args:
         cluster: Whom to ask.
@@ -27,8 +27,8 @@ class Inquiries:
         self._store = store
         self._next: dict[JobKey, float] = {}
 
-    async def make(self, key: JobKey, uid: str) -> float:
-        """Ask about the pod with this UID if it is time to, and return the seconds until the job must be looked at again."""
+    async def read(self, key: JobKey, uid: str) -> float:
+        """Read the warnings about the pod with this UID if it is time to; return the seconds until the job needs another pass."""
         clock = asyncio.get_running_loop().time
         wait = self._next.get(key, 0.0) - clock()
         if wait > 0:

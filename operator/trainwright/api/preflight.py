@@ -1,4 +1,4 @@
-"""What `trainwright plan` asks the worker's preflight, in another process, and what it hears."""
+"""What `trainwright plan` passes to the worker's preflight, which runs in another process, and what comes back."""
 
 from pydantic import Field
 
@@ -7,7 +7,7 @@ from trainwright.api.figures import Preflight
 from trainwright.api.spec import TrainingJobSpec
 
 
-class Question(Model):
+class PreflightRequest(Model):
     """A job and what it would run on."""
 
     spec: TrainingJobSpec = Field(description="The job, its paths as this machine has them.")
@@ -21,7 +21,7 @@ class Question(Model):
     mfu: float = Field(0.4, gt=0, le=1, description="Share of the device's peak arithmetic to expect.")
 
 
-class Way(Model):
+class Remedy(Model):
     """A change that makes the job fit."""
 
     change: str = Field(description="What to change.")
@@ -29,13 +29,13 @@ class Way(Model):
     bytes: int = Field(ge=0, description="Memory per process then.")
 
 
-class Answer(Model):
+class PreflightAnswer(Model):
     """What the preflight found out."""
 
     preflight: Preflight | None = Field(None, description="What the job needs; None if there is a mistake.")
     table: list[str] = Field([], description="The same as lines to print.")
     assumed: list[str] = Field([], description="What was assumed about data and weights that are not at hand.")
-    ways: list[Way] = Field([], description="What would make it fit.")
+    ways: list[Remedy] = Field([], description="What would make it fit.")
     seconds_per_step: float | None = Field(
         None, ge=0, description="Duration of a step at the expected share of the peak."
     )

@@ -33,16 +33,16 @@ def waiting():
     ],
 )
 def test_asks_about_the_first_pod_that_its_kubelet_is_late_with(waiting, pods, subject):
-    assert plan(observed(waiting, *pods, now=LATE)).inquire == subject
+    assert plan(observed(waiting, *pods, now=LATE)).warnings_of == subject
 
 
 def test_asks_nobody_before_it_takes_long_and_looks_again_then(waiting):
     pods = (pod(0, phase="Pending", waiting=CREATING), pod(1))
     first = plan(observed(waiting, *pods))
-    assert first.inquire is None
+    assert first.warnings_of is None
     settled = replace(waiting, status=first.status or waiting.status)
     again = plan(observed(settled, *pods, now=NOW + timedelta(seconds=4)))
-    assert again.inquire is None
+    assert again.warnings_of is None
     assert again.requeue_after == 6
 
 
@@ -51,7 +51,7 @@ def test_the_warning_is_the_reason_for_as_long_as_the_pod_does_not_start(waiting
     told = plan(observed(waiting, pod(0), stuck, now=LATE))
     assert told.status.reason == "FailedMount"
     assert told.status.message == f"1 of 2 workers waiting, FailedMount: {MOUNT[1]}"
-    assert told.inquire == "uid-1-1"  # it may have changed
+    assert told.warnings_of == "uid-1-1"  # it may have changed
     started = plan(
         observed(replace(waiting, status=told.status), pod(0), replace(stuck, phase="Running", waiting=None))
     )

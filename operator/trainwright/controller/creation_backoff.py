@@ -1,6 +1,6 @@
-"""When missing children may be created again: what was refused, or vanished as soon as it was made, is waited with.
+"""When missing children may be created again, after they were refused or vanished as soon as they were made.
 
-Passes go on meanwhile, whatever else happens to the job. Decides nothing about what is created.
+Passes go on meanwhile. Decides nothing about what is created.
 """
 
 import random
@@ -17,30 +17,30 @@ def backoff(failures: int, base: float, limit: float, jitter: Callable[[], float
 
 
 @dataclass(frozen=True)
-class Lack:
-    """What a job lacks.
+class MissingPods:
+    """Pods that a job is missing.
 
     Attributes:
-        pods: Names of the pods to create.
-        strangers: UIDs of pods of a former job of the same name: once they go, names become free.
+        names: Names of the pods to create.
+        former: UIDs of pods of an earlier job of the same name: once they are gone, names become free.
     """
 
-    pods: frozenset[str]
-    strangers: frozenset[str]
+    names: frozenset[str]
+    former: frozenset[str]
 
 
 @dataclass(frozen=True)
 class _Try:
-    lack: Lack
+    missing: MissingPods
     at: float
     times: int
     until: float
 
 
-class Restraint:
-    """Remembers what was last created for each job, or refused.
+class CreationBackoff:
+    """Remembers which pods were last created for each job, or refused.
 
-    A name says which attempt a pod is of, so one that is asked for twice never lasted.
+    A pod's name contains its attempt, so a pod that is missing twice under the same name did not last.
 
     Args:
         base: Seconds to wait after the first try.
@@ -54,20 +54,20 @@ class Restraint:
         self._jitter = jitter
         self._tries: dict[JobKey, _Try] = {}
 
-    def pause(self, key: JobKey, lack: Lack, now: float) -> float:
-        """Return for how many seconds not to create what the job lacks."""
+    def pause(self, key: JobKey, missing: MissingPods, now: float) -> float:
+        """Return for how many seconds not to create the missing pods."""
         last = self._tries.get(key)
-        if last is None or last.lack.pods.isdisjoint(lack.pods) or last.lack.strangers != lack.strangers:
+        if last is None or last.missing.names.isdisjoint(missing.names) or last.missing.former != missing.former:
             return 0.0
         return max(0.0, last.until - now)
 
-    def note(self, key: JobKey, lack: Lack, now: float) -> float:
+    def note(self, key: JobKey, missing: MissingPods, now: float) -> float:
         """Take note of a try, whatever came of it, and return the seconds until the next one for the same pods."""
         last = self._tries.get(key)
-        lasted = last is None or last.lack.pods.isdisjoint(lack.pods) or now - last.at > 2 * self._limit
+        lasted = last is None or last.missing.names.isdisjoint(missing.names) or now - last.at > 2 * self._limit
         times = 1 if last is None or lasted else last.times + 1
         wait = backoff(times, self._base, self._limit, self._jitter)
-        self._tries[key] = _Try(lack, now, times, now + wait)
+        self._tries[key] = _Try(missing, now, times, now + wait)
         return wait
 
     def forget(self, key: JobKey) -> None:
