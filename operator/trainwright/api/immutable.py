@@ -7,6 +7,7 @@ digest of each of these fields as it was at the start: where nobody installed th
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Final
 
 from trainwright.api.base import camel
@@ -38,15 +39,33 @@ def fixed_fields() -> list[str]:
 
 def digests(spec: TrainingJobSpec) -> dict[str, str]:
     """Return a digest of every field that may not change and is not at its default, and of `workers.count`, by path."""
-    wire = spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
-    workers = wire.get("workers", {})
-    present = wire | {f"workers.{name}": value for name, value in workers.items()}
-    return {path: _digest(path, present[path]) for path in (*fixed_fields(), COUNT) if path in present}
+    values = _by_path(spec.to_wire())
+    return {path: _digest(path, value) for path, value in values.items() if value != _defaults().get(path)}
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Return the paths whose digests differ, those in only one of the two included."""
-    return [path for path in (*fixed_fields(), COUNT) if before.get(path) != now.get(path)]
+    return [path for path in _watched() if before.get(path) != now.get(path)]
+
+
+@cache
+def _watched() -> tuple[str, ...]:
+    return (*fixed_fields(), COUNT)
+
+
+@cache
+def _defaults() -> Mapping[str, Any]:
+    """Return what is in a spec that sets only what it must, by path."""
+    fields = TrainingJobSpec.model_fields.items()
+    unset = TrainingJobSpec.model_construct(
+        **{name: field.default for name, field in fields if not field.is_required()}
+    )
+    return _by_path(unset.to_wire())
+
+
+def _by_path(wire: Mapping[str, Any]) -> dict[str, Any]:
+    values = {**wire, **{f"workers.{name}": value for name, value in wire["workers"].items()}}
+    return {path: values[path] for path in _watched() if path in values}
 
 
 def _digest(path: str, value: Any) -> str:

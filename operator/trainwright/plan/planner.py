@@ -9,6 +9,7 @@ from trainwright.api.worker import WorkerReport
 from trainwright.plan import (
     absence,
     budget,
+    changes,
     elastic,
     forecast,
     goodput,
@@ -42,6 +43,9 @@ def plan(observed: Observed) -> Plan:
         return _keep_house(observed)
     if isinstance(job.spec, InvalidJobError):
         return _stand_by(observed, ("InvalidSpec", str(job.spec)))
+    changed = changes.refusal(job.spec, job.status, job.generation)
+    if changed is not None:
+        return _stand_by(observed, changed)
     refusal = membership.barred(observed, job.spec)
     if refusal is not None and job.status.attempt == 0:
         # Not begun, it can still be corrected: what is trained, and as whom, is fixed with the first attempt.
@@ -106,7 +110,7 @@ def _drive(observed: Observed, spec: TrainingJobSpec) -> Plan:
     heard = progress.newest_report(observed, before, crew)
     status = queue.stop_clock(before, _settle(observed, spec, crew, heard), observed.now)
     status = storage.forget(observed, spec, progress.expect(observed, status), crew)
-    status = _speak(observed, spec, status, crew)
+    status = changes.record(spec, _speak(observed, spec, status, crew))
     if status != before:
         # The ledger rides along with what is written anyway: it is never a reason to write by itself.
         status = status.model_copy(update={"goodput": goodput.account(observed, spec, status, heard)})
