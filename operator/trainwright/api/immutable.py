@@ -7,7 +7,7 @@ digest of each of these fields as it was at the start: where nobody installed th
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final
 
 from trainwright.api.base import camel
@@ -39,7 +39,13 @@ def fixed_fields() -> list[str]:
 
 def digests(spec: TrainingJobSpec) -> dict[str, str]:
     """Return a digest of every field that may not change and is not at its default, and of `workers.count`, by path."""
-    values = _by_path(spec.to_wire())
+    return dict(_digests(spec.model_dump_json(by_alias=True, exclude_none=True)))
+
+
+@lru_cache(maxsize=256)
+def _digests(text: str) -> Mapping[str, str]:
+    """Return the digests for a spec's JSON text. Every pass over a job asks for them, and they seldom change."""
+    values = _by_path(json.loads(text))
     return {path: _digest(path, value) for path, value in values.items() if value != _defaults().get(path)}
 
 
