@@ -50,10 +50,13 @@ class Person:
         return await self._send("POST", path, body, "application/json", {"fieldValidation": "Strict"})
 
     async def try_yaml(self, path: str, text: str) -> Answer:
-        """Ask what would become of a YAML text, as `kubectl apply --dry-run=server` does; nothing is created."""
-        return await self._send_text(
-            "POST", path, text, "application/yaml", {"fieldValidation": "Strict", "dryRun": "All"}
-        )
+        """Ask what would come of creating an object, as kubectl sends it."""
+        query = {"dryRun": "All", "fieldValidation": "Strict"}
+        return await self._send("POST", path, text, "application/yaml", query)
+
+    async def apply(self, path: str, manifest: Any, manager: str) -> Answer:
+        """Apply a manifest on the server's side, as this field manager."""
+        return await self._send("PATCH", path, manifest, "application/apply-patch+yaml", {"fieldManager": manager})
 
     async def replace(self, path: str, body: Any) -> Answer:
         return await self._send("PUT", path, body, "application/json", {})
@@ -67,11 +70,14 @@ class Person:
         return await self._send("DELETE", path, {"gracePeriodSeconds": 0}, "application/json", {})
 
     async def _send(self, verb: str, path: str, body: Any, kind: str, query: Mapping[str, str]) -> Answer:
-        return await self._send_text(verb, path, None if body is None else json.dumps(body), kind, query)
-
-    async def _send_text(self, verb: str, path: str, data: str | None, kind: str, query: Mapping[str, str]) -> Answer:
-        headers = {"Content-Type": kind, "Accept": "application/json"}
-        async with self._session.request(verb, self._url + path, data=data, params=query, headers=headers) as answer:
+        data = body if body is None or isinstance(body, str) else json.dumps(body)
+        async with self._session.request(
+            verb,
+            self._url + path,
+            data=data,
+            params=query,
+            headers={"Content-Type": kind, "Accept": "application/json"},
+        ) as answer:
             text = await answer.text()
             try:
                 return Answer(answer.status, json.loads(text))

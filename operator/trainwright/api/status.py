@@ -24,6 +24,7 @@ def rfc3339(moment: datetime) -> str:
 
 # Not strict: on the wire a time is a string, also where a validator has already turned the JSON into Python.
 Time = Annotated[AwareDatetime, Field(strict=False), PlainSerializer(rfc3339, return_type=str, when_used="json")]
+Digests = Annotated[dict[str, str], Field(max_length=64)]
 NodeFailures = Annotated[dict[str, int], Field(max_length=64)]
 
 
@@ -281,6 +282,11 @@ class TrainingJobStatus(StatusModel):
         max_length=16,
         description="Standard conditions.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    spec_digests: Digests = Field(
+        {},
+        description="Digest of each field of spec that may not change any more, as it was when last accepted; fields at their "
+        "default are left out.",
     )
     attempt: int = Field(0, ge=0, description="Starts of the workers so far, restarts and resumptions included.")
     oldest_attempt: int = Field(

@@ -10,6 +10,7 @@ from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import ConditionType, Phase, TrainingJobStatus
 from trainwright.plan import (
     budget,
+    changes,
     elastic,
     forecast,
     goodput,
@@ -52,6 +53,9 @@ def plan(observed: Observed) -> Plan:
         return _finished(observed)
     if isinstance(job.spec, InvalidJobError):
         return _not_accepted(observed, ("InvalidSpec", str(job.spec)))
+    changed = changes.refusal(job.spec, job.status, job.generation)
+    if changed is not None:
+        return _not_accepted(observed, changed)
     refusal = membership.not_allowed(job.spec, observed.settings)
     if refusal is not None and job.status.attempt == 0:
         # Before the first attempt the spec can still be corrected: what is trained, and as whom, is fixed with that attempt.
@@ -119,7 +123,7 @@ def _active(current: Pass) -> Plan:
     before = current.job.status
     status = queue.stop_clock(current, _settle(current))
     status = storage.forget(current, progress.expect(current.observed, status))
-    status = _describe(current, status)
+    status = changes.record(current.spec, _describe(current, status))
     if status != before:
         # The ledger of the job's time is never a reason to write by itself.
         status = status.changed(goodput=goodput.account(current, status))

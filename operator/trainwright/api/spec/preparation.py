@@ -40,7 +40,7 @@ class SplitSpec(Model):
         Rule(
             field="test",
             message="validation and test together must leave something to train on: keep their sum below 1",
-            cel="self.validation + self.test < 1.0",
+            cel="double(self.validation) + double(self.test) < 1.0",
             holds=lambda self: self.validation + self.test < 1,
         ),
     )

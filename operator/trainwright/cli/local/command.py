@@ -179,7 +179,11 @@ def _job(document: Job, earlier: Job | None, data: Path) -> Job:
 
 
 def _to_go_on_with(status: Job) -> Job:
-    """Return the status of an earlier run. One that failed is tried again: it keeps what it has learned, not its verdict."""
+    """Return the status of an earlier run. One that failed is tried again: it keeps what it has learned, not its verdict.
+
+    What its spec was is forgotten: here a run may go on with another one.
+    """
+    status = {field: value for field, value in status.items() if field != "specDigests"}
     if status.get("phase") != Phase.FAILED:
         return status
     verdict = (
