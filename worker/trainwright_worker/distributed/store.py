@@ -15,7 +15,7 @@ from typing import Final
 
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
-from trainwright_worker.agent.processes import Processes
+from trainwright_worker.distributed.processes import Processes
 
 STORE_TIMEOUT: Final = timedelta(seconds=15)
 """After so long without an answer the store's node is taken for lost. A closed connection is noticed at once."""
