@@ -96,13 +96,18 @@ def test_without_a_terminal_a_line_is_printed_when_something_happened():
         display.update(TrainingJobStatus())
         display.update(TrainingJobStatus(phase=Phase.PENDING, message="0 of 1 workers run"))
         display.update(TrainingJobStatus(phase=Phase.PENDING, message="0 of 1 workers run"))
+        eta = NOW + timedelta(seconds=3600.9)
+        progress = RUNNING.progress.model_copy(update={"eta": eta})
+        display.update(RUNNING.model_copy(update={"progress": progress}))
         display.update(RUNNING)
-        display.update(RUNNING)
+        display.update(RUNNING.model_copy(update={"message": "evaluating: epoch 3 of 10, step 70 of 300"}))
     lines = out.getvalue().splitlines()
-    assert lines[0] == "digits  Pending  0 of 1 workers run"
+    assert lines[0] == "digits  pending  0 of 1 workers run"
     assert lines[1].endswith("the workers started their processes again; starting from the beginning")
-    assert lines[2].startswith("digits  Running  1 restart · epoch 3/10 · loss 0.2100 · val accuracy 0.9100")
-    assert len(lines) == 3
+    where = "step 70/300 (23 %) · TIME left · 1 restart · epoch 3/10 · loss 0.2100 · val accuracy 0.9100"
+    assert re.sub(r"\d:\d\d:\d\d left", "TIME left", lines[2]).startswith(f"digits  training  {where}")
+    assert lines[3].startswith("digits  evaluating  step 70/300 (23 %)"), "another activity is told at once"
+    assert len(lines) == 4
 
 
 def test_a_terminal_shows_the_bar_and_the_time_left():

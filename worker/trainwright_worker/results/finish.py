@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from trainwright.api.names import SUMMARY_FILE, WEIGHTS_FILE
+from trainwright import __version__
 from trainwright.api.status import Evaluation, Export, Results
 from trainwright.api.worker import WorkerPhase
 from trainwright_worker.data.given import samples_to_predict
@@ -185,10 +186,15 @@ class _Results:
             "test": None if self._test is None else self._test.to_wire(),
             "best": None if progress.best is None else progress.best.to_wire(),
             "history": progress.history,
+            "evaluations": [evaluation.to_wire() for evaluation in progress.evaluations],
             "data": dataset.measured.to_json(),
             "processes": run.group.size,
             **results.model_dump(mode="json", by_alias=True, include={"exports", "problems"}),
             "spec": run.spec.to_wire(),
-            "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+            "versions": {
+                "trainwright": __version__,
+                "python": platform.python_version(),
+                "torch": str(torch.__version__),
+            },
         }
         self._folder.write(SUMMARY_FILE, json.dumps(summary, indent=2).encode())
