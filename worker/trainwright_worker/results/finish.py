@@ -16,8 +16,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from trainwright.api.names import SUMMARY_FILE, WEIGHTS_FILE
 from trainwright import __version__
+from trainwright.api.names import SUMMARY_FILE, WEIGHTS_FILE
 from trainwright.api.status import Evaluation, Export, Results
 from trainwright.api.worker import WorkerPhase
 from trainwright_worker.data.given import samples_to_predict
