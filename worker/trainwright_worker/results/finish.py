@@ -23,6 +23,7 @@ from trainwright.api.worker import WorkerPhase
 from trainwright_worker.data.given import samples_to_predict
 from trainwright_worker.errors import NonFiniteError
 from trainwright_worker.models.huggingface import HuggingFaceModel
+from trainwright_worker.results.equation import equation
 from trainwright_worker.results.explain import explain
 from trainwright_worker.results.export import export, reason
 from trainwright_worker.results.folder import ResultsFolder
@@ -179,6 +180,7 @@ class _Results:
         """Write results.json: what was trained and measured, with what, and what lies beside it."""
         run = self._run
         progress, dataset = run.progress, run.data.dataset
+        found = equation(self._model, dataset)
         summary = {
             "step": progress.step,
             "weightsOfStep": self._step,
@@ -188,6 +190,7 @@ class _Results:
             "history": progress.history,
             "evaluations": [evaluation.to_wire() for evaluation in progress.evaluations],
             "data": dataset.measured.to_json(),
+            **({} if found is None else {"equation": found}),
             "processes": run.group.size,
             **results.model_dump(mode="json", by_alias=True, include={"exports", "problems"}),
             "spec": run.spec.to_wire(),

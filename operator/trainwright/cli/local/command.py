@@ -16,6 +16,7 @@ from trainwright.api.exit_codes import RETRYABLE, SIGNAL_BASE, ExitCode
 from trainwright.api.job import FieldError, InvalidJobError, read_spec
 from trainwright.api.names import GROUP, SINGULAR
 from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.spec.training import Precision
 from trainwright.api.status import Phase, read_status
 from trainwright.cli.local.display import Display, make_display
 from trainwright.cli.local.folder import ANNOTATION_DATA, RunFolder, UnwritableError
@@ -25,7 +26,7 @@ from trainwright.cli.local.summary import show_summary
 from trainwright.cli.manifest import STDIN, Manifest, read_here, read_job
 from trainwright.cli.mistakes import show_mistakes
 from trainwright.cluster.local import Folders
-from trainwright.cluster.local.gpus import asked, count_gpus
+from trainwright.cluster.local.gpus import asked, computes_bf16, count_gpus
 from trainwright.cluster.local.mounts import mistakes as path_mistakes
 from trainwright.cluster.local.mounts import named_volumes
 from trainwright.manifests import dump
@@ -249,6 +250,10 @@ def _honest_lines(spec: TrainingJobSpec) -> list[str]:
         lines.append(f"each worker asks for {asked(spec)}; this machine has no GPU, so training runs on the CPU")
     elif 0 < gpus < spec.world_size:
         lines.append(f"this machine has {gpus} GPU(s) for {spec.world_size} processes, so training runs on the CPU")
+    if spec.training.precision == Precision.BF16 and gpus < spec.world_size and not computes_bf16():
+        lines.append(
+            "spec.training.precision: bf16 is emulated on this CPU, which has no instructions for it; fp32 is faster here"
+        )
     if spec.suspend:
         lines.append("spec.suspend is true, which a run here does not wait for")
     return lines
