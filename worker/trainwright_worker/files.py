@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, Final
 
 from trainwright.api.spec.paths import is_uri
 from trainwright_worker.errors import DataError, InfrastructureError
+from trainwright_worker.object_store import open_store
 
 _FIELD_CHARACTERS: Final = 1 << 28
 """Longest field of a CSV file; what goes on beyond that is rather a quote that nobody has closed."""
@@ -61,7 +62,7 @@ class Location:
         if self.protocol is None:
             return fsspec.filesystem("file")
         try:
-            return fsspec.filesystem(self.protocol)
+            return open_store(self.protocol, self.path)
         except ImportError as error:
             raise DataError(
                 f"{self.field}: {self.name}: this worker cannot read {self.protocol}:// ({error})",

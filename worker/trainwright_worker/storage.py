@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Final, Protocol, cast
 
 from trainwright.api.spec.paths import is_uri
 from trainwright_worker.errors import InfrastructureError, UserError, WorkerError
+from trainwright_worker.object_store import open_store
 
 _PART_BYTES: Final = 64 * 1024 * 1024
 """Size of one request of a large upload."""
@@ -186,9 +187,7 @@ class ObjectStorage:
 
     @cached_property
     def _system(self) -> Any:
-        import fsspec  # noqa: PLC0415 - takes a second, and most jobs keep their files in a folder
-
-        return fsspec.filesystem(self._scheme, use_listings_cache=False)
+        return open_store(self._scheme, self._prefix, use_listings_cache=False)
 
     def open(self, name: str) -> BinaryIO:
         """Return an object opened for reading; ranges are fetched as they are asked for."""

@@ -141,7 +141,7 @@ def test_a_path_that_leads_to_nothing_here_is_named_as_it_was_resolved(plan, tmp
     for options in ([], ["-o", "json"]):
         code, _, errors = plan(spec, *options)
         assert code == 0
-        assert f"spec.dataset.csv.path: {tmp_path}/hause.csv does not exist here" in errors
+        assert f"spec.dataset.csv.path: {tmp_path}/hause.csv does not exist" in errors
     (tmp_path / "hause.csv").write_text("rooms,price\n" + "3,100\n" * 100)
     assert plan(spec)[2] == ""
 

@@ -64,6 +64,7 @@ class TrainingProgress:
         evaluation: The newest evaluation.
         best: The best evaluation on the validation split.
         history: One entry per finished epoch: its number, mean loss and step.
+        evaluations: Every evaluation on the validation split, in the order of steps.
         patience: How long early stopping has waited.
         omissions: Steps that were not taken.
     """
@@ -73,6 +74,7 @@ class TrainingProgress:
     evaluation: Evaluation | None = None
     best: Evaluation | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
     patience: Patience = field(default_factory=Patience)
     omissions: Omissions = field(default_factory=Omissions)
 
@@ -83,6 +85,7 @@ class TrainingProgress:
             "evaluation": self.evaluation.to_wire() if self.evaluation else None,
             "best": self.best.to_wire() if self.best else None,
             "history": list(self.history),
+            "evaluations": [evaluation.to_wire() for evaluation in self.evaluations],
             "patience": asdict(self.patience),
             "omissions": asdict(self.omissions),
         }
@@ -93,6 +96,8 @@ class TrainingProgress:
         self.evaluation = Evaluation.model_validate(facts["evaluation"]) if facts["evaluation"] else None
         self.best = Evaluation.model_validate(facts["best"]) if facts["best"] else None
         self.history = list(facts["history"])
+        # Checkpoints of earlier versions do not hold them.
+        self.evaluations = [Evaluation.model_validate(each) for each in facts.get("evaluations", ())]
         self.patience = Patience(**facts["patience"])
         omissions = facts["omissions"]
         self.omissions = Omissions(**{**omissions, "holes": [(begin, end) for begin, end in omissions["holes"]]})

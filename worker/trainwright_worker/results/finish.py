@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from trainwright import __version__
 from trainwright.api.figures import Evaluation
 from trainwright.api.names import SUMMARY_FILE, WEIGHTS_FILE
 from trainwright.api.status import Export, Results
@@ -23,6 +24,7 @@ from trainwright.api.worker import WorkerPhase
 from trainwright_worker.data.given import samples_to_predict
 from trainwright_worker.errors import NonFiniteError
 from trainwright_worker.models.huggingface import HuggingFaceModel
+from trainwright_worker.results.equation import equation
 from trainwright_worker.results.explain import explain
 from trainwright_worker.results.export import export, reason
 from trainwright_worker.results.folder import ResultsFolder
@@ -179,6 +181,7 @@ class _Results:
         """Write results.json: what was trained and measured, with what, and what lies beside it."""
         run = self._run
         progress, dataset = run.progress, run.data.dataset
+        found = equation(self._model, dataset)
         summary = {
             "step": progress.step,
             "weightsOfStep": self._step,
@@ -186,10 +189,16 @@ class _Results:
             "test": None if self._test is None else self._test.to_wire(),
             "best": None if progress.best is None else progress.best.to_wire(),
             "history": progress.history,
+            "evaluations": [evaluation.to_wire() for evaluation in progress.evaluations],
             "data": dataset.measured.to_json(),
+            **({} if found is None else {"equation": found}),
             "processes": run.group.size,
             **results.model_dump(mode="json", by_alias=True, include={"exports", "problems"}),
             "spec": run.spec.to_wire(),
-            "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+            "versions": {
+                "trainwright": __version__,
+                "python": platform.python_version(),
+                "torch": str(torch.__version__),
+            },
         }
         self._folder.write(SUMMARY_FILE, json.dumps(summary, indent=2).encode())

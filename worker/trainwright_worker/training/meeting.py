@@ -201,6 +201,7 @@ def _evaluate(run: Run) -> None:
     evaluation = _measure_average(run)
     if evaluation is not None:
         run.progress.evaluation = evaluation
+        run.progress.evaluations.append(evaluation)
         if is_better(evaluation, run.progress.best, run.spec.deciding_metrics):
             run.progress.best = evaluation
         _consider_stopping(run, evaluation)

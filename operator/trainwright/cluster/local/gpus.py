@@ -1,4 +1,4 @@
-"""Hands out this machine's GPUs to workers, as a cluster's device plugin does: no two processes share one."""
+"""What this machine computes with: its GPUs, handed out so that no two processes share one, and what its CPU can do."""
 
 import os
 from collections.abc import Mapping
@@ -19,6 +19,13 @@ def asked(spec: TrainingJobSpec) -> str:
     """Return the GPUs that each worker asks for, `8 nvidia.com/gpu`; empty if it asks for none."""
     limits = spec.workers.resources.limits if spec.workers.resources and spec.workers.resources.limits else {}
     return ", ".join(f"{limits[key]} {key}" for key in limits if is_gpu(key))
+
+
+def computes_bf16(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
+    """Return whether this machine's CPU has instructions for bfloat16; true where nothing tells."""
+    if not cpu_info.is_file():
+        return True
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(cpu_info.read_text(encoding="utf-8").split()))
 
 
 def assign(
