@@ -104,6 +104,11 @@ class Evaluation(StatusModel):
         description="loss; what its task always has, as accuracy (classification) or mae and r2 (regression); and what "
         "spec.evaluation.metrics adds."
     )
+    undefined: list[str] | None = Field(
+        None,
+        max_length=16,
+        description="Metrics that have no value on this split, as auroc where all samples are of one class.",
+    )
 
 
 class Metrics(StatusModel):

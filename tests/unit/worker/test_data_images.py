@@ -75,7 +75,7 @@ def test_training_that_crops_nothing_sees_what_evaluation_sees(resize):
     form, only = ImageFolderData(path="p", size=8, resize=resize), torch.tensor([0])
     mirror = AugmentationSpec.model_validate({"horizontalFlip": 1})
     pictures = Pictures(Drawn(), only, only, form, "f").processed(Normalization(), mirror, 0)
-    assert torch.equal(pictures.take(only, 0).inputs.flip(3), pictures.take(only).inputs)
+    assert torch.equal(pictures.take(only, 0).input.flip(3), pictures.take(only).input)
 
 
 @given(st.integers(1, 500), st.integers(1, 500), st.integers(0, 100))
@@ -164,9 +164,9 @@ def test_images_in_memory_change_with_the_epoch_alone_and_not_when_measured():
     spec = AugmentationSpec.model_validate({"randomCrop": {"padding": 2}, "horizontalFlip": 0.5})
     split = ChangedSamples(images, Normalization((1.0,) * 3, (2.0,) * 3), spec, 7, 255)
     whole = split.take(torch.arange(20), 3)
-    assert torch.equal(whole.inputs[5:9], split.take(torch.arange(5, 9), 3).inputs), "whatever it is read with"
-    assert not torch.equal(whole.inputs, split.take(torch.arange(20), 4).inputs)
-    assert torch.equal(split.take(torch.arange(20)).inputs, (images.inputs - 1) / 2)
+    assert torch.equal(whole.input[5:9], split.take(torch.arange(5, 9), 3).input), "whatever it is read with"
+    assert not torch.equal(whole.input, split.take(torch.arange(20), 4).input)
+    assert torch.equal(split.take(torch.arange(20)).input, (images.inputs - 1) / 2)
 
 
 def test_images_are_scaled_to_one_or_as_imagenet_was():

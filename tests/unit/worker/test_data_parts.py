@@ -12,7 +12,6 @@ from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 from trainwright.api.spec.corpora import WebDatasetData
 from trainwright_worker.data.blocks import BlockReader
-from trainwright_worker.data.files import Location, expand, find, find_all, place
 from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.measured import Measured, compare
 from trainwright_worker.data.normalization import Normalization
@@ -21,6 +20,7 @@ from trainwright_worker.data.shards import _samples
 from trainwright_worker.data.splits import find_own
 from trainwright_worker.data.tokens import Tokenizer
 from trainwright_worker.errors import DataError, UserError
+from trainwright_worker.files import Location, expand, find, find_all, place
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,10 @@ from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
 from trainwright.api.worker import WorkerConfig
-from trainwright_worker.agent.beats import BEAT_SECONDS, Beats
-from trainwright_worker.agent.herald import Herald
-from trainwright_worker.agent.roll import Roll
+from trainwright_worker.agent.heartbeats import HEARTBEAT_SECONDS, WorkerHeartbeats
+from trainwright_worker.agent.membership import RoundMembership
 from trainwright_worker.agent.rounds import Rounds
+from trainwright_worker.agent.wait_reporter import WaitReporter
 from trainwright_worker.console import say
 from trainwright_worker.distributed.store import LOCAL_HOST, StoreServer, connect_store, round_store
 from trainwright_worker.errors import InfrastructureError
@@ -69,7 +69,7 @@ class NumberedRendezvous(RendezvousHandler):
         attempt: int,
         host: str,
         stopping: Callable[[], bool],
-        herald: Herald | None = None,
+        wait_reporter: WaitReporter | None = None,
     ) -> None:
         """Prepare; nothing is contacted before the first join.
 
@@ -79,7 +79,7 @@ class NumberedRendezvous(RendezvousHandler):
             attempt: Attempt that created this worker's pod.
             host: Host name of worker 0.
             stopping: Tells whether the worker should stop waiting and leave.
-            herald: Tells the operator of long waits.
+            wait_reporter: Tells the operator of long waits.
         """
         self.round = 0
         self.members: tuple[int, ...] = ()
@@ -89,14 +89,14 @@ class NumberedRendezvous(RendezvousHandler):
         self._attempt = attempt
         self._leader = host
         self._stopping = stopping
-        self._herald = herald or Herald(config, index, attempt)
+        self._wait_reporter = wait_reporter or WaitReporter(config, index, attempt)
         self._count = config.spec.workers.count
         self._store: Store | None = None
         self._server: StoreServer | None = None
-        self._last_beat = 0.0
+        self._last_heartbeat = 0.0
         self._next_look = 0.0
-        self._beats = Beats()
-        self._roll: Roll | None = None
+        self._heartbeats = WorkerHeartbeats()
+        self._membership: RoundMembership | None = None
         self._joining = True
         self._last_word = 0.0
 
@@ -124,20 +124,20 @@ class NumberedRendezvous(RendezvousHandler):
         """
         if self._store is None:
             self._store = self._connect()
-            self._roll = Roll(self._config, self.keys) if self._index == 0 else None
+            self._membership = RoundMembership(self._config, self.keys) if self._index == 0 else None
         try:
             self._claim_index()
-            if self._roll is not None:
-                self._roll.expect()
+            if self._membership is not None:
+                self._membership.expect()
             self._joining = True
             while not self._join_round():
                 pass
         except RuntimeError as error:
             raise self.lost(error) from error
-        self._herald.rest()
+        self._wait_reporter.end_wait()
         self._joining = self.growing = False
-        if self._roll is not None:
-            self._roll.settle(self.members)
+        if self._membership is not None:
+            self._membership.settle(self.members)
         store = round_store(self._store, self._config.uid, self.round)
         where = RendezvousStoreInfo(self.host, self._config.rendezvous_port)
         return RendezvousInfo(store, self.members.index(self._index), len(self.members), where)
@@ -150,8 +150,8 @@ class NumberedRendezvous(RendezvousHandler):
         # A thousand workers that looked twenty times a second would keep worker 0's store busy with nothing else.
         self._next_look = now + self._count * LOOK_SECONDS_PER_WORKER
         try:
-            if now - self._last_beat >= BEAT_SECONDS:
-                self._beat()
+            if now - self._last_heartbeat >= HEARTBEAT_SECONDS:
+                self._send_heartbeat()
             newest = self._rounds.newest
             if newest > self.round:
                 self.growing = self._rounds.grows(newest)
@@ -191,10 +191,10 @@ class NumberedRendezvous(RendezvousHandler):
             return
         try:
             self._rounds.leave(self.round)
-            if self._roll is None:
+            if self._membership is None:
                 return
             deadline = time.monotonic() + patience
-            everyone = len(self.members) + len(self._roll.newcomers)
+            everyone = len(self.members) + len(self._membership.newcomers)
             while self._rounds.left(self.round) < everyone and time.monotonic() < deadline:
                 time.sleep(0.02)
         except RuntimeError:
@@ -238,7 +238,7 @@ class NumberedRendezvous(RendezvousHandler):
                 if self._index == 0 and time.monotonic() > give_up:
                     raise RendezvousLostError(f"could not host the rendezvous at port {port}: {failure}") from error
                 self._say_waiting(f"for worker 0 at {self.host}:{port}: {failure}")
-                self._herald.tell_unreachable(self.host, error)
+                self._wait_reporter.report_unreachable(self.host, error)
                 time.sleep(_CONNECT_POLL_SECONDS)
         raise StoppedError
 
@@ -267,8 +267,8 @@ class NumberedRendezvous(RendezvousHandler):
         rounds, began = self._rounds, time.monotonic()
         pause = 0.02 + 0.0002 * self._count
         while True:
-            if self._roll is not None:
-                self._roll.complete(target, began, growing=self.growing)
+            if self._membership is not None:
+                self._membership.complete(target, began, growing=self.growing)
             members = rounds.members(target)
             if self._index in members:
                 self.members = members
@@ -279,10 +279,10 @@ class NumberedRendezvous(RendezvousHandler):
                 return False
             if members:
                 self._wait_to_be_let_in(target)
-            elif self._beats_now():
+            elif self._send_heartbeat_if_due():
                 present = self._present(target)
                 self._say_waiting(f"for worker {self._missing_from(present)} to join round {target}")
-                self._herald.tell_missing(self._count, present, self._known_attempt)
+                self._wait_reporter.report_missing(self._count, present, self._known_attempt)
             time.sleep(pause)
 
     def _present(self, target: int) -> list[int]:
@@ -293,32 +293,32 @@ class NumberedRendezvous(RendezvousHandler):
         present = self._rounds.present(target)
         if self._index != 0:
             now = time.monotonic()
-            self._beats.look(self.keys, [0], now)
-            present = [index for index in present if index != 0 or not self._beats.silent(0, now)]
+            self._heartbeats.read(self.keys, [0], now)
+            present = [index for index in present if index != 0 or not self._heartbeats.silent(0, now)]
         return present
 
     def _wait_to_be_let_in(self, target: int) -> None:
         if self._rounds.left(target) > 0:
             self._rounds.leave(target)
             raise NotNeededError
-        if self._beats_now():
+        if self._send_heartbeat_if_due():
             self._say_waiting(f"to be let in: round {target} goes on without worker {self._index}")
 
-    def _beats_now(self) -> bool:
+    def _send_heartbeat_if_due(self) -> bool:
         """Beat if it is time to; return whether it was."""
-        if time.monotonic() - self._last_beat < BEAT_SECONDS:
+        if time.monotonic() - self._last_heartbeat < HEARTBEAT_SECONDS:
             return False
-        self._beat()
+        self._send_heartbeat()
         return True
 
-    def _beat(self) -> None:
+    def _send_heartbeat(self) -> None:
         """Show that this worker lives; worker 0 looks after the others."""
-        self._last_beat = time.monotonic()
-        self._beats.show(self.keys, self._index)
-        if self._roll is not None:
-            self._roll.look()
+        self._last_heartbeat = time.monotonic()
+        self._heartbeats.send(self.keys, self._index)
+        if self._membership is not None:
+            self._membership.read_heartbeats()
             if not self._joining and self._rounds.newest == self.round:
-                self.growing = self._roll.tend(self.round)
+                self.growing = self._membership.open_next_if_due(self.round)
 
     def _missing_from(self, present: Collection[int]) -> str:
         missing = [str(index) for index in range(self._count) if index not in present]

@@ -27,7 +27,7 @@ _PLUMBING: Final = ("/threading.py", "/queue.py", "/concurrent/futures/")
 _WAITING_FOLDERS: Final = ("/torch/distributed/", "/torch/cuda/")
 
 
-class State(StrEnum):
+class ProcessState(StrEnum):
     """What the kernel says of a process, as far as it matters here."""
 
     STOPPED = "stopped"
@@ -94,21 +94,23 @@ def main_stack(text: str) -> list[Frame]:
     return [Frame(match["file"], int(match["line"]), match["function"]) for match in found if match]
 
 
-def place_of(frames: Sequence[Frame]) -> str:
+def location_of(frames: Sequence[Frame]) -> str:
     """Return where a thread stands, for people to read; empty if it has no frames."""
     telling = (frame for frame in frames if not any(part in frame.file for part in _PLUMBING))
     return str(next(telling, frames[0])) if frames else ""
 
 
-def state_of(pid: int) -> State:
+def state_of(pid: int) -> ProcessState:
     """Return what the kernel says of a process; alive where there is no kernel to ask."""
     try:
         letter = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return State.GONE if Path("/proc/self").exists() else State.ALIVE
+        return ProcessState.GONE if Path("/proc/self").exists() else ProcessState.ALIVE
     except OSError:
-        return State.ALIVE
-    return {"T": State.STOPPED, "D": State.ASLEEP, "Z": State.GONE, "X": State.GONE}.get(letter, State.ALIVE)
+        return ProcessState.ALIVE
+    return {"T": ProcessState.STOPPED, "D": ProcessState.ASLEEP, "Z": ProcessState.GONE, "X": ProcessState.GONE}.get(
+        letter, ProcessState.ALIVE
+    )
 
 
 def kernel_function(pid: int) -> str:

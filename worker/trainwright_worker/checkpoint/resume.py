@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from trainwright_worker.checkpoint.folder import CheckpointFolder, Found
 from trainwright_worker.checkpoint.manifest import DTYPES, Entry, Manifest
-from trainwright_worker.checkpoint.state import Progress, named_weights, share_losses, unpack_rank
+from trainwright_worker.checkpoint.state import TrainingProgress, named_weights, share_losses, unpack_rank
 from trainwright_worker.checkpoint.tensors import read_tensors
 from trainwright_worker.distributed.group import Group
 from trainwright_worker.errors import UserError
@@ -40,7 +40,7 @@ class Source:
             read_tensors(self.storage, self.found.folder, self.found.manifest, targets)
         if not self.everywhere:
             # By name: names that come out of a set lie in another order in each process.
-            group.spread(target for _, target in sorted(targets.items()))
+            group.broadcast_tensors(target for _, target in sorted(targets.items()))
 
 
 def find_newest(folder: CheckpointFolder, group: Group) -> tuple[Found | None, str]:
@@ -64,7 +64,12 @@ def find_step(folder: CheckpointFolder, step: int, group: Group) -> tuple[Found 
 
 
 def restore(
-    folder: CheckpointFolder, found: Found, model: nn.Module, optimizer: Optimizer, progress: Progress, group: Group
+    folder: CheckpointFolder,
+    found: Found,
+    model: nn.Module,
+    optimizer: Optimizer,
+    progress: TrainingProgress,
+    group: Group,
 ) -> Tensors:
     """Put a whole state back. All ranks must call this.
 
@@ -107,7 +112,7 @@ def _under(prefix: str, tensors: Tensors) -> Tensors:
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
-def _take_own(ranks: Tensors, progress: Progress, group: Group) -> None:
+def _take_own(ranks: Tensors, progress: TrainingProgress, group: Group) -> None:
     """Put back what belonged to this rank, and its share of what belonged to all if there were more or fewer."""
     packed = ranks.get(f"ranks.{group.rank}")
     if packed is not None:

@@ -55,7 +55,7 @@ class Omissions:
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """How far training is and what it has learnt about itself.
 
     Attributes:
@@ -98,7 +98,7 @@ class Progress:
         self.omissions = Omissions(**{**omissions, "holes": [(begin, end) for begin, end in omissions["holes"]]})
 
 
-def pack_rank(progress: Progress) -> Tensor:
+def pack_rank(progress: TrainingProgress) -> Tensor:
     """Return what belongs to this rank alone: its generators and its sum of losses, as bytes ([n] uint8)."""
     parts = [progress.loss_sum.detach().cpu().reshape(1).view(torch.uint8), torch.get_rng_state()]
     if progress.loss_sum.is_cuda:
@@ -106,7 +106,7 @@ def pack_rank(progress: Progress) -> Tensor:
     return torch.cat(parts)
 
 
-def unpack_rank(packed: Tensor, progress: Progress) -> None:
+def unpack_rank(packed: Tensor, progress: TrainingProgress) -> None:
     """Put back what `pack_rank` took."""
     cpu_bytes = torch.get_rng_state().numel()
     progress.loss_sum.copy_(packed[:_LOSS_BYTES].clone().view(torch.float64)[0])
@@ -115,7 +115,7 @@ def unpack_rank(packed: Tensor, progress: Progress) -> None:
         torch.cuda.set_rng_state(packed[_LOSS_BYTES + cpu_bytes :].clone(), progress.loss_sum.device)
 
 
-def share_losses(packed: Collection[Tensor], progress: Progress) -> None:
+def share_losses(packed: Collection[Tensor], progress: TrainingProgress) -> None:
     """Have this rank go on from the mean of all ranks' sums of losses: there were more of them, or fewer, than there are now.
 
     Args:

@@ -1,14 +1,13 @@
 """From the spec's dataset to what training consumes: read, split, measure, process."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.api.spec.job import Task
+from trainwright.api.spec.source import Target
 from trainwright_worker.batch import Batch
 from trainwright_worker.data.corpus import Texts, make_tokenizer, to_blocks, to_samples
 from trainwright_worker.data.measured import Measured
@@ -22,7 +21,6 @@ from trainwright_worker.data.splits import Splits, split
 from trainwright_worker.data.table import Part, Samples, Split
 from trainwright_worker.data.tokens import Tokenizer
 from trainwright_worker.errors import DataError, UserError
-from trainwright_worker.facts import Facts
 
 _ROWS: Final = 1024
 """How many samples in memory are looked at at once."""
@@ -37,12 +35,10 @@ class Dataset:
     Attributes:
         splits: Processed samples.
         measured: What was measured on the training split to process them.
-        task: What the model learns to do.
     """
 
     splits: Splits[Split]
     measured: Measured
-    task: Task
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -65,25 +61,10 @@ class Dataset:
         train = self.splits.train
         return train.blocks() if isinstance(train, Pictures) else None
 
-    @cached_property
-    def facts(self) -> Facts:
-        """What a model must know of the data."""
-        shape = self.splits.train.shape
-        outputs = 1 if self.classes is None else len(self.classes)
-        if self.task == Task.REGRESSION:
-            outputs = self.splits.train.take(torch.zeros(1, dtype=torch.int64)).targets.shape[1]
-        if self.task == Task.TRANSCRIPTION:
-            return Facts(shape, outputs + 1)
-        if self.tokenizer is None:
-            return Facts(shape, outputs)
-        if self.task == Task.LANGUAGE_MODELING:
-            outputs = self.tokenizer.size
-        return Facts(shape, outputs, self.tokenizer.size, self.tokenizer.padding)
-
     def batch_of_rows(self, rows: list[list[float]]) -> Batch:
         """Return rows of features, scaled as training data was, with zeros for targets."""
         inputs = self.normalization.apply_to_inputs(torch.tensor(rows, dtype=torch.float64))
-        return Batch(inputs, torch.zeros(len(rows)))
+        return Batch.of(inputs, torch.zeros(len(rows)))
 
     def batch_of_texts(self, texts: list[str]) -> Batch:
         """Return texts, cut into tokens as training data was, with zeros for targets.
@@ -98,7 +79,7 @@ class Dataset:
             if not found:
                 raise UserError(f"spec.prediction.texts[{index}]: {texts[index]!r} holds no token")
         inputs, mask = pad([torch.tensor(found).numpy() for found in ids], max(map(len, ids)), self.tokenizer.padding)
-        return Batch(torch.from_numpy(inputs), torch.zeros(len(ids), dtype=torch.int64), torch.from_numpy(mask))
+        return Batch.of(torch.from_numpy(inputs), torch.zeros(len(ids), dtype=torch.int64), torch.from_numpy(mask))
 
 
 def read(
@@ -118,7 +99,7 @@ def read(
     for part in (table.samples, table.validation, table.test):
         if isinstance(part, Samples) and not all(some.isfinite().all() for some in torch.split(part.inputs, _ROWS)):
             raise DataError("spec.dataset: the inputs hold values that are not finite numbers")
-    if spec.task == Task.CLASSIFICATION and table.classes is not None:
+    if spec.traits.target == Target.CLASS and table.classes is not None:
         table = replace(table, notes=(*table.notes, *_check_classes(table.samples, table.classes)))
     return split(table, spec.dataset.split, spec.training.seed), table.classes
 
@@ -196,13 +177,13 @@ def process(spec: TrainingJobSpec, splits: Splits[Part], measured: Measured, scr
             classes = tuple(map(ord, measured.classes or ()))
             return replace(part, normalization=measured.normalization, classes=classes, fixed=spec.training.compile)
         if isinstance(part, Texts) and measured.tokenizer is not None:
-            if spec.task == Task.LANGUAGE_MODELING:
+            if spec.traits.target == Target.TOKENS:
                 return to_blocks(part, measured.tokenizer, place, name)
             scaled = replace(part, targets=measured.normalization.apply_to_targets(part.targets))
             return to_samples(scaled, measured.tokenizer, place, fixed=spec.training.compile)
         raise TypeError(type(part))
 
-    return Dataset(splits.map(change), measured, spec.task)
+    return Dataset(splits.map(change), measured)
 
 
 def existing_split(dataset: Dataset, name: str, field: str) -> Split:

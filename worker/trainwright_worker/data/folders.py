@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from trainwright.api.spec.corpora import ImageFolderData
-from trainwright_worker.data.files import Location, find
 from trainwright_worker.data.pictures import Pictures
 from trainwright_worker.data.ragged import Array
 from trainwright_worker.data.splits import find_own
 from trainwright_worker.data.table import Reading, Table
 from trainwright_worker.errors import DataError
+from trainwright_worker.files import Location, find
 
 SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from trainwright.api.spec.sources import Cifar10Data, IdxData
-from trainwright_worker.data.files import Location, find
 from trainwright_worker.data.table import Samples, Table
 from trainwright_worker.errors import DataError
+from trainwright_worker.files import Location, find
 
 IMAGES_MAGIC = 2051
 LABELS_MAGIC = 2049

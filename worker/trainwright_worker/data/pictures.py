@@ -109,7 +109,7 @@ class Pictures:
         inputs = np.empty((len(indices), *self.shape), np.float32)
         for place, row in enumerate(self.rows[indices].tolist()):
             write_scaled(self._picture(row, epoch), self.normalization, inputs[place])
-        return Batch(torch.from_numpy(inputs), self.targets[indices])
+        return Batch.of(torch.from_numpy(inputs), self.targets[indices])
 
     def _picture(self, row: int, epoch: int | None) -> Array:
         image = decode(self.images.read(row), self.images.name(row), self.field, grayscale=self.form.grayscale)
@@ -164,7 +164,7 @@ class ChangedSamples:
             image = images[row].transpose(1, 2, 0)
             changed = augment(image, self.augmentation, size, min(size), self.maximum, draw)
             write_scaled(changed, self.normalization, inputs[place])
-        return Batch(torch.from_numpy(inputs), self.samples.targets[indices])
+        return Batch.of(torch.from_numpy(inputs), self.samples.targets[indices])
 
 
 def decode(content: bytes, name: str, field: str, *, grayscale: bool) -> Array:
@@ -250,7 +250,7 @@ def choose_some(samples: int, blocks: Tensor | None) -> Tensor:
 
 def _moments(pictures: Pictures, index: Tensor) -> Array:
     """Return the sum and the sum of squares of each channel ([2, channels] float64)."""
-    pixels = pictures.take(index).inputs[0].numpy().astype(np.float64)
+    pixels = pictures.take(index).input[0].numpy().astype(np.float64)
     return np.stack([pixels.sum((1, 2)), (pixels**2).sum((1, 2))])
 
 

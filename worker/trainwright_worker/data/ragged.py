@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from trainwright_worker.data.files import locked
+from trainwright_worker.files import locked
 
 _INDEX: Final = "index.npz"
 

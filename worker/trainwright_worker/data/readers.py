@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from trainwright.api.spec import DatasetSpec, TrainingJobSpec
-from trainwright.api.spec.job import Task
 from trainwright.api.spec.paths import list_paths
+from trainwright.api.spec.source import Modality, Target
 from trainwright_worker.data.builtin import read_builtin
 from trainwright_worker.data.folders import read_image_folder
 from trainwright_worker.data.images import read_cifar10, read_idx
@@ -33,15 +33,15 @@ def read_source(spec: TrainingJobSpec, root: str, scratch: Scratch) -> Table:
     """
     readers: dict[str, Callable[[Any], Table]] = {
         "builtin": read_builtin,
-        "csv": lambda data: read_table(data, root, classify=spec.task == Task.CLASSIFICATION),
-        "parquet": lambda data: read_table(data, root, classify=spec.task == Task.CLASSIFICATION),
+        "csv": lambda data: read_table(data, root, classify=spec.traits.target == Target.CLASS),
+        "parquet": lambda data: read_table(data, root, classify=spec.traits.target == Target.CLASS),
         "idx": lambda data: read_idx(data, root),
         "cifar10": lambda data: read_cifar10(data, root),
         "synthetic": lambda data: generate(data, spec.training.seed),
         "image_folder": lambda data: read_image_folder(data, root),
         "labeled_text": lambda data: read_labeled(data, root),
         "text": lambda data: read_text(data, root),
-        "huggingface": lambda data: read_saved(data, root, spec.task),
+        "huggingface": lambda data: read_saved(data, root, spec.traits.target),
         "webdataset": lambda data: read_shards(data, root, scratch),
         "labeled_sequences": lambda data: read_sequences(data, root, scratch),
     }
@@ -63,7 +63,7 @@ def _libraries(data: DatasetSpec) -> Iterator[str]:
         yield "fsspec.implementations.local"
     if any(path.startswith("s3://") for path in paths):
         yield "s3fs"
-    if data.has_texts:
+    if data.source.modality == Modality.TEXTS:
         yield "tokenizers"
     if data.parquet is not None:
         yield "pyarrow.parquet"

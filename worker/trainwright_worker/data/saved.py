@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from trainwright.api.spec.corpora import HuggingFaceData
-from trainwright.api.spec.job import Task
+from trainwright.api.spec.source import Target
 from trainwright_worker.data.corpus import filled, whole
-from trainwright_worker.data.files import find
 from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.pictures import Pictures
 from trainwright_worker.data.ragged import Array
@@ -20,6 +19,7 @@ from trainwright_worker.data.splits import find_own
 from trainwright_worker.data.table import LARGEST, Part, Reading, Samples, Table
 from trainwright_worker.data.texts import find_fault
 from trainwright_worker.errors import DataError
+from trainwright_worker.files import find
 
 _FIELD: Final = "spec.dataset.huggingface"
 _ROWS: Final = 1024
@@ -78,14 +78,14 @@ class SavedImages:
         return None
 
 
-def read_saved(data: HuggingFaceData, root: str, task: Task) -> Table:
+def read_saved(data: HuggingFaceData, root: str, target: Target) -> Table:
     """Return a saved dataset with its own splits.
 
     Raises:
         DataError: There is none, or a column is missing or holds something else than the spec says.
     """
     splits = _load(data, root)
-    reader = _Reader(data, task)
+    reader = _Reader(data, target)
     train = reader.part(splits["train"], f"the training split of {data.path}")
     test, validation = (
         reader.part(splits[name], f"the {name} split of {data.path}") if name in splits else None
@@ -115,11 +115,11 @@ def _load(data: HuggingFaceData, root: str) -> dict[str, Any]:
 class _Reader:
     """Reads splits one after the other, the training split first, since its classes are those of all."""
 
-    def __init__(self, data: HuggingFaceData, task: Task) -> None:
+    def __init__(self, data: HuggingFaceData, target: Target) -> None:
         self.classes: tuple[str, ...] | None = None
         self.notes: list[str] = []
         self._data = data
-        self._task = task
+        self._target = target
 
     def part(self, rows: Any, origin: str) -> Part:
         """Return the samples of a split."""
@@ -128,7 +128,7 @@ class _Reader:
             raise DataError(f"{_FIELD}.path: {origin} is empty")
         if data.text is not None:
             _need(rows, data.text, "text", origin)
-            modeling = self._task == Task.LANGUAGE_MODELING
+            modeling = self._target == Target.TOKENS
             store = SavedTexts(rows, data.text, f"{_FIELD}.text", origin, blank=modeling)
             if not modeling:
                 return whole(store, self._targets(rows, origin))
@@ -145,7 +145,7 @@ class _Reader:
     def _targets(self, rows: Any, origin: str) -> Tensor:
         name = self._data.label
         _need(rows, name, "label", origin)
-        if self._task == Task.REGRESSION:
+        if self._target == Target.NUMBERS:
             return torch.from_numpy(_numbers(rows, name, "label", origin).reshape(len(rows), -1))
         names = getattr(rows.features[name], "names", None)
         if names is not None:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from trainwright.api.spec.corpora import WebDatasetData
 from trainwright_worker.data.blocks import BLOCK_BYTES, BlockReader
-from trainwright_worker.data.files import Location, find_all
 from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.pictures import Pictures
 from trainwright_worker.data.ragged import Array, Scratch
 from trainwright_worker.data.table import Reading, Table
 from trainwright_worker.errors import DataError
+from trainwright_worker.files import Location, find_all
 
 _FIELD: Final = "spec.dataset.webdataset"
 _THREADS: Final = 8

@@ -10,13 +10,13 @@ import torch
 
 from trainwright.api.spec.corpora import LabeledSequencesData
 from trainwright.api.spec.preparation import Normalize
-from trainwright_worker.data.files import Location, find_all
 from trainwright_worker.data.normalization import Normalization
 from trainwright_worker.data.ragged import Array, Scratch
 from trainwright_worker.data.sequences import Frames
 from trainwright_worker.data.table import Table
 from trainwright_worker.data.texts import find_fault, read_records
 from trainwright_worker.errors import DataError, UserError
+from trainwright_worker.files import Location, find_all
 
 _FIELD: Final = "spec.dataset.labeledSequences"
 _FRAME_DIMENSIONS: Final = 2

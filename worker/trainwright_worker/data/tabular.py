@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from trainwright.api.spec.sources import CsvData, ParquetData
-from trainwright_worker.data.files import Location, csv_rows, find, find_all
 from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.table import LARGEST, Samples, Table
 from trainwright_worker.errors import DataError
+from trainwright_worker.files import Location, csv_rows, find, find_all
 
 _NOTHING: Final = ("", "nan")
 """How tables spell that a value is missing."""

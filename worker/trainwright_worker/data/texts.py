@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol
 
 from trainwright.api.spec.corpora import LabeledTextData, TextData
-from trainwright_worker.data.files import Location, csv_rows, find, find_all
 from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.splits import find_own
 from trainwright_worker.errors import DataError
+from trainwright_worker.files import Location, csv_rows, find, find_all
 
 PLAIN: Final = (".txt", ".text", ".md", ".raw", ".tokens")
 JSONL: Final = (".jsonl", ".ndjson")

@@ -11,8 +11,8 @@ from functools import cached_property
 from typing import Any, Final, Self
 
 from trainwright.api.spec.preparation import TokenizerName, TokenizerSpec
-from trainwright_worker.data.files import Location, find
 from trainwright_worker.errors import DataError, UserError
+from trainwright_worker.files import Location, find
 
 PADDING: Final = "<pad>"
 UNKNOWN: Final = "<unk>"

@@ -145,7 +145,7 @@ def share_buffers(model: nn.Module, group: Group) -> None:
 
     All ranks must call this before the model is measured, used or saved.
     """
-    group.spread(model.buffers())
+    group.broadcast_tensors(model.buffers())
 
 
 def _share_statistics(model: nn.Module, group: Group) -> None:
@@ -154,7 +154,7 @@ def _share_statistics(model: nn.Module, group: Group) -> None:
 
     def share(*_: object) -> None:
         if model.training:
-            group.spread(statistics)
+            group.broadcast_tensors(statistics)
 
     if statistics:
         model.register_forward_pre_hook(share)

@@ -8,6 +8,7 @@ from trainwright.api.plan import Answer, Question, Way
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.paths import is_uri, list_paths
 from trainwright_worker.data.dataset import measure, process, read
+from trainwright_worker.data.given import samples_to_predict
 from trainwright_worker.data.ragged import Scratch
 from trainwright_worker.errors import UserError, WorkerError
 from trainwright_worker.preflight.advice import Need
@@ -21,7 +22,7 @@ from trainwright_worker.preflight.assume import (
 from trainwright_worker.preflight.budget import CUDA_CONTEXT, Device, setup_of, this_device, usual_length
 from trainwright_worker.preflight.measure import Gauge, UnmeasurableError
 from trainwright_worker.preflight.verdict import judge, table
-from trainwright_worker.results.given import samples_to_predict
+from trainwright_worker.tasks.table import make_task
 
 
 def main() -> int:
@@ -94,7 +95,7 @@ def _facts(spec: TrainingJobSpec, question: Question) -> Assumed:
             f"spec.training.globalBatchSize: {spec.training.global_batch_size}, but the training split has only "
             f"{len(splits.train)} samples"
         )
-    return Assumed(dataset.facts, (), dataset.splits.train)
+    return Assumed(make_task(spec).facts(dataset), (), dataset.splits.train)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from trainwright_worker.agent.stacks import answer_with_stacks
 from trainwright_worker.agent.termination import post_mortem_path, write_last_report, write_post_mortem
 from trainwright_worker.console import say
 from trainwright_worker.distributed.group import Group, choose_device, keep_freed_memory, set_determinism, set_threads
-from trainwright_worker.distributed.place import Place
+from trainwright_worker.distributed.placement import RankPlacement
 from trainwright_worker.distributed.store import connect_store, round_store
 from trainwright_worker.errors import InfrastructureError
 from trainwright_worker.rank.prepare import prepare, take_best
@@ -47,20 +47,26 @@ class Rank:
     """A training process: what it has built so far, and how it ends."""
 
     def __init__(
-        self, config: WorkerConfig, place: Place, host: str, scratch: Path, pulse: Pulse, cause: Cause | None
+        self,
+        config: WorkerConfig,
+        placement: RankPlacement,
+        host: str,
+        scratch: Path,
+        pulse: Pulse,
+        cause: Cause | None,
     ) -> None:
         """Remember what to do.
 
         Args:
             config: The worker's config.
-            place: Where this rank stands.
+            placement: Where this rank stands.
             host: Host under which the rendezvous store is reached from here.
             scratch: Folder for the post-mortem or the last report.
             pulse: Its sign of life.
             cause: Why the launch before this one failed, if there was one in this pod.
         """
         self.config = config
-        self.place = place
+        self.placement = placement
         self.host = host
         self.scratch = scratch
         self.pulse = pulse
@@ -70,24 +76,28 @@ class Rank:
 
     def train(self) -> None:
         """Train, measure, predict, and write the results."""
-        config, place, pulse = self.config, self.place, self.pulse
+        config, placement, pulse = self.config, self.placement, self.pulse
         reporter = None
-        if place.leads:
-            launch = f"{place.attempt}-{uuid.uuid4().hex[:12]}"
-            report = first_report(config.uid, place.attempt, launch, self.cause, place.absent)
+        if placement.leads:
+            launch = f"{placement.attempt}-{uuid.uuid4().hex[:12]}"
+            report = first_report(config.uid, placement.attempt, launch, self.cause, placement.absent)
             reporter = Reporter(config.reports, report, pulse)
-        metrics = None if config.metrics_port is None else Metrics(config.metrics_port, place)
-        set_threads(place)
+        metrics = (
+            None if config.metrics_port is None else Metrics(config.metrics_port + placement.local_rank, placement.rank)
+        )
+        set_threads(placement)
         keep_freed_memory()
-        device = choose_device(place)
+        device = choose_device(placement)
         set_determinism(config.spec.training, device)
-        pulse.expect(forming_patience(config.spec.health.hang, place.size))
-        self.group = Group(config, place, self.host, device)
+        pulse.expect(forming_patience(config.spec.health.hang, placement.size))
+        self.group = Group(config, placement, self.host, device)
         sender = self._exchange_pulses(pulse, reporter)
         pulse.rest()
-        self.run = prepare(config, place, self.group, pulse, reporter, metrics, self.scratch / "data")
-        if place.leads:
-            self.run.tracking = Tracking(config, place.attempt, self.run.progress.step, self.run.warn)
+        self.run = prepare(config, placement, self.group, pulse, reporter, metrics, self.scratch / "data")
+        if placement.leads:
+            self.run.telemetry.tracking = Tracking(
+                config, placement.attempt, self.run.progress.step, self.run.telemetry.warn
+            )
         finish(self.run, self._fit(self.run))
         self._end_tracking(Ending.FINISHED, TRACKING_SECONDS)
         if sender is not None:
@@ -106,11 +116,11 @@ class Rank:
         signal.signal(signal.SIGTERM, request_stop)
         run.clock.begin(run.progress.step)
         fit(run)
-        run.writer.wait()
+        run.checkpoints.writer.wait()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         step = take_best(run)
-        if run.update.average is not None:
-            run.update.average.swap()  # From here on the averaged weights are the model's.
+        if run.learner.update.average is not None:
+            run.learner.update.average.swap()  # From here on the averaged weights are the model's.
         return step
 
     def _exchange_pulses(self, pulse: Pulse, reporter: Reporter | None) -> PulseSender | None:
@@ -118,9 +128,9 @@ class Rank:
         if self.group is None or self.group.size == 1:
             return None
         store = connect_store(self.host, self.config.rendezvous_port)
-        mine = round_store(store, self.config.uid, self.place.round)
+        mine = round_store(store, self.config.uid, self.placement.round)
         interval = 2.0 if self.config.reports is None else self.config.reports.interval_seconds
-        sender = None if reporter is not None else PulseSender(mine, self.place.rank, pulse, interval)
+        sender = None if reporter is not None else PulseSender(mine, self.placement.rank, pulse, interval)
         self.group.barrier()
         if reporter is not None:
             reporter.watch(mine, self.group.size)
@@ -130,32 +140,34 @@ class Rank:
         """Leave a post-mortem and return the exit code."""
         self.pulse.rest()
         formed = self.group is not None
-        path = post_mortem_path(self.scratch, self.place.local_rank)
-        termination = write_post_mortem(path, error, self.place.rank, formed=formed)
+        path = post_mortem_path(self.scratch, self.placement.local_rank)
+        termination = write_post_mortem(path, error, self.placement.rank, formed=formed)
         if termination.exit_code != ExitCode.PREEMPTED:
-            say(f"rank {self.place.rank}", f"failed: {termination.message}")
+            say(f"rank {self.placement.rank}", f"failed: {termination.message}")
             if termination.traceback:
                 sys.stderr.write(termination.traceback + "\n")
         if self.run is not None:
             # The state in it is sound, whatever happened since; finishing it saves the work since the one before.
             with suppress(InfrastructureError):
-                self.run.writer.wait(LAST_WRITE_SECONDS)
+                self.run.checkpoints.writer.wait(LAST_WRITE_SECONDS)
             preempted = termination.exit_code == ExitCode.PREEMPTED
             self._end_tracking(Ending.PREEMPTED if preempted else Ending.FAILED, FAILED_FAREWELL_SECONDS)
-            if self.run.reporter is not None:
-                self.run.reporter.close(FAILED_FAREWELL_SECONDS)
+            if self.run.telemetry.reporter is not None:
+                self.run.telemetry.reporter.close(FAILED_FAREWELL_SECONDS)
         return termination.exit_code
 
     def _end_tracking(self, ending: Ending, seconds: float) -> None:
-        if self.run is not None and self.run.tracking is not None:
-            results = None if self.run.reporter is None else self.run.reporter.report.results
-            self.run.tracking.close(ending, {} if results is None else results.paths(), seconds)
+        if self.run is not None and self.run.telemetry.tracking is not None:
+            results = None if self.run.telemetry.reporter is None else self.run.telemetry.reporter.report.results
+            self.run.telemetry.tracking.close(ending, {} if results is None else results.paths(), seconds)
 
 
-def run_rank(config: WorkerConfig, place: Place, host: str, scratch: Path, pulse: Pulse, cause: Cause | None) -> None:
+def run_rank(
+    config: WorkerConfig, placement: RankPlacement, host: str, scratch: Path, pulse: Pulse, cause: Cause | None
+) -> None:
     """Run one training process and end it with its exit code; the entry that the agent forks into."""
-    answer_with_stacks(scratch, place.local_rank)
-    rank = Rank(config, place, host, scratch, pulse, cause)
+    answer_with_stacks(scratch, placement.local_rank)
+    rank = Rank(config, placement, host, scratch, pulse, cause)
     try:
         rank.train()
     except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a post-mortem and an exit code

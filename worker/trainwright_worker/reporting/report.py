@@ -14,10 +14,10 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 
 from trainwright.api.figures import MOST_STRAGGLERS
 from trainwright.api.worker import MOST_HEARTBEATS, Cause, RankHeartbeat, ReportsEndpoint, WorkerPhase, WorkerReport
+from trainwright_worker.reporting.activity import ACTIVITY_OF, ActivityTimer
 from trainwright_worker.reporting.client import Client
 from trainwright_worker.reporting.pulse import Pulse
 from trainwright_worker.reporting.stopwatch import find_stragglers
-from trainwright_worker.reporting.timesheet import ACTIVITY_OF, Timesheet
 
 FAREWELL_SECONDS: Final = 5.0
 MAX_BACKOFF_SECONDS: Final = 10.0
@@ -29,7 +29,7 @@ class Reporter:
     """What rank 0 knows of the job, and the thread that sends it.
 
     Attributes:
-        timesheet: Where this launch's time goes.
+        activities: Where this launch's time goes.
     """
 
     def __init__(self, endpoint: ReportsEndpoint | None, first: WorkerReport, pulse: Pulse) -> None:
@@ -40,7 +40,7 @@ class Reporter:
             first: The first report.
             pulse: Sign of life of rank 0 itself.
         """
-        self.timesheet = Timesheet()
+        self.activities = ActivityTimer()
         self._endpoint = endpoint
         self._report = first
         self._phases = {first.phase}
@@ -74,7 +74,7 @@ class Reporter:
         with self._condition:
             self._report = self._report.model_copy(update=changes)
             if "phase" in changes:
-                self.timesheet.turn_to(ACTIVITY_OF[self._report.phase])
+                self.activities.switch_to(ACTIVITY_OF[self._report.phase])
             if self._report.phase not in self._phases:
                 self._phases.add(self._report.phase)
                 self._urgent = True
@@ -128,8 +128,8 @@ class Reporter:
             sequence = max(int(time.time() * 1000), self._pulse.sequence + 1)
             self._pulse.sequence = sequence
             changes = {"sequence": sequence, "heartbeats": heartbeats, "stragglers": stragglers}
-            self.timesheet.mark_stalled(self._pulse.stalled)
-            changes["seconds"] = self.timesheet.read()
+            self.activities.mark_stalled(self._pulse.stalled)
+            changes["seconds"] = self.activities.read()
             self._report = self._report.model_copy(update=changes)
             report = self._report
         return True if self._client is None else self._client.post(report)

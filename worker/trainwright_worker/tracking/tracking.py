@@ -18,7 +18,7 @@ from trainwright_worker.errors import UserError
 from trainwright_worker.tracking.mlflow import MlflowTracker
 from trainwright_worker.tracking.recorder import Recorder
 from trainwright_worker.tracking.tensorboard import TensorboardTracker
-from trainwright_worker.tracking.tracker import Ending, Record, Story, flatten
+from trainwright_worker.tracking.tracker import Ending, Record, RunInfo, flatten
 from trainwright_worker.tracking.wandb import WandbTracker
 
 NETWORK_PAUSE: Final = 5.0
@@ -44,20 +44,20 @@ class Tracking:
         spec = config.spec.tracking
         folder = config.job_folder
         kept = tempfile.gettempdir() if is_uri(folder) else folder
-        story = Story(config.name, config.uid, attempt, resumed, flatten(config.spec.to_wire()), kept)
+        info = RunInfo(config.name, config.uid, attempt, resumed, flatten(config.spec.to_wire()), kept)
         self._recorders: list[Recorder] = []
         self._evaluated: tuple[str, int] | None = None
         self._newest = resumed
         if spec.tensorboard:
-            make = partial(TensorboardTracker, f"{folder}/tensorboard", story)
+            make = partial(TensorboardTracker, f"{folder}/tensorboard", info)
             # A file grows with every record, an object is written anew.
             self._recorders.append(Recorder("tensorboard", make, OBJECT_PAUSE if is_uri(folder) else 0.0, complain))
         if spec.mlflow is not None:
             self._recorders.append(
-                Recorder("mlflow", partial(MlflowTracker, spec.mlflow, story), NETWORK_PAUSE, complain)
+                Recorder("mlflow", partial(MlflowTracker, spec.mlflow, info), NETWORK_PAUSE, complain)
             )
         if spec.wandb is not None:
-            self._recorders.append(Recorder("wandb", partial(WandbTracker, spec.wandb, story), NETWORK_PAUSE, complain))
+            self._recorders.append(Recorder("wandb", partial(WandbTracker, spec.wandb, info), NETWORK_PAUSE, complain))
 
     def hear(self, changes: Mapping[str, object]) -> None:
         """Record what rank 0 tells, where it holds measurements.

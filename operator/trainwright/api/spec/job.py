@@ -1,6 +1,6 @@
 """The specification of a TrainingJob as a whole, and the rules between its parts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Final
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from trainwright.api.base import Model, Rule
 from trainwright.api.spec.budget import BudgetSpec
 from trainwright.api.spec.checkpoint import CheckpointSpec, Parallelism, StartFromSpec
-from trainwright.api.spec.dataset import BuiltinName, DatasetSpec, SyntheticKind
+from trainwright.api.spec.dataset import DatasetSpec
 from trainwright.api.spec.evaluation import EvaluationSpec, MetricName
 from trainwright.api.spec.health import HealthSpec
 from trainwright.api.spec.model import ModelSpec
@@ -18,71 +18,48 @@ from trainwright.api.spec.optimization import OptimizerName, OptimizerSpec, Sche
 from trainwright.api.spec.outcome import ExplanationSpec, ExportSpec, GenerationSpec, PredictionSpec, TrackingSpec
 from trainwright.api.spec.restart import RestartSpec
 from trainwright.api.spec.scheduling import SchedulingSpec
+from trainwright.api.spec.source import Modality, Source, choose_in_cel, modality_in_cel, sources_where
+from trainwright.api.spec.task import TASKS, TaskName, TaskTraits, tasks_where
 from trainwright.api.spec.training import Precision, TrainingSpec
 from trainwright.api.spec.workers import WorkersSpec
 
 
-class Task(StrEnum):
-    """What the model learns to do."""
-
-    CLASSIFICATION = "classification"
-    REGRESSION = "regression"
-    LANGUAGE_MODELING = "language-modeling"
-    TRANSCRIPTION = "transcription"
+def _names(names: Iterable[StrEnum]) -> str:
+    """Return names as a list in CEL."""
+    return str([str(name) for name in names])
 
 
-_NUMBERS = frozenset({Task.CLASSIFICATION, Task.REGRESSION})
-
-LOSSES: Final = {
-    Task.CLASSIFICATION: (LossName.CROSS_ENTROPY, LossName.BCE),
-    Task.REGRESSION: (LossName.MSE, LossName.L1, LossName.HUBER),
-    Task.LANGUAGE_MODELING: (LossName.CROSS_ENTROPY,),
-    Task.TRANSCRIPTION: (LossName.CTC,),
-}
-"""The losses that fit each task; the first is its default."""
-
-METRICS: Final = {
-    Task.CLASSIFICATION: (
-        MetricName.ACCURACY,
-        MetricName.TOP5_ACCURACY,
-        MetricName.F1,
-        MetricName.PRECISION,
-        MetricName.RECALL,
-        MetricName.AUROC,
-    ),
-    Task.REGRESSION: (MetricName.MAE, MetricName.RMSE, MetricName.R2),
-    Task.LANGUAGE_MODELING: (MetricName.PERPLEXITY, MetricName.TOKEN_ACCURACY),
-    Task.TRANSCRIPTION: (MetricName.CHARACTER_ERROR_RATE,),
-}
-"""The metrics that fit each task, besides the loss."""
+def _by_task(choices: Callable[[TaskTraits], str]) -> str:
+    """Return a CEL expression that has, for the task of `self`, the value that a function gives for its traits."""
+    *others, (_, last) = ((task, choices(traits)) for task, traits in TASKS.items())
+    return "".join(f"self.task == '{task}' ? {value} : " for task, value in others) + last
 
 
-def _by_task(choices: Mapping[Task, tuple[StrEnum, ...]]) -> str:
-    """Return a CEL expression for the names that fit the task of `self`."""
-    *others, last = ((task, str([str(name) for name in names])) for task, names in choices.items())
-    return "".join(f"self.task == '{task}' ? {names} : " for task, names in others) + last[1]
+def _listed(choices: Callable[[TaskTraits], Iterable[str]], verb: str) -> str:
+    """Return what each task has, for a message."""
+    return "; ".join(f"{task} {verb} {', '.join(choices(traits))}" for task, traits in TASKS.items())
 
 
-def _possible_tasks(dataset: DatasetSpec) -> frozenset[Task]:
-    """Return the tasks that the data allows."""
-    if dataset.text is not None:
-        return frozenset({Task.LANGUAGE_MODELING})
-    if dataset.labeled_sequences is not None:
-        return frozenset({Task.TRANSCRIPTION})
-    if dataset.huggingface is not None and dataset.huggingface.text is not None:
-        return frozenset({Task.CLASSIFICATION, Task.LANGUAGE_MODELING})
-    if dataset.csv is not None or dataset.parquet is not None or dataset.huggingface is not None:
-        return _NUMBERS
-    if dataset.builtin is not None and dataset.builtin.name == BuiltinName.DIABETES:
-        return frozenset({Task.REGRESSION})
-    if dataset.synthetic is not None and dataset.synthetic.kind == SyntheticKind.LINE:
-        return frozenset({Task.REGRESSION})
-    return frozenset({Task.CLASSIFICATION})
+def _tasks_of(source: Source) -> tuple[TaskName, ...]:
+    """Return the tasks that data of a source allow."""
+    return tasks_where(lambda traits: traits.target in source.targets)
 
 
-_METRICS_MESSAGE: Final = "does not fit the task: " + "; ".join(
-    f"{task} has loss, {', '.join(names)}" for task, names in METRICS.items()
+def _or(tasks: Iterable[TaskName]) -> str:
+    *others, last = tasks
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+_METRICS_MESSAGE: Final = "does not fit the task: " + _listed(lambda traits: ("loss", *traits.metrics), "has")
+_LOSSES_MESSAGE: Final = "does not fit the task: " + _listed(lambda traits: traits.losses, "has")
+_TASK_MESSAGE: Final = "does not fit the dataset: " + "; ".join(
+    f"{task} learns from {sources_where(lambda source, traits=traits: traits.target in source.targets)}"  # type: ignore[misc]
+    for task, traits in TASKS.items()
 )
+_PREDICTING: Final = tasks_where(lambda traits: traits.predicts)
+_GENERATING: Final = tasks_where(lambda traits: traits.generates)
+_EXPLAINED: Final = tasks_where(lambda traits: traits.explains)
+_DISTILLED: Final = tasks_where(lambda traits: traits.distills)
 
 
 class TrainingJobSpec(Model):
@@ -90,16 +67,15 @@ class TrainingJobSpec(Model):
 
     model: ModelSpec = Field(description="The model to train.")
     dataset: DatasetSpec = Field(description="The data to train on.")
-    task: Task = Field(
-        Task.CLASSIFICATION,
-        description="classification; regression; language-modeling (predict the next token of a text); transcription "
-        "(read a text from a sequence of frames).",
+    task: TaskName = Field(
+        TaskName.CLASSIFICATION,
+        description="; ".join(f"{task} ({traits.summary})" for task, traits in TASKS.items()) + ".",
     )
     optimizer: OptimizerSpec = Field(OptimizerSpec(), description="The optimizer; Adam at 0.001 by default.")
     schedule: ScheduleSpec = Field(ScheduleSpec(), description="The learning-rate schedule; constant by default.")
     loss: LossSpec | None = Field(
         None,
-        description="The loss; by default cross-entropy, mse for regression, ctc for transcription.",
+        description="The loss; by default " + _listed(lambda traits: traits.losses[:1], "has") + ".",
     )
     regularization: RegularizationSpec = Field(RegularizationSpec(), description="L1, L2 and dropout.")
     distillation: DistillationSpec | None = Field(None, description="A teacher to learn from.")
@@ -180,65 +156,60 @@ class TrainingJobSpec(Model):
         ),
         Rule(
             field="loss.name",
-            message="does not fit the task: use cross-entropy or bce for classification; mse, l1 or huber for regression; "
-            "cross-entropy for language-modeling; ctc for transcription",
-            cel=f"!has(self.loss) || self.loss.name in ({_by_task(LOSSES)})",
-            holds=lambda self: self.loss is None or self.loss.name in LOSSES[self.task],
+            message=_LOSSES_MESSAGE,
+            cel=f"!has(self.loss) || self.loss.name in ({_by_task(lambda traits: _names(traits.losses))})",
+            holds=lambda self: self.loss is None or self.loss.name in self.traits.losses,
         ),
         Rule(
             field="evaluation.metrics",
             message=_METRICS_MESSAGE,
-            cel=f"!has(self.evaluation.metrics) || self.evaluation.metrics.all(m, m == 'loss' || m in ({_by_task(METRICS)}))",
-            holds=lambda self: set(self.evaluation.metrics or ()) <= {MetricName.LOSS, *METRICS[self.task]},
+            cel="!has(self.evaluation.metrics) || self.evaluation.metrics.all(m, m == 'loss' || m in "
+            f"({_by_task(lambda traits: _names(traits.metrics))}))",
+            holds=lambda self: set(self.evaluation.metrics or ()) <= {MetricName.LOSS, *self.traits.metrics},
         ),
         Rule(
             field="training.earlyStopping.metric",
             message=_METRICS_MESSAGE,
             cel="!has(self.training.earlyStopping) || self.training.earlyStopping.metric == 'loss' || "
-            f"self.training.earlyStopping.metric in ({_by_task(METRICS)})",
+            f"self.training.earlyStopping.metric in ({_by_task(lambda traits: _names(traits.metrics))})",
             holds=lambda self: (
                 self.training.early_stopping is None
-                or self.training.early_stopping.metric in {MetricName.LOSS, *METRICS[self.task]}
+                or self.training.early_stopping.metric in {MetricName.LOSS, *self.traits.metrics}
             ),
         ),
         Rule(
             field="distillation",
             message="a teacher's outputs are compared as probabilities of classes or tokens: distillation needs the "
-            "cross-entropy loss",
-            cel="!has(self.distillation) || (self.task in ['classification', 'language-modeling'] && "
+            f"cross-entropy loss, and task {_or(_DISTILLED)}",
+            cel=f"!has(self.distillation) || (self.task in {_names(_DISTILLED)} && "
             "(!has(self.loss) || self.loss.name == 'cross-entropy'))",
-            holds=lambda self: self.distillation is None or self.loss_name == LossName.CROSS_ENTROPY,
+            holds=lambda self: (
+                self.distillation is None or (self.traits.distills and self.loss_name == LossName.CROSS_ENTROPY)
+            ),
         ),
         Rule(
             field="task",
-            message="does not fit the dataset: text is language-modeling, labeledSequences transcription, diabetes and "
-            "line regression; csv, parquet and huggingface may be classification or regression, huggingface's texts "
-            "classification or language-modeling; all others are classification",
-            cel="has(self.dataset.text) ? self.task == 'language-modeling' : has(self.dataset.labeledSequences) ? "
-            "self.task == 'transcription' : has(self.dataset.huggingface) && has(self.dataset.huggingface.text) ? "
-            "self.task in ['classification', 'language-modeling'] : has(self.dataset.csv) || has(self.dataset.parquet) "
-            "|| has(self.dataset.huggingface) ? self.task in ['classification', 'regression'] : self.task == "
-            "((has(self.dataset.builtin) && self.dataset.builtin.name == 'diabetes') || "
-            "(has(self.dataset.synthetic) && self.dataset.synthetic.kind == 'line') ? 'regression' : 'classification')",
-            holds=lambda self: self.task in _possible_tasks(self.dataset),
+            message=_TASK_MESSAGE,
+            cel=f"self.task in ({choose_in_cel('self.dataset', lambda source: _names(_tasks_of(source)))})",
+            holds=lambda self: self.traits.target in self.dataset.source.targets,
         ),
         Rule(
             field="prediction",
-            message="a language model predicts the next token: ask for generation instead",
-            cel="!has(self.prediction) || self.task != 'language-modeling'",
-            holds=lambda self: self.prediction is None or self.task != Task.LANGUAGE_MODELING,
+            message=f"samples are predicted by task {_or(_PREDICTING)}: ask a language model for generation instead",
+            cel=f"!has(self.prediction) || self.task in {_names(_PREDICTING)}",
+            holds=lambda self: self.prediction is None or self.traits.predicts,
         ),
         Rule(
             field="generation",
-            message="generation needs a language model: set task to language-modeling",
-            cel="!has(self.generation) || self.task == 'language-modeling'",
-            holds=lambda self: self.generation is None or self.task == Task.LANGUAGE_MODELING,
+            message=f"generation needs a language model: set task to {_or(_GENERATING)}",
+            cel=f"!has(self.generation) || self.task in {_names(_GENERATING)}",
+            holds=lambda self: self.generation is None or self.traits.generates,
         ),
         Rule(
             field="explanation",
-            message="only single predictions can be explained: use it with classification or regression",
-            cel="!has(self.explanation) || self.task == 'classification' || self.task == 'regression'",
-            holds=lambda self: self.explanation is None or self.task in (Task.CLASSIFICATION, Task.REGRESSION),
+            message=f"only single predictions can be explained: use it with {_or(_EXPLAINED)}",
+            cel=f"!has(self.explanation) || self.task in {_names(_EXPLAINED)}",
+            holds=lambda self: self.explanation is None or self.traits.explains,
         ),
         Rule(
             field="budget.gpuHours",
@@ -260,20 +231,26 @@ class TrainingJobSpec(Model):
         ),
         Rule(
             field="prediction.inputs",
-            message="rows of features need tabular data (csv, parquet, synthetic, features of huggingface, or a builtin "
-            "other than digits)",
-            cel="!has(self.prediction) || !has(self.prediction.inputs) || has(self.dataset.csv) || "
-            "has(self.dataset.parquet) || has(self.dataset.synthetic) || (has(self.dataset.huggingface) && "
-            "has(self.dataset.huggingface.features)) || (has(self.dataset.builtin) && "
-            "self.dataset.builtin.name != 'digits')",
-            holds=lambda self: self.prediction is None or self.prediction.inputs is None or self.dataset.has_rows,
+            message="rows of features need data of such rows: "
+            + sources_where(lambda source: source.modality == Modality.ROWS),
+            cel=f"!has(self.prediction) || !has(self.prediction.inputs) || "
+            f"{modality_in_cel('self.dataset', Modality.ROWS)}",
+            holds=lambda self: (
+                self.prediction is None
+                or self.prediction.inputs is None
+                or self.dataset.source.modality == Modality.ROWS
+            ),
         ),
         Rule(
             field="prediction.texts",
-            message="texts need data of texts (labeledText, or a text column of huggingface)",
-            cel="!has(self.prediction) || !has(self.prediction.texts) || has(self.dataset.text) || "
-            "has(self.dataset.labeledText) || (has(self.dataset.huggingface) && has(self.dataset.huggingface.text))",
-            holds=lambda self: self.prediction is None or self.prediction.texts is None or self.dataset.has_texts,
+            message="texts need data of texts: " + sources_where(lambda source: source.modality == Modality.TEXTS),
+            cel=f"!has(self.prediction) || !has(self.prediction.texts) || "
+            f"{modality_in_cel('self.dataset', Modality.TEXTS)}",
+            holds=lambda self: (
+                self.prediction is None
+                or self.prediction.texts is None
+                or self.dataset.source.modality == Modality.TEXTS
+            ),
         ),
     )
 
@@ -287,4 +264,15 @@ class TrainingJobSpec(Model):
         """The loss, by default the one that fits the task."""
         if self.loss is not None:
             return self.loss.name
-        return LOSSES[self.task][0]
+        return self.traits.losses[0]
+
+    @property
+    def deciding_metrics(self) -> tuple[MetricName, ...]:
+        """What decides which evaluation is the best: the metric of early stopping, else the task's main one, then the loss."""
+        stopping = self.training.early_stopping
+        return (self.traits.main_metric, MetricName.LOSS) if stopping is None else (stopping.metric,)
+
+    @property
+    def traits(self) -> TaskTraits:
+        """What is particular to the task."""
+        return TASKS[self.task]

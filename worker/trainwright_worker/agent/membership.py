@@ -11,7 +11,7 @@ from typing import Final
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from trainwright.api.worker import WorkerConfig
-from trainwright_worker.agent.beats import Beats
+from trainwright_worker.agent.heartbeats import WorkerHeartbeats
 from trainwright_worker.agent.rounds import Rounds
 
 SETTLING: Final = 1 / 3
@@ -20,7 +20,7 @@ follows soon on another."""
 LONGEST_SETTLING: Final = 20
 
 
-class Roll:
+class RoundMembership:
     """Worker 0's view of all workers."""
 
     def __init__(self, config: WorkerConfig, keys: Store) -> None:
@@ -37,7 +37,7 @@ class Roll:
         self._grace = workers.termination_grace_period_seconds
         self._keys = keys
         self._rounds = Rounds(keys, workers.count)
-        self._beats = Beats()
+        self._heartbeats = WorkerHeartbeats()
         self._members: tuple[int, ...] = ()
         self._expected = frozenset(range(workers.count))
         self._formed = 0.0
@@ -63,7 +63,7 @@ class Roll:
             return
         present = self._rounds.present(target)
         if late:
-            present = [index for index in present if not self._beats.silent(index, now)]
+            present = [index for index in present if not self._heartbeats.silent(index, now)]
         if len(present) >= self._least and (late or self._expected.issubset(present)):
             self._rounds.complete(target, present)
 
@@ -73,20 +73,20 @@ class Roll:
         if len(members) < len(self._members):
             self._losses = self._losses + 1 if now - self._formed < LONGEST_SETTLING * self._patience else 1
         self._members, self._formed = members, now
-        self._beats.forget()
+        self._heartbeats.forget()
 
-    def look(self) -> None:
+    def read_heartbeats(self) -> None:
         """Look who lives."""
-        self._beats.look(self._keys, range(1, self._count), time.monotonic())
+        self._heartbeats.read(self._keys, range(1, self._count), time.monotonic())
 
-    def tend(self, current: int) -> bool:
+    def open_next_if_due(self, current: int) -> bool:
         """Open the round after the current one if a member is lost, or if it is time to let others in.
 
         Returns:
             Whether it was opened only to let others in.
         """
         now = time.monotonic()
-        if any(self._beats.silent(index, now) for index in self._members):
+        if any(self._heartbeats.silent(index, now) for index in self._members):
             self._rounds.open_after(current)
         elif self.newcomers and now - self._formed >= self.settling:
             self._rounds.open_after(current, growing=True)
@@ -99,7 +99,7 @@ class Roll:
         if self._least == self._count:
             return []
         now = time.monotonic()
-        return [i for i in range(self._count) if i not in self._members and self._beats.alive(i, now)]
+        return [i for i in range(self._count) if i not in self._members and self._heartbeats.alive(i, now)]
 
     @property
     def settling(self) -> float:

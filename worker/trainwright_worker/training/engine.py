@@ -1,13 +1,12 @@
-"""The passes of a batch through the model: forward to evaluate, forward and backward to learn.
+"""Runs batches through the model: forward to evaluate, forward and backward to add up the gradient of a step.
 
-A process whose share of a step is larger than a micro-batch passes it in parts. Every part's loss is weighted by how much
-of the step it holds, so that the sum of the gradients is that of the whole share, however it is cut. Where ranks hold shares
-of different sizes, weights are such that the mean of the ranks' gradients still is the gradient of the batch.
+A process whose share of a step is larger than a micro-batch runs it in parts. What is differentiated is the sum of a part's
+losses over what counts in the whole step, on all ranks: so the gradients of all parts add up to that of the step's mean loss,
+however it is cut and shared. The wrapper of the model averages gradients over ranks, so each is scaled by their number.
 """
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from typing import cast
 
 import torch
@@ -18,7 +17,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.api.spec.job import Task
 from trainwright.api.spec.training import Precision
 from trainwright_worker.batch import Batch, run_model
 from trainwright_worker.data.sampler import Share
@@ -26,18 +24,19 @@ from trainwright_worker.distributed.group import Group
 from trainwright_worker.distributed.parallel import IMAGES, order_of
 from trainwright_worker.errors import UserError
 from trainwright_worker.reporting.stopwatch import Stopwatch
-from trainwright_worker.training.losses import Loss, count_targets, make_penalty
+from trainwright_worker.tasks.losses import Loss
+from trainwright_worker.training.penalty import make_penalty
 
 _AUTOCAST = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
 
-class Passes:
-    """What a rank does with a batch.
+class Engine:
+    """Runs batches through the model of a rank.
 
     Attributes:
-        device: Where it is done.
+        device: Where it computes.
         loss: The loss.
-        micro: Most samples that pass at once; None for whole shares.
+        micro: Most samples of a forward pass; None for whole shares.
         watch: Times the parts of a step.
     """
 
@@ -56,11 +55,11 @@ class Passes:
         Args:
             spec: The job.
             model: The model.
-            trained: The same in the wrapper that brings together the gradients of all ranks.
+            trained: The same in the wrapper that averages gradients over ranks.
             group: All ranks.
             loss: The loss.
             scaler: Scales the loss in fp16.
-            micro: Most samples that pass at once; None for what the spec says.
+            micro: Most samples of a forward pass; None for what the spec says.
 
         Raises:
             UserError: The model is to be compiled where nothing can.
@@ -74,8 +73,6 @@ class Passes:
         self.micro = micro or training.micro_batch_size
         dtype = _AUTOCAST.get(training.precision)
         self._autocast = None if dtype is None else torch.autocast(group.device.type, dtype)
-        # How many samples the others have follows from the step. How many tokens does not: they must say so.
-        self._counted = spec.task == Task.LANGUAGE_MODELING and group.size > 1
         self._compiled = _compile(trained, group.device) if training.compile else None
         self._full = _full_size(spec, group, self.micro)
         # Where every pass is of one sample, nothing would ever be learned of its statistics.
@@ -86,7 +83,7 @@ class Passes:
         """Return the model's outputs, float32."""
         return self._run(self._model, batch)
 
-    def learn(self, batch: Batch, share: Share | None = None) -> Tensor:
+    def accumulate(self, batch: Batch, share: Share | None = None) -> Tensor:
         """Add the gradient of this rank's share of a step to the weights' gradients.
 
         Args:
@@ -94,38 +91,44 @@ class Passes:
             share: How many of them count, if ranks have different numbers.
 
         Returns:
-            What has the mean loss of the step, penalties included, as its mean over ranks: a scalar on the device, without
-            a gradient.
+            This rank's part of the step's mean loss, penalties included: a scalar on the device, without a gradient, whose
+            mean over ranks is that loss.
         """
-        if share is None:
-            parts = self._cut(batch)
-            if len(parts) == 1 and not self._counted:
-                return self._backward(batch, None, 1)
-            counts = [count_targets(part) for part in parts]
-        else:
-            parts, counts = self._cut_as_others(batch, share)
-        total = share.mean if share is not None and not self._counted else self._mean_over_ranks(sum(counts))
-        if isinstance(total, Tensor):
-            total = total.clamp(min=torch.finfo(torch.float32).tiny)  # A step may have no token that counts.
+        parts = self._cut(batch) if share is None else self._cut_as_others(batch, share)
+        counts = [self.loss.count(part) * counted for part, counted in parts]
+        total = self._mean_count(counts, share)
         losses = []
-        for part, count in zip(parts, counts, strict=True):
-            with self._syncing(last=part is parts[-1]):
-                losses.append(self._backward(part, count / total, len(parts)))
-        return torch.stack(losses).sum()
+        for number, (part, counted) in enumerate(parts):
+            with self._syncing(last=number == len(parts) - 1):
+                losses.append(self._backward(part, counted / total, len(parts)))
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
-    def _backward(self, batch: Batch, weight: float | Tensor | None, parts: int) -> Tensor:
+    def _backward(self, batch: Batch, weight: float | Tensor, parts: int) -> Tensor:
         with self._statistics_for(batch):
-            value = self.loss(self._run(self._choose(batch), batch), batch)
-            if weight is not None:
-                value = value * weight
+            summed = self.loss.total(self._run(self._choose(batch), batch), batch)
+            # The backward pass begins with the weight: a weighted loss would cost two more multiplications.
+            values, seeds = [summed], [weight if isinstance(weight, Tensor) else summed.new_full((), weight)]
             if self._penalty is not None:
                 # The same on every rank, whatever its share: of sharded weights, each rank's gradient is its own part of it.
-                value = value + self._penalty() / parts
-            scaled = value if self._scaler is None else self._scaler.scale(value)
+                values.append(self._penalty())
+                seeds.append(summed.new_full((), 1 / parts))
             self.watch.lap("forward")
-            scaled.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(values, seeds if self._scaler is None else self._scaler.scale(seeds))
             self.watch.lap("backward")
-        return value.detach()
+        weighted = [value.detach() * seed for value, seed in zip(values, seeds, strict=True)]
+        return weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()
+
+    def _mean_count(self, counts: list[int | Tensor], share: Share | None) -> float | Tensor:
+        """Return how much of a step counts per rank, on average; at least a little, since nothing of it may count."""
+        mine = sum(counts)
+        if not isinstance(mine, Tensor):
+            return mine if share is None else share.mean
+        total = mine.to(self._group.device, torch.float64)
+        if self._group.size > 1:
+            # How many samples the others have follows from the step. How many of their targets count does not.
+            dist.all_reduce(total)
+            total = total / self._group.size
+        return total.float().clamp(min=torch.finfo(torch.float32).tiny)
 
     @contextmanager
     def _statistics_for(self, batch: Batch) -> Iterator[None]:
@@ -141,8 +144,8 @@ class Passes:
                 norm.train()
 
     def _run(self, model: nn.Module, batch: Batch) -> Tensor:
-        if self._order != torch.contiguous_format and batch.inputs.dim() == IMAGES:
-            batch = replace(batch, inputs=batch.inputs.contiguous(memory_format=self._order))
+        if self._order != torch.contiguous_format and batch.input.dim() == IMAGES:
+            batch = batch.with_input(batch.input.contiguous(memory_format=self._order))
         if self._autocast is None:
             return run_model(model, batch)
         with self._autocast:
@@ -155,35 +158,23 @@ class Passes:
             return self._trained
         return self._compiled
 
-    def _cut(self, batch: Batch) -> list[Batch]:
+    def _cut(self, batch: Batch) -> list[tuple[Batch, bool]]:
+        """Return parts of at most a micro-batch, all of which count."""
         if self.micro is None or len(batch) <= self.micro:
-            return [batch]
-        inputs, targets = torch.split(batch.inputs, self.micro), torch.split(batch.targets, self.micro)
-        masks = [None] * len(inputs) if batch.mask is None else torch.split(batch.mask, self.micro)
-        return [Batch(*part) for part in zip(inputs, targets, masks, strict=True)]
+            return [(batch, True)]
+        return [(part, True) for part in batch.split(self.micro)]
 
-    def _cut_as_others(self, batch: Batch, share: Share) -> tuple[list[Batch], list[int | Tensor]]:
-        """Return parts, as many as on every other rank, and what each counts: sharded models compute together.
+    def _cut_as_others(self, batch: Batch, share: Share) -> list[tuple[Batch, bool]]:
+        """Return parts, as many as on every other rank, and whether they count: sharded models compute together.
 
         Parts are as large as each other, but for one sample. One for which there is none left repeats one for nothing.
         """
         rounds = 1 if self.micro is None else -(-share.largest // self.micro)
-        parts: list[Batch] = []
-        counts: list[int | Tensor] = []
+        parts = []
         for places in torch.arange(share.own).tensor_split(rounds):
             begin, end = (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 1)
-            mask = None if batch.mask is None else batch.mask[begin:end]
-            parts.append(Batch(batch.inputs[begin:end], batch.targets[begin:end], mask))
-            counts.append(count_targets(parts[-1]) if len(places) else 0)
-        return parts, counts
-
-    def _mean_over_ranks(self, count: int | Tensor) -> int | float | Tensor:
-        """Return how much a rank has on average, since the gradient is averaged over ranks."""
-        if not self._counted:
-            return count
-        total = torch.as_tensor(count, device=self._group.device).clone()
-        dist.all_reduce(total)
-        return total / self._group.size
+            parts.append((batch.slice(begin, end), len(places) > 0))
+        return parts
 
     def _syncing(self, *, last: bool) -> AbstractContextManager[None]:
         """Have ranks bring their gradients together only with the last part of a step.

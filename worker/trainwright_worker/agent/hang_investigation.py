@@ -1,13 +1,13 @@
 """How the workers of a job find out together why it hangs, through the store of their rendezvous.
 
-The worker that notices a hang opens the inquest of its round. The others look for one every second, as they look for a new
+The worker that notices a hang opens the investigation of its round. The others look for one every second, as they look for a new
 round. Each leaves its ranks' stacks in its log and what they show in the store; the one that has opened it judges, and all
-go by its verdict. Workers also tell each other here that a rank of theirs is at something that may take long: who waits for
+go by its diagnosis. Workers also tell each other here that a rank of theirs is at something that may take long: who waits for
 it stands still too, and must not be taken for hung.
 
 Keys, all below the job's uid: `resting/<round>` (a counter that rises while a rank of any worker cannot be expected to take
-a step), `hang/<round>` (who has opened an inquest), `witnesses/<round>/<index>` and `witnesses/<round>` (what each worker
-has found, and how many have), `verdict/<round>`, `cause/<round>` (why the launch of that round has failed).
+a step), `hang/<round>` (who has opened an investigation), `findings/<round>/<index>` and `findings/<round>` (what each worker
+has found, and how many have), `diagnosis/<round>`, `cause/<round>` (why the launch of that round has failed).
 """
 
 import json
@@ -20,16 +20,16 @@ from pydantic import ValidationError
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from trainwright.api.worker import Cause
-from trainwright_worker.agent.verdict import Verdict, Witness, judge
+from trainwright_worker.agent.hang_diagnosis import HangDiagnosis, RankFinding, diagnose
 
-WITNESS_SECONDS: Final = 6.0
-"""How long the other workers may take to notice an inquest and to say what they have found."""
-VERDICT_SECONDS: Final = 10.0
+FINDINGS_SECONDS: Final = 6.0
+"""How long the other workers may take to notice an investigation and to say what they have found."""
+DIAGNOSIS_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.05
 
 
-class Inquest:
-    """The inquest of one round, seen from one worker.
+class HangInvestigation:
+    """The investigation of one round, seen from one worker.
 
     Every method raises RuntimeError if the store is gone.
     """
@@ -59,7 +59,7 @@ class Inquest:
         """Whether some worker has noticed a hang."""
         return len(self._members) > 1 and bool(self._keys.check([f"hang/{self._round}"]))
 
-    def tell_resting(self) -> None:
+    def report_resting(self) -> None:
         """Tell the others that a rank of this worker cannot be expected to take a step."""
         if len(self._members) > 1:
             self._keys.add(f"resting/{self._round}", 1)
@@ -72,46 +72,46 @@ class Inquest:
         return self._rested > before
 
     def open(self) -> bool:
-        """Open the inquest; return whether this worker is the first to."""
+        """Open the investigation; return whether this worker is the first to."""
         return bytes(self._keys.compare_set(f"hang/{self._round}", "", str(self._index))).decode() == str(self._index)
 
-    def testify(self, witnesses: Sequence[Witness]) -> None:
+    def add_findings(self, findings: Sequence[RankFinding]) -> None:
         """Say what was found of the ranks of this worker."""
-        content = json.dumps([witness.to_wire() for witness in witnesses])
-        self._keys.set(f"witnesses/{self._round}/{self._index}", content)
-        self._keys.add(f"witnesses/{self._round}", 1)
+        content = json.dumps([finding.to_wire() for finding in findings])
+        self._keys.set(f"findings/{self._round}/{self._index}", content)
+        self._keys.add(f"findings/{self._round}", 1)
 
-    def close(self, finder: Witness) -> Verdict:
-        """Hear all workers and judge; for the worker that has opened the inquest."""
-        self._await_witnesses()
-        found: list[Witness] = []
+    def conclude(self, noticed: RankFinding) -> HangDiagnosis:
+        """Hear all workers and diagnose; for the worker that has opened the investigation."""
+        self._await_findings()
+        found: list[RankFinding] = []
         silent = []
         for member in self._members:
-            key = f"witnesses/{self._round}/{member}"
+            key = f"findings/{self._round}/{member}"
             answer = _read(bytes(self._keys.get(key))) if self._keys.check([key]) else None
             if answer is None:
                 silent.append(member)
             else:
                 found += answer
-        verdict = judge(found, silent, finder)
-        self._keys.set(f"verdict/{self._round}", json.dumps(verdict.to_wire()))
-        return verdict
+        diagnosis = diagnose(found, silent, noticed)
+        self._keys.set(f"diagnosis/{self._round}", json.dumps(diagnosis.to_wire()))
+        return diagnosis
 
-    def _await_witnesses(self) -> None:
-        deadline = time.monotonic() + WITNESS_SECONDS
-        while self._keys.add(f"witnesses/{self._round}", 0) < len(self._members) and time.monotonic() < deadline:
+    def _await_findings(self) -> None:
+        deadline = time.monotonic() + FINDINGS_SECONDS
+        while self._keys.add(f"findings/{self._round}", 0) < len(self._members) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
 
-    def hear(self) -> Verdict | None:
-        """Wait for the verdict; None if none comes."""
-        key = f"verdict/{self._round}"
-        deadline = time.monotonic() + VERDICT_SECONDS
+    def await_diagnosis(self) -> HangDiagnosis | None:
+        """Wait for the diagnosis; None if none comes."""
+        key = f"diagnosis/{self._round}"
+        deadline = time.monotonic() + DIAGNOSIS_SECONDS
         while not self._keys.check([key]):
             if time.monotonic() > deadline:
                 return None
             time.sleep(_POLL_SECONDS)
         try:
-            return Verdict.model_validate_json(bytes(self._keys.get(key)))
+            return HangDiagnosis.model_validate_json(bytes(self._keys.get(key)))
         except ValidationError:
             return None
 
@@ -143,9 +143,9 @@ def read_cause(keys: Store, number: int) -> Cause | None:
     return None
 
 
-def _read(content: bytes) -> list[Witness] | None:
+def _read(content: bytes) -> list[RankFinding] | None:
     """Return what a worker has said, or None if it makes no sense."""
     try:
-        return [Witness.model_validate_json(json.dumps(item)) for item in json.loads(content)]
+        return [RankFinding.model_validate_json(json.dumps(item)) for item in json.loads(content)]
     except (ValidationError, ValueError, TypeError):
         return None

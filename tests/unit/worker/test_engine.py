@@ -12,11 +12,14 @@ from torch import nn
 from trainwright.api.job import read_spec
 from trainwright_worker.batch import IGNORED, Batch
 from trainwright_worker.data.sampler import Sampler
-from trainwright_worker.training.losses import make_loss
-from trainwright_worker.training.passes import Passes
+from trainwright_worker.facts import Facts
+from trainwright_worker.tasks.losses import Loss
+from trainwright_worker.tasks.table import make_task
+from trainwright_worker.training.engine import Engine
 from trainwright_worker.training.update import Update
 
 CPU = torch.device("cpu")
+FACTS = Facts((4,), 3)
 LANGUAGE = {"task": "language-modeling", "dataset": {"text": {"path": "a"}}}
 REGRESSION = {"task": "regression", "dataset": {"builtin": {"name": "diabetes"}}}
 TRANSCRIPTION = {"task": "transcription", "dataset": {"labeledSequences": {"path": "a"}}}
@@ -50,8 +53,8 @@ def spec_of(**changes):
     )
 
 
-def passes_of(model, spec, scaler=None):
-    return Passes(spec, model, model, OneRank, make_loss(spec.loss_name, spec.loss), scaler)
+def engine_of(model, spec, scaler=None):
+    return Engine(spec, model, model, OneRank, make_task(spec).loss(FACTS), scaler)
 
 
 def update_of(model, spec, optimizer=None):
@@ -61,23 +64,23 @@ def update_of(model, spec, optimizer=None):
 
 def gradients(model, spec, batch):
     model = copy.deepcopy(model)
-    loss = passes_of(model, spec).learn(batch)
+    loss = engine_of(model, spec).accumulate(batch)
     return float(loss), [weight.grad for weight in model.parameters()]
 
 
 def features(count):
     generator = torch.Generator().manual_seed(count)
-    return Batch(torch.randn(count, 4, generator=generator), torch.randint(3, (count,), generator=generator))
+    return Batch.of(torch.randn(count, 4, generator=generator), torch.randint(3, (count,), generator=generator))
 
 
 def numbers(count):
-    return Batch(features(count).inputs, torch.randn(count, 2, generator=torch.Generator().manual_seed(count)))
+    return Batch.of(features(count).input, torch.randn(count, 2, generator=torch.Generator().manual_seed(count)))
 
 
 def frames(count):
     generator = torch.Generator().manual_seed(count)
     targets = torch.randint(1, 3, (count, 3), generator=generator)
-    return Batch(torch.randn(count, 9, 4, generator=generator), targets)
+    return Batch.of(torch.randn(count, 9, 4, generator=generator), targets)
 
 
 def texts(count):
@@ -86,7 +89,7 @@ def texts(count):
     targets = torch.randint(7, (count, 6), generator=generator)
     mask = torch.arange(6) < torch.randint(1, 7, (count, 1), generator=generator)
     mask[0] = False  # A part in which nothing counts at all.
-    return Batch(inputs, targets.where(mask, IGNORED), mask)
+    return Batch.of(inputs, targets.where(mask, IGNORED), mask)
 
 
 @pytest.mark.parametrize("count", [8, 7, 3])
@@ -112,15 +115,15 @@ def test_ranks_with_more_tokens_have_more_weight(monkeypatch):
     model, batch = Tokens(), texts(8)
     spec = spec_of(task="language-modeling", dataset={"text": {"path": "a"}}, training={"microBatchSize": 3})
     loss, whole = gradients(model, spec, batch)
-    counts = [int((half != IGNORED).sum()) for half in batch.targets.split(4)]
+    counts = [int((half != IGNORED).sum()) for half in batch.target.split(4)]
     assert counts[0] != counts[1]
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.fill_(sum(counts)))
     losses, parts = [], []
     for rank in range(2):
         twin, half = copy.deepcopy(model), slice(4 * rank, 4 * rank + 4)
         group = SimpleNamespace(size=2, rank=rank, device=torch.device("cpu"))
-        passes = Passes(spec, twin, twin, group, make_loss(spec.loss_name), None)
-        losses.append(float(passes.learn(Batch(batch.inputs[half], batch.targets[half], batch.mask[half]))))
+        engine = Engine(spec, twin, twin, group, make_task(spec).loss(FACTS), None)
+        losses.append(float(engine.accumulate(Batch.of(batch.input[half], batch.target[half], batch.mask[half]))))
         parts.append([weight.grad for weight in twin.parameters()])
     assert sum(losses) / 2 == pytest.approx(loss, rel=1e-5)
     for expected, one, two in zip(whole, *parts, strict=True):
@@ -151,17 +154,17 @@ def shared_steps(draw):
 def test_the_mean_of_uneven_ranks_gradients_is_the_gradient_of_the_batch(step):
     model, spec, batch, ranks = step
     loss, whole = gradients(model, spec, batch)
-    tokens = int((batch.targets != IGNORED).sum())
+    tokens = int((batch.target != IGNORED).sum())
     losses, parts, passes_made = [], [], set()
     for rank, (indices, share) in enumerate(ranks):
         twin = copy.deepcopy(model)
         group = SimpleNamespace(size=len(ranks), rank=rank, device=CPU)
-        passes = Passes(spec, twin, twin, group, make_loss(spec.loss_name), None)
+        engine = Engine(spec, twin, twin, group, make_task(spec).loss(FACTS), None)
         made = []
         twin.register_forward_pre_hook(lambda _, args, made=made: made.append(len(args[0])))
-        mine = Batch(*(None if part is None else part[indices] for part in (batch.inputs, batch.targets, batch.mask)))
+        mine = batch.select(indices)
         with patch.object(torch.distributed, "all_reduce", lambda tensor: tensor.fill_(tokens)):
-            losses.append(float(passes.learn(mine, share)))
+            losses.append(float(engine.accumulate(mine, share)))
         parts.append([weight.grad for weight in twin.parameters()])
         passes_made.add(len(made))
         assert max(made) <= (spec.training.micro_batch_size or len(batch))
@@ -175,20 +178,20 @@ def test_the_mean_of_uneven_ranks_gradients_is_the_gradient_of_the_batch(step):
 def test_a_sample_that_is_left_over_is_normalized_by_what_is_known(micro):
     spec = spec_of(training={"globalBatchSize": 8, **({"microBatchSize": micro} if micro else {})})
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
-    passes = passes_of(model, spec)
-    passes.learn(features(8))
+    engine = engine_of(model, spec)
+    engine.accumulate(features(8))
     before = copy.deepcopy(model[1].state_dict())
-    passes.learn(features(1))
+    engine.accumulate(features(1))
     assert all(torch.equal(value, before[name]) for name, value in model[1].state_dict().items())
     assert model[1].training
-    passes.learn(features(9 if micro else 8))
+    engine.accumulate(features(9 if micro else 8))
     assert not torch.equal(model[1].running_mean, before["running_mean"])
 
 
 def test_samples_that_always_pass_alone_are_nothing_to_normalize():
     model = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3))
     with pytest.raises(ValueError, match="more than 1 value per channel"):
-        passes_of(model, spec_of(training={"globalBatchSize": 1})).learn(features(1))
+        engine_of(model, spec_of(training={"globalBatchSize": 1})).accumulate(features(1))
 
 
 @pytest.mark.parametrize("micro", [None, 1])
@@ -197,23 +200,23 @@ def test_penalties_weigh_the_same_on_every_rank(micro):
     spec = spec_of(regularization={"l2": 0.5}, training={"microBatchSize": micro})
     for rank in range(2):
         model = nn.Linear(4, 3)
-        passes = Passes(
-            spec, model, model, SimpleNamespace(size=2, rank=rank, device=CPU), lambda out, _: 0 * out.sum(), None
+        engine = Engine(
+            spec, model, model, SimpleNamespace(size=2, rank=rank, device=CPU), Loss(lambda out, _: 0 * out.sum()), None
         )
         sampler = Sampler(3, 3, rank, 2, 0)
         indices = next(sampler.shares(0, CPU))
-        passes.learn(Batch(features(3).inputs[indices], features(3).targets[indices]), sampler.share(0))
+        engine.accumulate(features(3).select(indices), sampler.share(0))
         assert torch.allclose(model.weight.grad, 0.5 * model.weight)
 
 
-def test_equal_shares_take_no_other_way_than_before():
-    """Weights that are one would still be multiplied with, and waited for."""
+def test_equal_shares_are_weighted_without_asking_the_other_ranks():
     model, batch = nn.Linear(4, 3), features(6)
     assert Sampler(12, 12, 1, 2, 0).share(0) is None
-    passes = passes_of(model, spec_of())
-    with patch.object(passes, "_backward", wraps=passes._backward) as backward:
-        passes.learn(batch, None)
-    backward.assert_called_once_with(batch, None, 1)
+    engine = engine_of(model, spec_of())
+    with patch.object(torch.distributed, "all_reduce", side_effect=AssertionError):
+        loss = engine.accumulate(batch)
+    expected = nn.functional.cross_entropy(model(batch.input), batch.target)
+    assert float(loss) == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
 def test_fp16_scales_the_loss_and_gives_gradients_back_in_their_own_size():
@@ -221,9 +224,9 @@ def test_fp16_scales_the_loss_and_gives_gradients_back_in_their_own_size():
     model = nn.Linear(4, 3)
     spec = spec_of(training={"precision": "fp16", "gradientClipping": 0.001})
     update, optimizer = update_of(model, spec)
-    passes = passes_of(model, spec, update.scaler)
+    engine = engine_of(model, spec, update.scaler)
     _, plain = gradients(model, spec_of(), features(8))
-    passes.learn(features(8))
+    engine.accumulate(features(8))
     assert torch.allclose(model.weight.grad / update.scaler.get_scale(), plain[0], atol=1e-3)
     norm = update.take(0, measured=False)
     assert float(norm) == pytest.approx(float(torch.cat([grad.flatten() for grad in plain]).norm()), rel=0.01)
@@ -242,18 +245,18 @@ def test_a_step_that_is_not_finite_leaves_no_trace_but_its_count(kind, precision
     )
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
     update, optimizer = update_of(model, spec, make_optimizer(spec.optimizer, model))
-    passes = passes_of(model, spec, update.scaler)
+    engine = engine_of(model, spec, update.scaler)
     update.settle()
 
     def learn(batch, number):
-        loss = passes.learn(batch)
+        loss = engine.accumulate(batch)
         update.take(number, measured=False)
         return float(update.guard.count(loss))
 
     assert learn(features(8), 0) > 0
     state = copy.deepcopy((model.state_dict(), optimizer.state_dict()["state"]))
     bad = features(8)
-    bad.inputs[3, 1] = math.inf
+    bad.input[3, 1] = math.inf
     assert learn(bad, 1) == 0
     now = (model.state_dict(), optimizer.state_dict()["state"])
     assert all(torch.equal(now[0][name], value) for name, value in state[0].items())

@@ -6,10 +6,10 @@ import pytest
 
 from trainwright.api.status import LaunchSeconds
 from trainwright.api.worker import WorkerPhase
-from trainwright_worker.reporting import timesheet
+from trainwright_worker.reporting import activity
+from trainwright_worker.reporting.activity import ACTIVITY_OF, Activity, ActivityTimer
 from trainwright_worker.reporting.pulse import Pulse
 from trainwright_worker.reporting.report import Reporter, first_report
-from trainwright_worker.reporting.timesheet import ACTIVITY_OF, Activity, Timesheet
 
 
 @pytest.fixture
@@ -21,14 +21,14 @@ def clock(monkeypatch):
             return self.now
 
     clock = Clock()
-    monkeypatch.setattr(timesheet, "time", clock)
+    monkeypatch.setattr(activity, "time", clock)
     return clock
 
 
 def test_the_parts_make_up_the_whole(clock):
-    sheet = Timesheet()
+    sheet = ActivityTimer()
     clock.now += 3.25
-    sheet.turn_to(Activity.TRAINING)
+    sheet.switch_to(Activity.TRAINING)
     clock.now += 10
     with sheet.during(Activity.CHECKPOINTING):
         clock.now += 0.5
@@ -58,10 +58,10 @@ def test_reports_carry_the_sums_of_the_phases(clock):
 
 
 def test_a_stall_is_no_training_and_only_training_can_stall(clock):
-    sheet = Timesheet()
+    sheet = ActivityTimer()
     sheet.mark_stalled(True)
     clock.now += 2
-    sheet.turn_to(Activity.TRAINING)
+    sheet.switch_to(Activity.TRAINING)
     clock.now += 3
     sheet.mark_stalled(False)
     clock.now += 4

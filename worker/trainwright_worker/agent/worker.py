@@ -1,4 +1,4 @@
-"""A worker from its start to its end: what it imports once, its agent, and what it says last."""
+"""A worker from its start to its end: what it imports once, its agent, and how it ended."""
 
 import gc
 import signal
@@ -10,15 +10,12 @@ from trainwright.api.worker import Termination, WorkerConfig
 from trainwright_worker.agent.agent import WorkerAgent
 from trainwright_worker.agent.rendezvous import NotNeededError, RendezvousLostError, StoppedError
 from trainwright_worker.agent.termination import describe, read_last_report
+from trainwright_worker.agent.workload import Workload
 from trainwright_worker.console import say
-from trainwright_worker.data.readers import preload
 from trainwright_worker.errors import InfrastructureError, WorkerError
-from trainwright_worker.models.build import preload as preload_model
-from trainwright_worker.storage import preload as preload_storage
-from trainwright_worker.training.measures import preload as preload_measures
 
 
-def launch(config: WorkerConfig, index: int, attempt: int, host: str) -> Termination:
+def run_worker(config: WorkerConfig, index: int, attempt: int, host: str, workload: Workload) -> Termination:
     """Run the worker to its end and return how it ended.
 
     Args:
@@ -26,14 +23,12 @@ def launch(config: WorkerConfig, index: int, attempt: int, host: str) -> Termina
         index: Index of this worker.
         attempt: Attempt of the job that created this worker's pod.
         host: Host name of worker 0.
+        workload: What its processes do.
     """
     with tempfile.TemporaryDirectory(prefix="trainwright-") as scratch:
-        preload(config.spec.dataset)
-        preload_model(config.spec.model)
-        preload_storage(config.job_folder)
-        preload_measures(config.spec)
+        workload.preload()
         gc.enable()  # The imports are done, see __main__.
-        agent = WorkerAgent(config, index, attempt, host, Path(scratch))
+        agent = WorkerAgent(config, index, attempt, host, Path(scratch), workload)
         signal.signal(signal.SIGTERM, agent.request_stop)
         signal.signal(signal.SIGINT, agent.request_stop)
         say(f"worker {index}", f"attempt {attempt}: joining {config.spec.workers.count} worker(s)")

@@ -7,8 +7,8 @@ from trainwright.api.names import ENV_SHARING_PROCESSES
 
 
 @dataclass(frozen=True)
-class Place:
-    """The place of one training process.
+class RankPlacement:
+    """The placement of one training process.
 
     Attributes:
         worker: Index of its worker pod; worker 0 hosts the rendezvous and the results.

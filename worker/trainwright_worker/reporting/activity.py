@@ -32,7 +32,7 @@ ACTIVITY_OF: Final = {
 """What each phase of a worker spends its time on."""
 
 
-class Timesheet:
+class ActivityTimer:
     """Counts seconds per activity. The loop changes the activity, the reporting thread reads the sums."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Timesheet:
         self._stalled = False
         self._lock = Lock()
 
-    def turn_to(self, activity: Activity) -> Activity:
+    def switch_to(self, activity: Activity) -> Activity:
         """Charge the time so far to what was done, and time from now on to `activity`; return what was done."""
         with self._lock:
             self._charge()
@@ -52,11 +52,11 @@ class Timesheet:
     @contextmanager
     def during(self, activity: Activity) -> Iterator[None]:
         """Charge the time inside to `activity`, and then go on with what was done before."""
-        before = self.turn_to(activity)
+        before = self.switch_to(activity)
         try:
             yield
         finally:
-            self.turn_to(before)
+            self.switch_to(before)
 
     def mark_stalled(self, stalled: bool) -> None:  # noqa: FBT001 - a fact, not a mode
         """Say whether training stands still, for reasons that are not its own; no other activity can."""

@@ -22,7 +22,7 @@ MEMBER_AGAIN_SECONDS: Final = 30.0
 MOST_ABSENTEES: Final = 32
 
 
-class Herald:
+class WaitReporter:
     """Sends word of a wait, not before it takes long and not too often."""
 
     def __init__(self, config: WorkerConfig, index: int, attempt: int) -> None:
@@ -41,11 +41,11 @@ class Herald:
         self._next = 0.0
         self._sending: Processes | None = None
 
-    def tell_unreachable(self, host: str, error: Exception) -> None:
+    def report_unreachable(self, host: str, error: Exception) -> None:
         """Tell that worker 0 cannot be reached; call this, and what follows, as often as you like while a wait lasts."""
         self._tell(f"cannot reach worker 0 at {host}: {_in_words(error)}", None)
 
-    def tell_missing(self, wanted: int, present: Collection[int], attempt_of: Callable[[int], int]) -> None:
+    def report_missing(self, wanted: int, present: Collection[int], attempt_of: Callable[[int], int]) -> None:
         """Tell who is missing at the rendezvous. All but worker 0 leave that to worker 0, unless it is missing itself.
 
         Args:
@@ -79,9 +79,9 @@ class Herald:
             message=message[:1024],
             waiting=waiting,
         )
-        self._sending = Processes(_send, [(self._config.reports, report)], "herald")
+        self._sending = Processes(_send, [(self._config.reports, report)], "wait-report")
 
-    def rest(self) -> None:
+    def end_wait(self) -> None:
         """Say that the wait is over."""
         self._since = None
         if self._sending is not None:

@@ -9,13 +9,13 @@ from typing import Final
 
 from torch.distributed import Store  # type: ignore[attr-defined]
 
-BEAT_SECONDS: Final = 1.0
-LOST_AFTER_BEATS: Final = 15
+HEARTBEAT_SECONDS: Final = 1.0
+LOST_AFTER_HEARTBEATS: Final = 15
 """A worker whose counter stands still for so many beats of worker 0's own clock is lost."""
 
 
 @dataclass(frozen=True)
-class _Sight:
+class _Reading:
     """What was seen of a counter: its value, since when it has had that, and whether it was ever seen to rise."""
 
     value: int
@@ -23,26 +23,26 @@ class _Sight:
     rose: bool
 
 
-class Beats:
+class WorkerHeartbeats:
     """The counters of all workers, seen from one of them."""
 
     def __init__(self) -> None:
         """Begin with nothing shown and nothing seen."""
         self._shown = 0
-        self._seen: dict[int, _Sight] = {}
+        self._seen: dict[int, _Reading] = {}
 
-    def show(self, keys: Store, index: int) -> None:
+    def send(self, keys: Store, index: int) -> None:
         """Raise this worker's own counter."""
         self._shown += 1
         keys.set(_key(index), str(self._shown))
 
-    def look(self, keys: Store, indices: Iterable[int], now: float) -> None:
+    def read(self, keys: Store, indices: Iterable[int], now: float) -> None:
         """Read the counters of others."""
         for index in indices:
             value = int(keys.compare_set(_key(index), "", "0"))
             before = self._seen.get(index)
             if before is None or before.value != value:
-                self._seen[index] = _Sight(value, now, rose=before is not None)
+                self._seen[index] = _Reading(value, now, rose=before is not None)
 
     def forget(self) -> None:
         """Forget what was seen: a new round begins."""
@@ -51,7 +51,7 @@ class Beats:
     def silent(self, index: int, now: float) -> bool:
         """Whether a worker that was looked at has not been heard of for long."""
         sight = self._seen.get(index)
-        return sight is not None and now - sight.since > LOST_AFTER_BEATS * BEAT_SECONDS
+        return sight is not None and now - sight.since > LOST_AFTER_HEARTBEATS * HEARTBEAT_SECONDS
 
     def alive(self, index: int, now: float) -> bool:
         """Whether a worker was seen to beat, and not long ago."""

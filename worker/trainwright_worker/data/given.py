@@ -30,7 +30,7 @@ class Given:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one input."""
-        return tuple(self.batch.inputs.shape[1:])
+        return tuple(self.batch.input.shape[1:])
 
     @property
     def reading(self) -> Reading:
@@ -39,8 +39,7 @@ class Given:
 
     def take(self, indices: Tensor, epoch: int | None = None) -> Batch:  # noqa: ARG002 - nothing is trained on here
         """Return the samples at `indices`."""
-        mask = None if self.batch.mask is None else self.batch.mask[indices]
-        return Batch(self.batch.inputs[indices], self.batch.targets[indices], mask)
+        return self.batch.select(indices)
 
 
 def samples_to_predict(spec: PredictionSpec, dataset: Dataset) -> tuple[Split, bool]:
@@ -52,7 +51,7 @@ def samples_to_predict(spec: PredictionSpec, dataset: Dataset) -> tuple[Split, b
     if spec.texts is not None:
         return Given(dataset.batch_of_texts(spec.texts), spec.texts), False
     if spec.inputs is not None:
-        features = dataset.facts.shape[0]
+        features = dataset.splits.train.shape[0]
         for index, row in enumerate(spec.inputs):
             if len(row) != features:
                 raise UserError(
