@@ -1,12 +1,9 @@
 """Splits of images that are decoded and changed as they are asked for."""
 
-import io
-import struct
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -16,19 +13,15 @@ from trainwright.api.spec.corpora import Pictures as Form
 from trainwright.api.spec.preparation import AugmentationSpec, Normalize
 from trainwright_worker.batch import Batch
 from trainwright_worker.data.augment import augment, center
-from trainwright_worker.data.normalization import PIXEL_MAXIMUM, Normalization, imagenet
+from trainwright_worker.data.normalization import Normalization, imagenet
+from trainwright_worker.data.pixels import PIXEL_MAXIMUM, decode
 from trainwright_worker.data.ragged import Array
 from trainwright_worker.data.table import Reading, Samples
-from trainwright_worker.errors import DataError
 
 CHECKED: Final = 2048
 """Images that are decoded before training begins: to measure their scaling, and to find out what cannot be decoded."""
 CHECKED_BLOCKS: Final = 16
 """Blocks of large remote files that are fetched for this."""
-
-_SIXTEEN_BITS: Final = ("PNG", "PPM")
-"""Formats whose grey pixels have 16 bits where Pillow says that they are integers."""
-_VALUES: Final = {"F": "fractions", "I": "integers"}
 
 
 class Images(Protocol):
@@ -165,50 +158,6 @@ class ChangedSamples:
             changed = augment(image, self.augmentation, size, min(size), self.maximum, draw)
             write_scaled(changed, self.normalization, inputs[place])
         return Batch.of(torch.from_numpy(inputs), self.samples.targets[indices])
-
-
-def decode(content: bytes, name: str, field: str, *, grayscale: bool) -> Array:
-    """Return the pixels of an encoded image as people see it ([height, width, channels] uint8): upright, on white paper.
-
-    Raises:
-        DataError: It cannot be decoded, or nobody knows which of its values are black and white.
-    """
-    from PIL import Image, ImageOps  # noqa: PLC0415 - only jobs with images need it
-
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            picture.load()
-            with suppress(SyntaxError, TypeError, ValueError, struct.error):  # Damaged EXIF is no damaged image.
-                ImageOps.exif_transpose(picture, in_place=True)
-            if picture.mode == "F" or (picture.mode == "I" and picture.format not in _SIXTEEN_BITS):
-                raise DataError(
-                    f"{field}: the image {name} holds {_VALUES[picture.mode]}, of which nobody knows what is black and "
-                    "what is white",
-                    "convert it to 8 or 16 bits",
-                )
-            pixels = np.asarray(_on_white(_with_bytes(picture)).convert("L" if grayscale else "RGB"))
-    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = str(error).split(" <_io")[0]
-        raise DataError(f"{field}: cannot decode the image {name}: {reason}", "replace or remove it") from error
-    return pixels.reshape(*pixels.shape[:2], -1)
-
-
-def _with_bytes(picture: Any) -> Any:
-    """Return a picture with a byte per pixel and channel: of 16 bits the upper 8, where Pillow would cut off at 255."""
-    from PIL import Image  # noqa: PLC0415 - only jobs with images need it
-
-    if not picture.mode.startswith("I"):
-        return picture
-    return Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8))
-
-
-def _on_white(picture: Any) -> Any:
-    """Return a picture without transparency: below what is transparent, files hold any colour, as a rule black."""
-    from PIL import Image  # noqa: PLC0415 - only jobs with images need it
-
-    if not picture.has_transparency_data:
-        return picture
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
 
 
 def write_scaled(image: Array, normalization: Normalization, place: Array) -> None:
