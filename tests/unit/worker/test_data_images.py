@@ -164,14 +164,14 @@ def test_images_of_different_depths_share_one_scale_with_all_their_values():
     contents = [eight_bits, *(png(np.full((8, 8, 1), value)) for value in (200 * 257, 900, 1000))]
     form = ImageFolderData(path="p", size=8, grayscale=True)
     pictures = Pictures(Drawn(contents), torch.arange(4), torch.zeros(4, dtype=torch.int64), form, "f")
-    eight, sixteen, dark, lighter = pictures.take(torch.arange(4)).inputs
+    eight, sixteen, dark, lighter = pictures.take(torch.arange(4)).input
     assert torch.equal(eight, sixteen)
     assert (lighter - dark).unique().item() == pytest.approx(100 / 257, rel=1e-4)
     dark_ones = measure_pictures(pictures.select(torch.tensor([2, 3])), Normalize.STANDARD)
     assert dark_ones.mean == pytest.approx([950 / 257])
     assert dark_ones.deviation == pytest.approx([50 / 257])
     jitter = AugmentationSpec.model_validate({"resizedCrop": {"scale": [0.5, 0.5]}, "horizontalFlip": 1})
-    changed = pictures.processed(dark_ones, jitter, 0).take(torch.tensor([2, 3]), 0).inputs
+    changed = pictures.processed(dark_ones, jitter, 0).take(torch.tensor([2, 3]), 0).input
     assert changed[0].unique().item() == pytest.approx(-1, abs=1e-4)
     assert changed[1].unique().item() == pytest.approx(1, abs=1e-4)
 

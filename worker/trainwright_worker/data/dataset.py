@@ -18,7 +18,7 @@ from trainwright_worker.data.readers import read_source
 from trainwright_worker.data.sequences import Frames, pad
 from trainwright_worker.data.speech import measure_frames
 from trainwright_worker.data.splits import Splits, split
-from trainwright_worker.data.table import Part, Samples, Split
+from trainwright_worker.data.table import Part, Samples, Split, Table
 from trainwright_worker.data.tokens import Tokenizer
 from trainwright_worker.errors import DataError, UserError
 
@@ -95,13 +95,28 @@ def read(
     Raises:
         DataError: The data is missing, damaged or not what the spec says.
     """
-    table = read_source(spec, root, scratch or Scratch())
+    table = read_table(spec, root, scratch or Scratch())
+    return split(table, spec.dataset.split, spec.training.seed), table.classes
+
+
+def read_table(spec: TrainingJobSpec, root: str, scratch: Scratch) -> Table:
+    """Return the data of a job as its source has it, once it is seen that something can be learnt from it.
+
+    Args:
+        spec: The job.
+        root: Folder at which relative paths start.
+        scratch: Where to keep what is derived from the data.
+
+    Raises:
+        DataError: The data is missing, damaged or not what the spec says.
+    """
+    table = read_source(spec, root, scratch)
     for part in (table.samples, table.validation, table.test):
         if isinstance(part, Samples) and not all(some.isfinite().all() for some in torch.split(part.inputs, _ROWS)):
             raise DataError("spec.dataset: the inputs hold values that are not finite numbers")
     if spec.traits.target == Target.CLASS and table.classes is not None:
         table = replace(table, notes=(*table.notes, *_check_classes(table.samples, table.classes)))
-    return split(table, spec.dataset.split, spec.training.seed), table.classes
+    return table
 
 
 def _check_classes(samples: Part, classes: tuple[str, ...]) -> list[str]:

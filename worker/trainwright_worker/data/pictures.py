@@ -1,9 +1,10 @@
 """Splits of images that are decoded and changed as they are asked for."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from trainwright.api.spec.preparation import AugmentationSpec, Normalize
 from trainwright_worker.batch import Batch
 from trainwright_worker.data.augment import augment, center
 from trainwright_worker.data.normalization import Normalization, imagenet
+from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.pixels import PIXEL_MAXIMUM, decode
 from trainwright_worker.data.ragged import Array
 from trainwright_worker.data.table import Reading, Samples
@@ -22,6 +24,21 @@ CHECKED: Final = 2048
 """Images that are decoded before training begins: to measure their scaling, and to find out what cannot be decoded."""
 CHECKED_BLOCKS: Final = 16
 """Blocks of large remote files that are fetched for this."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What tells encoded images apart without decoding them.
+
+    Attributes:
+        pieces: Names of the files or folders in which they lie.
+        piece: In which of them each image lies ([images] int64).
+        values: Numbers that follow from what an image is ([images] or [images, numbers]).
+    """
+
+    pieces: Sequence[str]
+    piece: Array
+    values: Array
 
 
 class Images(Protocol):
@@ -39,6 +56,28 @@ class Images(Protocol):
 
     def blocks(self) -> Tensor | None:
         """Return which images lie beside each other and are best read together ([images] int64); None if it is all one."""
+
+    def marks(self) -> Marks:
+        """Return what tells the images apart without decoding them."""
+
+    def origins(self, rows: Tensor) -> Origins:
+        """Return where some images ([samples] int64) come from."""
+
+
+@dataclass(frozen=True)
+class ImageNames(Sequence[str]):
+    """What images are called, each in a file or a member of its own."""
+
+    images: Images
+    total: int
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return self.total
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return the name of one."""
+        return self.images.name(index)
 
 
 @dataclass(frozen=True)
@@ -78,6 +117,11 @@ class Pictures:
     def reading(self) -> Reading:
         """What makes reading take its time."""
         return self.images.reading
+
+    @property
+    def origins(self) -> Origins:
+        """Where each sample comes from."""
+        return self.images.origins(self.rows)
 
     def blocks(self) -> Tensor | None:
         """Return which samples are best read together ([samples] int64); None if any may be."""

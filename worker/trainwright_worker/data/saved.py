@@ -13,13 +13,14 @@ from trainwright.api.spec.corpora import HuggingFaceData
 from trainwright.api.spec.source import Target
 from trainwright_worker.data.corpus import filled, whole
 from trainwright_worker.data.labels import Labels
-from trainwright_worker.data.pictures import Pictures
+from trainwright_worker.data.origin import Origins
+from trainwright_worker.data.pictures import Marks, Pictures
 from trainwright_worker.data.ragged import Array
 from trainwright_worker.data.splits import find_own
 from trainwright_worker.data.table import LARGEST, Part, Reading, Samples, Table
 from trainwright_worker.data.texts import find_fault
 from trainwright_worker.errors import DataError
-from trainwright_worker.files import find
+from trainwright_worker.files import Location, find, place
 
 _FIELD: Final = "spec.dataset.huggingface"
 _ROWS: Final = 1024
@@ -34,6 +35,11 @@ class SavedTexts:
     field: str
     origin: str
     blank: bool
+
+    @property
+    def places(self) -> list[Location]:
+        """The files in which the rows lie."""
+        return [place(entry["filename"], "", self.field) for entry in self.rows.cache_files]
 
     def texts(self) -> Iterator[str]:
         """Read all texts in their order."""
@@ -76,6 +82,14 @@ class SavedImages:
     def blocks(self) -> Tensor | None:
         """Return None: all are near."""
         return None
+
+    def origins(self, rows: Tensor) -> Origins:
+        """Return the rows of some images ([samples] int64)."""
+        return Origins.of_file(self.origin, rows + 1)
+
+    def marks(self) -> Marks:
+        """Return what tells the images apart: their place alone, since to look at more takes as long as to read them."""
+        return Marks((self.origin,), np.zeros(len(self.rows), np.int64), np.arange(len(self.rows)))
 
 
 def read_saved(data: HuggingFaceData, root: str, target: Target) -> Table:

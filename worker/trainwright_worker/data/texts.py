@@ -30,6 +30,10 @@ class TextStore(Protocol):
     def field(self) -> str:
         """Field of the spec that led here, for errors."""
 
+    @property
+    def places(self) -> Sequence[Location]:
+        """The files in which they lie."""
+
     def texts(self) -> Iterator[str]:
         """Read all texts in their order."""
 
@@ -101,6 +105,11 @@ class Reviews:
         """Field of the spec that led here, for errors."""
         return self.folder.field
 
+    @property
+    def places(self) -> list[Location]:
+        """The files in which the texts lie, label by label."""
+        return [place for places in self._places.values() for place in places]
+
     @cached_property
     def _places(self) -> dict[str, list[Location]]:
         found = {}
@@ -114,7 +123,7 @@ class Reviews:
 
     def texts(self) -> Iterator[str]:
         """Read all texts, label by label."""
-        for place in (place for places in self._places.values() for place in places):
+        for place in self.places:
             text = decode(place.read(), place.name, self.field)
             if not text.strip():
                 raise DataError(f"{self.field}: {place.name} is empty")
