@@ -12,6 +12,7 @@ from trainwright_worker.batch import Batch
 from trainwright_worker.data.corpus import Texts, make_tokenizer, to_blocks, to_samples
 from trainwright_worker.data.measured import Measured
 from trainwright_worker.data.normalization import Normalization, measure_samples
+from trainwright_worker.data.overlap import refuse_overlap
 from trainwright_worker.data.pictures import ChangedSamples, Pictures, measure_pictures
 from trainwright_worker.data.ragged import Scratch
 from trainwright_worker.data.readers import read_source
@@ -111,6 +112,7 @@ def read_table(spec: TrainingJobSpec, root: str, scratch: Scratch) -> Table:
         DataError: The data is missing, damaged or not what the spec says.
     """
     table = read_source(spec, root, scratch)
+    refuse_overlap(table, spec.dataset)
     for part in (table.samples, table.validation, table.test):
         if isinstance(part, Samples) and not all(some.isfinite().all() for some in torch.split(part.inputs, _ROWS)):
             raise DataError("spec.dataset: the inputs hold values that are not finite numbers")

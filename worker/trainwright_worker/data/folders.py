@@ -15,7 +15,7 @@ from trainwright.api.spec.corpora import ImageFolderData
 from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.pictures import ImageNames, Marks, Pictures
 from trainwright_worker.data.ragged import Array, Names
-from trainwright_worker.data.splits import find_own, refuse_others, say_taken_as_classes
+from trainwright_worker.data.splits import find_own, refuse_others, say_left_out, say_taken_as_classes
 from trainwright_worker.data.table import Reading, Table
 from trainwright_worker.errors import DataError
 from trainwright_worker.files import Location, find
@@ -24,8 +24,6 @@ SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 )
 _FIELD: Final = "spec.dataset.imageFolder.path"
-_KINDS: Final = 5
-"""How many of the extensions that are left out are named."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,14 @@ def read_image_folder(data: ImageFolderData, root: str) -> Table:
     left = Counter[str]()
     if "train" not in own:
         train, classes = _read(folder, data, None, left)
-        return Table(train, classes, notes=(*_told(left), *say_taken_as_classes(own, f"{_FIELD}: {folder.name}")))
+        return Table(
+            train,
+            classes,
+            notes=(
+                *say_left_out(left.elements(), _FIELD, "none of images"),
+                *say_taken_as_classes(own, f"{_FIELD}: {folder.name}"),
+            ),
+        )
     others = [place for place in folder.folders() if Path(place.path).name not in own.values()]
     refuse_others(
         [Path(place.path).name for place in others if _images(place, Counter())],
@@ -99,7 +104,7 @@ def read_image_folder(data: ImageFolderData, root: str) -> Table:
         _read(folder.child(own[name]), data, classes, left)[0] if name in own else None
         for name in ("test", "validation")
     )
-    return Table(train, classes, test, validation, notes=_told(left))
+    return Table(train, classes, test, validation, notes=say_left_out(left.elements(), _FIELD, "none of images"))
 
 
 def _read(
@@ -133,11 +138,3 @@ def _images(place: Location, left: Counter[str]) -> list[Location]:
     suffixes = [Path(file.path).suffix.lower() for file in files]
     left.update(suffix for suffix in suffixes if suffix not in SUFFIXES)
     return [file for file, suffix in zip(files, suffixes, strict=True) if suffix in SUFFIXES]
-
-
-def _told(left: Counter[str]) -> tuple[str, ...]:
-    """Return what is to be said of files that are left out."""
-    if not left:
-        return ()
-    kinds = ", ".join(suffix or "none" for suffix, _ in left.most_common(_KINDS))
-    return (f"{_FIELD}: {left.total():,} files are left out, since their extensions ({kinds}) are none of images",)

@@ -41,7 +41,8 @@ def read_labeled(data: LabeledTextData, root: str) -> Table:
         own("test", data.test_path, "testPath"),
         own("validation", data.validation_path, "validationPath"),
     )
-    return Table(whole(train, labels.index(classes, _LABELED)), classes, test, validation)
+    notes = [note for store in stores.values() if isinstance(store, Reviews) for note in store.notes]
+    return Table(whole(train, labels.index(classes, _LABELED)), classes, test, validation, notes=tuple(notes))
 
 
 def read_text(data: TextData, root: str) -> Table:

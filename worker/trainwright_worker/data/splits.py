@@ -1,5 +1,6 @@
 """Which samples train, which validate, which test: drawn from the seed, so every rank and every restart agrees."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
@@ -97,6 +98,21 @@ def say_taken_as_classes(own: Mapping[str, str], origin: str) -> tuple[str, ...]
         return ()
     shown = " and ".join(repr(name) for name in own.values())
     return (f"{origin} holds no folder called train, so that {shown} is taken for a class",)
+
+
+def say_left_out(extensions: Iterable[str], field: str, what: str) -> tuple[str, ...]:
+    """Return what is to be said of files that are left out.
+
+    Args:
+        extensions: The extension of each.
+        field: Field of the spec that leads to them.
+        what: What these extensions are not, as the end of a sentence.
+    """
+    left = Counter(extensions)
+    if not left:
+        return ()
+    kinds = ", ".join(extension or "none" for extension, _ in left.most_common(_SHOWN))
+    return (f"{field}: {left.total():,} files are left out, since their extensions ({kinds}) are {what}",)
 
 
 def split(table: Table, spec: SplitSpec, seed: int, *, stratify: bool = True) -> Splits[Part]:
