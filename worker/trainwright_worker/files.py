@@ -267,6 +267,21 @@ def find_all(path: str, root: str, field: str, suffixes: tuple[str, ...] = ()) -
     return found
 
 
+def list_left_out(path: str, root: str, field: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Return the extensions of the files in a folder that `find_all` leaves out; none if the path is no folder.
+
+    Args:
+        path: As the spec gives it.
+        root: The data root of the worker.
+        field: Field of the spec that names it, for errors.
+        suffixes: Extensions of the files wanted from a folder.
+    """
+    folder = place(path, root, field)
+    if "*" in path or len(expand(path)) > 1 or not folder.is_folder():
+        return []
+    return [file.suffix for file in folder.files() if file.suffix not in suffixes]
+
+
 def expand(path: str) -> list[str]:
     """Return the paths that ranges stand for: `a-{08..10}.tar` is a-08.tar, a-09.tar, a-10.tar."""
     found = _RANGE.search(path)

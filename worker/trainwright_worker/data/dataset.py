@@ -1,5 +1,6 @@
 """From the spec's dataset to what training consumes: read, split, measure, process."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,7 +17,7 @@ from trainwright_worker.data.overlap import refuse_overlap
 from trainwright_worker.data.pictures import ChangedSamples, Pictures, measure_pictures
 from trainwright_worker.data.ragged import Scratch
 from trainwright_worker.data.readers import read_source
-from trainwright_worker.data.sequences import Frames, pad
+from trainwright_worker.data.sequences import Frames, Tokens, pad
 from trainwright_worker.data.speech import measure_frames
 from trainwright_worker.data.splits import Splits, split
 from trainwright_worker.data.table import Part, Samples, Split, Table
@@ -200,7 +201,18 @@ def process(spec: TrainingJobSpec, splits: Splits[Part], measured: Measured, scr
             return to_samples(scaled, measured.tokenizer, place, fixed=spec.training.compile)
         raise TypeError(type(part))
 
-    return Dataset(splits.map(change), measured)
+    changed = splits.map(change)
+    return Dataset(replace(changed, notes=(*changed.notes, *_say_what_is_cut(changed))), measured)
+
+
+def _say_what_is_cut(splits: Splits[Split]) -> Iterator[str]:
+    """Yield what is to be said of texts that may be longer than a sample may be."""
+    for name, part in (("training", splits.train), ("validation", splits.validation), ("test", splits.test)):
+        if isinstance(part, Tokens) and part.full:
+            yield (
+                f"spec.dataset.tokenizer.maxLength: {part.full:,} of {len(part):,} texts of the {name} split have "
+                f"{part.max_length:,} tokens or more, and what is beyond them is cut off"
+            )
 
 
 def existing_split(dataset: Dataset, name: str, field: str) -> Split:

@@ -189,6 +189,11 @@ class ChangedSamples:
         """What makes reading take its time."""
         return Reading.DECODING
 
+    @property
+    def origins(self) -> Origins | None:
+        """The file and the row of each sample, if they are known."""
+        return self.samples.origins
+
     def take(self, indices: Tensor, epoch: int | None = None) -> Batch:
         """Return the samples at `indices` as images [k, channels, height, width]."""
         if epoch is None:

@@ -69,6 +69,11 @@ class Tokens:
         return (self.max_length,)
 
     @property
+    def full(self) -> int:
+        """Number of samples that have as many tokens as there may be: what is beyond them was cut off."""
+        return int((self._lengths(self.rows.numpy()) >= self.max_length).sum())
+
+    @property
     def reading(self) -> Reading:
         """What makes reading take its time."""
         return Reading.INSTANT

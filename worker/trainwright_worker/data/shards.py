@@ -15,9 +15,10 @@ from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.pictures import ImageNames, Marks, Pictures
 from trainwright_worker.data.ragged import Array, Names, Scratch
+from trainwright_worker.data.splits import say_left_out
 from trainwright_worker.data.table import Reading, Table
 from trainwright_worker.errors import DataError
-from trainwright_worker.files import Location, find_all
+from trainwright_worker.files import Location, find_all, list_left_out
 
 _FIELD: Final = "spec.dataset.webdataset"
 _THREADS: Final = 8
@@ -149,8 +150,9 @@ def _open(data: WebDatasetData, path: str, root: str, key: str, scratch: Scratch
     names = Names.from_arrays(found["names"], found["ends of names"])
     shards = Shards(places, found["shard"], found["begin"], found["end"], names, sizes, BlockReader())
     left = found["left"]
+    others = say_left_out(list_left_out(path, root, f"{_FIELD}.{key}", (".tar",)), f"{_FIELD}.{key}", "not .tar")
     notes = [f"{_FIELD}.{key}: {len(left):,} images, as {str(left[0])!r}, are left out: {_RULE}"] if len(left) else []
-    return shards, Labels(found["labels"].tolist()), notes
+    return shards, Labels(found["labels"].tolist()), [*notes, *others]
 
 
 def _samples(place: Location, data: WebDatasetData) -> _Index:

@@ -100,6 +100,19 @@ def say_taken_as_classes(own: Mapping[str, str], origin: str) -> tuple[str, ...]
     return (f"{origin} holds no folder called train, so that {shown} is taken for a class",)
 
 
+def say_other_splits(others: Sequence[str], origin: str) -> tuple[str, ...]:
+    """Return what is to be said of splits of a dataset that are none of ours.
+
+    Args:
+        others: Their names.
+        origin: How to speak of what holds them, after the field.
+    """
+    if not others:
+        return ()
+    shown = ", ".join(others[:_SHOWN]) + (", …" if len(others) > _SHOWN else "")
+    return (f"{origin} has the splits {shown}, which are left out; to use one, rename it to validation or test",)
+
+
 def say_left_out(extensions: Iterable[str], field: str, what: str) -> tuple[str, ...]:
     """Return what is to be said of files that are left out.
 

@@ -114,24 +114,23 @@ class Reviews:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know of the folders."""
-        others = [file.suffix or "none" for folder in self._folders for file in folder.files() if file.suffix != ".txt"]
-        return (*self.doubts, *say_left_out(others, self.field, "none of texts, .txt"))
+        others = [file.suffix for files in self._listed.values() for file in files if file.suffix != ".txt"]
+        return (*self.doubts, *say_left_out(others, self.field, "not .txt"))
 
     @property
     def places(self) -> list[Location]:
         """The files in which the texts lie, label by label."""
         return [place for places in self._places.values() for place in places]
 
-    @property
-    def _folders(self) -> list[Location]:
-        return [folder for folder in self.folder.folders() if Path(folder.path).name != UNLABELED]
+    @cached_property
+    def _listed(self) -> dict[str, list[Location]]:
+        """All files of each label."""
+        folders = {Path(folder.path).name: folder for folder in self.folder.folders()}
+        return {label: folder.files() for label, folder in folders.items() if label != UNLABELED}
 
     @cached_property
     def _places(self) -> dict[str, list[Location]]:
-        found = {
-            Path(folder.path).name: [file for file in folder.files() if file.suffix == ".txt"]
-            for folder in self._folders
-        }
+        found = {label: [file for file in files if file.suffix == ".txt"] for label, files in self._listed.items()}
         if not any(found.values()):
             raise DataError(f"{self.field}: {self.folder.name} holds no LABEL/*.txt files")
         return found

@@ -1,10 +1,11 @@
-"""Files for validation or test that are also trained on, and folders that are classes although they are called as splits."""
+"""Which files are which part of the data, which are none of it, and where samples come from."""
 
 import io
 import json
 import os
 import tarfile
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -12,17 +13,21 @@ from PIL import Image
 
 from trainwright.api.job import read_spec
 from trainwright.api.spec import DatasetSpec
-from trainwright_worker.data.dataset import read
+from trainwright_worker.data.dataset import measure, process, read
 from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.overlap import refuse_overlap
 from trainwright_worker.data.table import Samples, Table
 from trainwright_worker.errors import DataError
 
 
-def read_data(dataset, root, task="classification"):
+def spec_of(dataset, task="classification", model=None):
     training = {"epochs": 1, "globalBatchSize": 1}
-    spec = {"model": {"name": "linear"}, "dataset": dataset, "task": task, "training": training}
-    return read(read_spec(spec), str(root))
+    usual = {"name": "gpt" if task == "language-modeling" else "linear"}
+    return read_spec({"model": model or usual, "dataset": dataset, "task": task, "training": training})
+
+
+def read_data(dataset, root, task="classification"):
+    return read(spec_of(dataset, task), str(root))
 
 
 def write_texts(path):
@@ -117,6 +122,38 @@ def test_a_class_that_is_called_train_is_not_taken_for_the_training_split(tmp_pa
     splits, classes = read_data(dataset, tmp_path)
     assert classes == ("car", "plane", "test")
     assert any("no folder called train, so that 'test' is taken for a class" in note for note in splits.notes)
+
+
+@pytest.mark.parametrize("source", ["imageFolder", "labeledText", "text"])
+def test_files_of_other_kinds_are_counted(tmp_path, source):
+    for label in ("a", "b"):
+        draw(tmp_path / f"data/{label}/1.png")
+        (tmp_path / f"data/{label}/1.txt").write_text("text")
+        (tmp_path / f"data/{label}/1.pdf").write_text("text")
+    task = "language-modeling" if source == "text" else "classification"
+    splits, _ = read_data({source: {"path": "data"}, "split": {"validation": 0, "test": 0}}, tmp_path, task)
+    note = next(note for note in splits.notes if "left out" in note)
+    assert source in note
+    assert "4 files are left out, since their extensions (" in note
+    assert ".pdf" in note
+
+
+def test_texts_that_fill_the_length_are_counted(tmp_path):
+    rows = [{"text": " ".join(["word"] * count), "label": "xy"[count % 2]} for count in (2, 3, 5, 9)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"labeledText": {"path": "t.jsonl"}, "tokenizer": {"maxLength": 4}, "split": {"validation": 0, "test": 0}}
+    spec = spec_of(source, model={"name": "lstm"})
+    splits, classes = read(spec, str(tmp_path))
+    notes = process(spec, splits, measure(spec, splits, classes, str(tmp_path))).splits.notes
+    words = "spec.dataset.tokenizer.maxLength: 2 of 4 texts of the training split have 4 tokens or more"
+    assert any(note.startswith(words) for note in notes)
+
+
+def test_splits_of_a_saved_dataset_that_are_none_of_ours_are_told(tmp_path):
+    rows = datasets.Dataset.from_dict({"a": [0.0, 1.0] * 10, "label": [0, 1] * 10})
+    datasets.DatasetDict(train=rows, validation_matched=rows, test=rows).save_to_disk(tmp_path / "saved")
+    splits, _ = read_data({"huggingface": {"path": "saved", "features": ["a"]}}, tmp_path)
+    assert any("saved has the splits validation_matched, which are left out" in note for note in splits.notes)
 
 
 def test_idx_files_lead_back_to_their_images(tmp_path):
