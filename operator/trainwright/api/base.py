@@ -4,7 +4,7 @@ A `Rule` is written once beside the fields it relates. Pydantic checks its Pytho
 carries its CEL side, so the API server refuses the same manifest at `kubectl apply` with the same words.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Self
@@ -34,6 +34,17 @@ class Rule:
     message: str
     cel: str
     holds: Callable[[Any], bool]
+
+
+def listed(names: Iterable[str], conjunction: str) -> str:
+    """Return names as a sentence has them: `adam, adamw or lamb`."""
+    *others, last = names
+    return f"{', '.join(others)} {conjunction} {last}" if others else last
+
+
+def in_cel(names: Iterable[str]) -> str:
+    """Return names as a list in CEL."""
+    return str([str(name) for name in names])
 
 
 def one_of(*fields: str, what: str) -> Rule:

@@ -80,7 +80,8 @@ class Need:
             setup: How the job is run.
             length: How long the sequences of a batch are on average; None for all as long as the longest.
         """
-        passes = self._gauge.passes(setup.micro_batch, setup.precision, checkpointing=False, length=length)
+        checkpointing = setup.checkpointing
+        passes = self._gauge.passes(setup.micro_batch, setup.precision, checkpointing=checkpointing, length=length)
         # Not every pass is as large as the largest.
         return passes.flops * setup.batch / setup.micro_batch
 

@@ -1,12 +1,11 @@
 """The specification of a TrainingJob as a whole, and the rules between its parts."""
 
 from collections.abc import Callable, Iterable
-from enum import StrEnum
 from typing import Final
 
 from pydantic import Field
 
-from trainwright.api.base import Model, Rule
+from trainwright.api.base import Model, Rule, in_cel, listed
 from trainwright.api.spec.budget import BudgetSpec
 from trainwright.api.spec.checkpoint import CheckpointSpec, Parallelism, StartFromSpec
 from trainwright.api.spec.dataset import DatasetSpec
@@ -14,7 +13,7 @@ from trainwright.api.spec.evaluation import EvaluationSpec, MetricName
 from trainwright.api.spec.health import HealthSpec
 from trainwright.api.spec.model import ModelSpec
 from trainwright.api.spec.objective import DistillationSpec, LossName, LossSpec, RegularizationSpec
-from trainwright.api.spec.optimization import OptimizerName, OptimizerSpec, ScheduleSpec
+from trainwright.api.spec.optimization import OptimizerSpec, ScheduleSpec, optimizers_where
 from trainwright.api.spec.outcome import ExplanationSpec, ExportSpec, GenerationSpec, PredictionSpec, TrackingSpec
 from trainwright.api.spec.restart import RestartSpec
 from trainwright.api.spec.scheduling import SchedulingSpec
@@ -22,11 +21,6 @@ from trainwright.api.spec.source import Modality, Source, choose_in_cel, modalit
 from trainwright.api.spec.task import TASKS, TaskName, TaskTraits, tasks_where
 from trainwright.api.spec.training import Precision, TrainingSpec
 from trainwright.api.spec.workers import WorkersSpec
-
-
-def _names(names: Iterable[StrEnum]) -> str:
-    """Return names as a list in CEL."""
-    return str([str(name) for name in names])
 
 
 def _by_task(choices: Callable[[TaskTraits], str]) -> str:
@@ -45,17 +39,13 @@ def _tasks_of(source: Source) -> tuple[TaskName, ...]:
     return tasks_where(lambda traits: traits.target in source.targets)
 
 
-def _or(tasks: Iterable[TaskName]) -> str:
-    *others, last = tasks
-    return f"{', '.join(others)} or {last}" if others else last
-
-
 _METRICS_MESSAGE: Final = "does not fit the task: " + _listed(lambda traits: ("loss", *traits.metrics), "has")
 _LOSSES_MESSAGE: Final = "does not fit the task: " + _listed(lambda traits: traits.losses, "has")
 _TASK_MESSAGE: Final = "does not fit the dataset: " + "; ".join(
     f"{task} learns from {sources_where(lambda source, traits=traits: traits.target in source.targets)}"  # type: ignore[misc]
     for task, traits in TASKS.items()
 )
+_SHARDING: Final = optimizers_where(lambda traits: traits.shards)
 _PREDICTING: Final = tasks_where(lambda traits: traits.predicts)
 _GENERATING: Final = tasks_where(lambda traits: traits.generates)
 _EXPLAINED: Final = tasks_where(lambda traits: traits.explains)
@@ -136,10 +126,9 @@ class TrainingJobSpec(Model):
         ),
         Rule(
             field="optimizer.name",
-            message="adafactor keeps sums over whole rows and columns, which fsdp splits: use adamw, lamb, lars, muon "
-            "or sgd",
-            cel="self.parallelism != 'fsdp' || self.optimizer.name != 'adafactor'",
-            holds=lambda self: self.parallelism != Parallelism.FSDP or self.optimizer.name != OptimizerName.ADAFACTOR,
+            message=f"this optimizer cannot take a step with weights that fsdp splits: use {listed(_SHARDING, 'or')}",
+            cel=f"self.parallelism != 'fsdp' || self.optimizer.name in {in_cel(_SHARDING)}",
+            holds=lambda self: self.parallelism != Parallelism.FSDP or self.optimizer.traits.shards,
         ),
         Rule(
             field="parallelism",
@@ -157,21 +146,21 @@ class TrainingJobSpec(Model):
         Rule(
             field="loss.name",
             message=_LOSSES_MESSAGE,
-            cel=f"!has(self.loss) || self.loss.name in ({_by_task(lambda traits: _names(traits.losses))})",
+            cel=f"!has(self.loss) || self.loss.name in ({_by_task(lambda traits: in_cel(traits.losses))})",
             holds=lambda self: self.loss is None or self.loss.name in self.traits.losses,
         ),
         Rule(
             field="evaluation.metrics",
             message=_METRICS_MESSAGE,
             cel="!has(self.evaluation.metrics) || self.evaluation.metrics.all(m, m == 'loss' || m in "
-            f"({_by_task(lambda traits: _names(traits.metrics))}))",
+            f"({_by_task(lambda traits: in_cel(traits.metrics))}))",
             holds=lambda self: set(self.evaluation.metrics or ()) <= {MetricName.LOSS, *self.traits.metrics},
         ),
         Rule(
             field="training.earlyStopping.metric",
             message=_METRICS_MESSAGE,
             cel="!has(self.training.earlyStopping) || self.training.earlyStopping.metric == 'loss' || "
-            f"self.training.earlyStopping.metric in ({_by_task(lambda traits: _names(traits.metrics))})",
+            f"self.training.earlyStopping.metric in ({_by_task(lambda traits: in_cel(traits.metrics))})",
             holds=lambda self: (
                 self.training.early_stopping is None
                 or self.training.early_stopping.metric in {MetricName.LOSS, *self.traits.metrics}
@@ -180,8 +169,8 @@ class TrainingJobSpec(Model):
         Rule(
             field="distillation",
             message="a teacher's outputs are compared as probabilities of classes or tokens: distillation needs the "
-            f"cross-entropy loss, and task {_or(_DISTILLED)}",
-            cel=f"!has(self.distillation) || (self.task in {_names(_DISTILLED)} && "
+            f"cross-entropy loss, and task {listed(_DISTILLED, 'or')}",
+            cel=f"!has(self.distillation) || (self.task in {in_cel(_DISTILLED)} && "
             "(!has(self.loss) || self.loss.name == 'cross-entropy'))",
             holds=lambda self: (
                 self.distillation is None or (self.traits.distills and self.loss_name == LossName.CROSS_ENTROPY)
@@ -190,25 +179,25 @@ class TrainingJobSpec(Model):
         Rule(
             field="task",
             message=_TASK_MESSAGE,
-            cel=f"self.task in ({choose_in_cel('self.dataset', lambda source: _names(_tasks_of(source)))})",
+            cel=f"self.task in ({choose_in_cel('self.dataset', lambda source: in_cel(_tasks_of(source)))})",
             holds=lambda self: self.traits.target in self.dataset.source.targets,
         ),
         Rule(
             field="prediction",
-            message=f"samples are predicted by task {_or(_PREDICTING)}: ask a language model for generation instead",
-            cel=f"!has(self.prediction) || self.task in {_names(_PREDICTING)}",
+            message=f"samples are predicted by task {listed(_PREDICTING, 'or')}: ask a language model for generation instead",
+            cel=f"!has(self.prediction) || self.task in {in_cel(_PREDICTING)}",
             holds=lambda self: self.prediction is None or self.traits.predicts,
         ),
         Rule(
             field="generation",
-            message=f"generation needs a language model: set task to {_or(_GENERATING)}",
-            cel=f"!has(self.generation) || self.task in {_names(_GENERATING)}",
+            message=f"generation needs a language model: set task to {listed(_GENERATING, 'or')}",
+            cel=f"!has(self.generation) || self.task in {in_cel(_GENERATING)}",
             holds=lambda self: self.generation is None or self.traits.generates,
         ),
         Rule(
             field="explanation",
-            message=f"only single predictions can be explained: use it with {_or(_EXPLAINED)}",
-            cel=f"!has(self.explanation) || self.task in {_names(_EXPLAINED)}",
+            message=f"only single predictions can be explained: use it with {listed(_EXPLAINED, 'or')}",
+            cel=f"!has(self.explanation) || self.task in {in_cel(_EXPLAINED)}",
             holds=lambda self: self.explanation is None or self.traits.explains,
         ),
         Rule(

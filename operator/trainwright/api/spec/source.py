@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from trainwright.api.base import camel
+from trainwright.api.base import camel, listed
 
 
 class Modality(StrEnum):
@@ -102,8 +102,7 @@ def find_source(dataset: Any) -> Source:
 
 def sources_where(holds: Callable[[Source], bool]) -> str:
     """Return the sources that meet a condition, as a message names them."""
-    *others, last = dict.fromkeys(source.words for source in SOURCES if holds(source))
-    return f"{', '.join(others)} or {last}" if others else last
+    return listed(dict.fromkeys(source.words for source in SOURCES if holds(source)), "or")
 
 
 def choose_in_cel(dataset: str, value: Callable[[Source], str]) -> str:
