@@ -50,7 +50,7 @@ def test_csv_with_files_of_their_own_compressed(open_data, tmp_path):
     own = {"validationPath": "valid.csv.gz", "testPath": "test.csv.gz"}
     data = open_data({"csv": {"path": "train.csv.gz", "target": "y", **own}, "normalize": "none"})
     assert data.classes == ("a", "b")
-    assert [part.input.tolist() for part in (data.splits.validation, data.splits.test)] == [[[3.0]], [[4.0]]]
+    assert [part.inputs.tolist() for part in (data.splits.validation, data.splits.test)] == [[[3.0]], [[4.0]]]
     assert data.splits.validation.targets.tolist() == [1]
 
 
