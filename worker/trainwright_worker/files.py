@@ -14,7 +14,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
@@ -47,12 +47,14 @@ class Location:
         name: How to speak of it: the path on this machine, or the URI.
         field: Field of the spec that leads to it.
         protocol: Protocol of its URI; None on a mounted volume.
+        size: Its size in bytes, if whatever led to it tells.
     """
 
     path: str
     name: str
     field: str
     protocol: str | None = None
+    size: int | None = None
 
     @cached_property
     def system(self) -> Any:
@@ -119,14 +121,18 @@ class Location:
     def files(self) -> list["Location"]:
         """Return the files under this folder at any depth, in the order of their paths; hidden ones left out."""
         with self.reading():
-            paths = sorted(self._walk(self.path, frozenset()))
-        return [self.beside(path) for path in paths if not _is_hidden(path.removeprefix(self.path))]
+            found = sorted(self._walk(self.path, frozenset()))
+        return [
+            replace(self.beside(path), size=size)
+            for path, size in found
+            if not _is_hidden(path.removeprefix(self.path))
+        ]
 
-    def _walk(self, folder: str, entered: frozenset[Path]) -> Iterator[str]:
-        """Yield the files under a folder, and under those that links lead to, which fsspec by itself does not enter."""
+    def _walk(self, folder: str, entered: frozenset[Path]) -> Iterator[tuple[str, int]]:
+        """Yield the files under a folder with their sizes, and those under the folders that links lead to, which fsspec by itself does not enter."""
         for path, entry in self.system.find(folder, detail=True).items():
             if not (entry.get("islink") and self.system.isdir(path)):
-                yield path
+                yield path, entry["size"] or 0
                 continue
             target = Path(path).resolve()
             # A link to what holds it would never end.
@@ -260,6 +266,21 @@ def find_all(path: str, root: str, field: str, suffixes: tuple[str, ...] = ()) -
     if not found:
         raise DataError(f"{field}: the folder {places[0].name} holds no {', '.join(suffixes)} file")
     return found
+
+
+def list_left_out(path: str, root: str, field: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Return the extensions of the files in a folder that `find_all` leaves out; none if the path is no folder.
+
+    Args:
+        path: As the spec gives it.
+        root: The data root of the worker.
+        field: Field of the spec that names it, for errors.
+        suffixes: Extensions of the files wanted from a folder.
+    """
+    folder = place(path, root, field)
+    if "*" in path or len(expand(path)) > 1 or not folder.is_folder():
+        return []
+    return [file.suffix for file in folder.files() if file.suffix not in suffixes]
 
 
 def expand(path: str) -> list[str]:

@@ -189,7 +189,7 @@ def test_large_members_of_a_remote_shard_are_not_fetched_for_their_headers():
     place = Location("s.tar", "far://s.tar", "spec.x", "far")
     place.__dict__["system"] = remote = Remote(content.getvalue())
     found = _samples(place, WebDatasetData(path="s.tar")).samples
-    assert [(end - begin, label) for begin, end, label in found] == [(5 << 20, "7")] * 2
+    assert [(end - begin, *rest) for begin, end, *rest in found] == [(5 << 20, "7", "a.jpg"), (5 << 20, "7", "b.jpg")]
     assert remote.fetched < 4 << 20 < len(remote.content)
 
 

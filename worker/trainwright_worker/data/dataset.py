@@ -1,5 +1,6 @@
 """From the spec's dataset to what training consumes: read, split, measure, process."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -12,13 +13,14 @@ from trainwright_worker.batch import Batch
 from trainwright_worker.data.corpus import Texts, make_tokenizer, to_blocks, to_samples
 from trainwright_worker.data.measured import Measured
 from trainwright_worker.data.normalization import Normalization, measure_samples
+from trainwright_worker.data.overlap import refuse_overlap
 from trainwright_worker.data.pictures import ChangedSamples, Pictures, measure_pictures
 from trainwright_worker.data.ragged import Scratch
 from trainwright_worker.data.readers import read_source
-from trainwright_worker.data.sequences import Frames, pad
+from trainwright_worker.data.sequences import Frames, Tokens, pad
 from trainwright_worker.data.speech import measure_frames
 from trainwright_worker.data.splits import Splits, split
-from trainwright_worker.data.table import Part, Samples, Split
+from trainwright_worker.data.table import Part, Samples, Split, Table
 from trainwright_worker.data.tokens import Tokenizer
 from trainwright_worker.errors import DataError, UserError
 
@@ -95,13 +97,29 @@ def read(
     Raises:
         DataError: The data is missing, damaged or not what the spec says.
     """
-    table = read_source(spec, root, scratch or Scratch())
+    table = read_table(spec, root, scratch or Scratch())
+    return split(table, spec.dataset.split, spec.training.seed), table.classes
+
+
+def read_table(spec: TrainingJobSpec, root: str, scratch: Scratch) -> Table:
+    """Return the data of a job as its source has it, once it is seen that something can be learnt from it.
+
+    Args:
+        spec: The job.
+        root: Folder at which relative paths start.
+        scratch: Where to keep what is derived from the data.
+
+    Raises:
+        DataError: The data is missing, damaged or not what the spec says.
+    """
+    table = read_source(spec, root, scratch)
+    refuse_overlap(table, spec.dataset)
     for part in (table.samples, table.validation, table.test):
         if isinstance(part, Samples) and not all(some.isfinite().all() for some in torch.split(part.inputs, _ROWS)):
             raise DataError("spec.dataset: the inputs hold values that are not finite numbers")
     if spec.traits.target == Target.CLASS and table.classes is not None:
         table = replace(table, notes=(*table.notes, *_check_classes(table.samples, table.classes)))
-    return split(table, spec.dataset.split, spec.training.seed), table.classes
+    return table
 
 
 def _check_classes(samples: Part, classes: tuple[str, ...]) -> list[str]:
@@ -183,7 +201,18 @@ def process(spec: TrainingJobSpec, splits: Splits[Part], measured: Measured, scr
             return to_samples(scaled, measured.tokenizer, place, fixed=spec.training.compile)
         raise TypeError(type(part))
 
-    return Dataset(splits.map(change), measured)
+    changed = splits.map(change)
+    return Dataset(replace(changed, notes=(*changed.notes, *_say_what_is_cut(changed))), measured)
+
+
+def _say_what_is_cut(splits: Splits[Split]) -> Iterator[str]:
+    """Yield what is to be said of texts that may be longer than a sample may be."""
+    for name, part in (("training", splits.train), ("validation", splits.validation), ("test", splits.test)):
+        if isinstance(part, Tokens) and part.full:
+            yield (
+                f"spec.dataset.tokenizer.maxLength: {part.full:,} of {len(part):,} texts of the {name} split have "
+                f"{part.max_length:,} tokens or more, and what is beyond them is cut off"
+            )
 
 
 def existing_split(dataset: Dataset, name: str, field: str) -> Split:

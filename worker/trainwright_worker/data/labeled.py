@@ -4,9 +4,11 @@ import torch
 
 from trainwright.api.spec.corpora import LabeledTextData, TextData
 from trainwright_worker.data.corpus import Texts, filled, whole
+from trainwright_worker.data.splits import say_left_out
 from trainwright_worker.data.table import Table
-from trainwright_worker.data.texts import Files, PlainText, Reviews, open_labeled, open_text
+from trainwright_worker.data.texts import JSONL, PLAIN, Files, PlainText, Reviews, open_labeled, open_text
 from trainwright_worker.errors import DataError
+from trainwright_worker.files import list_left_out
 
 _LABELED = "spec.dataset.labeledText"
 _TEXT = "spec.dataset.text"
@@ -41,7 +43,8 @@ def read_labeled(data: LabeledTextData, root: str) -> Table:
         own("test", data.test_path, "testPath"),
         own("validation", data.validation_path, "validationPath"),
     )
-    return Table(whole(train, labels.index(classes, _LABELED)), classes, test, validation)
+    notes = [note for store in stores.values() if isinstance(store, Reviews) for note in store.notes]
+    return Table(whole(train, labels.index(classes, _LABELED)), classes, test, validation, notes=tuple(notes))
 
 
 def read_text(data: TextData, root: str) -> Table:
@@ -53,7 +56,9 @@ def read_text(data: TextData, root: str) -> Table:
     notes: list[str] = []
 
     def part(path: str, key: str) -> Texts:
-        store = open_text(data, path, root, f"{_TEXT}.{key}")
+        field = f"{_TEXT}.{key}"
+        store = open_text(data, path, root, field)
+        notes.extend(say_left_out(list_left_out(path, root, field, PLAIN + JSONL), field, "none of texts"))
         if isinstance(store, Files):
             texts, said = filled(store, path)
             notes.extend(said)

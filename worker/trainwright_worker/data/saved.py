@@ -13,13 +13,14 @@ from trainwright.api.spec.corpora import HuggingFaceData
 from trainwright.api.spec.source import Target
 from trainwright_worker.data.corpus import filled, whole
 from trainwright_worker.data.labels import Labels
-from trainwright_worker.data.pictures import Pictures
+from trainwright_worker.data.origin import Origins
+from trainwright_worker.data.pictures import Marks, Pictures
 from trainwright_worker.data.ragged import Array
-from trainwright_worker.data.splits import find_own
+from trainwright_worker.data.splits import find_own, say_other_splits
 from trainwright_worker.data.table import LARGEST, Part, Reading, Samples, Table
 from trainwright_worker.data.texts import find_fault
 from trainwright_worker.errors import DataError
-from trainwright_worker.files import find
+from trainwright_worker.files import Location, find, place
 
 _FIELD: Final = "spec.dataset.huggingface"
 _ROWS: Final = 1024
@@ -34,6 +35,11 @@ class SavedTexts:
     field: str
     origin: str
     blank: bool
+
+    @property
+    def places(self) -> list[Location]:
+        """The files in which the rows lie."""
+        return [place(entry["filename"], "", self.field) for entry in self.rows.cache_files]
 
     def texts(self) -> Iterator[str]:
         """Read all texts in their order."""
@@ -77,6 +83,14 @@ class SavedImages:
         """Return None: all are near."""
         return None
 
+    def origins(self, rows: Tensor) -> Origins:
+        """Return the rows of some images ([samples] int64)."""
+        return Origins.of_file(self.origin, rows + 1)
+
+    def marks(self) -> Marks:
+        """Return what tells the images apart: their place alone, since to look at more takes as long as to read them."""
+        return Marks((self.origin,), np.zeros(len(self.rows), np.int64), np.arange(len(self.rows)))
+
 
 def read_saved(data: HuggingFaceData, root: str, target: Target) -> Table:
     """Return a saved dataset with its own splits.
@@ -84,18 +98,18 @@ def read_saved(data: HuggingFaceData, root: str, target: Target) -> Table:
     Raises:
         DataError: There is none, or a column is missing or holds something else than the spec says.
     """
-    splits = _load(data, root)
+    splits, notes = _load(data, root)
     reader = _Reader(data, target)
     train = reader.part(splits["train"], f"the training split of {data.path}")
     test, validation = (
         reader.part(splits[name], f"the {name} split of {data.path}") if name in splits else None
         for name in ("test", "validation")
     )
-    return Table(train, reader.classes, test, validation, notes=tuple(reader.notes))
+    return Table(train, reader.classes, test, validation, notes=(*notes, *reader.notes))
 
 
-def _load(data: HuggingFaceData, root: str) -> dict[str, Any]:
-    """Return the rows of each split, by our names."""
+def _load(data: HuggingFaceData, root: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the rows of each split, by our names, and what is to be said of the others."""
     import datasets  # noqa: PLC0415 - takes seconds; only jobs with such data need it
 
     folder = find(data.path, root, f"{_FIELD}.path")
@@ -105,11 +119,12 @@ def _load(data: HuggingFaceData, root: str) -> dict[str, Any]:
     except (DataError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{_FIELD}.path: {folder.name} is no dataset that save_to_disk wrote: {error}") from error
     if isinstance(found, datasets.Dataset):
-        return {"train": found}
+        return {"train": found}, ()
     own = find_own(found, f"{_FIELD}.path: {folder.name}")
     if "train" not in own:
         raise DataError(f"{_FIELD}.path: {folder.name} has no split called train; it has {', '.join(found)}")
-    return {split: found[name] for split, name in own.items()}
+    notes = say_other_splits([name for name in found if name not in own.values()], f"{_FIELD}.path: {folder.name}")
+    return {split: found[name] for split, name in own.items()}, notes
 
 
 class _Reader:
