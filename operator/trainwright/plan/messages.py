@@ -5,6 +5,7 @@ from datetime import datetime
 
 from trainwright.api.amounts import duration_text
 from trainwright.api.exit_codes import FailureClass
+from trainwright.api.spec.task import order_metrics
 from trainwright.api.status import Condition, ConditionType, Metrics, Phase, Progress, Summary, TrainingJobStatus
 from trainwright.api.worker import WorkerPhase, WorkerReport
 from trainwright.plan import budget, elastic, placement, postmortem, queue, rendezvous, scale, start, storage
@@ -284,10 +285,7 @@ def _main_metric(status: TrainingJobStatus) -> str:
     evaluation = status.metrics.evaluation
     if evaluation is None:
         return ""
-    for name in ("accuracy", "r2", "perplexity", "character-error-rate", "loss"):
-        if name in evaluation.metrics:
-            return f"{name} {evaluation.metrics[name]:.4g}"
-    return ""
+    return next((f"{name} {evaluation.metrics[name]:.4g}" for name in order_metrics(evaluation.metrics)), "")
 
 
 def _s(number: int) -> str:

@@ -4,7 +4,7 @@ Rules, defaults, documentation and the worker follow from a task's row. A new ta
 `tasks`, and one example.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -130,7 +130,7 @@ def tasks_where(holds: Callable[[TaskTraits], object]) -> tuple[TaskName, ...]:
     return tuple(task for task, traits in TASKS.items() if holds(traits))
 
 
-def order_metrics(names: list[str]) -> list[str]:
+def order_metrics(names: Iterable[str]) -> list[str]:
     """Return the names of an evaluation's metrics in the order to show them in: the main metric first, the loss last."""
     known = [str(metric) for traits in TASKS.values() for metric in traits.metrics]
     ranks = {name: place for place, name in enumerate(known)} | {str(MetricName.LOSS): len(known)}
