@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from trainwright.api.spec.paths import is_uri
-from trainwright_worker.errors import DataError, InfrastructureError
+from trainwright_worker.errors import DataError, UnreachableError
 from trainwright_worker.object_store import open_store
 
 _FIELD_CHARACTERS: Final = 1 << 28
@@ -189,12 +189,12 @@ class Location:
             raise DataError(f"{self.field}: cannot read {self.name}: {error}", hint) from error
         except OSError as error:
             if type(error).__name__ in _PASSING or isinstance(error, ConnectionError | TimeoutError):
-                raise InfrastructureError(f"{self.field}: cannot reach {self.name}: {error}") from error
+                raise UnreachableError(f"{self.field}: cannot reach {self.name}: {error}") from error
             raise DataError(f"{self.field}: cannot read {self.name}: {error}") from error
         except Exception as error:
             names = {kind.__name__ for kind in type(error).__mro__}
             if names & _PASSING:
-                raise InfrastructureError(f"{self.field}: cannot reach {self.name}: {error}") from error
+                raise UnreachableError(f"{self.field}: cannot reach {self.name}: {error}") from error
             if names & {"BotoCoreError", "ClientError"}:
                 hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in spec.workers.env"
                 raise DataError(f"{self.field}: cannot read {self.name}: {error}", hint) from error

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from trainwright_worker.errors import InfrastructureError
+from trainwright_worker.errors import UnreachableError
 from trainwright_worker.files import place
 from trainwright_worker.storage import check_storage, open_storage
 
@@ -21,10 +21,10 @@ def _nobody_listens(monkeypatch):
 
 
 def test_data_and_checkpoints_name_the_field_and_the_remedy():
-    with pytest.raises(InfrastructureError, match=r"spec\.dataset\.csv\.path: cannot reach s3://bucket/x\.csv") as data:
+    with pytest.raises(UnreachableError, match=r"spec\.dataset\.csv\.path: cannot reach s3://bucket/x\.csv") as data:
         place("s3://bucket/x.csv", "/data", "spec.dataset.csv.path").exists()
     assert "is AWS_ENDPOINT_URL right" in data.value.message
     with pytest.raises(
-        InfrastructureError, match=r"spec\.checkpoint\.uri: cannot write to s3://bucket/jobs: the object store"
+        UnreachableError, match=r"spec\.checkpoint\.uri: cannot write to s3://bucket/jobs: the object store"
     ):
         check_storage(open_storage("s3://bucket/jobs"), "spec.checkpoint.uri")

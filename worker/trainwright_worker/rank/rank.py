@@ -20,7 +20,7 @@ from trainwright_worker.console import say
 from trainwright_worker.distributed.group import Group, choose_device, keep_freed_memory, set_determinism, set_threads
 from trainwright_worker.distributed.placement import RankPlacement
 from trainwright_worker.distributed.store import connect_store, round_store
-from trainwright_worker.errors import InfrastructureError
+from trainwright_worker.errors import InfrastructureError, UnreachableError, UserError
 from trainwright_worker.rank.prepare import prepare, take_best
 from trainwright_worker.reporting.metrics import Metrics
 from trainwright_worker.reporting.pulse import Pulse, forming_patience
@@ -136,8 +136,16 @@ class Rank:
             reporter.watch(mine, self.group.size)
         return sender
 
+    @property
+    def _first_start(self) -> bool:
+        """Whether no launch of the job came before this one, and this one has not begun to train."""
+        return self.run is None and self.placement.attempt == 1 and self.cause is None
+
     def fail(self, error: BaseException) -> int:
         """Leave a post-mortem and return the exit code."""
+        if isinstance(error, UnreachableError) and self._first_start:
+            # Nothing is lost yet, and somebody may be waiting to hear that an address is wrong.
+            error = UserError(error.message, error.hint)
         self.pulse.rest()
         formed = self.group is not None
         path = post_mortem_path(self.scratch, self.placement.local_rank)
