@@ -116,6 +116,6 @@ async def test_knows_what_is_served(cluster, namespace):
     assert not await cluster.serves("networking.k8s.io/v1", "podgroups")
     assert not await cluster.serves("visibility.kueue.x-k8s.io/v1beta1", "localqueues")
     with pytest.raises(NotFoundError):
-        await cluster.line(namespace, "team-a")
+        await cluster.pending_workloads(namespace, "team-a")
     with pytest.raises(NotFoundError):
         await cluster.create({**pod(namespace), "apiVersion": "scheduling.volcano.sh/v1beta1", "kind": "PodGroup"})

@@ -31,7 +31,7 @@ def a_job(workers):
             "regularization": {"l2": 0.01},
             "training": {"steps": STEPS, "globalBatchSize": 64},
             "evaluation": {"everySteps": STEPS},
-            "checkpoint": {"everySteps": 200},
+            "checkpoint": {"everySteps": 200, "persistentVolumeClaim": "checkpoints"},
             "workers": {"count": workers, "env": [{"name": "OMP_NUM_THREADS", "value": "1"}]},
         },
     }

@@ -96,7 +96,7 @@ def test_resnet(make_job, tmp_path):
     small = {
         "dataset": {"imageFolder": {"size": 32, "resize": None}},
         "optimizer": {"learningRate": 0.01},
-        "training": {"epochs": 4, "globalBatchSize": 8, "microBatchSize": 4},
+        "training": {"epochs": 8, "globalBatchSize": 8, "microBatchSize": 4},
         "schedule": {"warmupSteps": 1},
         "evaluation": {"metrics": ["accuracy", "top5-accuracy"]},
         "checkpoint": {"persistentVolumeClaim": None},

@@ -87,7 +87,13 @@ def test_a_crashed_process_is_restarted_in_place_until_the_limit(make_job):
             "spec.training.globalBatchSize: 4096, but the training split has only 1437",
         ),
         (
-            {"optimizer": {"name": "sgd", "learningRate": 1000}, "training": {"epochs": 50}},
+            {
+                "dataset": {"builtin": {"name": "diabetes"}},
+                "task": "regression",
+                "model": {"name": "linear"},
+                "optimizer": {"name": "sgd", "learningRate": 1000},
+                "training": {"epochs": 50},
+            },
             ExitCode.NON_FINITE,
             "not finite",
         ),

@@ -94,9 +94,9 @@ def test_sharded_training_learns_what_unsharded_does_and_resumes_exactly(make_jo
     )
     whole.run()
     split.run()
-    assert losses_of(split) == pytest.approx(losses_of(whole), rel=1e-4)
-    assert split.summary["test"]["metrics"] == pytest.approx(whole.summary["test"]["metrics"], rel=2e-2)
     # Muon orthogonalizes in bf16.
+    assert losses_of(split) == pytest.approx(losses_of(whole), rel=1e-3 if optimizer == "muon" else 1e-4)
+    assert split.summary["test"]["metrics"] == pytest.approx(whole.summary["test"]["metrics"], rel=2e-2)
     assert_close(weights_of(split), weights_of(whole), 2e-2 if optimizer == "muon" else 1e-3)
     # A copy of the run as it was at step 40.
     for path in split.checkpoints:
