@@ -108,7 +108,7 @@ class Normalization:
     def apply(self, samples: Samples) -> Samples:
         """Return scaled samples; the inputs are scaled where they are, since large ones hardly fit into memory twice."""
         inputs, targets = self.apply_to_inputs(samples.inputs), self.apply_to_targets(samples.targets)
-        return Samples(inputs, targets, samples.features)
+        return replace(samples, inputs=inputs, targets=targets)
 
 
 def measure_samples(train: Samples, spec: Normalize) -> Normalization:

@@ -7,6 +7,7 @@ from typing import Any
 from trainwright.api.spec import DatasetSpec, TrainingJobSpec
 from trainwright.api.spec.job import Task
 from trainwright.api.spec.paths import list_paths
+from trainwright.api.spec.sources import CsvData, ParquetData
 from trainwright_worker.data.builtin import read_builtin
 from trainwright_worker.data.folders import read_image_folder
 from trainwright_worker.data.images import read_cifar10, read_idx
@@ -31,19 +32,25 @@ def read_source(spec: TrainingJobSpec, root: str, scratch: Scratch) -> Table:
     Raises:
         DataError: The data is missing, damaged or not what the spec says.
     """
+    missing = spec.dataset.missing_targets
+
+    def read_rows(data: CsvData | ParquetData) -> Table:
+        classify = spec.task == Task.CLASSIFICATION
+        return read_table(data, root, classify=classify, missing=missing)
+
     readers: dict[str, Callable[[Any], Table]] = {
         "builtin": read_builtin,
-        "csv": lambda data: read_table(data, root, classify=spec.task == Task.CLASSIFICATION),
-        "parquet": lambda data: read_table(data, root, classify=spec.task == Task.CLASSIFICATION),
+        "csv": read_rows,
+        "parquet": read_rows,
         "idx": lambda data: read_idx(data, root),
         "cifar10": lambda data: read_cifar10(data, root),
         "synthetic": lambda data: generate(data, spec.training.seed),
         "image_folder": lambda data: read_image_folder(data, root),
-        "labeled_text": lambda data: read_labeled(data, root),
+        "labeled_text": lambda data: read_labeled(data, root, missing),
         "text": lambda data: read_text(data, root),
-        "huggingface": lambda data: read_saved(data, root, spec.task),
+        "huggingface": lambda data: read_saved(data, root, spec.task, missing),
         "webdataset": lambda data: read_shards(data, root, scratch),
-        "labeled_sequences": lambda data: read_sequences(data, root, scratch),
+        "labeled_sequences": lambda data: read_sequences(data, root, scratch, missing),
     }
     sources = ((reader, getattr(spec.dataset, name)) for name, reader in readers.items())
     return next(reader(data) for reader, data in sources if data is not None)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trainwright_worker.batch import IGNORED, Batch
 from trainwright_worker.data.normalization import Normalization
+from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.ragged import Array, Ragged
 from trainwright_worker.data.table import Reading
 
@@ -49,6 +50,7 @@ class Tokens:
         padding: Id that fills up shorter texts.
         max_length: Tokens of the longest sample.
         fixed: Whether to pad every batch to the longest sample, rather than to its own longest.
+        origins: The file and the row of each sample.
     """
 
     ids: Ragged
@@ -57,6 +59,7 @@ class Tokens:
     padding: int
     max_length: int
     fixed: bool = False
+    origins: Origins | None = None
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -154,6 +157,7 @@ class Frames:
         classes: Code points of the characters in the order of their classes; a character is its class + 1, since CTC's
             blank is 0.
         fixed: Whether to pad every batch to the longest sample, rather than to its own longest.
+        origins: The file and the row of each sample.
     """
 
     frames: Ragged
@@ -163,6 +167,7 @@ class Frames:
     max_length: int
     classes: tuple[int, ...] = ()
     fixed: bool = False
+    origins: Origins | None = None
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -170,7 +175,9 @@ class Frames:
 
     def select(self, indices: Tensor) -> "Frames":
         """Return the sequences at `indices` ([k] int64)."""
-        return replace(self, rows=self.rows[indices])
+        return replace(
+            self, rows=self.rows[indices], origins=None if self.origins is None else self.origins.select(indices)
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """What a reader returns: all samples of a dataset, unscaled; those of small data in memory."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final, Protocol
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trainwright_worker.batch import Batch
+from trainwright_worker.data.origin import Origins
 
 LARGEST: Final = float(np.finfo(np.float32).max)
 """The largest number that a model can be shown; what is larger would be infinite to it."""
@@ -55,11 +57,15 @@ class Samples:
             and are not scaled yet.
         targets: int64 class indices [samples], or float32 values [samples, 1]; float64 as above.
         features: Name of each feature, where they have names.
+        origins: The file and the row of each sample, where they were read from files of rows.
+        units: Columns of times, with the types that they have in the data; they are read in the unit of the first.
     """
 
     inputs: Tensor
     targets: Tensor
     features: tuple[str, ...] | None = None
+    origins: Origins | None = None
+    units: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -67,7 +73,12 @@ class Samples:
 
     def select(self, indices: Tensor) -> "Samples":
         """Return the samples at `indices` ([k] int64), copied."""
-        return Samples(self.inputs.index_select(0, indices), self.targets.index_select(0, indices), self.features)
+        return replace(
+            self,
+            inputs=self.inputs.index_select(0, indices),
+            targets=self.targets.index_select(0, indices),
+            origins=None if self.origins is None else self.origins.select(indices),
+        )
 
     def take(self, indices: Tensor, epoch: int | None = None) -> Batch:  # noqa: ARG002 - nothing is augmented here
         """Return the samples at `indices` ([k] int64) as a batch."""
@@ -85,7 +96,7 @@ class Samples:
 
     def to(self, device: torch.device) -> "Samples":
         """Return the samples on `device`."""
-        return Samples(self.inputs.to(device), self.targets.to(device), self.features)
+        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
 
 class Part(Protocol):
