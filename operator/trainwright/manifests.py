@@ -5,6 +5,7 @@ PyYAML and kubectl disagree on what plain text stands for: to PyYAML `1e-3` and 
 """
 
 import re
+from collections.abc import Iterable
 from typing import Any, Final
 
 import yaml
@@ -79,3 +80,8 @@ def load(text: str) -> list[Any]:
 def dump(document: Any) -> str:
     """Return the document as YAML: keys in the order given, the same text every time."""
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+def dump_all(documents: Iterable[Any]) -> str:
+    """Return several documents as one YAML text."""
+    return "---\n".join(map(dump, documents))

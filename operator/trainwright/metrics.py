@@ -13,8 +13,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from trainwright.api.status import Goodput, Phase
-
-Manifest = dict[str, Any]
+from trainwright.build import Manifest
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _PER_JOB: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -19,6 +19,7 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from definitions import JOBS, contradiction, definitions
 from kubernetes.aio.client.configuration import Configuration
 from person import Person
 
@@ -27,6 +28,7 @@ from trainwright.cluster.rest import ApiServer
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "test-admin"  # noqa: S105 - of a server that lives for one test run
 EDITORS = "test-editors"
+INVALID = 422
 EDITOR_TOKEN = "test-editor"  # noqa: S105 - the same
 
 
@@ -133,7 +135,7 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServ
     etcd_binary, server_binary = _binary("etcd"), _binary("kube-apiserver")
     if etcd_binary is None or server_binary is None:
         pytest.skip(
-            "needs the programs etcd and kube-apiserver, which are there once a kind cluster was made from packages"
+            "needs the programs etcd and kube-apiserver, which are there once tests/kind/cluster/up has made a cluster"
         )
     folder = tmp_path_factory.mktemp("apiserver")
     etcd, etcd_url = _etcd(etcd_binary, folder)
@@ -145,31 +147,25 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServ
             if process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"kube-apiserver does not start:\n{(folder / 'apiserver.log').read_text()[-3000:]}")
             time.sleep(0.2)
-        _install_crd(running)
+        _install_definitions(running)
         yield running
     finally:
         _stop(process)
         _stop(etcd)
 
 
-def _install_crd(running: RunningServer) -> None:
-    crd = yaml.safe_load((ROOT / "manifests" / "crd.yaml").read_text())
+def _install_definitions(running: RunningServer) -> None:
+    """Install what the operator needs, and wait until all of it is in force."""
 
     async def install() -> None:
-        server = running.connect()
-        path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-        try:
-            await server.request("POST", path, "crds", crd)
-            async with asyncio.timeout(60):
-                while True:
-                    status = (await server.request("GET", f"{path}/{crd['metadata']['name']}", "crds"))["status"]
-                    if any(
-                        c["type"] == "Established" and c["status"] == "True" for c in status.get("conditions") or ()
-                    ):
-                        return
-                    await asyncio.sleep(0.1)
-        finally:
-            await server.close()
+        async with asyncio.timeout(60), Person(running.url, TOKEN) as person:
+            for path, manifest in definitions():
+                answer = await person.create(path, manifest)
+                assert not answer.refused, answer.message
+            # The CRD is established when jobs are known, and the policy in force when this one is judged.
+            jobs = JOBS.format(namespace="default")
+            while (await person.create(f"{jobs}?dryRun=All", contradiction())).code != INVALID:  # noqa: ASYNC110 - the server is another process
+                await asyncio.sleep(0.1)
 
     asyncio.run(install())
 

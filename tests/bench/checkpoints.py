@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from workloads import use_threads
 
 from trainwright_worker.checkpoint.folder import CheckpointFolder
+from trainwright_worker.checkpoint.state import TrainingProgress, gather_state, pack_rank
 from trainwright_worker.checkpoint.writer import Writer
 from trainwright_worker.distributed.group import count_cores
 from trainwright_worker.storage import FolderStorage
-from trainwright_worker.training.state import Progress, gather_state, pack_rank
 
 INTERVAL = 30.0
 """Seconds between two checkpoints."""
@@ -44,7 +44,7 @@ class Training:
         layers = max(1, megabytes * 1_000_000 // LAYER_BYTES)
         self.model = nn.Sequential(*[nn.Linear(WIDTH, WIDTH) for _ in range(layers)])
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-5, fused=True)
-        self.progress = Progress(0, torch.zeros((), dtype=torch.float64))
+        self.progress = TrainingProgress(0, torch.zeros((), dtype=torch.float64))
         self._inputs = torch.rand(BATCH, WIDTH)
         self.step()
 

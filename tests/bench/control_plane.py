@@ -17,14 +17,15 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "control"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import measures
 import uvloop
-import yaml
 from children import make_namespace
-from client import Client, Manifest, Recorder, gather
+from client import ApiError, Client, Manifest, Recorder, gather
+from definitions import JOBS, contradiction, definitions
 from measures import Bench
 from operating import NAMESPACE, Operator
-from plane import ROOT, Plane, control_plane
+from plane import Plane, control_plane
 from table import markdown, text
 
 MEASURES = {
@@ -42,6 +43,7 @@ MEASURES = {
 }
 NEEDS_MANY = {"steady", "kill", "reports"}
 NODES = 200
+_INVALID = 422
 
 
 async def main(plane: Plane, names: list[str], many: int) -> Bench:
@@ -75,9 +77,8 @@ async def main(plane: Plane, names: list[str], many: int) -> Bench:
 
 async def _install(admin: Client) -> None:
     """Install the CRD, rights for the operator and the bare client, and the nodes."""
-    crd = yaml.safe_load((ROOT / "manifests" / "crd.yaml").read_text())
-    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-    await admin.request("POST", path, crd)
+    for path, manifest in definitions():
+        await admin.request("POST", path, manifest)
     await make_namespace(admin, NAMESPACE)
     subjects = [{"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE} for name in ("operator", "bare")]
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
@@ -91,16 +92,21 @@ async def _install(admin: Client) -> None:
     await admin.request("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding)
     await gather((lambda n=number: admin.request("POST", "/api/v1/nodes", _node(n))) for number in range(NODES))
     async with asyncio.timeout(120):
-        while not await _settled(admin, f"{path}/{crd['metadata']['name']}"):  # noqa: ASYNC110 - the server is another process
+        while not await _settled(admin):  # noqa: ASYNC110 - the server is another process
             await asyncio.sleep(0.5)
 
 
-async def _settled(admin: Client, crd: str) -> bool:
-    status = (await admin.request("GET", crd)).get("status", {})
-    established = any(c["type"] == "Established" and c["status"] == "True" for c in status.get("conditions", ()))
+async def _settled(admin: Client) -> bool:
+    """Return whether the definitions are in force, so that a job that breaks a rule is refused, and the nodes ready."""
+    try:
+        await admin.request("POST", f"{JOBS.format(namespace=NAMESPACE)}?dryRun=All", contradiction())
+    except ApiError as error:
+        in_force = error.status == _INVALID
+    else:
+        in_force = False
     nodes = (await admin.request("GET", "/api/v1/nodes"))["items"]
     ready = sum(_is_ready(node) for node in nodes)
-    return established and ready == NODES
+    return in_force and ready == NODES
 
 
 def _is_ready(node: Manifest) -> bool:

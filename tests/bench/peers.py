@@ -140,7 +140,7 @@ def with_trainer(task: Task) -> Cost:
         output_dir=str(task.folder), max_steps=WARM + task.steps, per_device_train_batch_size=task.batch, use_cpu=True,
         optim="adamw_torch_fused", learning_rate=0.001, remove_unused_columns=False, **stripped,
     )  # fmt: skip
-    Trainer(WithLoss(run.model), arguments, train_dataset=windows(run), callbacks=[Ticks()]).train()
+    Trainer(WithLoss(run.learner.model), arguments, train_dataset=windows(run), callbacks=[Ticks()]).train()
     return per_step(ticks[WARM - 1], ticks[-1], task.steps)
 
 
@@ -157,7 +157,7 @@ def with_lightning(task: Task) -> Cost:
     class Module(lightning.LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.inner = WithLoss(run.model)
+            self.inner = WithLoss(run.learner.model)
 
         def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
             loss = self.inner(**batch)["loss"]

@@ -15,11 +15,11 @@ from trainwright.api.job import read_spec
 from trainwright.api.worker import WorkerConfig
 from trainwright_worker.batch import Batch, run_model
 from trainwright_worker.distributed.group import Group, set_threads
-from trainwright_worker.distributed.place import Place
+from trainwright_worker.distributed.placement import RankPlacement
+from trainwright_worker.rank.prepare import prepare
 from trainwright_worker.reporting.pulse import Pulse
 from trainwright_worker.reporting.report import Reporter, first_report
 from trainwright_worker.training.loop import fit
-from trainwright_worker.training.prepare import prepare
 from trainwright_worker.training.run import Run
 
 ENDLESS = 1_000_000
@@ -27,7 +27,7 @@ IMAGES = 12_800
 TEXTS = 2_000
 WORDS = 64
 LETTERS = 400_000
-PLACE = Place(worker=0, attempt=1, round=1, local_rank=0, local_size=1, rank=0, size=1)
+PLACE = RankPlacement(worker=0, attempt=1, round=1, local_rank=0, local_size=1, rank=0, size=1)
 
 IDX = {"idx": {"images": "images", "labels": "labels"}, "split": {"validation": 0, "test": 0}}
 CNN = [
@@ -127,7 +127,7 @@ class WorkerLoop:
 
 def all_samples(run: Run) -> Batch:
     """Return the whole training split in memory, ready for the model."""
-    split = run.dataset.splits.train
+    split = run.data.dataset.splits.train
     return split.take(torch.arange(len(split)), 0)
 
 
@@ -137,7 +137,7 @@ class BareLoop:
     def __init__(self, run: Run, name: str) -> None:
         self._data = all_samples(run)
         self._size = BATCH[name]
-        self._model = copy.deepcopy(run.model).train()
+        self._model = copy.deepcopy(run.learner.model).train()
         kind = torch.optim.AdamW if "gpt" in name else torch.optim.Adam
         self._optimizer = kind(self._model.parameters(), lr=0.001, weight_decay=0, fused=True)
         self._batches = self._endless()
@@ -146,12 +146,12 @@ class BareLoop:
         inputs, targets, mask = self._data.inputs, self._data.targets, self._data.mask
         while True:
             for indices in torch.split(torch.randperm(len(inputs)), self._size):
-                yield Batch(inputs[indices], targets[indices], None if mask is None else mask[indices])
+                yield Batch.of(inputs[indices], targets[indices], None if mask is None else mask[indices])
 
     def block(self, steps: int) -> None:
         for _ in range(steps):
             batch = next(self._batches)
             self._optimizer.zero_grad()
             outputs = run_model(self._model, batch)
-            F.cross_entropy(outputs.flatten(0, -2), batch.targets.flatten()).backward()
+            F.cross_entropy(outputs.flatten(0, -2), batch.target.flatten()).backward()
             self._optimizer.step()

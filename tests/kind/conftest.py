@@ -1,19 +1,25 @@
 """A cluster, the operator in it, and a namespace per test.
 
-`make test` brings the cluster up if it is not there. A cluster that was up before stays up; so does one that the
-tests made when TRAINWRIGHT_KEEP_CLUSTER is set.
+The tests bring the cluster up if it is not there. A cluster that was up before stays up; so does one that the tests made
+when TRAINWRIGHT_KEEP_CLUSTER is set.
+
+Tests run beside each other, in several processes, except those in `alone`: these take something away from the whole
+cluster (a node, the API server, the operator) or count what the whole operator does.
 """
 
 import contextlib
+import fcntl
 import os
 import re
 import secrets
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import faults
 import kube
 import pytest
+import xdist
 
 SYSTEM = "trainwright-system"
 RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
@@ -46,9 +52,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.kind)
-            # Bringing the cluster up for the first time takes longer than any test may: only the test itself is timed.
+            # Neither bringing the cluster up nor waiting for other tests counts: only the test itself is timed.
             if not item.get_closest_marker("timeout"):
                 item.add_marker(pytest.mark.timeout(300, func_only=True))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Delete a cluster that was made for the tests, once all processes are done with it."""
+    if not xdist.is_xdist_worker(session) and kube.is_temporary() and not os.environ.get("TRAINWRIGHT_KEEP_CLUSTER"):
+        subprocess.run([kube.CLUSTER / "down"], check=True)
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -79,30 +91,53 @@ def visibly(pytestconfig):
 
 
 @pytest.fixture(scope="session")
-def cluster(visibly) -> Iterator[None]:
-    """A cluster with one control plane and two workers that have two GPUs each, or say so."""
-    was_up = is_up()
-    visibly("up")
-    yield
-    if not was_up and not os.environ.get("TRAINWRIGHT_KEEP_CLUSTER"):
-        visibly("down")
+def cluster(visibly, request, tmp_path_factory) -> None:
+    """A cluster with one control plane, two workers that have two GPUs each, or say so, and the operator.
+
+    The chart and both images of this checkout are installed by the first process of a test run, and the others wait.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    made = (folder.parent if xdist.is_xdist_worker(request) else folder) / "cluster-is-made"
+    with made.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if made.stat().st_size == 0:
+            with kube.in_use(alone=False):
+                visibly("up", "--temporary")
+                visibly("images")
+                visibly("install")
+            file.write("yes")
 
 
 @pytest.fixture(scope="session")
-def images(cluster, visibly) -> None:
-    """The operator's and the worker's image, built from this checkout, are on the worker nodes."""
-    visibly("images")
-
-
-@pytest.fixture(scope="session")
-def operator(images, visibly) -> str:
-    """The chart, installed where Pod Security `restricted` is enforced; the value is its namespace."""
-    visibly("install")
+def operator(cluster) -> str:
+    """The namespace of the operator, in which Pod Security `restricted` is enforced."""
     return SYSTEM
 
 
+@pytest.fixture(autouse=True)
+def turn(cluster, request) -> Iterator[None]:
+    """The use of the cluster, beside other tests or alone."""
+    with kube.in_use(alone="alone" in request.node.path.parts):
+        yield
+
+
 @pytest.fixture
-def namespace(cluster, request) -> Iterator[str]:
+def offer(turn, namespace) -> Iterator[Callable[..., str]]:
+    """Return a function by which nodes offer so many of a device that is this test's own; it returns the device's name."""
+    device = f"{namespace}.example.com/gpu"
+    nodes = faults.workers()
+
+    def set_numbers(*numbers: int | None) -> str:
+        for node, number in zip(nodes, numbers, strict=True):
+            faults.offer_devices(node, device, number)
+        return device
+
+    yield set_numbers
+    set_numbers(None, None)
+
+
+@pytest.fixture
+def namespace(turn, request) -> Iterator[str]:
     """A namespace of the test's own that enforces `restricted`, with a claim `checkpoints` on shared storage."""
     words = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")
     name = f"{words[:40].strip('-')}-{secrets.token_hex(2)}"

@@ -42,7 +42,7 @@ spec: {clusterIP: None, selector: {app: pair}, publishNotReadyAddresses: true}
 
 
 @pytest.fixture
-def pair(namespace, images):
+def pair(namespace):
     kube.apply(SERVICE, namespace)
     for name in ("left", "right"):
         kube.apply(POD.format(name=name), namespace)

@@ -2,28 +2,9 @@
 
 import json
 
-import faults
 import jobs
 import kube
 import pytest
-
-
-@pytest.fixture
-def offer(namespace):
-    """Return a function by which one node offers so many of a device that is this test's own."""
-    device = f"{namespace}.example.com/gpu"
-    (node, *_) = [
-        node["metadata"]["name"]
-        for node in kube.kubectl_json("get", "nodes")["items"]
-        if not node["spec"].get("taints") and not node["spec"].get("unschedulable")
-    ]
-
-    def set_number(number):
-        faults.offer_devices(node, device, number)
-
-    set_number(0)
-    yield device, set_number
-    set_number(None)
 
 
 def degraded(now):
@@ -35,8 +16,7 @@ def training_with(count):
 
 
 def test_a_job_trains_with_those_that_find_room_and_lets_in_who_finds_it_later(operator, namespace, offer):
-    device, set_number = offer
-    set_number(2)
+    device = offer(2, 0)
     resources = {"requests": {"cpu": "50m", "memory": "300Mi"}, "limits": {device: 1}}
     workers = {"count": 3, "minCount": 2, "resources": resources}
     kube.apply(jobs.endless("few", workers=workers, startDeadlineSeconds=20), namespace)
@@ -48,7 +28,7 @@ def test_a_job_trains_with_those_that_find_room_and_lets_in_who_finds_it_later(o
     assert fewer["summary"]["workers"] == "2/3"
     assert fewer.get("startsGivenUp", 0) == 0
 
-    set_number(3)
+    offer(3, 0)
     everyone = jobs.wait_for(namespace, "few", training_with(3), timeout=240)
     assert degraded(everyone)[0] == "False"
     assert everyone["progress"]["resumedFromStep"] >= fewer["progress"]["step"], "growing loses no step"
@@ -57,12 +37,11 @@ def test_a_job_trains_with_those_that_find_room_and_lets_in_who_finds_it_later(o
 
 
 def test_a_worker_that_cannot_come_back_is_done_without(operator, namespace, offer):
-    device, set_number = offer
-    set_number(3)
+    device = offer(3, 0)
     resources = {"requests": {"cpu": "50m", "memory": "300Mi"}, "limits": {device: 1}}
     kube.apply(jobs.endless("lossy", workers={"count": 3, "minCount": 2, "resources": resources}), namespace)
     jobs.wait_for(namespace, "lossy", jobs.running_at(100), timeout=240)
-    set_number(2)
+    offer(2, 0)
     kube.kubectl("delete", "pod", f"--namespace={namespace}", "lossy-2-1", "--wait=false")
     fewer = jobs.wait_for(namespace, "lossy", training_with(2), timeout=240)
     assert fewer["workers"]["absent"] == [2]

@@ -1,42 +1,30 @@
-"""Two jobs that do not fit beside each other: with Kubernetes' own gang scheduling switched on, and without any.
+"""Two jobs that do not fit beside each other: with Kubernetes' own gang scheduling, and without any.
 
-Each asks for three of the four GPUs that the nodes pretend to have.
+Each asks for three of the four devices that the nodes offer to the test.
 """
 
-from collections.abc import Iterator
-
-import faults
 import jobs
 import kube
 import pytest
 
 pytestmark = pytest.mark.timeout(900, func_only=True)
 
-GPUS = {"requests": {"cpu": "50m", "memory": "300Mi"}, "limits": {"nvidia.com/gpu": 1}}
 
+@pytest.fixture
+def three(offer):
+    """Return a function that makes a job of three workers with a device each."""
+    resources = {"requests": {"cpu": "50m", "memory": "300Mi"}, "limits": {offer(2, 2): 1}}
 
-def three_gpus(name: str, steps: int = 2000, **spec):
-    return jobs.manifest(
-        name,
-        workers={"count": 3, "resources": GPUS},
-        training={"steps": steps, "globalBatchSize": 48},
-        **spec,
-    )
+    def make(name: str, gang: str = "auto", steps: int = 400, **spec):
+        return jobs.manifest(
+            name,
+            workers={"count": 3, "resources": resources},
+            training={"steps": steps, "globalBatchSize": 48},
+            scheduling={"gang": gang},
+            **spec,
+        )
 
-
-def switch(operator: str, visibly, to: str) -> None:
-    """Have the cluster serve groups of pods or not, and the operator see that now rather than in five minutes."""
-    visibly("gangs", to)
-    kube.kubectl("rollout", "restart", "deployment", f"--namespace={operator}")
-    faults.await_rollout(operator, seconds=180)
-
-
-@pytest.fixture(scope="module")
-def gangs(operator, visibly) -> Iterator[None]:
-    """Kubernetes' own gang scheduling, switched on for these tests and off again."""
-    switch(operator, visibly, "on")
-    yield
-    switch(operator, visibly, "off")
+    return make
 
 
 def placed(namespace: str, name: str) -> list[str]:
@@ -48,10 +36,10 @@ def placed(namespace: str, name: str) -> list[str]:
     ]
 
 
-def test_without_gangs_half_started_jobs_give_back_what_they_hold(operator, namespace):
-    """Neither waits for the other for ever: one trains, then the other. First of all tests here, while gangs are still off."""
+def test_without_gangs_half_started_jobs_give_back_what_they_hold(namespace, three):
+    """Neither waits for the other for ever: one trains, then the other."""
     for name in ("one", "two"):
-        kube.apply(three_gpus(name, steps=1_000_000, startDeadlineSeconds=20), namespace)
+        kube.apply(three(name, gang="none", steps=1_000_000, startDeadlineSeconds=20), namespace)
 
     def now() -> dict[str, jobs.Manifest]:
         return {name: jobs.status(namespace, name) for name in ("one", "two")}
@@ -70,9 +58,9 @@ def test_without_gangs_half_started_jobs_give_back_what_they_hold(operator, name
     assert after["restarts"] == 0
 
 
-def test_of_two_jobs_one_waits_and_holds_nothing(gangs, namespace):
+def test_of_two_jobs_one_waits_and_holds_nothing(namespace, three, offer):
     for name in ("one", "two"):
-        kube.apply(three_gpus(name), namespace)
+        kube.apply(three(name), namespace)
     kube.wait_until(
         lambda: sorted(len(placed(namespace, name)) for name in ("one", "two")) == [0, 3],
         timeout=120,
@@ -80,14 +68,14 @@ def test_of_two_jobs_one_waits_and_holds_nothing(gangs, namespace):
     )
     first, second = sorted(("one", "two"), key=lambda name: -len(placed(namespace, name)))
     waiting = jobs.wait_for(
-        namespace, second, lambda now: now.get("phase") == "Queued" and "nvidia.com/gpu" in now["message"]
+        namespace, second, lambda now: now.get("phase") == "Queued" and offer(2, 2) in now["message"]
     )
     assert "until all 3 workers can be placed at once" in waiting["message"]
     condition = next(condition for condition in waiting["conditions"] if condition["type"] == "Queued")
     assert (condition["status"], condition["reason"]) == ("True", "WaitingForAllPlaces")
 
     def first_is_done() -> bool:
-        # Four GPUs are enough for three of its own and the last of the other's, whose workers end one by one.
+        # Four devices are enough for three of its own and the last of the other's, whose workers end one by one.
         assert not placed(namespace, second) or len(placed(namespace, first)) < 3
         return jobs.succeeded(jobs.status(namespace, first))
 
@@ -99,8 +87,8 @@ def test_of_two_jobs_one_waits_and_holds_nothing(gangs, namespace):
     assert [group["spec"]["schedulingPolicy"]["gang"]["minCount"] for group in groups] == [3, 3]
 
 
-def test_a_worker_of_a_gang_is_replaced_alone(gangs, namespace):
-    kube.apply(jobs.endless("lost", workers={"count": 3, "resources": GPUS}), namespace)
+def test_a_worker_of_a_gang_is_replaced_alone_and_the_job_leaves_nothing(namespace, three):
+    kube.apply(three("lost", steps=1_000_000), namespace)
     jobs.wait_for(namespace, "lost", jobs.running_at(20), timeout=180)
     kube.kubectl("delete", "pod", f"--namespace={namespace}", "lost-1-1", "--grace-period=0", "--force")
     after = jobs.wait_for(
@@ -109,11 +97,7 @@ def test_a_worker_of_a_gang_is_replaced_alone(gangs, namespace):
     assert after["attempt"] == 2
     assert sorted(placed(namespace, "lost")) == ["lost-0-1", "lost-1-2", "lost-2-1"]
 
-
-def test_a_deleted_job_of_a_gang_leaves_nothing(gangs, namespace):
-    kube.apply(three_gpus("gone"), namespace)
-    kube.wait_until(lambda: len(placed(namespace, "gone")) == 3, timeout=120, describe=lambda: "not placed")
-    kube.kubectl("delete", "tj", "gone", f"--namespace={namespace}", "--timeout=60s")
+    kube.kubectl("delete", "tj", "lost", f"--namespace={namespace}", "--timeout=60s")
 
     def left() -> str:
         return kube.kubectl("get", "pods,podgroups.scheduling.k8s.io", f"--namespace={namespace}", "--output=name")

@@ -1,24 +1,9 @@
 """A TrainingJob on a real cluster, from `kubectl apply` to its results."""
 
-import faults
 import jobs
 import kube
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-
-
-def scrape(operator: str) -> dict[tuple[str, frozenset], float]:
-    """Return the leading operator's metrics, read as Prometheus reads them.
-
-    The Service would do if there were no others: one that was on a silent node is in it until its kubelet has ended it.
-    """
-    path = f"/api/v1/namespaces/{operator}/pods/{faults.leader(operator)}:8080/proxy/metrics"
-    families = text_string_to_metric_families(kube.kubectl("get", "--raw", path))
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in families
-        for sample in family.samples
-    }
 
 
 def of_job(metrics, name: str, namespace: str, job: str) -> float | None:
@@ -36,7 +21,7 @@ def test_digit_cnn_trains_on_two_nodes_and_says_so(operator, namespace):
     kube.apply(demo, namespace)
 
     jobs.wait_for(namespace, name, jobs.running_at(1), timeout=180)
-    seen = of_job(scrape(operator), "trainwright_job_progress_ratio", namespace, name)
+    seen = of_job(jobs.operator_metrics(operator), "trainwright_job_progress_ratio", namespace, name)
     assert seen is not None
     assert 0 < seen < 1
     workers = {pod["spec"]["nodeName"] for pod in jobs.pods(namespace, name)}
@@ -54,7 +39,7 @@ def test_digit_cnn_trains_on_two_nodes_and_says_so(operator, namespace):
     results = kube.shared_folder() / namespace / final["results"]["weights"].removeprefix("/checkpoints/")
     assert results.stat().st_size > 0
 
-    metrics = scrape(operator)
+    metrics = jobs.operator_metrics(operator)
     assert of_job(metrics, "trainwright_job_progress_ratio", namespace, name) == 1
     assert metrics[("trainwright_jobs", frozenset({("phase", "Succeeded")}))] >= 1
 
@@ -63,18 +48,13 @@ def test_digit_cnn_trains_on_two_nodes_and_says_so(operator, namespace):
     assert line[1].split()[:3] == [name, "Succeeded", "100%"]
 
 
-def test_a_running_job_says_how_far_it_is_and_when_it_will_be_done(operator, namespace):
+def test_a_running_job_says_how_far_it_is_and_its_workers_serve_their_own_metrics(operator, namespace):
     kube.apply(jobs.endless("onward"), namespace)
     early = jobs.wait_for(namespace, "onward", jobs.running_at(1))
     later = jobs.wait_for(namespace, "onward", jobs.running_at(early["progress"]["step"] + 1))
     assert later["progress"]["percent"] >= early["progress"]["percent"]
     assert later["progress"]["eta"]
-
-
-def test_every_worker_serves_its_own_metrics(operator, namespace):
-    kube.apply(jobs.endless("metrics"), namespace)
-    jobs.wait_for(namespace, "metrics", jobs.running_at(1))
-    for pod in jobs.pods(namespace, "metrics"):
+    for pod in jobs.pods(namespace, "onward"):
         path = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}:9400/proxy/metrics"
         samples = {
             sample.name: sample.value
@@ -127,28 +107,3 @@ def test_a_model_argument_only_the_operator_can_judge_is_a_condition(operator, n
     assert jobs.pods(namespace, "args") == []
     kube.apply(jobs.manifest("args"), namespace)
     jobs.wait_for(namespace, "args", jobs.succeeded)
-
-
-def test_an_undisturbed_job_costs_few_writes(operator, namespace):
-    """At most N + 8, counted by the operator itself over one whole life of a job of 2 workers."""
-
-    def writes() -> float:
-        return sum(
-            value
-            for (metric, labels), value in scrape(operator).items()
-            if metric == "trainwright_api_requests_total"
-            and dict(labels)["verb"] in ("create", "update", "patch", "delete")
-            and dict(labels)["resource"] not in ("leases", "tokenreviews")
-        )
-
-    before = writes()
-    kube.apply(jobs.manifest("cheap"), namespace)
-    jobs.wait_for(namespace, "cheap", jobs.succeeded)
-    assert writes() - before <= 2 + 8
-
-
-def test_the_operator_was_never_forbidden_anything(operator):
-    """Last in the last file: whatever the tests before made it do, its rights were enough."""
-    log = kube.kubectl("logs", "deployment/trainwright", f"--namespace={operator}", "--tail=-1")
-    # "unable to create new content in namespace ... being terminated" is another matter.
-    assert [line for line in log.splitlines() if "forbidden: User" in line.replace("\\", "")] == []

@@ -107,6 +107,29 @@ def drained(node: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def burdened(node: str) -> Iterator[None]:
+    """Have a node promise half of a CPU to a pod that does not use it: the scheduler prefers others meanwhile."""
+    resources = {"requests": {"cpu": "500m"}}
+    container = {
+        "name": "main",
+        "image": "trainwright/operator:dev",
+        "command": ["sleep", "inf"],
+        "resources": resources,
+    }
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"generateName": "burden-"},
+        "spec": {"nodeName": node, "terminationGracePeriodSeconds": 0, "containers": [container]},
+    }
+    name = kube.run("kubectl", "create", "--filename=-", "--output=name", stdin=json.dumps(pod)).strip()
+    try:
+        yield
+    finally:
+        kube.kubectl("delete", name, "--wait=false")
+
+
+@contextlib.contextmanager
 def frozen(namespace: str, pod: str) -> Iterator[None]:
     """Stop the first container of a pod where it stands; the rest of its node works on."""
     manifest = kube.kubectl_json("get", "pod", pod, f"--namespace={namespace}")

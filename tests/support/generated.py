@@ -7,8 +7,8 @@ from pathlib import Path
 
 from reference import reference
 
-from trainwright.api.crd import crd
-from trainwright.manifests import dump
+from trainwright.api.definitions import definitions
+from trainwright.manifests import dump_all
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "trainwright"
@@ -24,7 +24,7 @@ def find_helm() -> str | None:
 
 
 def custom_resource_definition() -> str:
-    return dump(crd())
+    return dump_all(definitions())
 
 
 def kustomize_base() -> str:

@@ -4,7 +4,9 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import faults
 import kube
+from prometheus_client.parser import text_string_to_metric_families
 
 Manifest = dict[str, Any]
 
@@ -18,8 +20,11 @@ _BASE: Manifest = {
         "training": {"steps": 200, "globalBatchSize": 64},
         "checkpoint": {"persistentVolumeClaim": "checkpoints", "everySteps": 50},
         "workers": {"count": 2, "resources": {"requests": {"cpu": "100m", "memory": "300Mi"}}},
+        "scheduling": {"gang": "none"},
     },
 }
+
+_MERGED = ("training", "checkpoint", "workers", "scheduling")
 
 
 def manifest(name: str, **spec: Any) -> Manifest:
@@ -28,7 +33,7 @@ def manifest(name: str, **spec: Any) -> Manifest:
     result["metadata"]["name"] = name
     for field, value in spec.items():
         current = result["spec"].get(field)
-        merge = isinstance(current, dict) and isinstance(value, dict) and field in ("training", "checkpoint", "workers")
+        merge = isinstance(current, dict) and isinstance(value, dict) and field in _MERGED
         result["spec"][field] = {**current, **value} if merge else value
     return result
 
@@ -74,6 +79,37 @@ def pod(namespace: str, name: str) -> Manifest:
     return kube.kubectl_json("get", "pod", name, f"--namespace={namespace}")
 
 
+def nodes(namespace: str, name: str) -> list[str]:
+    """Return the nodes on which the workers of a job were placed, in the order of their index; none while one waits."""
+    placed = sorted(
+        pods(namespace, name), key=lambda pod: int(pod["metadata"]["labels"]["trainwright.dev/worker-index"])
+    )
+    found = [str(pod["spec"].get("nodeName", "")) for pod in placed]
+    return found if len(found) == get(namespace, name)["spec"]["workers"]["count"] and all(found) else []
+
+
+def crossed(namespace: str, first: str, second: str) -> str:
+    """Have two endless jobs of two workers trade places: return the node of the first's worker 0 and the second's worker 1."""
+    kube.apply(on_two_nodes(first), namespace)
+    node, _ = _placed(namespace, first)
+    with faults.burdened(node):  # so that the scheduler prefers the other for the second's worker 0
+        while True:
+            kube.apply(on_two_nodes(second), namespace)
+            if _placed(namespace, second)[1] == node:
+                return node
+            kube.kubectl("delete", "tj", second, f"--namespace={namespace}", "--timeout=60s")
+            kube.wait_until(lambda: not pods(namespace, second), timeout=60, describe=lambda: pods(namespace, second))
+
+
+def uids(namespace: str, name: str) -> set[str]:
+    """Return what tells the job's pods from others of their names."""
+    return {pod["metadata"]["uid"] for pod in pods(namespace, name)}
+
+
+def _placed(namespace: str, name: str) -> list[str]:
+    return kube.wait_until(lambda: nodes(namespace, name), timeout=60, describe=lambda: pods(namespace, name))
+
+
 def wait_for(namespace: str, name: str, holds: Callable[[Manifest], Any], timeout: float = 120) -> Manifest:
     """Wait until the status satisfies `holds`, and return it.
 
@@ -89,6 +125,30 @@ def wait_for(namespace: str, name: str, holds: Callable[[Manifest], Any], timeou
         return None
 
     return kube.wait_until(check, timeout=timeout, describe=lambda: str(status(namespace, name)))
+
+
+def operator_metrics(operator: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Return the leading operator's metrics by name and labels, read as Prometheus reads them.
+
+    The Service would do if there were no others: one that was on a silent node is in it until its kubelet has ended it.
+    """
+    path = f"/api/v1/namespaces/{operator}/pods/{faults.leader(operator)}:8080/proxy/metrics"
+    families = text_string_to_metric_families(kube.kubectl("get", "--raw", path))
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def wait_until_nothing_is_left(namespace: str, name: str) -> None:
+    """Wait until everything is gone that was made for a job."""
+    what = ("pods,configmaps,services,networkpolicies", f"-l=trainwright.dev/job-name={name}")
+
+    def left() -> str:
+        return kube.kubectl("get", *what, f"--namespace={namespace}", "--output=name").strip()
+
+    kube.wait_until(lambda: not left(), timeout=120, describe=left)
 
 
 def running_at(step: int) -> Callable[[Manifest], bool]:

@@ -3,12 +3,14 @@
 Owns no knowledge of Trainwright's objects; the tests spell those out.
 """
 
+import contextlib
+import fcntl
 import functools
 import json
 import shlex
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -94,3 +96,16 @@ def dump(namespace: str | None = None) -> str:
 def shared_folder() -> Path:
     """The folder on this machine that every worker node has as /shared."""
     return Path(environment()["TRAINWRIGHT_SHARED"])
+
+
+def is_temporary() -> bool:
+    """Return whether the cluster was made for tests, which then delete it: `cluster/up --temporary` did that."""
+    return Path(environment()["KUBECONFIG"]).with_suffix(".temporary").exists()
+
+
+@contextlib.contextmanager
+def in_use(*, alone: bool) -> Iterator[None]:
+    """Have the use of the cluster, with all others who do not need it alone, in whichever process they are."""
+    with Path(environment()["KUBECONFIG"]).with_suffix(".use").open("a") as use:
+        fcntl.flock(use, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield

@@ -6,7 +6,16 @@ from typing import Any
 
 from trainwright.api.names import KIND, LABEL_ATTEMPT, LABEL_JOB, LABEL_WORKER
 from trainwright.cluster.local.objects import Objects, identity, now_text
-from trainwright.cluster.port import ClusterError, InLine, JobKey, Listing, Manifest, NotFoundError, PodIdentity, Sink
+from trainwright.cluster.port import (
+    ClusterError,
+    JobKey,
+    Listing,
+    Manifest,
+    NotFoundError,
+    PendingWorkload,
+    PodIdentity,
+    Sink,
+)
 
 Fate = Callable[[int, int], int | None]
 """The exit code of worker `index` of `attempt`; None while it runs on."""
@@ -40,7 +49,7 @@ class MemoryCluster:
         self.warnings: dict[str, tuple[str, str]] = {}
         self.inquiries = 0
         self.served: set[tuple[str, str]] = set()
-        self.lines: dict[tuple[str, str], list[InLine]] = {}
+        self.lines: dict[tuple[str, str], list[PendingWorkload]] = {}
         self.questions = 0
         self._late: list[tuple[Manifest, bool]] = []
 
@@ -105,7 +114,7 @@ class MemoryCluster:
         await self._answer()
         return (api_version, resource) in self.served
 
-    async def line(self, namespace: str, queue: str) -> list[InLine]:
+    async def pending_workloads(self, namespace: str, queue: str) -> list[PendingWorkload]:
         await self._answer()
         self.questions += 1
         return self.lines.get((namespace, queue), [])

@@ -49,6 +49,15 @@ class Person:
     async def create(self, path: str, body: Any) -> Answer:
         return await self._send("POST", path, body, "application/json", {"fieldValidation": "Strict"})
 
+    async def try_yaml(self, path: str, text: str) -> Answer:
+        """Ask what would come of creating an object, as kubectl sends it."""
+        query = {"dryRun": "All", "fieldValidation": "Strict"}
+        return await self._send("POST", path, text, "application/yaml", query)
+
+    async def apply(self, path: str, manifest: Any, manager: str) -> Answer:
+        """Apply a manifest on the server's side, as this field manager."""
+        return await self._send("PATCH", path, manifest, "application/apply-patch+yaml", {"fieldManager": manager})
+
     async def replace(self, path: str, body: Any) -> Answer:
         return await self._send("PUT", path, body, "application/json", {})
 
@@ -61,9 +70,13 @@ class Person:
         return await self._send("DELETE", path, {"gracePeriodSeconds": 0}, "application/json", {})
 
     async def _send(self, verb: str, path: str, body: Any, kind: str, query: Mapping[str, str]) -> Answer:
-        data = None if body is None else json.dumps(body)
+        data = body if body is None or isinstance(body, str) else json.dumps(body)
         async with self._session.request(
-            verb, self._url + path, data=data, params=query, headers={"Content-Type": kind}
+            verb,
+            self._url + path,
+            data=data,
+            params=query,
+            headers={"Content-Type": kind, "Accept": "application/json"},
         ) as answer:
             text = await answer.text()
             try:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from trainwright.api.crd import crd
+from trainwright.api.crd import crd, spec_schema
 
 Schema = dict[str, Any]
 
@@ -18,8 +18,7 @@ def reference() -> str:
     version = crd()["spec"]["versions"][0]
     properties = version["schema"]["openAPIV3Schema"]["properties"]
     lines = [_HEAD]
-    for part in ("spec", "status"):
-        lines += _object(part, properties[part])
+    lines += [*_object("spec", spec_schema()), *_object("status", properties["status"])]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -28,7 +27,7 @@ def _object(path: str, schema: Schema) -> Iterator[str]:
     level = min(path.count(".") + 2, 4)
     yield f"{'#' * level} {path}\n"
     yield f"{schema.get('description', '')}\n"
-    rules = [_rule(rule) for rule in schema.get("x-kubernetes-validations", ()) if "oldSelf" not in rule["rule"]]
+    rules = [_rule(rule) for rule in schema.get("x-kubernetes-validations", ())]
     yield from rules
     if rules:
         yield ""

@@ -9,7 +9,7 @@ from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import ConditionType, Results, TrainingJobStatus
 from trainwright.api.worker import Termination, WorkerPhase, WorkerReport
 from trainwright.build import Settings
-from trainwright.plan import Job, Observed, Plan, Pod, plan
+from trainwright.plan import Job, Observed, Plan, Pod, Received, plan
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SETTINGS = Settings(worker_image="worker:test", reports_url="https://operator:8443", operator_namespace="system")
@@ -42,8 +42,10 @@ def job(status: TrainingJobStatus | None = None, workers: int = 2, least: int | 
 
 
 def observed(job: Job, *pods: Pod, report: WorkerReport | None = None, now: datetime = NOW, **fields) -> Observed:
-    values = {"rejection": None, "settings": SETTINGS, "report_at": now if report else None, **fields}
-    return Observed(job=job, pods=pods, report=report, now=now, **values)
+    received = Received(report, fields.pop("report_at", now)) if report else None
+    waiting = {index: Received(*said) for index, said in fields.pop("waiting_reports", {}).items()}
+    values = {"rejection": None, "settings": SETTINGS, "waiting_reports": waiting, **fields}
+    return Observed(job=job, pods=pods, received=received, now=now, **values)
 
 
 def pod(index: int = 0, attempt: int = 1, phase: str = "Running", **fields) -> Pod:

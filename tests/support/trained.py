@@ -12,6 +12,7 @@ from trainwright.api.spec import TrainingJobSpec
 from trainwright_worker.batch import run_model
 from trainwright_worker.data.dataset import Dataset, measure, process, read
 from trainwright_worker.models.build import build
+from trainwright_worker.tasks.table import make_task
 
 GOOD = ("wonderful", "moving", "brilliant", "loved", "superb")
 BAD = ("boring", "dreadful", "awful", "hated", "dull")
@@ -55,16 +56,15 @@ def train(
     splits, classes = read(spec, root)
     data = process(spec, splits, measure(spec, splits, classes, root))
     torch.manual_seed(0)
-    model = build(spec, data.facts, root)
+    task = make_task(spec)
+    facts = task.facts(data)
+    model = build(spec, facts, root)
+    loss = task.loss(facts)
     optimizer = torch.optim.Adam(model.parameters(), rate)
     for _ in range(steps):
         batch = data.splits.train.take(torch.randint(len(data.splits.train), (32,)))
         outputs = run_model(model, batch)
-        loss = nn.functional.mse_loss if data.classes is None else nn.functional.cross_entropy
-        if outputs.dim() > 2 and data.classes is None:
-            outputs, batch = outputs.flatten(0, 1), type(batch)(batch.inputs, batch.targets.flatten())
-            loss = nn.functional.cross_entropy
         optimizer.zero_grad()
-        loss(outputs, batch.targets).backward()
+        loss.mean(outputs, batch).backward()
         optimizer.step()
     return spec, data, model.eval().requires_grad_(requires_grad=False)

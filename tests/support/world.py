@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 from memory_cluster import MemoryCluster
 
+from trainwright.build import Settings
 from trainwright.controller.controller import Controller
 from trainwright.controller.store import Store
 from trainwright.controller.tuning import Tuning
-from trainwright.plan.types import Settings
 
 
 class World:

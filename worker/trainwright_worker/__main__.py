@@ -69,10 +69,11 @@ def _run(index: int) -> Termination:
     # Imports make a million objects and no garbage; looking for some takes a quarter of their time.
     gc.disable()
     try:
-        from trainwright_worker.agent.launch import launch  # noqa: PLC0415 - torch takes seconds; a bad config needs none
+        from trainwright_worker.agent.worker import run_worker  # noqa: PLC0415 - torch takes seconds; a bad config needs none
+        from trainwright_worker.rank.workload import Trainer  # noqa: PLC0415
 
         attempt, host = int(os.environ.get(ENV_ATTEMPT, "1")), os.environ.get(ENV_RENDEZVOUS_HOST, "localhost")
-        return launch(config, index, attempt, host)
+        return run_worker(config, index, attempt, host, Trainer(config))
     except Exception as error:  # noqa: BLE001 - a defect of ours must end in a post-mortem too
         return describe(error)
 

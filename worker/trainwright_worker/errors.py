@@ -58,6 +58,10 @@ class InfrastructureError(WorkerError):
     exit_code = ExitCode.INFRASTRUCTURE
 
 
+class UnreachableError(InfrastructureError):
+    """An object store does not answer. Before a job has begun, its address is likely to be wrong."""
+
+
 class PeersLostError(InfrastructureError):
     """Another process of the job is gone. A consequence, never the first cause of a failure."""
 

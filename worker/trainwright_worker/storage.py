@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, cast
 
 from trainwright.api.spec.paths import is_uri
-from trainwright_worker.errors import InfrastructureError, UserError, WorkerError
+from trainwright_worker.errors import InfrastructureError, UnreachableError, UserError, WorkerError
+from trainwright_worker.object_store import open_store
 
 _PART_BYTES: Final = 64 * 1024 * 1024
 """Size of one request of a large upload."""
@@ -186,9 +187,7 @@ class ObjectStorage:
 
     @cached_property
     def _system(self) -> Any:
-        import fsspec  # noqa: PLC0415 - takes a second, and most jobs keep their files in a folder
-
-        return fsspec.filesystem(self._scheme, use_listings_cache=False)
+        return open_store(self._scheme, self._prefix, use_listings_cache=False)
 
     def open(self, name: str) -> BinaryIO:
         """Return an object opened for reading; ranges are fetched as they are asked for."""
@@ -245,7 +244,12 @@ class ObjectStorage:
 @contextmanager
 def _as_os_errors() -> Iterator[None]:
     """Give what the client of the store raises the types that a file system would."""
-    from botocore.exceptions import BotoCoreError, NoCredentialsError  # noqa: PLC0415 - see ObjectStorage
+    from botocore.exceptions import (  # noqa: PLC0415 - see ObjectStorage
+        BotoCoreError,
+        EndpointConnectionError,
+        HTTPClientError,
+        NoCredentialsError,
+    )
 
     try:
         yield
@@ -253,6 +257,8 @@ def _as_os_errors() -> Iterator[None]:
         raise PermissionError(
             "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in workers.env"
         ) from error
+    except (EndpointConnectionError, HTTPClientError) as error:
+        raise ConnectionError(str(error)) from error
     except BotoCoreError as error:
         raise OSError(str(error)) from error
 
@@ -260,7 +266,8 @@ def _as_os_errors() -> Iterator[None]:
 def _explain(error: OSError, what: str) -> WorkerError:
     if isinstance(error, (PermissionError, FileNotFoundError, NotADirectoryError)):
         return UserError(f"{what}: {error}", "check the place and what the workers may do there")
-    return InfrastructureError(f"{what}: {error}", "check the storage in spec.checkpoint")
+    kind = UnreachableError if isinstance(error, ConnectionError) else InfrastructureError
+    return kind(f"{what}: {error}", "check the storage in spec.checkpoint")
 
 
 def _write_all(file: Any, part: Part) -> None:

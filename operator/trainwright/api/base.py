@@ -4,7 +4,7 @@ A `Rule` is written once beside the fields it relates. Pydantic checks its Pytho
 carries its CEL side, so the API server refuses the same manifest at `kubectl apply` with the same words.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Self
@@ -34,6 +34,17 @@ class Rule:
     message: str
     cel: str
     holds: Callable[[Any], bool]
+
+
+def listed(names: Iterable[str], conjunction: str) -> str:
+    """Return names as a sentence has them: `adam, adamw or lamb`."""
+    *others, last = names
+    return f"{', '.join(others)} {conjunction} {last}" if others else last
+
+
+def in_cel(names: Iterable[str]) -> str:
+    """Return names as a list in CEL."""
+    return str([str(name) for name in names])
 
 
 def one_of(*fields: str, what: str) -> Rule:
@@ -90,6 +101,23 @@ class Model(BaseModel):
     def to_wire(self) -> dict[str, Any]:
         """Return the object as plain JSON types under its wire names, without unset optional fields."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    def changed(self, **fields: Any) -> Self:
+        """Return a copy in which these fields have other values.
+
+        The values are not validated, since they come from typed code; the names are checked.
+
+        Raises:
+            TypeError: The object has no field of that name.
+        """
+        return self.model_copy(update=fields)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy; `changed` is the shorter way. Pydantic itself would store any name without a word."""
+        unknown = [] if update is None else [name for name in update if name not in type(self).model_fields]
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no field {', '.join(unknown)}")
+        return super().model_copy(update=update, deep=deep)
 
 
 class StatusModel(Model):

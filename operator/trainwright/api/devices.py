@@ -6,8 +6,11 @@ float32; `single` is plain float32, which PyTorch uses unless told otherwise.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
+
+from trainwright.api.amounts import quantity_value
 
 _GB: Final = 10**9
 _TERA: Final = 10**12
@@ -52,6 +55,25 @@ _SLICE: Final = re.compile(r"[-_\s]+MIG[-_\s]+(?P<parts>\d)g\.(?P<memory>\d+)gb"
 _PARTS: Final = 7
 """Parts into which the arithmetic of a GPU is divided for slices."""
 _ALIASES: Final = {"a100": "a100-40gb", "v100": "v100-16gb", "a10g": "a10"}
+
+
+def is_gpu(resource: str) -> bool:
+    """Return whether a Kubernetes resource is a GPU or a slice of one.
+
+    Args:
+        resource: Its name with its domain: `nvidia.com/gpu`, `amd.com/gpu`, `nvidia.com/gpu.shared`, `nvidia.com/mig-1g.5gb`.
+    """
+    return resource.endswith("/gpu") or "/gpu." in resource or "/mig-" in resource
+
+
+def is_gpu_in_cel(name: str) -> str:
+    """Return the same test as a CEL expression over a variable of this name."""
+    return f"{name}.endsWith('/gpu') || {name}.contains('/gpu.') || {name}.contains('/mig-')"
+
+
+def count_gpus(limits: Mapping[str, int | str]) -> int:
+    """Return how many GPUs the limits of a worker name, of whatever maker. A slice of a GPU counts as one."""
+    return int(sum(quantity_value(amount) for resource, amount in limits.items() if is_gpu(resource)))
 
 
 def find_gpu(name: str) -> Gpu | None:

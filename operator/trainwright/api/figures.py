@@ -1,11 +1,14 @@
-"""What a job needs and how fast it runs: the preflight of a launch, the parts of a step's time, ranks that lag behind."""
+"""What is measured of a job: the preflight of a launch, loss and speed, the parts of a step's time, evaluations."""
 
-from pydantic import Field
+from typing import Annotated
 
-from trainwright.api.base import StatusModel
+from pydantic import ConfigDict, Field
+
+from trainwright.api.base import Model, StatusModel
 
 MOST_STRAGGLERS = 8
-"""Ranks named as stragglers; where more lag behind, the reason is a common one."""
+"""Ranks named as stragglers; where more lag behind, they have a common cause."""
+MetricValues = Annotated[dict[str, float], Field(max_length=64)]
 
 
 class MemoryUse(StatusModel):
@@ -68,3 +71,45 @@ class Straggler(StatusModel):
     worker: int | None = Field(None, ge=0, description="Index of its worker.")
     node: str | None = Field(None, max_length=253, description="Node it runs on.")
     factor: float = Field(ge=1, description="Its time in multiples of the median.")
+
+
+class Evaluation(StatusModel):
+    """What was measured on data that was not trained on."""
+
+    split: str = Field(max_length=16, description="validation or test.")
+    step: int = Field(ge=0, description="Optimizer step at which it was measured.")
+    metrics: MetricValues = Field(
+        description="loss; what its task always has, as accuracy (classification) or mae and r2 (regression); and what "
+        "spec.evaluation.metrics adds."
+    )
+    undefined: list[str] | None = Field(
+        None,
+        max_length=16,
+        description="Metrics that have no value on this split, as auroc where all samples are of one class.",
+    )
+
+
+class Measurements(Model):
+    """What is measured while a job trains: a report carries these values, and the status keeps the newest ones."""
+
+    # A newer worker may measure more than this operator knows.
+    model_config = ConfigDict(extra="ignore")
+
+    loss: float | None = Field(None, description="Training loss, mean since the report before.")
+    learning_rate: float | None = Field(None, description="Learning rate of the newest step.")
+    grad_norm: float | None = Field(None, description="L2 norm of the gradient at the newest step.")
+    samples_per_second: float | None = Field(None, ge=0, description="Throughput over all processes, this attempt.")
+    steps_per_second: float | None = Field(None, ge=0, description="Optimizer steps per second, this attempt.")
+    tokens_per_second: float | None = Field(
+        None, ge=0, description="Tokens per second over all processes, this attempt (language models)."
+    )
+    mfu: float | None = Field(
+        None, ge=0, description="Share of the GPUs' peak arithmetic that the model makes use of, 0 to 1."
+    )
+    peak_memory_bytes: int | None = Field(None, ge=0, description="Most memory that rank 0 has held at once.")
+    step_seconds: StepTime | None = Field(None, description="Where the time of a step goes.")
+    stragglers: list[Straggler] = Field(
+        [], max_length=MOST_STRAGGLERS, description="Processes that lag behind the others, the slowest first."
+    )
+    evaluation: Evaluation | None = Field(None, description="The newest evaluation.")
+    best: Evaluation | None = Field(None, description="The best evaluation on the validation split so far.")

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -65,10 +66,16 @@ def read_spec(raw: Any) -> TrainingJobSpec:
     if raw is None:
         raise InvalidJobError([FieldError("spec", REQUIRED)])
     try:
-        # Wire names only: the API server does not know a field by its Python name.
-        return TrainingJobSpec.model_validate_json(json.dumps(_as_sent(raw), default=str), by_alias=True, by_name=False)
+        return _parsed(json.dumps(raw, default=str))
     except ValidationError as error:
         raise InvalidJobError([mistake for detail in error.errors() for mistake in _field_errors(detail)]) from None
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> TrainingJobSpec:
+    """Return the spec that a JSON text holds. The passes over one job follow each other closely, and share what was read."""
+    # Wire names only: the API server does not know a field by its Python name.
+    return TrainingJobSpec.model_validate_json(json.dumps(_as_sent(json.loads(text))), by_alias=True, by_name=False)
 
 
 def read_manifest(manifest: Any) -> TrainingJobSpec:

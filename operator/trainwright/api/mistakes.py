@@ -6,6 +6,7 @@ from typing import Any, Final
 from pydantic_core import ErrorDetails
 
 UNKNOWN: Final = "unknown field"
+NO_STRING: Final = "must be a string"
 REQUIRED: Final = "is required"
 
 _MESSAGES: Final = {
@@ -35,7 +36,7 @@ _MESSAGES: Final = {
     "too_long": "must have at most {max_length} items, has {actual_length}",
     "string_pattern_mismatch": "must match {pattern}",
 }
-_WITHOUT_DOTS: Final = "must not contain ..: write an absolute path instead"
+WITHOUT_DOTS: Final = "must not contain ..: write an absolute path instead"
 
 
 def message_of(detail: ErrorDetails) -> str:
@@ -45,7 +46,7 @@ def message_of(detail: ErrorDetails) -> str:
         return no_string(found)
     if kind == "string_pattern_mismatch" and ".." in str(found) and r"\.?$" in context.get("pattern", ""):
         # A pattern for paths, in which nothing else is forbidden.
-        return _WITHOUT_DOTS
+        return WITHOUT_DOTS
     if kind == "string_too_short" and context.get("min_length") == 1:
         return "must not be empty"
     return _MESSAGES[kind].format_map(_plain(context)) if kind in _MESSAGES else detail["msg"]
@@ -54,14 +55,14 @@ def message_of(detail: ErrorDetails) -> str:
 def no_string(found: Any) -> str:
     """Return what must be different about a value that should have been a string."""
     if isinstance(found, bool):
-        read = "y, yes, on and true as true" if found else "n, no, off and false as false"
-        return f"must be a string, but YAML reads {read}: write it in quotes"
+        words = "y, yes and on" if found else "n, no and off"
+        return f"{NO_STRING} (YAML reads {words} as {str(found).lower()}: a name like that is written in quotes)"
     if isinstance(found, int | float):
-        return "must be a string: write it in quotes"
+        return f"{NO_STRING} (a name that is a number is written in quotes)"
     if isinstance(found, Mapping) and isinstance(found.get("name"), str):
         # Pods write some lists of names so, that of their pull secrets for one.
         return f"must be the name itself, {found['name']!r}, not a mapping"
-    return "must be a string"
+    return NO_STRING
 
 
 def found_text(value: Any) -> str:

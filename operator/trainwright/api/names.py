@@ -29,6 +29,10 @@ TOKEN_MOUNT: Final = "/var/run/secrets/trainwright"  # noqa: S105 - a mount poin
 TOKEN_FILE: Final = "token"  # noqa: S105 - a file name
 CHECKPOINT_MOUNT: Final = "/checkpoints"
 DATA_MOUNT: Final = "/data"
+WEIGHTS_FILE: Final = "weights.safetensors"
+"""In the results folder of a job: the weights of its model."""
+SUMMARY_FILE: Final = "results.json"
+"""Beside them: what was trained on which data, and what was measured."""
 
 RENDEZVOUS_PORT: Final = 29400
 METRICS_PORT: Final = 9400

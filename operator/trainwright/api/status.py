@@ -14,7 +14,7 @@ from pydantic import AwareDatetime, Field, PlainSerializer, ValidationError
 
 from trainwright.api.base import StatusModel
 from trainwright.api.exit_codes import FailureClass
-from trainwright.api.figures import MOST_STRAGGLERS, Preflight, StepTime, Straggler
+from trainwright.api.figures import Measurements, MetricValues, Preflight
 
 
 def rfc3339(moment: datetime) -> str:
@@ -24,7 +24,7 @@ def rfc3339(moment: datetime) -> str:
 
 # Not strict: on the wire a time is a string, also where a validator has already turned the JSON into Python.
 Time = Annotated[AwareDatetime, Field(strict=False), PlainSerializer(rfc3339, return_type=str, when_used="json")]
-MetricValues = Annotated[dict[str, float], Field(max_length=64)]
+Digests = Annotated[dict[str, str], Field(max_length=64)]
 NodeFailures = Annotated[dict[str, int], Field(max_length=64)]
 
 
@@ -95,38 +95,8 @@ class Progress(StatusModel):
     stale: bool = Field(False, description="True when reports are overdue although the job should be running.")
 
 
-class Evaluation(StatusModel):
-    """What was measured on data that was not trained on."""
-
-    split: str = Field(max_length=16, description="validation or test.")
-    step: int = Field(ge=0, description="Optimizer step at which it was measured.")
-    metrics: MetricValues = Field(
-        description="loss; what its task always has, as accuracy (classification) or mae and r2 (regression); and what "
-        "spec.evaluation.metrics adds."
-    )
-
-
-class Metrics(StatusModel):
+class Metrics(StatusModel, Measurements):
     """How well and how fast the job learns; the newest values."""
-
-    loss: float | None = Field(None, description="Training loss, mean since the report before.")
-    learning_rate: float | None = Field(None, description="Learning rate of the newest step.")
-    grad_norm: float | None = Field(None, description="L2 norm of the gradient at the newest step.")
-    samples_per_second: float | None = Field(None, ge=0, description="Throughput over all processes, this attempt.")
-    steps_per_second: float | None = Field(None, ge=0, description="Optimizer steps per second, this attempt.")
-    tokens_per_second: float | None = Field(
-        None, ge=0, description="Tokens per second over all processes, this attempt (language models)."
-    )
-    mfu: float | None = Field(
-        None, ge=0, description="Share of the GPUs' peak arithmetic that the model makes use of, 0 to 1."
-    )
-    peak_memory_bytes: int | None = Field(None, ge=0, description="Most memory that rank 0 has held at once.")
-    step_seconds: StepTime | None = Field(None, description="Where the time of a step goes.")
-    stragglers: list[Straggler] = Field(
-        [], max_length=MOST_STRAGGLERS, description="Processes that lag behind the others, the slowest first."
-    )
-    evaluation: Evaluation | None = Field(None, description="The newest evaluation.")
-    best: Evaluation | None = Field(None, description="The best evaluation on the validation split so far.")
 
 
 class WorkerStatus(StatusModel):
@@ -312,6 +282,11 @@ class TrainingJobStatus(StatusModel):
         max_length=16,
         description="Standard conditions.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    spec_digests: Digests = Field(
+        {},
+        description="Digest of each field of spec that may not change any more, as it was when last accepted; fields at their "
+        "default are left out.",
     )
     attempt: int = Field(0, ge=0, description="Starts of the workers so far, restarts and resumptions included.")
     oldest_attempt: int = Field(

@@ -7,9 +7,9 @@ from pydantic import ConfigDict, Field
 
 from trainwright.api.base import Model
 from trainwright.api.exit_codes import FailureClass
-from trainwright.api.figures import MOST_STRAGGLERS, Preflight, StepTime, Straggler
+from trainwright.api.figures import Measurements, Preflight
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.api.status import Checkpoint, Evaluation, LaunchSeconds, Results
+from trainwright.api.status import Checkpoint, LaunchSeconds, Results
 
 LARGEST = 2**63 - 1
 """No count is larger: the cluster stores none that is, and would refuse the whole status."""
@@ -61,8 +61,8 @@ class WorkerConfig(Model):
             count: Workers of the job.
             least: Fewest workers to train with; None if all are needed.
         """
-        workers = self.spec.workers.model_copy(update={"count": count, "min_count": least})
-        return self.model_copy(update={"spec": self.spec.model_copy(update={"workers": workers})})
+        workers = self.spec.workers.changed(count=count, min_count=least)
+        return self.changed(spec=self.spec.changed(workers=workers))
 
     @property
     def job_folder(self) -> str:
@@ -71,8 +71,8 @@ class WorkerConfig(Model):
         return f"{root.rstrip('/')}/{self.name}-{self.uid}"
 
 
-class Word(Model):
-    """A part of what workers say. Theirs may be a later version than the operator's: fields it does not know are ignored."""
+class ReportPart(Model):
+    """A part of a report. The worker may be newer than the operator, which ignores fields it does not know."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -88,7 +88,7 @@ class WorkerPhase(StrEnum):
     FINISHED = "Finished"
 
 
-class RankHeartbeat(Word):
+class RankHeartbeat(ReportPart):
     """The last sign of life of one process."""
 
     rank: int = Field(ge=0, description="Global rank.")
@@ -96,7 +96,7 @@ class RankHeartbeat(Word):
     seconds_ago: float = Field(ge=0, description="Age of that step, in seconds, when the report was made.")
 
 
-class Absentee(Word):
+class Absentee(ReportPart):
     """A worker that others wait for."""
 
     worker: int = Field(ge=0, description="Its index.")
@@ -105,7 +105,7 @@ class Absentee(Word):
     )
 
 
-class Waiting(Word):
+class Waiting(ReportPart):
     """How far the rendezvous of the workers is, as one of them sees it."""
 
     joined: int = Field(ge=0, description="Workers that are there.")
@@ -114,7 +114,7 @@ class Waiting(Word):
     seconds: float = Field(0, ge=0, description="For how long they have been waited for.")
 
 
-class Cause(Word):
+class Cause(ReportPart):
     """Why processes ended before their work was done: the post-mortem of the one that failed first."""
 
     exit_code: int = Field(description="Exit code of the worker.")
@@ -127,8 +127,8 @@ class Cause(Word):
     traceback: str | None = Field(None, max_length=2048, description="Last lines of the traceback.")
 
 
-class WorkerReport(Word):
-    """What worker 0 says about the whole job. Every report is complete: a newer one replaces all older ones.
+class WorkerReport(ReportPart, Measurements):
+    """What worker 0 reports about the whole job. Every report is complete: a newer one replaces all older ones.
 
     As long as it waits for others its agent reports, then rank 0. Other workers report only that they wait in vain.
     """
@@ -150,22 +150,9 @@ class WorkerReport(Word):
     epoch: Count = Field(0, description="Epochs done.")
     total_epochs: Total | None = Field(None, description="Epochs of the whole run.")
     samples: Count = Field(0, description="Samples seen, over all processes.")
-    loss: float | None = Field(None, description="Mean training loss since the report before.")
-    learning_rate: float | None = Field(None, description="Learning rate of the newest step.")
-    grad_norm: float | None = Field(None, description="L2 norm of the newest gradient.")
-    samples_per_second: float | None = Field(None, ge=0, description="Throughput of this launch, over all processes.")
-    steps_per_second: float | None = Field(None, ge=0, description="Optimizer steps per second of this launch.")
-    tokens_per_second: float | None = Field(None, ge=0, description="Tokens per second of this launch.")
-    mfu: float | None = Field(None, ge=0, description="Share of the devices' peak arithmetic that is made use of.")
     peak_memory_bytes: Count | None = Field(None, description="Most memory that rank 0 has held at once.")
-    step_seconds: StepTime | None = Field(None, description="Where the time of a step goes, on rank 0.")
-    stragglers: list[Straggler] = Field(
-        [], max_length=MOST_STRAGGLERS, description="Ranks that lag behind the others, the slowest first."
-    )
     seconds: LaunchSeconds | None = Field(None, description="Where the time of this launch went so far.")
     preflight: Preflight | None = Field(None, description="What was found out before the first step.")
-    evaluation: Evaluation | None = Field(None, description="The newest evaluation.")
-    best: Evaluation | None = Field(None, description="The best evaluation on the validation split.")
     checkpoints: list[Checkpoint] = Field([], max_length=100, description="Verified checkpoints, oldest first.")
     heartbeats: list[RankHeartbeat] = Field(
         [], max_length=MOST_HEARTBEATS, description="Newest step of the ranks that have stood still for longest."

@@ -4,17 +4,14 @@ Four systems know such groups, each in its own words. Kubernetes' own and Volcan
 the pods; Kueue's follows from labels on them, and it may be combined with the others: it grants quota, they find places.
 """
 
-import re
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import Any
 
+from trainwright.api.amounts import multiply_quantity
 from trainwright.api.names import LABEL_GROUP
 from trainwright.api.spec import Gang, TrainingJobSpec
 from trainwright.api.spec.workers import ResourcesSpec
+from trainwright.build.manifest import Manifest
 from trainwright.build.naming import job_labels, owner_reference
-
-Manifest = dict[str, Any]
 
 GROUPS_API = "scheduling.k8s.io/v1beta1"
 """Where Kubernetes' own groups are served: since 1.37, if an administrator has switched them on."""
@@ -27,7 +24,6 @@ _VERSIONS = {
 }
 _DEFAULT_SCHEDULER = "default-scheduler"
 _SCHEDULERS = {Gang.VOLCANO: "volcano", Gang.SCHEDULER_PLUGINS: "scheduler-plugins-scheduler"}
-_AMOUNT = re.compile(r"[+]?(?P<number>[0-9.]+)(?P<unit>.*)")
 
 
 @dataclass(frozen=True)
@@ -116,15 +112,7 @@ def _needed(resources: ResourcesSpec | None, workers: int) -> dict[str, str]:
         return {}
     # As the API server does: what has a limit and no request is requested up to its limit.
     asked = {**(resources.limits or {}), **(resources.requests or {})}
-    return {name: _times(amount, workers) for name, amount in sorted(asked.items())}
-
-
-def _times(amount: int | str, factor: int) -> str:
-    """Return a multiple of a quantity, in its own unit."""
-    parts = _AMOUNT.fullmatch(str(amount))
-    if parts is None:
-        raise ValueError(f"not a quantity: {amount}")
-    return f"{(Decimal(parts['number']) * factor).normalize():f}{parts['unit']}"
+    return {name: multiply_quantity(amount, workers) for name, amount in sorted(asked.items())}
 
 
 def join(pod: Manifest, spec: TrainingJobSpec, group: Group | None) -> Manifest:

@@ -1,7 +1,6 @@
 """The children of a job other than its pods: ConfigMap, headless Service, NetworkPolicy."""
 
 import json
-from typing import Any
 
 from trainwright.api.names import (
     CA_FILE,
@@ -16,10 +15,9 @@ from trainwright.api.names import (
 )
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.worker import ReportsEndpoint, WorkerConfig
+from trainwright.build.manifest import Manifest
 from trainwright.build.naming import companion_name, content_name, job_labels, owner_reference
 from trainwright.build.settings import Settings
-
-Manifest = dict[str, Any]
 
 
 def companion_metadata(namespace: str, name: str, uid: str) -> Manifest:

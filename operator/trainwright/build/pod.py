@@ -1,7 +1,6 @@
 """The pod of one worker. It satisfies Pod Security `restricted`, whatever the job says."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from trainwright.api.names import (
     CHECKPOINT_MOUNT,
@@ -23,6 +22,7 @@ from trainwright.api.names import (
 from trainwright.api.spec import TrainingJobSpec, WorkersSpec
 from trainwright.api.spec.workers import EnvVar, VolumeSpec
 from trainwright.build.gang import Group, join
+from trainwright.build.manifest import Manifest
 from trainwright.build.naming import (
     companion_name,
     owner_reference,
@@ -32,8 +32,6 @@ from trainwright.build.naming import (
     worker_labels,
 )
 from trainwright.build.settings import Settings
-
-Manifest = dict[str, Any]
 
 USER = 65532
 """Numeric user and group of every worker; also the group of its volumes."""
@@ -47,7 +45,7 @@ NODE_LOSS_SECONDS = 30
 
 
 @dataclass(frozen=True)
-class Seat:
+class WorkerSlot:
     """Which of a job's pods one is.
 
     Attributes:
@@ -66,37 +64,37 @@ class Seat:
 
 
 def worker_pod(
-    namespace: str, name: str, uid: str, spec: TrainingJobSpec, settings: Settings, config: str, seat: Seat
+    namespace: str, name: str, uid: str, spec: TrainingJobSpec, settings: Settings, config: str, slot: WorkerSlot
 ) -> Manifest:
     """Return the pod of one worker of a job, which mounts the ConfigMap called `config`."""
     workers = spec.workers
     several = workers.count > 1
-    host = rendezvous_host(namespace, name, uid, seat.oldest_attempt) if several else LOCAL_HOST
+    host = rendezvous_host(namespace, name, uid, slot.oldest_attempt) if several else LOCAL_HOST
     audience = None if settings.reports_url is None else report_audience(namespace, name, uid)
     pod: Manifest = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
-            "name": pod_name(name, seat.index, seat.attempt),
+            "name": pod_name(name, slot.index, slot.attempt),
             "namespace": namespace,
-            "labels": worker_labels(name, seat.index, seat.attempt),
+            "labels": worker_labels(name, slot.index, slot.attempt),
             "annotations": {"kubectl.kubernetes.io/default-container": WORKER_CONTAINER},
             "ownerReferences": [owner_reference(name, uid)],
         },
         "spec": {
-            **_placement(workers, seat.avoided_nodes),
+            **_placement(workers, slot.avoided_nodes),
             "restartPolicy": "Never",
-            "hostname": worker_hostname(seat.index, seat.oldest_attempt),
+            "hostname": worker_hostname(slot.index, slot.oldest_attempt),
             **({"subdomain": companion_name(name, uid)} if several else {}),
             "terminationGracePeriodSeconds": workers.termination_grace_period_seconds,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "securityContext": _pod_security(),
-            "containers": [_container(workers, settings, seat, host, reports=audience is not None)],
+            "containers": [_container(workers, settings, slot, host, reports=audience is not None)],
             "volumes": _own_volumes(spec, config, audience) + [_volume(volume) for volume in workers.volumes or ()],
         },
     }
-    return join(pod, spec, seat.group)
+    return join(pod, spec, slot.group)
 
 
 def _placement(workers: WorkersSpec, avoided: tuple[str, ...]) -> Manifest:
@@ -166,12 +164,12 @@ def _pod_security() -> Manifest:
     }
 
 
-def _container(workers: WorkersSpec, settings: Settings, seat: Seat, host: str, *, reports: bool) -> Manifest:
+def _container(workers: WorkersSpec, settings: Settings, slot: WorkerSlot, host: str, *, reports: bool) -> Manifest:
     pull_policy = workers.image_pull_policy or (settings.worker_pull_policy if workers.image is None else None)
     container: Manifest = {
         "name": WORKER_CONTAINER,
         "image": workers.image or settings.worker_image,
-        "env": _environment(workers, seat, host),
+        "env": _environment(workers, slot, host),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -191,13 +189,13 @@ def _container(workers: WorkersSpec, settings: Settings, seat: Seat, host: str, 
     return container
 
 
-def _environment(workers: WorkersSpec, seat: Seat, host: str) -> list[Manifest]:
+def _environment(workers: WorkersSpec, slot: WorkerSlot, host: str) -> list[Manifest]:
     return [
         {"name": ENV_CONFIG, "value": f"{CONFIG_MOUNT}/{CONFIG_FILE}"},
-        {"name": ENV_WORKER_INDEX, "value": str(seat.index)},
+        {"name": ENV_WORKER_INDEX, "value": str(slot.index)},
         {"name": ENV_WORKERS, "value": str(workers.count)},
         *([{"name": ENV_MIN_WORKERS, "value": str(workers.min_count)}] if workers.min_count is not None else []),
-        {"name": ENV_ATTEMPT, "value": str(seat.attempt)},
+        {"name": ENV_ATTEMPT, "value": str(slot.attempt)},
         {"name": ENV_RENDEZVOUS_HOST, "value": host},
         {"name": ENV_POD_NAME, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         {"name": ENV_TERMINATION_LOG, "value": "/dev/termination-log"},

@@ -1,6 +1,10 @@
 """Reads a manifest and remembers on which line each field stands."""
 
+import copy
 import difflib
+import functools
+import operator
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,6 +14,7 @@ from typing import Any
 import yaml
 
 from trainwright.api.job import FieldError, InvalidJobError, read_manifest
+from trainwright.api.mistakes import WITHOUT_DOTS
 from trainwright.api.names import GROUP, KIND
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.manifests import load
@@ -125,6 +130,41 @@ def read_with_workers(document: Any, workers: int | None) -> tuple[Any, Training
         read_manifest(document)
         mistakes = [FieldError("--workers", f"{workers} does not go with the job: {each}") for each in error.errors]
         raise InvalidJobError(mistakes) from None
+
+
+def read_here(document: Any, folder: Path | None, workers: int | None) -> tuple[Any, TrainingJobSpec]:
+    """Return a document as this machine takes it, and its spec.
+
+    A cluster refuses a path with `..`, which could leave its volume. Here such a path is taken from the manifest's folder, as
+    long as it stays within the repository that holds the manifest.
+
+    Args:
+        document: The document as written.
+        folder: The manifest's folder; None if the document holds no path that starts there.
+        workers: Another number of workers, if one is asked for.
+
+    Raises:
+        InvalidJobError: It is no valid job.
+    """
+    try:
+        return read_with_workers(document, workers)
+    except InvalidJobError as error:
+        climbing = [mistake.field for mistake in error.errors if mistake.message.startswith(WITHOUT_DOTS)]
+        if folder is None or not climbing:
+            raise
+        changed = copy.deepcopy(document)
+        for field in climbing:
+            *above, last = field.split(".")
+            holder = functools.reduce(operator.getitem, above, changed)
+            holder[last] = _within_repository(holder[last], folder)
+        return read_with_workers(changed, workers)
+
+
+def _within_repository(path: str, folder: Path) -> str:
+    """Return an absolute path; the path as it is if it leaves the repository of the folder."""
+    root = next((parent for parent in (folder, *folder.parents) if (parent / ".git").exists()), folder)
+    place = Path(os.path.normpath(folder / path))
+    return str(place) if place.is_relative_to(root) else path
 
 
 def _syntax_mistake(source: str, text: str, error: yaml.MarkedYAMLError) -> FieldError:

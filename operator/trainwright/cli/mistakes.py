@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from trainwright.api.job import METADATA_FIELDS, FieldError
-from trainwright.api.mistakes import UNKNOWN
+from trainwright.api.mistakes import NO_STRING, UNKNOWN
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.cli.manifest import Manifest
 
@@ -65,10 +65,21 @@ def advice(mistake: FieldError, document: Any) -> str:
         if found is None:
             return f"; known here: {', '.join(fields)}" if 0 < len(fields) <= _FEW else ""
         return f"; did you mean {found}?"
+    if mistake.message.startswith(NO_STRING):
+        return _description(holder, last)
     value = _value_at(document, [*holder, last])
     choices = [str(choice) for kind in _types_at([*holder, last]) for choice in _choices(kind)]
     near = _closest(value, choices) if isinstance(value, str) and value not in choices else None
     return f"; did you mean {near}?" if near else ""
+
+
+def _description(holder: list[str], name: str) -> str:
+    """Return what a field takes, as the first sentence of its description says it."""
+    for kind in _types_at(holder):
+        for field, info in getattr(kind, "model_fields", {}).items():
+            if name in (info.alias, field) and info.description:
+                return f"; {name} takes: {info.description.partition('. ')[0].rstrip('.')}"
+    return ""
 
 
 def _closest(word: str, choices: list[str]) -> str | None:

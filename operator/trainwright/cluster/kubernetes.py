@@ -8,11 +8,11 @@ from trainwright.api.names import API_VERSION, KIND, LABEL_JOB, PLURAL
 from trainwright.cluster.compact import compact, compact_pod
 from trainwright.cluster.port import (
     ConflictError,
-    InLine,
     JobKey,
     Listing,
     Manifest,
     NotFoundError,
+    PendingWorkload,
     PodIdentity,
     RejectedError,
 )
@@ -108,8 +108,8 @@ class KubernetesCluster:
             return False
         return any(item.get("name") == resource for item in answer.get("resources") or ())
 
-    async def line(self, namespace: str, queue: str) -> list[InLine]:
-        """Return what waits in a LocalQueue of Kueue, the first first, from its visibility API."""
+    async def pending_workloads(self, namespace: str, queue: str) -> list[PendingWorkload]:
+        """Return the workloads that wait in a LocalQueue of Kueue, in order, from its visibility API."""
         newer, older = (
             f"{collection(version, 'localqueues', namespace)}/{quote(queue)}/pendingworkloads"
             for version in _VISIBILITY
@@ -119,9 +119,9 @@ class KubernetesCluster:
         except NotFoundError:
             answer = await self._server.request("GET", older, "localqueues/pendingworkloads")
         return [
-            InLine(
+            PendingWorkload(
                 name=item["metadata"]["name"],
-                place=item.get("positionInLocalQueue", 0) + 1,
+                position=item.get("positionInLocalQueue", 0) + 1,
                 overall=item.get("positionInClusterQueue", 0) + 1,
             )
             for item in answer.get("items") or ()

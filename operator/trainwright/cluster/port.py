@@ -6,9 +6,9 @@ and retries nothing: retrying belongs to the queue.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-Manifest = dict[str, Any]
+from trainwright.build.manifest import Manifest as Manifest  # noqa: PLC0414 - objects cross the port in this shape
 
 
 class ClusterError(Exception):
@@ -67,17 +67,17 @@ class PodIdentity:
 
 
 @dataclass(frozen=True)
-class InLine:
-    """What waits in a queue of Kueue, with its places counted from 1.
+class PendingWorkload:
+    """A workload that waits in a queue of Kueue, with its positions counted from 1.
 
     Attributes:
         name: What Kueue calls it.
-        place: Its place in this queue.
-        overall: Its place among all queues that share the quota.
+        position: Its position in this queue.
+        overall: Its position among all queues that share the quota.
     """
 
     name: str
-    place: int
+    position: int
     overall: int
 
 
@@ -137,8 +137,8 @@ class Cluster(Protocol):
     async def serves(self, api_version: str, resource: str) -> bool:
         """Return whether there is such a resource."""
 
-    async def line(self, namespace: str, queue: str) -> list[InLine]:
-        """Return what waits in a LocalQueue of Kueue, the first first.
+    async def pending_workloads(self, namespace: str, queue: str) -> list[PendingWorkload]:
+        """Return the workloads that wait in a LocalQueue of Kueue, in order.
 
         Raises:
             ClusterError: Or one of its kinds; a cluster need not tell.

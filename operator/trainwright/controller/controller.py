@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import structlog
 
+from trainwright.build import Settings
 from trainwright.cluster.port import Cluster, ClusterError, JobKey
 from trainwright.controller.apis import Apis
 from trainwright.controller.apply import Applier
@@ -16,7 +17,6 @@ from trainwright.controller.reconcile import Reconciler
 from trainwright.controller.store import Store
 from trainwright.controller.tuning import Tuning
 from trainwright.metrics import Metrics
-from trainwright.plan.types import Settings
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from trainwright.controller.restraint import backoff
+from trainwright.controller.creation_backoff import backoff
 
 Key = TypeVar("Key", bound=Hashable)
 Entry = tuple[float, int, Key]

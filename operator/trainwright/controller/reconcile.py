@@ -7,21 +7,23 @@ from datetime import datetime
 
 import structlog
 
+from trainwright.build import Settings
 from trainwright.cluster.port import Cluster, ConflictError, JobKey, Manifest, RejectedError
 from trainwright.controller.apis import Apis
 from trainwright.controller.apply import Applier
-from trainwright.controller.inquiries import Inquiries
+from trainwright.controller.creation_backoff import CreationBackoff, MissingPods
+from trainwright.controller.pod_warnings import PodWarnings
 from trainwright.controller.queue import RetryError
-from trainwright.controller.queues import Queues
-from trainwright.controller.restraint import Lack, Restraint
+from trainwright.controller.queue_positions import QueuePositions
 from trainwright.controller.store import PodWarning, Snapshot, Store
 from trainwright.controller.throttle import StatusThrottle
 from trainwright.controller.tuning import Tuning
 from trainwright.metrics import Metrics
 from trainwright.plan import plan
 from trainwright.plan.observe import read_job, read_pod
-from trainwright.plan.types import Observed, Plan, Pod, Settings
-from trainwright.plan.weight import Weight, counts
+from trainwright.plan.pods import Pod
+from trainwright.plan.types import Observed, Plan
+from trainwright.plan.urgency import Urgency, counts
 
 log = structlog.get_logger(__name__)
 
@@ -60,9 +62,9 @@ class Reconciler:
         self._now = now
         self._listening_since: datetime | None = None
         self._apis = apis
-        self._inquiries = Inquiries(cluster, store)
-        self._queues = Queues(cluster)
-        self._restraint = Restraint(tuning.backoff_base, tuning.backoff_limit)
+        self._pod_warnings = PodWarnings(cluster, store)
+        self._queue_positions = QueuePositions(cluster)
+        self._creation_backoff = CreationBackoff(tuning.backoff_base, tuning.backoff_limit)
 
     async def reconcile(self, key: JobKey) -> float | None:
         """Do what can be done for the job now and return after how many seconds to look again, or None."""
@@ -73,9 +75,9 @@ class Reconciler:
         snapshot, observed = self._observe(key)
         if snapshot is None or observed is None:
             self._throttle.forget(key)
-            self._inquiries.forget(key)
-            self._queues.forget(key)
-            self._restraint.forget(key)
+            self._pod_warnings.forget(key)
+            self._queue_positions.forget(key)
+            self._creation_backoff.forget(key)
             return None
         chosen = plan(observed)
         if needs_proof(observed, chosen):
@@ -91,20 +93,20 @@ class Reconciler:
         held = await self._create(key, observed, chosen.create)
         if held == 0.0:
             return 0.0  # why, the next pass says
-        wait = await self._say(key, snapshot, chosen)
+        wait = await self._write(key, snapshot, chosen)
         if chosen.delete_job:
             await self._applier.delete_job(key, observed.job.uid)
         if held is None and observed.rejection is not None:
             self._store.reject(key, None)
             return 0.0  # nothing was refused this time; the status still says otherwise
-        if chosen.weight == Weight.DECISION:
+        if chosen.urgency == Urgency.DECISION:
             return 0.0  # what follows from it is the next pass's business
-        if chosen.inquire is not None:
-            wait = _earlier(wait, await self._inquiries.make(key, chosen.inquire))
-        if chosen.ticket is not None:
-            wait = _earlier(wait, await self._queues.look(key, chosen.ticket))
+        if chosen.warnings_of is not None:
+            wait = _earlier(wait, await self._pod_warnings.read(key, chosen.warnings_of))
+        if chosen.queue_entry is not None:
+            wait = _earlier(wait, await self._queue_positions.look_up(key, chosen.queue_entry))
         else:
-            self._queues.forget(key)
+            self._queue_positions.forget(key)
         return _earlier(_earlier(wait, held), chosen.requeue_after)
 
     async def _create(self, key: JobKey, observed: Observed, manifests: Sequence[Manifest]) -> float | None:
@@ -117,14 +119,14 @@ class Reconciler:
             return None
         clock = asyncio.get_running_loop().time
         pods = frozenset(manifest["metadata"]["name"] for manifest in manifests if manifest["kind"] == "Pod")
-        lack = Lack(pods, frozenset(pod.uid for pod in observed.strangers))
-        held = self._restraint.pause(key, lack, clock())
+        missing = MissingPods(pods, frozenset(pod.uid for pod in observed.former_pods))
+        held = self._creation_backoff.pause(key, missing, clock())
         if held > 0:
             return held
         try:
             refusal = await self._ask_for(key, observed, manifests)
         finally:
-            held = self._restraint.note(key, lack, clock())
+            held = self._creation_backoff.note(key, missing, clock())
         if refusal is None:
             return None
         if self._store.reject(key, refusal):
@@ -143,15 +145,15 @@ class Reconciler:
             return str(error)
         return None
 
-    async def _say(self, key: JobKey, snapshot: Snapshot, chosen: Plan) -> float | None:
+    async def _write(self, key: JobKey, snapshot: Snapshot, chosen: Plan) -> float | None:
         """Write the status if there is a new one and it may be written now, and then emit the events.
 
         Returns:
-            The seconds until it may be written, or None if there is nothing left to say.
+            The seconds until it may be written, or None if nothing is left to write.
         """
         if chosen.status is not None:
             clock = asyncio.get_running_loop().time
-            wait = self._throttle.wait(key, clock(), chosen.weight)
+            wait = self._throttle.wait(key, clock(), chosen.urgency)
             if wait > 0:
                 return wait
             # Taken before the write: two jobs must not both believe that the last token is theirs.
@@ -174,16 +176,15 @@ class Reconciler:
         return snapshot, Observed(
             job=read_job(snapshot.job),
             pods=tuple(_workers(key.name, snapshot.pods, snapshot.warning)),
-            report=snapshot.report,
-            report_at=snapshot.report_at,
+            received=snapshot.received,
             rejection=snapshot.rejection,
             settings=self._settings,
             now=now,
-            strangers=tuple(_workers(key.name, snapshot.strangers)),
-            words=snapshot.words,
+            former_pods=tuple(_workers(key.name, snapshot.former_pods)),
+            waiting_reports=snapshot.waiting_reports,
             listening_since=self._listening_since,
             groups_served=self._apis.groups,
-            place=self._queues.place(key),
+            queue_position=self._queue_positions.position(key),
         )
 
     async def _relist(self, key: JobKey) -> None:
@@ -202,7 +203,7 @@ def _workers(job: str, pods: Iterable[Manifest], warning: PodWarning | None = No
 
 
 def needs_proof(observed: Observed, chosen: Plan) -> bool:
-    """Return whether the plan destroys or counts something, which a belated watch must never be the reason for.
+    """Return whether the plan destroys or counts something: that must never be decided from an outdated watch.
 
     Creations need no proof, since names are deterministic.
     """

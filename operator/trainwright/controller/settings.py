@@ -7,8 +7,8 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from trainwright.api.names import REPORTS_PORT
+from trainwright.build import Settings
 from trainwright.controller.tuning import Tuning
-from trainwright.plan.types import Settings
 
 _MISSED = 3
 """Reports that may be missing before progress is stale, however seldom there are any."""

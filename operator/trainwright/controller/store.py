@@ -16,9 +16,10 @@ from trainwright.api.worker import WorkerPhase, WorkerReport
 from trainwright.build.naming import read_pod_name
 from trainwright.cluster.compact import compact, compact_pod
 from trainwright.cluster.port import JobKey, Listing, Manifest
+from trainwright.plan.types import Received
 
 _TOMBSTONES = 8192
-_HEARD = ("uid", "attempt", "launch", "sequence", "phase", "message")
+_KEPT = ("uid", "attempt", "launch", "sequence", "phase", "message")
 """What is kept of a report of a worker other than worker 0."""
 
 
@@ -37,11 +38,10 @@ class _Known:
 
     job: Manifest | None = None
     pods: dict[str, Manifest] = field(default_factory=dict)
-    report: WorkerReport | None = None
-    report_at: datetime | None = None
+    received: Received | None = None
     rejection: str | None = None
     warning: PodWarning | None = None
-    words: dict[int, tuple[WorkerReport, datetime]] = field(default_factory=dict)
+    waiting_reports: dict[int, Received] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,22 +51,20 @@ class Snapshot:
     Attributes:
         job: The manifest of the job.
         pods: The manifests of the worker pods that it owns.
-        strangers: The manifests of pods of a former job of the same name.
-        report: The newest report of its workers.
-        report_at: When that arrived.
+        former_pods: The manifests of pods of an earlier job of the same name.
+        received: The newest report of worker 0.
         rejection: Why the cluster refused to create a child when that was last tried.
         warning: What the cluster last warned of when asked about one of the pods.
-        words: What workers other than worker 0 said last of what they wait for, and when.
+        waiting_reports: The newest reports of other workers, by index; they say what the worker waits for.
     """
 
     job: Manifest
     pods: tuple[Manifest, ...]
-    report: WorkerReport | None
-    report_at: datetime | None
+    received: Received | None
     rejection: str | None
-    strangers: tuple[Manifest, ...] = ()
+    former_pods: tuple[Manifest, ...] = ()
     warning: PodWarning | None = None
-    words: Mapping[int, tuple[WorkerReport, datetime]] = field(default_factory=dict)
+    waiting_reports: Mapping[int, Received] = field(default_factory=dict)
 
 
 class Store:
@@ -189,13 +187,13 @@ class Store:
             if report.phase != WorkerPhase.RENDEZVOUS:
                 return False
             # Whatever else it holds is of no use, and would take the memory of every tenant.
-            word = WorkerReport(**{name: getattr(report, name) for name in _HEARD})
-            known.words[worker] = (word, at)
+            kept = WorkerReport(**{name: getattr(report, name) for name in _KEPT})
+            known.waiting_reports[worker] = Received(kept, at)
             self._changed(key)
             return True
-        if not report.newer_than(known.report):
+        if not report.newer_than(None if known.received is None else known.received.report):
             return False
-        known.report, known.report_at = report, at
+        known.received = Received(report, at)
         self._changed(key)
         return True
 
@@ -222,16 +220,15 @@ class Store:
             return None
         uid = _uid(known.job)
         pods = tuple(pod for pod in known.pods.values() if owner_uid(pod) == uid)
-        strangers = tuple(pod for pod in known.pods.values() if owner_uid(pod) != uid)
+        former_pods = tuple(pod for pod in known.pods.values() if owner_uid(pod) != uid)
         return Snapshot(
             known.job,
             pods,
-            known.report,
-            known.report_at,
+            known.received,
             known.rejection,
-            strangers,
+            former_pods,
             known.warning,
-            dict(known.words),
+            dict(known.waiting_reports),
         )
 
     def worker_of(self, key: JobKey, job_uid: str, pod_uid: str) -> int | None:
@@ -294,8 +291,8 @@ class Store:
             uid = _uid(known.job)
             self._bury(uid)
             known.pods = {pod_uid: pod for pod_uid, pod in known.pods.items() if owner_uid(pod) != uid}
-        known.job = known.report = known.report_at = known.rejection = known.warning = None
-        known.words = {}
+        known.job = known.received = known.rejection = known.warning = None
+        known.waiting_reports = {}
         self._tidy(key)
 
     def _tidy(self, key: JobKey) -> None:

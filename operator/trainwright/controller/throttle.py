@@ -6,7 +6,7 @@ Holds the times of past writes and of those to come, nothing else. Times are sec
 from collections.abc import Hashable
 
 from trainwright.controller.tuning import Tuning
-from trainwright.plan.weight import Weight
+from trainwright.plan.urgency import Urgency
 
 _BURST = 1.0
 _GIVE_WAY = 2.0
@@ -31,9 +31,9 @@ class StatusThrottle:
         self._slots: dict[Hashable, float] = {}
         self._taken_until = float("-inf")
 
-    def wait(self, key: Hashable, now: float, weight: Weight) -> float:
+    def wait(self, key: Hashable, now: float, urgency: Urgency) -> float:
         """Return the seconds until the job's status may be written; 0 means now."""
-        seconds = 0.0 if weight == Weight.DECISION else self._wait(key, now, news=weight == Weight.NEWS)
+        seconds = 0.0 if urgency == Urgency.DECISION else self._wait(key, now, news=urgency == Urgency.NEWS)
         return seconds if seconds > _INSTANT else 0.0
 
     def _wait(self, key: Hashable, now: float, *, news: bool) -> float:

@@ -1,18 +1,18 @@
-"""What will go wrong at the present rate: a deadline that will be missed, a budget that will not last. Said beforehand.
+"""Warnings of what will go wrong at the present rate: a deadline that will be missed, a budget that will not last.
 
-An estimate wavers. A warning begins when the miss is clear, a tenth of the time left or a minute, and ends when nothing is
-missed any more; in between it stays what it was. Where there is no estimate, after a restart, it stays too.
+Estimates vary. A warning begins when the miss is clear, by a tenth of the time left and at least a minute, and ends when the
+limit would be kept again; in between it stays as it was. Without an estimate, after a restart, it stays too.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from trainwright.api.amounts import duration_text
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Condition, ConditionType, Phase, TrainingJobStatus
 from trainwright.plan import budget, limits
 from trainwright.plan.types import Event
-from trainwright.plan.words import duration
 
 _CLEAR_SHARE = 0.1
 _CLEAR_SECONDS = 60.0
@@ -26,8 +26,8 @@ class Risk:
     """Something that will go wrong.
 
     Attributes:
-        reason: In one word, as a condition has it.
-        text: In a sentence.
+        reason: The reason of the condition, in one word.
+        text: Its message, in a sentence.
     """
 
     reason: str
@@ -52,21 +52,21 @@ def forecast(spec: TrainingJobSpec, status: TrainingJobStatus, now: datetime) ->
 def _misses(
     spec: TrainingJobSpec, status: TrainingJobStatus, now: datetime, eta: datetime
 ) -> Iterator[tuple[float, Risk]]:
-    """Yield by how many seconds each limit comes before the end of training, and what to say of it."""
+    """Yield by how many seconds each limit comes before the end of training, and the risk."""
     deadline = limits.deadline(spec, status)
     if deadline is not None:
         late = (eta - deadline).total_seconds()
-        text = f"at this rate it will miss spec.activeDeadlineSeconds by {duration(max(0.0, late))}"
+        text = f"at this rate it will miss spec.activeDeadlineSeconds by {duration_text(max(0.0, late))}"
         yield late, Risk("DeadlineAtRisk", text)
     spent = budget.spent_at(spec, status, now)
     if spent is not None:
         late = (eta - spent).total_seconds()
-        ahead = duration(max(0.0, late))
+        ahead = duration_text(max(0.0, late))
         yield late, Risk("BudgetAtRisk", f"at this rate {budget.name(spec)} will be spent {ahead} before the end")
 
 
 def condition(before: Condition | None, warning: Risk | None, generation: int, now: datetime) -> Condition | None:
-    """Return the condition Degraded; None as long as there was never a reason for it."""
+    """Return the condition Degraded; None if it was never true."""
     if warning is None and before is None:
         return None
     value = str(warning is not None)

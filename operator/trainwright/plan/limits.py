@@ -6,7 +6,7 @@ from trainwright.api.exit_codes import FailureClass
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Failure, Phase, TrainingJobStatus
 from trainwright.plan.restart import fail
-from trainwright.plan.types import Job, Observed
+from trainwright.plan.types import Job, Pass
 
 
 def deadline(spec: TrainingJobSpec, status: TrainingJobStatus) -> datetime | None:
@@ -16,29 +16,25 @@ def deadline(spec: TrainingJobSpec, status: TrainingJobStatus) -> datetime | Non
     return status.started_at + timedelta(seconds=spec.active_deadline_seconds)
 
 
-def enforce_deadline(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus) -> TrainingJobStatus:
+def enforce_deadline(current: Pass, status: TrainingJobStatus) -> TrainingJobStatus:
     """Return the status, failed if the deadline has passed."""
-    limit = deadline(spec, status)
-    if limit is None or observed.now < limit:
+    limit = deadline(current.spec, status)
+    if limit is None or current.now < limit:
         return status
-    why, hint = (
-        "",
-        "The workers were told to save first. Start a new job with a later deadline, more workers or fewer steps.",
-    )
+    why = ""
+    hint = "The workers were told to save first. Start a new job with a later deadline, more workers or fewer steps."
     if status.phase in (Phase.PENDING, Phase.RESTARTING):
-        why, hint = (
-            f"; until then: {status.message}",
-            "Start a new job with a later deadline, or one that asks for less.",
-        )
+        why = f"; until then: {status.message}"
+        hint = "Start a new job with a later deadline, or one that asks for less."
     failure = Failure(
         category=FailureClass.USER_ERROR,
-        message=f"not done within {spec.active_deadline_seconds} s (spec.activeDeadlineSeconds){why}",
+        message=f"not done within {current.spec.active_deadline_seconds} s (spec.activeDeadlineSeconds){why}",
         hint=hint,
         attempt=status.attempt,
         reason="DeadlineExceeded",
-        failed_at=observed.now,
+        failed_at=current.now,
     )
-    return fail(status, failure, observed.now)
+    return fail(status, failure, current.now)
 
 
 def expiry(job: Job, status: TrainingJobStatus) -> datetime | None:

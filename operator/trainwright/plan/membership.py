@@ -1,71 +1,37 @@
 """Which pods a job has, which it should have, and the difference."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Phase, TrainingJobStatus, Workers, WorkerStatus
-from trainwright.build import Group, Seat, config_map, group_of, network_policy, pod_group, service, worker_pod
+from trainwright.build import (
+    Group,
+    Manifest,
+    Settings,
+    WorkerSlot,
+    config_map,
+    group_of,
+    network_policy,
+    pod_group,
+    service,
+    worker_pod,
+)
 from trainwright.build.naming import companion_name
 from trainwright.plan import placement
-from trainwright.plan.types import Job, Manifest, Observed, Pod, PodDeletion
+from trainwright.plan.pods import Pod, WorkerPods
+from trainwright.plan.types import Job, Pass, PodDeletion
 
 LISTED_WORKERS = 100
 KEPT_ATTEMPTS = 2
 """Failed pods of so many newest attempts stay for their logs; older ones are deleted."""
 LINGER = timedelta(seconds=30)
 """How long workers may take to end by themselves after the job succeeded."""
-REPLACED = "PodReplaced"
-"""Reason of a failure whose pod still runs: nothing but its deletion ends it."""
 _ENDED = ("Succeeded", "Failed")
-TERMINATION_SLACK = timedelta(seconds=5)
-"""How long past its grace period a pod is waited for. After that its node is taken for dead."""
 
 
-@dataclass(frozen=True)
-class Crew:
-    """The pods that speak for the workers now.
-
-    Attributes:
-        newest: By worker index, the newest pod not older than the status' oldest attempt.
-        superseded: All other pods of the job.
-    """
-
-    newest: Mapping[int, Pod]
-    superseded: tuple[Pod, ...]
-
-    @property
-    def running(self) -> int:
-        """Number of workers whose pod runs or has done its work."""
-        return sum(self.runs(index) for index in self.newest)
-
-    def runs(self, index: int) -> bool:
-        """Return whether a worker's pod runs or has done its work."""
-        pod = self.newest.get(index)
-        return pod is not None and pod.phase in ("Running", "Succeeded") and not pod.deleting
-
-    @property
-    def all_pods(self) -> tuple[Pod, ...]:
-        """Every pod."""
-        return (*self.newest.values(), *self.superseded)
-
-
-def muster(pods: Iterable[Pod], status: TrainingJobStatus) -> Crew:
-    """Sort a job's pods into those that count and those that a later one has replaced."""
-    newest: dict[int, Pod] = {}
-    superseded: list[Pod] = []
-    for pod in sorted(pods, key=lambda pod: (pod.index, pod.attempt)):
-        if pod.attempt < status.oldest_attempt or _given_up(pod, status):
-            superseded.append(pod)
-            continue
-        if pod.index in newest:
-            superseded.append(newest[pod.index])
-        newest[pod.index] = pod
-    return Crew(newest, tuple(superseded))
-
-
-def count(crew: Crew, status: TrainingJobStatus) -> Workers:
+def count(pods: WorkerPods, status: TrainingJobStatus) -> Workers:
     """Return the workers as the status lists them, counted anew."""
     listed = [
         WorkerStatus(
@@ -75,20 +41,20 @@ def count(crew: Crew, status: TrainingJobStatus) -> Workers:
             phase=_phase(pod, status),
             reason=_reason(pod),
         )
-        for index, pod in sorted(crew.newest.items())[:LISTED_WORKERS]
+        for index, pod in sorted(pods.newest.items())[:LISTED_WORKERS]
     ]
-    failed = sum(pod.phase == "Failed" for pod in crew.newest.values())
-    return status.workers.model_copy(update={"ready": crew.running, "failed": failed, "pods": listed})
+    failed = sum(pod.phase == "Failed" for pod in pods.newest.values())
+    return status.workers.changed(ready=pods.running, failed=failed, pods=listed)
 
 
 def _phase(pod: Pod, status: TrainingJobStatus) -> str:
-    """Return what the status says of a pod. The job succeeds after every worker has: those that still run are about to end."""
+    """Return the phase that the status lists: when a job succeeds all workers have, so pods that still run are about to end."""
     if pod.deleting:
         return "Terminating"
     return "Succeeded" if status.phase == Phase.SUCCEEDED and pod.phase == "Running" else pod.phase
 
 
-def speaks_of_the_living(status: TrainingJobStatus) -> bool:
+def lists_unfinished(status: TrainingJobStatus) -> bool:
     """Return whether the status lists a worker that has not ended."""
     return any(worker.phase not in _ENDED for worker in status.workers.pods)
 
@@ -99,27 +65,23 @@ def _reason(pod: Pod) -> str | None:
     return pod.reason if pod.phase == "Failed" else None
 
 
-def to_create(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> tuple[Manifest, ...]:
-    """Return the children that are missing, those first that the others need.
+def to_create(current: Pass, status: TrainingJobStatus) -> tuple[Manifest, ...]:
+    """Return the children that are missing, in the order in which they need each other.
 
-    A worker gets a pod when it has none that lives or has done its work. Nothing is created before the backoff is over, nor
+    A worker gets a pod when none of its pods lives or has done its work. Nothing is created before the backoff is over, nor
     while a former worker 0 may still be saving what the new one should start from, nor what the platform does not allow.
     """
-    if barred(observed, spec) is not None:
+    spec, pods, settings = current.spec, current.pods, current.observed.settings
+    if not_allowed(spec, settings) is not None:
         return ()
-    if status.next_start is not None and observed.now < status.next_start:
+    if status.next_start is not None and current.now < status.next_start:
         return ()
-    if any(_may_be_saving(pod, observed) for pod in crew.superseded):
+    if any(_may_be_saving(pod, current.now) for pod in pods.superseded):
         return ()
-    missing = without_pod(spec, status, crew)
-    if spec.scheduling.in_kueue:
-        # Until a member has ended, Kueue takes the one that replaces it for one too many, and deletes it.
-        missing = [index for index in missing if not _is_ending(crew.newest.get(index))]
-    if not missing and not _lacks_config(crew, observed.job):
+    missing = _missing(current, status)
+    if not missing and not _lacks_config(pods, current.job):
         return ()
-    if spec.workers.min_count is not None and 0 in missing:
-        missing = [0]  # Who comes first finds room first, and without worker 0 the others cannot begin.
-    job, settings = observed.job, observed.settings
+    job = current.job
     identity = (job.namespace, job.name, job.uid)
     # Also for a single worker: no pod starts without them, and somebody may have deleted them since.
     config = config_map(*identity, spec, settings)
@@ -128,20 +90,31 @@ def to_create(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStat
         companions.append(service(*identity, settings))
     if settings.network_policy:
         companions.append(network_policy(*identity, settings))
-    group = _group(observed, spec, status, crew)
-    if not crew.newest:
-        told = pod_group(*identity, spec, group) if group is not None else None
-        companions += [] if told is None else [told]
-    shunned = placement.avoided(status)
-    seats = (Seat(index, status.attempt, status.oldest_attempt, shunned, group) for index in missing)
-    alike = replace(settings, worker_image=_image(crew) or settings.worker_image)
-    pods = (worker_pod(*identity, spec, alike, config["metadata"]["name"], seat) for seat in seats)
-    return (*companions, *pods)
+    group = _group(current, status)
+    if not pods.newest:
+        gang = pod_group(*identity, spec, group) if group is not None else None
+        companions += [] if gang is None else [gang]
+    avoided = placement.avoided(status)
+    slots = (WorkerSlot(index, status.attempt, status.oldest_attempt, avoided, group) for index in missing)
+    alike = replace(settings, worker_image=_image(pods) or settings.worker_image)
+    workers = (worker_pod(*identity, spec, alike, config["metadata"]["name"], slot) for slot in slots)
+    return (*companions, *workers)
 
 
-def barred(observed: Observed, spec: TrainingJobSpec) -> tuple[str, str] | None:
-    """Return why no pod may be made for this job, as (reason, message), or None. Pods that run already run on."""
-    allowed = {"default", *observed.settings.service_accounts}
+def _missing(current: Pass, status: TrainingJobStatus) -> list[int]:
+    """Return the workers whose pods are to be created now."""
+    missing = without_pod(current, status)
+    if current.spec.scheduling.in_kueue:
+        # Until a member has ended, Kueue takes its replacement for one member too many, and deletes it.
+        missing = [index for index in missing if not _is_ending(current.pods.newest.get(index))]
+    if current.spec.workers.min_count is not None and 0 in missing:
+        return [0]  # The pod that is created first finds room first, and without worker 0 the others cannot begin.
+    return missing
+
+
+def not_allowed(spec: TrainingJobSpec, settings: Settings) -> tuple[str, str] | None:
+    """Return why the platform allows no pods for this job, as (reason, message), or None. Pods that run go on running."""
+    allowed = {"default", *settings.service_accounts}
     account = spec.workers.service_account_name
     if account is None or account in allowed:
         return None
@@ -150,44 +123,46 @@ def barred(observed: Observed, spec: TrainingJobSpec) -> tuple[str, str] | None:
     return "ServiceAccountNotAllowed", text
 
 
-def without_pod(spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> list[int]:
+def without_pod(current: Pass, status: TrainingJobStatus) -> list[int]:
     """Return the workers that have no pod which lives or has done its work."""
-    return [index for index in range(spec.workers.count) if _needs_pod(crew.newest.get(index), status)]
+    return [index for index in range(current.spec.workers.count) if _needs_pod(current.pods.newest.get(index), status)]
 
 
-def _image(crew: Crew) -> str | None:
-    """Return the image of the workers that live on: who joins them shares it, whatever an upgrade has made the default."""
-    return next((pod.image for _, pod in sorted(crew.newest.items()) if pod.live), None)
+def _image(pods: WorkerPods) -> str | None:
+    """Return the image of the workers that live on: a worker that joins them needs the same, also after an upgrade."""
+    return next((pod.image for pod in pods.in_order if pod.live), None)
 
 
-def _group(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> Group | None:
-    """Return the group that new pods join: the one of those that live, or none where that was made on other terms."""
-    job = observed.job
-    group = group_of(job.name, job.uid, spec, status.oldest_attempt, served=observed.groups_served)
-    others = {pod.group for pod in crew.newest.values()}
+def _group(current: Pass, status: TrainingJobStatus) -> Group | None:
+    """Return the group that new pods join: that of the live ones, or none if their group was made with other terms."""
+    job, served = current.job, current.observed.groups_served
+    group = group_of(job.name, job.uid, current.spec, status.oldest_attempt, served=served)
+    others = {pod.group for pod in current.pods.newest.values()}
     return group if group is not None and others <= {group.name} else None
 
 
-def step_aside(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> TrainingJobStatus:
-    """Return the status, in a later attempt if a former job's pod holds a name that is needed and will not go.
+def skip_taken_names(current: Pass, status: TrainingJobStatus) -> TrainingJobStatus:
+    """Return the status, in a later attempt if an earlier job's pod holds a name that is needed and does not go away.
 
-    A job that is deleted and created again uses the same names, for which it waits. On a dead node that is for ever.
+    A job that is deleted and created again uses the same pod names, and waits until they are free. On a dead node that
+    takes for ever.
     """
-    needed = without_pod(spec, status, crew)
-    stuck = [pod for pod in observed.strangers if pod.deleting and not pod.ended and is_over(pod, observed.now)]
+    needed = without_pod(current, status)
+    former = current.observed.former_pods
+    stuck = [pod for pod in former if pod.deleting and not pod.ended and pod.is_over(current.now)]
     if not any(pod.index in needed and pod.attempt == status.attempt for pod in stuck):
         return status
-    return status.model_copy(update={"attempt": max(pod.attempt for pod in stuck) + 1})
+    return status.changed(attempt=max(pod.attempt for pod in stuck) + 1)
 
 
 def _needs_pod(pod: Pod | None, status: TrainingJobStatus) -> bool:
     return pod is None or (pod.attempt < status.attempt and (pod.phase == "Failed" or pod.deleting))
 
 
-def _lacks_config(crew: Crew, job: Job) -> bool:
+def _lacks_config(pods: WorkerPods, job: Job) -> bool:
     """Return whether a pod waits to mount the job's ConfigMap: somebody has deleted it since."""
     name = companion_name(job.name, job.uid)
-    warnings = (pod.warning for pod in crew.newest.values() if pod.starting)
+    warnings = (pod.warning for pod in pods.newest.values() if pod.starting)
     return any(warning is not None and name in warning[1] for warning in warnings)
 
 
@@ -195,51 +170,32 @@ def _is_ending(pod: Pod | None) -> bool:
     return pod is not None and pod.deleting and not pod.ended
 
 
-def _may_be_saving(pod: Pod, observed: Observed) -> bool:
-    return pod.index == 0 and pod.deleting and not is_over(pod, observed.now)
+def _may_be_saving(pod: Pod, now: datetime) -> bool:
+    return pod.index == 0 and pod.deleting and not pod.is_over(now)
 
 
-def is_over(pod: Pod, now: datetime) -> bool:
-    """Return whether the pod's processes have ended, or must have: on a dead node it stays in Terminating for ever."""
-    return pod.ended or (pod.deletes_at is not None and now >= pod.deletes_at + TERMINATION_SLACK)
-
-
-def terminations(crew: Crew, now: datetime) -> list[datetime]:
-    """Return when the pods that are still terminating are not waited for any longer."""
-    leaving = (pod for pod in crew.all_pods if not is_over(pod, now))
-    return [pod.deletes_at + TERMINATION_SLACK for pod in leaving if pod.deletes_at is not None]
-
-
-def to_delete(observed: Observed, status: TrainingJobStatus, crew: Crew) -> tuple[PodDeletion, ...]:
-    """Return the pods that must go: those a restart left behind, all that live once the job must not run."""
+def to_delete(pods: WorkerPods, status: TrainingJobStatus, now: datetime) -> tuple[PodDeletion, ...]:
+    """Return the pods that must go: those that a restart replaced, and all live ones once the job must not run."""
     if status.phase == Phase.SUCCEEDED:
-        overdue = status.finished_at is not None and observed.now >= status.finished_at + LINGER
-        doomed: Iterable[Pod] = (pod for pod in crew.all_pods if pod.live and overdue)
+        overdue = status.finished_at is not None and now >= status.finished_at + LINGER
+        unwanted: Iterable[Pod] = (pod for pod in pods.all if pod.live and overdue)
     elif status.phase in (Phase.FAILED, Phase.SUSPENDED) or status.budget_spent_at is not None:
-        doomed = (pod for pod in crew.all_pods if pod.live)
+        unwanted = (pod for pod in pods.all if pod.live)
     else:
-        doomed = (
-            *(pod for pod in crew.superseded if not pod.deleting and (pod.live or _forgotten(pod, status))),
-            *(pod for pod in crew.newest.values() if _waits_in_vain(pod, status)),
+        unwanted = (
+            *(pod for pod in pods.superseded if not pod.deleting and (pod.live or _is_old(pod, status))),
+            *(pod for pod in pods.newest.values() if _has_old_terms(pod, status)),
         )
-    return tuple(PodDeletion(pod.name, pod.uid) for pod in doomed)
+    return tuple(PodDeletion(pod.name, pod.uid) for pod in unwanted)
 
 
-def _waits_in_vain(pod: Pod, status: TrainingJobStatus) -> bool:
-    """Return whether the pod has no node yet and an attempt since then has set other terms for finding one.
+def _has_old_terms(pod: Pod, status: TrainingJobStatus) -> bool:
+    """Return whether the pod has no node yet and a later attempt has changed which nodes it may use.
 
     Worker 0 is never replaced alone.
     """
     return pod.live and pod.node is None and pod.attempt < status.attempt and pod.index != 0
 
 
-def _given_up(pod: Pod, status: TrainingJobStatus) -> bool:
-    """Return whether the pod was found to be of no use although it runs: it counts as replaced."""
-    failure = status.failure
-    if failure is None or failure.reason != REPLACED:
-        return False
-    return pod.name == failure.pod and pod.attempt < status.attempt
-
-
-def _forgotten(pod: Pod, status: TrainingJobStatus) -> bool:
+def _is_old(pod: Pod, status: TrainingJobStatus) -> bool:
     return pod.attempt <= status.attempt - KEPT_ATTEMPTS

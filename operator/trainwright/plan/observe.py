@@ -10,8 +10,10 @@ from trainwright.api.names import LABEL_GROUP, WORKER_CONTAINER
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import read_status
 from trainwright.api.worker import Termination
+from trainwright.build import Manifest
 from trainwright.build.naming import read_pod_name
-from trainwright.plan.types import NEVER_STARTED, Job, Manifest, Pod
+from trainwright.plan.pods import NEVER_STARTED, Pod
+from trainwright.plan.types import Job
 
 
 def read_job(manifest: Manifest) -> Job:

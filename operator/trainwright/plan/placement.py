@@ -2,16 +2,16 @@
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any
 
 from trainwright.api.exit_codes import FailureClass
 from trainwright.api.status import AvoidedNode, Failure, Phase, TrainingJobStatus
-from trainwright.plan.types import Event, Observed, Pod
+from trainwright.plan.pods import Pod
+from trainwright.plan.types import Event, Pass
 
 _TOO_MANY = 2
-"""So many failures of the node's own kind, and it is avoided."""
+"""Failures of classes that may be the node's fault, after which a node is avoided."""
 _NODES_FAULT = frozenset({FailureClass.INFRASTRUCTURE, FailureClass.HANG, FailureClass.INTERNAL})
-"""Classes that may be a node's fault: a device that is broken looks to a library like a defect."""
+"""Classes that may be a node's fault: a broken device often shows up as an error inside a library."""
 _REMEMBERED = 64
 _AVOIDED = 16
 _PATIENCE = timedelta(seconds=30)
@@ -19,52 +19,50 @@ _PATIENCE = timedelta(seconds=30)
 _WAITING = (Phase.QUEUED, Phase.PENDING, Phase.RESTARTING)
 
 
-def blame(status: TrainingJobStatus, failure: Failure) -> dict[str, Any]:
-    """Return what the status says of nodes after this failure."""
+def record_failure(status: TrainingJobStatus, failure: Failure) -> TrainingJobStatus:
+    """Return the status with this failure counted against its node, which is avoided after too many."""
     node = failure.node
     if node is None or failure.category not in _NODES_FAULT:
-        return {}
+        return status
     count = status.node_failures.get(node, 0) + 1
     others = [(name, times) for name, times in status.node_failures.items() if name != node]
     failures = dict([*others, (node, count)][-_REMEMBERED:])
     if count < _TOO_MANY or any(known.node == node for known in status.avoided_nodes):
-        return {"node_failures": failures}
+        return status.changed(node_failures=failures)
     reason = f"{count} failures, the last: {failure.message}"
     avoided = AvoidedNode(node=node, reason=reason, since=failure.failed_at)
-    return {"node_failures": failures, "avoided_nodes": [*status.avoided_nodes, avoided][-_AVOIDED:]}
+    return status.changed(node_failures=failures, avoided_nodes=[*status.avoided_nodes, avoided][-_AVOIDED:])
 
 
 def avoided(status: TrainingJobStatus) -> tuple[str, ...]:
-    """Return the nodes that new pods keep away from."""
+    """Return the nodes that new pods must not use."""
     return tuple(known.node for known in status.avoided_nodes if not known.waived)
 
 
 def patience_ends(status: TrainingJobStatus) -> datetime | None:
-    """Return when nodes that are avoided are used again if the job cannot be scheduled without them."""
+    """Return when avoided nodes may be used again if the job cannot be scheduled without them."""
     if status.phase not in _WAITING or status.waiting_since is None or not avoided(status):
         return None
     return status.waiting_since + _PATIENCE
 
 
-def relent(observed: Observed, status: TrainingJobStatus, pods: Iterable[Pod]) -> TrainingJobStatus:
+def waive(current: Pass, status: TrainingJobStatus) -> TrainingJobStatus:
     """Return the status, with a new attempt that may use the avoided nodes if the job cannot be scheduled without them.
 
-    No failure is counted: pods that never ran are made again under other terms. Without worker 0 among them the others
-    stay where they are.
+    No failure is counted: only pods that never ran are made again. Unless worker 0 is among them, the other workers stay
+    where they are.
     """
     until = patience_ends(status)
-    stuck = _without_node(pods)
-    if until is None or observed.now < until or not stuck:
+    stuck = _without_node(current.pods.newest.values())
+    if until is None or current.now < until or not stuck:
         return status
     attempt = status.attempt + 1
     whole = any(pod.index == 0 for pod in stuck)
-    return status.model_copy(
-        update={
-            "attempt": attempt,
-            "oldest_attempt": attempt if whole else status.oldest_attempt,
-            "avoided_nodes": [known.model_copy(update={"waived": True}) for known in status.avoided_nodes],
-            "waiting_since": observed.now,
-        }
+    return status.changed(
+        attempt=attempt,
+        oldest_attempt=attempt if whole else status.oldest_attempt,
+        avoided_nodes=[known.changed(waived=True) for known in status.avoided_nodes],
+        waiting_since=current.now,
     )
 
 
@@ -73,10 +71,10 @@ def _without_node(pods: Iterable[Pod]) -> list[Pod]:
 
 
 def explain(status: TrainingJobStatus) -> str:
-    """Return what is to be said of avoided nodes while the job waits for its workers; empty if there is nothing."""
-    shunned = avoided(status)
-    if shunned:
-        return f"kept off {_list(shunned)}, where workers failed"
+    """Return which nodes are avoided, for the message of a job that waits for its workers; empty if none is."""
+    nodes = avoided(status)
+    if nodes:
+        return f"kept off {_list(nodes)}, where workers failed"
     waived = [known.node for known in status.avoided_nodes if known.waived]
     if waived:
         return f"{_list(waived)} may be used again although workers failed there: no other node had room"
@@ -84,7 +82,7 @@ def explain(status: TrainingJobStatus) -> str:
 
 
 def events(before: TrainingJobStatus, status: TrainingJobStatus) -> tuple[Event, ...]:
-    """Return what is worth an Event: nodes that are avoided from now on, or no longer."""
+    """Return an Event for each node that is avoided from now on, and one if nodes may be used again."""
     were, are = set(avoided(before)), set(avoided(status))
     waived = {known.node for known in status.avoided_nodes if known.waived}
     reasons = {known.node: known.reason for known in status.avoided_nodes}

@@ -1,36 +1,47 @@
-"""The decision: what there is, to what is to be done. The policies run in the order in which they may overrule each other."""
+"""The decision: from what is observed to what is to be done. The policies run in the order in which they overrule each other."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
+from typing import Final
 
 from trainwright.api.job import InvalidJobError
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import ConditionType, Phase, TrainingJobStatus
-from trainwright.api.worker import WorkerReport
 from trainwright.plan import (
-    absence,
     budget,
+    changes,
     elastic,
     forecast,
     goodput,
-    inquiry,
     limits,
     membership,
+    messages,
     phase,
     placement,
+    pod_warnings,
     progress,
     queue,
     restart,
     scale,
     start,
     storage,
-    tell,
+    unresponsive,
 )
-from trainwright.plan.membership import Crew
-from trainwright.plan.types import Event, Observed, Plan
-from trainwright.plan.weight import moves_pods, weigh
+from trainwright.plan.events import events
+from trainwright.plan.pods import WorkerPods
+from trainwright.plan.types import Observed, Pass, Plan
+from trainwright.plan.urgency import moves_pods, urgency
 
 _RETRY_CREATION = 5.0
-"""Seconds after which creations are looked at again, should the cluster tell nothing of what was created."""
+"""Seconds after which creations are checked, in case no watch tells of what was created."""
+_RESTARTS: Final[tuple[Callable[[Pass, TrainingJobStatus], TrainingJobStatus | None], ...]] = (
+    scale.decide,
+    restart.move,
+    restart.decide,
+    unresponsive.decide,
+)
+"""Policies that may start workers again. The first that decides to is the last that is asked."""
 
 
 def plan(observed: Observed) -> Plan:
@@ -39,236 +50,175 @@ def plan(observed: Observed) -> Plan:
     if job.deleting:
         return Plan()
     if job.status.phase is not None and job.status.phase.terminal:
-        return _keep_house(observed)
+        return _finished(observed)
     if isinstance(job.spec, InvalidJobError):
-        return _stand_by(observed, ("InvalidSpec", str(job.spec)))
-    refusal = membership.barred(observed, job.spec)
+        return _not_accepted(observed, ("InvalidSpec", str(job.spec)))
+    changed = changes.refusal(job.spec, job.status, job.generation)
+    if changed is not None:
+        return _not_accepted(observed, changed)
+    refusal = membership.not_allowed(job.spec, observed.settings)
     if refusal is not None and job.status.attempt == 0:
-        # Not begun, it can still be corrected: what is trained, and as whom, is fixed with the first attempt.
-        return _stand_by(observed, refusal)
-    return _drive(observed, job.spec)
+        # Before the first attempt the spec can still be corrected: what is trained, and as whom, is fixed with that attempt.
+        return _not_accepted(observed, refusal)
+    return _active(_pass(observed, job.spec))
 
 
-def _stand_by(observed: Observed, refusal: tuple[str, str]) -> Plan:
-    """A job that is not accepted is not driven: no pod is made or deleted. What becomes of those it has is told."""
+def _pass(observed: Observed, spec: TrainingJobSpec) -> Pass:
+    status = observed.job.status
+    pods = WorkerPods.of(observed.pods, status)
+    return Pass(observed, spec, pods, progress.newest_report(observed, status, pods))
+
+
+def _not_accepted(observed: Observed, refusal: tuple[str, str]) -> Plan:
+    """Plan for a job whose spec is not accepted: no pod is made or deleted, and what becomes of existing pods is reported."""
     before = observed.job.status
-    crew = membership.muster(observed.pods, before)
-    heard = progress.newest_report(observed, before, crew)
-    status = before if heard is None else progress.record(*heard, before, None, crew)
-    if phase.done(crew):
-        status = phase.succeed(status, crew, observed.now)
-    elif status.phase is None or (status.phase in (Phase.STARTING, Phase.RUNNING) and not crew.runs(0)):
-        status = status.model_copy(update={"phase": Phase.PENDING})
+    pods = WorkerPods.of(observed.pods, before)
+    received = progress.newest_report(observed, before, pods)
+    status = before if received is None else progress.record(received, before, None, pods)
+    if phase.done(pods):
+        status = phase.succeed(status, pods, observed.now)
+    elif status.phase is None or (status.phase in (Phase.STARTING, Phase.RUNNING) and not pods.runs(0)):
+        status = status.changed(phase=Phase.PENDING)
     status = progress.expect(observed, status)
-    status = _worded(observed, status, crew, tell.refused(status, crew, refusal, observed.now), refusal)
+    message = messages.not_accepted(status, pods, refusal, observed.now)
+    status = _with_messages(observed, status, pods, message, refusal)
     if status == before:
         return Plan()
-    return Plan(status=status, weight=weigh(before, status), events=_events(before, status))
+    return Plan(status=status, urgency=urgency(before, status), events=events(before, status))
 
 
-def _keep_house(observed: Observed) -> Plan:
-    """A job that ended stays as it is, but for pods that linger, the last word of them, and the end of its time to live."""
-    status, spec = observed.job.status, observed.job.spec
-    crew = membership.muster(observed.pods, status)
+def _finished(observed: Observed) -> Plan:
+    """Plan for a job that has ended: delete pods that linger, record their last report, delete the job at its expiry."""
+    status, job, now = observed.job.status, observed.job, observed.now
+    pods = WorkerPods.of(observed.pods, status)
     last = None
-    if membership.speaks_of_the_living(status) and all(pod.ended and not pod.deleting for pod in crew.all_pods):
-        last = _last_heard(observed, status, crew)
-        last = last.model_copy(update={"workers": membership.count(crew, last)})
-        last = last if isinstance(spec, InvalidJobError) else storage.forget(observed, spec, last, crew)
-        last = last.model_copy(update={"summary": tell.summarize(last)})
-    if observed.job.generation != status.observed_generation:
-        # Whatever was edited, nothing more comes of it, and who waits for that to be seen is told.
-        last = (last or status).model_copy(update={"observed_generation": observed.job.generation})
-    delete = membership.to_delete(observed, status, crew)
-    expiry = limits.expiry(observed.job, status)
-    if expiry is not None and observed.now >= expiry:
+    if membership.lists_unfinished(status) and all(pod.ended and not pod.deleting for pod in pods.all):
+        last = _with_last_report(observed, status, pods)
+    if job.generation != status.observed_generation:
+        # An edit has no effect any more, but whoever waits for it to be observed must see that it was.
+        last = (last or status).changed(observed_generation=job.generation)
+    delete = membership.to_delete(pods, status, now)
+    expiry = limits.expiry(job, status)
+    if expiry is not None and now >= expiry:
         return Plan(delete_job=True)
-    lingering = status.finished_at + membership.LINGER if status.finished_at and _any_live(crew) else None
-    return Plan(status=last, delete=delete, requeue_after=_until(observed.now, expiry, lingering))
+    any_live = any(pod.live for pod in pods.all)
+    lingering = status.finished_at + membership.LINGER if status.finished_at and any_live else None
+    return Plan(status=last, delete=delete, requeue_after=_until(now, expiry, lingering))
 
 
-def _last_heard(observed: Observed, status: TrainingJobStatus, crew: Crew) -> TrainingJobStatus:
-    """Return the status with what its workers told after it had ended: they save once more when they are told to go."""
-    heard = progress.newest_report(observed, status, crew)
-    if heard is None or heard[0].launch != status.progress.launch:
-        return status
-    spec = observed.job.spec
-    return progress.record(*heard, status, None if isinstance(spec, InvalidJobError) else spec, crew)
+def _with_last_report(observed: Observed, status: TrainingJobStatus, pods: WorkerPods) -> TrainingJobStatus:
+    """Return the status with what workers reported after the job ended: told to stop, they save once more."""
+    spec = None if isinstance(observed.job.spec, InvalidJobError) else observed.job.spec
+    received = progress.newest_report(observed, status, pods)
+    if received is not None and received.report.launch == status.progress.launch:
+        status = progress.record(received, status, spec, pods)
+    status = status.changed(workers=membership.count(pods, status))
+    if spec is not None:
+        status = storage.forget(Pass(observed, spec, pods, received), status)
+    return status.changed(summary=messages.summarize(status))
 
 
-def _any_live(crew: Crew) -> bool:
-    return any(pod.live for pod in crew.all_pods)
-
-
-def _drive(observed: Observed, spec: TrainingJobSpec) -> Plan:
-    before = observed.job.status
-    crew = membership.muster(observed.pods, before)
-    heard = progress.newest_report(observed, before, crew)
-    status = queue.stop_clock(before, _settle(observed, spec, crew, heard), observed.now)
-    status = storage.forget(observed, spec, progress.expect(observed, status), crew)
-    status = _speak(observed, spec, status, crew)
+def _active(current: Pass) -> Plan:
+    """Plan for a job that has not ended."""
+    before = current.job.status
+    status = queue.stop_clock(current, _settle(current))
+    status = storage.forget(current, progress.expect(current.observed, status))
+    status = changes.record(current.spec, _describe(current, status))
     if status != before:
-        # The ledger rides along with what is written anyway: it is never a reason to write by itself.
-        status = status.model_copy(update={"goodput": goodput.account(observed, spec, status, heard)})
-    events = (*_events(before, status), *forecast.events(before, status, observed.now))
+        # The ledger of the job's time is never a reason to write by itself.
+        status = status.changed(goodput=goodput.account(current, status))
+    news = (*events(before, status), *forecast.events(before, status, current.now))
     changed = status if status != before else None
     if moves_pods(before, status):
-        return Plan(status=changed, weight=weigh(before, status), events=events, requeue_after=0)
+        return Plan(status=changed, urgency=urgency(before, status), events=news, requeue_after=0)
     active = status.phase not in (Phase.SUSPENDED, Phase.FAILED, Phase.SUCCEEDED) and not budget.stopping(status)
-    create = membership.to_create(observed, spec, status, crew) if active else ()
+    create = membership.to_create(current, status) if active else ()
     return Plan(
         status=changed,
-        weight=weigh(before, status),
-        delete=membership.to_delete(observed, status, crew),
+        urgency=urgency(before, status),
+        delete=membership.to_delete(current.pods, status, current.now),
         create=create,
-        events=events,
-        inquire=inquiry.subject(observed, status, crew),
-        ticket=queue.ticket(spec, status, crew),
-        requeue_after=_next_look(observed, spec, status, crew, creating=bool(create) and observed.rejection is None),
+        events=news,
+        warnings_of=pod_warnings.subject(current, status),
+        queue_entry=queue.entry(current, status),
+        requeue_after=_next_look(current, status, creating=bool(create) and current.observed.rejection is None),
     )
 
 
-def _settle(
-    observed: Observed, spec: TrainingJobSpec, crew: Crew, heard: tuple[WorkerReport, datetime] | None
-) -> TrainingJobStatus:
+def _settle(current: Pass) -> TrainingJobStatus:
     """Return the status with phase, counters, progress and failure as they now are."""
-    status = observed.job.status
-    if heard is not None:
-        status = progress.record(*heard, status, spec, crew)
-    if phase.done(crew):
-        return phase.succeed(status, crew, observed.now)
-    status = limits.enforce_deadline(observed, spec, status)
-    status = budget.enforce(observed, spec, status, crew)
+    status = current.job.status
+    if current.received is not None:
+        status = progress.record(current.received, status, current.spec, current.pods)
+    if phase.done(current.pods):
+        return phase.succeed(status, current.pods, current.now)
+    status = budget.enforce(current, limits.enforce_deadline(current, status))
     if status.phase == Phase.FAILED or budget.stopping(status):
         return status
-    if spec.suspend:
-        return phase.suspend(spec, status)
+    if current.spec.suspend:
+        return phase.suspend(current, status)
     if status.phase in (None, Phase.SUSPENDED) or status.attempt == 0:
-        return phase.begin(spec, status, observed.now)
-    scaled = scale.decide(spec, status, observed.now)
-    if scaled is not status:
-        return scaled
-    mended = _mend(observed, spec, status, crew, heard)
-    if mended is not status:
-        return mended
-    status = phase.advance(spec, status, crew, heard[0] if heard else None, observed)
+        return phase.begin(current, status)
+    for policy in _RESTARTS:
+        decided = policy(current, status)
+        if decided is not None:
+            return decided
+    status = phase.advance(current, status)
     if status.waiting_since is not None:
-        status = membership.step_aside(observed, spec, status, crew)
-    status = start.enforce_deadline(observed, spec, status, crew)
-    return placement.relent(observed, status, crew.newest.values())
+        status = membership.skip_taken_names(current, status)
+    return placement.waive(current, start.enforce_deadline(current, status))
 
 
-def _mend(
-    observed: Observed,
-    spec: TrainingJobSpec,
-    status: TrainingJobStatus,
-    crew: Crew,
-    heard: tuple[WorkerReport, datetime] | None,
-) -> TrainingJobStatus:
-    """Return the status with what has failed dealt with; the very same if nothing has."""
-    moved = restart.move(observed, status)
-    if moved is not status:
-        return moved
-    decided = restart.decide(observed, spec, status, crew)
-    if decided is not status:
-        return decided
-    return absence.enforce(observed, spec, status, crew, heard)
+def _describe(current: Pass, status: TrainingJobStatus) -> TrainingJobStatus:
+    """Return the status with its counts, message, conditions and columns.
 
-
-def _speak(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> TrainingJobStatus:
-    """Return the status with its counts, words, conditions and columns.
-
-    The report is asked for again, since a restart or a suspension decided just now makes the former launch's reports moot.
+    The report is looked up again: if a restart or a suspension was decided just now, that of the former launch is outdated.
     """
-    heard = progress.newest_report(observed, status, crew)
-    reason, message = tell.describe(observed, spec, status, crew, heard[0] if heard else None)
-    risk = forecast.forecast(spec, status, observed.now)
+    current = replace(current, received=progress.newest_report(current.observed, status, current.pods))
+    reason, message = messages.describe(current, status)
+    risk = forecast.forecast(current.spec, status, current.now)
     if risk is not None:
         message = f"{message}; {risk.text}"
-    fewer = elastic.shortage(status, crew, observed.rejection)
-    risk = risk or (forecast.Risk(elastic.REASON, fewer) if fewer else None)
-    return _worded(observed, status, crew, (reason, message), membership.barred(observed, spec), risk)
+    shortage = elastic.shortage(current, status)
+    risk = risk or (forecast.Risk(elastic.REASON, shortage) if shortage else None)
+    refusal = membership.not_allowed(current.spec, current.observed.settings)
+    return _with_messages(current.observed, status, current.pods, (reason, message), refusal, risk)
 
 
-def _worded(
+def _with_messages(
     observed: Observed,
     status: TrainingJobStatus,
-    crew: Crew,
-    words: tuple[str, str],
+    pods: WorkerPods,
+    message: tuple[str, str],
     refusal: tuple[str, str] | None,
     risk: forecast.Risk | None = None,
 ) -> TrainingJobStatus:
-    """Return the status with these words, as (reason, message), and with what is counted and put together from the rest."""
-    reason, message = words
+    """Return the status with this (reason, message), and with the counts, conditions and columns that follow."""
     generation = observed.job.generation
-    status = status.model_copy(
-        update={
-            "workers": membership.count(crew, status),
-            "reason": reason,
-            "message": message,
-            "observed_generation": generation,
-        }
+    status = status.changed(
+        workers=membership.count(pods, status), reason=message[0], message=message[1], observed_generation=generation
     )
-    spoken = tell.conditions(status, crew, refusal, generation, observed.now)
+    conditions = messages.conditions(status, pods, refusal, generation, observed.now)
     degraded = forecast.condition(status.condition(ConditionType.DEGRADED), risk, generation, observed.now)
-    spoken += [] if degraded is None else [degraded]
-    return status.model_copy(update={"conditions": spoken, "summary": tell.summarize(status)})
+    conditions += [] if degraded is None else [degraded]
+    return status.changed(conditions=conditions, summary=messages.summarize(status))
 
 
-def _events(before: TrainingJobStatus, status: TrainingJobStatus) -> tuple[Event, ...]:
-    scaled = scale.events(before, status)
-    return (*(scaled or _milestones(before, status)), *placement.events(before, status), *_refusals(before, status))
-
-
-def _refusals(before: TrainingJobStatus, status: TrainingJobStatus) -> tuple[Event, ...]:
-    was, accepted = (each.condition(ConditionType.ACCEPTED) for each in (before, status))
-    if accepted is None or accepted.status == "True" or (was is not None and was.message == accepted.message):
-        return ()
-    return (Event(accepted.reason, accepted.message, warning=True),)
-
-
-def _milestones(before: TrainingJobStatus, status: TrainingJobStatus) -> tuple[Event, ...]:
-    if status.starts_given_up > before.starts_given_up and status.failure is not None:
-        return (Event(start.GIVEN_UP, status.failure.message, warning=True),)
-    if status.phase == before.phase and status.restarts == before.restarts:
-        return ()
-    told = status.phase in (Phase.RESTARTING, Phase.FAILED, Phase.SUCCEEDED)
-    if status.restarts > before.restarts and not told and status.failure != before.failure:
-        return (Event("Relaunched", _relaunched(status), warning=True),)
-    match status.phase:
-        case Phase.SUCCEEDED:
-            return (Event("Succeeded", status.message),)
-        case Phase.FAILED:
-            return (Event("Failed", status.message, warning=True),)
-        case Phase.RESTARTING:
-            return (Event("Restarting", status.message, warning=True),)
-        case Phase.SUSPENDED:
-            return (Event("Suspended", status.message),)
-        case _:
-            return ()
-
-
-def _relaunched(status: TrainingJobStatus) -> str:
-    cause = status.failure.message if status.failure else ""
-    return f"{cause}; all processes were started again inside their pods: restart {status.restarts}"
-
-
-def _next_look(
-    observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew, *, creating: bool
-) -> float | None:
+def _next_look(current: Pass, status: TrainingJobStatus, *, creating: bool) -> float | None:
+    """Return after how many seconds something is due even if nothing happens, or None."""
     moments = (
-        limits.deadline(spec, status),
-        budget.spent_at(spec, observed.job.status, observed.now),
-        progress.stale_at(observed, status),
-        start.deadline(spec, status),
-        inquiry.due(status, crew),
+        limits.deadline(current.spec, status),
+        budget.spent_at(current.spec, current.job.status, current.now),
+        progress.stale_at(current.observed, status),
+        start.deadline(current.spec, status),
+        pod_warnings.due(current, status),
         placement.patience_ends(status),
         status.next_start,
-        *membership.terminations(crew, observed.now),
+        *current.pods.terminations(current.now),
     )
-    # What is over was dealt with in this pass; to look again at once would be to look for ever.
-    ahead = (moment for moment in moments if moment is not None and moment > observed.now)
-    soonest = _until(observed.now, *ahead, limits.expiry(observed.job, status))
+    # This pass has dealt with all that is past; to look again at once for its sake would never end.
+    ahead = (moment for moment in moments if moment is not None and moment > current.now)
+    soonest = _until(current.now, *ahead, limits.expiry(current.job, status))
     if creating:
         return _RETRY_CREATION if soonest is None else min(soonest, _RETRY_CREATION)
     return soonest

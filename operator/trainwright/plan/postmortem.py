@@ -6,8 +6,7 @@ from datetime import datetime
 from trainwright.api.exit_codes import SIGNAL_BASE, FailureClass, classify
 from trainwright.api.status import Failure
 from trainwright.api.worker import Cause
-from trainwright.plan.membership import Crew
-from trainwright.plan.types import NEVER_STARTED, Pod
+from trainwright.plan.pods import NEVER_STARTED, Pod, WorkerPods
 
 _SIGKILL = 9
 _SIGTERM = 15
@@ -26,7 +25,7 @@ _START_HINT = (
     "Look at the container runtime of that node (a GPU driver that does not fit it, for example). If it is the same on every "
     "node, at the entrypoint of spec.workers.image."
 )
-_MUTE_HINT = (
+_NO_WORKER_HINT = (
     "Build spec.workers.image on Trainwright's worker image, and keep its ENTRYPOINT (python -m trainwright_worker)."
 )
 
@@ -37,7 +36,7 @@ _SECONDARY = frozenset({FailureClass.INFRASTRUCTURE, FailureClass.PREEMPTED})
 def explain(pods: Sequence[Pod], attempt: int, now: datetime) -> Failure:
     """Return the post-mortem of the pod that failed first among these failed or vanishing ones.
 
-    The workers know whose failure came first; times are in whole seconds, and of clocks that differ.
+    The workers know whose failure came first. Times are in whole seconds, from clocks that differ.
     """
     named = {pod.termination.worker for pod in pods if pod.termination is not None}
     first = min(
@@ -50,20 +49,20 @@ def explain(pods: Sequence[Pod], attempt: int, now: datetime) -> Failure:
 def describe(pod: Pod, attempt: int, now: datetime) -> Failure:
     """Return the post-mortem of one pod."""
     category = categorize(pod)
-    said = pod.termination
+    own = pod.termination
     return Failure(
         category=category,
         message=_message(pod),
         hint=_hint(pod, category),
         attempt=attempt,
         worker=pod.index,
-        rank=said.rank if said else None,
+        rank=own.rank if own else None,
         pod=pod.name,
         node=pod.node,
         exit_code=pod.exit_code,
         reason=pod.reason,
-        exception=said.exception if said else None,
-        traceback=said.traceback if said else None,
+        exception=own.exception if own else None,
+        traceback=own.traceback if own else None,
         failed_at=now,
     )
 
@@ -77,24 +76,24 @@ def _hint(pod: Pod, category: FailureClass) -> str | None:
     return said or _HINTS.get(category)
 
 
-def mute(pod: Pod, attempt: int, now: datetime) -> Failure:
-    """Return the post-mortem of a worker that ended well and never said a word: its image starts something else."""
+def no_worker(pod: Pod, attempt: int, now: datetime) -> Failure:
+    """Return the post-mortem of a container that ended with code 0 without a termination message: it is not our worker."""
     image = f"the image {pod.image}" if pod.image else "its image"
     message = f"{pod.place} ended with code 0 without a word: {image} does not start Trainwright's worker"
-    changes = {"category": FailureClass.USER_ERROR, "message": message, "hint": _MUTE_HINT}
-    return describe(pod, attempt, now).model_copy(update=changes)
+    failure = describe(pod, attempt, now)
+    return failure.changed(category=FailureClass.USER_ERROR, message=message, hint=_NO_WORKER_HINT)
 
 
-def in_place(cause: Cause, crew: Crew, attempt: int, at: datetime) -> Failure:
+def in_place(cause: Cause, pods: WorkerPods, attempt: int, at: datetime) -> Failure:
     """Return the post-mortem of processes that their workers have started again by themselves.
 
     Args:
         cause: What the workers say of it.
-        crew: The pods that count.
+        pods: The pods that count.
         attempt: The attempt that goes on.
         at: When it was heard of.
     """
-    pod = None if cause.worker is None else crew.newest.get(cause.worker)
+    pod = None if cause.worker is None else pods.newest.get(cause.worker)
     return Failure(
         category=cause.category or FailureClass.INTERNAL,
         message=cause.message,
@@ -151,9 +150,9 @@ def _overran_disk(pod: Pod) -> bool:
 
 
 def _message(pod: Pod) -> str:
-    fate = _fate(pod)
-    if fate is not None:
-        return f"{pod.place} {fate}"
+    cause = _external_cause(pod)
+    if cause is not None:
+        return f"{pod.place} {cause}"
     if pod.termination is not None and pod.termination.message:
         return f"{pod.place}: {pod.termination.message}"
     if pod.exit_code is not None and pod.exit_code > SIGNAL_BASE:
@@ -165,7 +164,7 @@ def _message(pod: Pod) -> str:
     return f"{pod.place} failed: {pod.message or pod.reason or 'the cluster gives no reason'}"
 
 
-def _fate(pod: Pod) -> str | None:
+def _external_cause(pod: Pod) -> str | None:
     """Return what was done to the worker, in the words of its kernel or cluster; None if it has ended by itself."""
     if pod.reason == "OOMKilled":
         return "was killed by the kernel: it used more memory than its limit"

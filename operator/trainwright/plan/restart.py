@@ -1,89 +1,85 @@
-"""What to do when a worker failed: give up, or start it, or all of them, again.
+"""What to do when a worker failed: fail the job, or start that worker or all workers again.
 
-A restart is a counter. Here only the counters are raised; once they are written, membership deletes and creates.
+A restart is a counter. Only the counters are raised here; once they are written, membership deletes and creates pods.
 """
 
 from datetime import datetime, timedelta
-from typing import Any
 
 from trainwright.api.exit_codes import FailureClass
-from trainwright.api.spec import RestartSpec, TrainingJobSpec
+from trainwright.api.spec import RestartSpec
 from trainwright.api.spec.restart import OnFailureSpec, Reaction
 from trainwright.api.status import Failure, Phase, TrainingJobStatus
 from trainwright.plan import elastic, placement, postmortem, storage
-from trainwright.plan.membership import REPLACED, Crew
-from trainwright.plan.types import Observed, Pod
+from trainwright.plan.pods import REPLACED, Pod
+from trainwright.plan.types import Pass
 
 _LONGEST_BACKOFF = 300
-_SPARE_BACKOFF = 10
-_BREATHER = timedelta(minutes=1)
-"""Preemptions wait for nothing, unless one follows another sooner than this."""
+_ELASTIC_BACKOFF = 10
+_SHORTLY = timedelta(minutes=1)
+"""After a preemption the job restarts at once, unless another failure came less than this before."""
 _COMPLETE = (Phase.STARTING, Phase.RUNNING)
-"""Phases in which every worker has had its pod: one without is lost."""
+"""Phases in which every worker has had a pod: a worker without one is lost."""
 
 
-def decide(observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> TrainingJobStatus:
-    """Return the status with failures dealt with: unchanged, restarting, or failed."""
-    casualties = [pod for pod in crew.newest.values() if _is_casualty(pod, status)]
-    lost = _lost_workers(spec, status, crew)
-    needed = [pod for pod in casualties if pod.index not in elastic.aside(status)]
+def decide(current: Pass, status: TrainingJobStatus) -> TrainingJobStatus | None:
+    """Return the status, restarting or failed, if a worker failed or was lost; None if none was."""
+    failed = [pod for pod in current.pods.newest.values() if _has_failed(pod, status)]
+    lost = _lost_workers(current, status)
+    needed = [pod for pod in failed if pod.index not in elastic.left_out(status)]
     if needed or lost:
-        casualties = needed
-    if not casualties and not lost:
-        return status
-    if casualties:
-        failure = postmortem.explain(casualties, status.attempt, observed.now)
+        failed = needed
+    if not failed and not lost:
+        return None
+    if failed:
+        failure = postmortem.explain(failed, status.attempt, current.now)
     else:
-        failure = _explain_loss(lost[0], observed, status)
-    gone = {*lost, *(pod.index for pod in casualties)}
-    if spec.scheduling.in_kueue and any(pod.silent for pod in needed):
-        # A pod on a dead node stays a member of Kueue's group for ever: there is no room in it for another.
-        gone = set(range(spec.workers.count))
-    return answer(observed, spec, status, failure, gone)
+        failure = _explain_loss(current, lost[0], status)
+    gone = {*lost, *(pod.index for pod in failed)}
+    if current.spec.scheduling.in_kueue and any(pod.silent for pod in needed):
+        # A pod on a dead node stays a member of Kueue's group for ever, so a replacement finds no room in the group.
+        gone = set(range(current.spec.workers.count))
+    return answer(current, status, failure, gone)
 
 
-def answer(
-    observed: Observed, spec: TrainingJobSpec, status: TrainingJobStatus, failure: Failure, gone: set[int]
-) -> TrainingJobStatus:
-    """Return the status of a job that gives up because of a failure, or starts anew without the workers that are gone.
+def answer(current: Pass, status: TrainingJobStatus, failure: Failure, gone: set[int]) -> TrainingJobStatus:
+    """Return the status of a job that fails because of a failure, or that starts again the workers that are gone.
 
-    What becomes of workers that training goes on without fails no job, and counts against no limit.
+    A failure of workers that training goes on without fails no job and counts against no limit.
     """
-    if gone <= elastic.aside(status):
-        return _replace(observed.now, status, failure)
-    verdict = _refusal(spec.restart, status, failure)
-    if verdict is not None:
-        return fail(status, failure.model_copy(update={"message": f"{failure.message}{verdict}"}), observed.now)
-    return _restart(observed, spec.restart, status, failure, gone)
+    if gone <= elastic.left_out(status):
+        return _replace(current.now, status, failure)
+    refusal = _refusal(current.spec.restart, status, failure)
+    if refusal is not None:
+        return fail(status, failure.changed(message=f"{failure.message}{refusal}"), current.now)
+    return _restart(current, status, failure, gone)
 
 
-def move(observed: Observed, status: TrainingJobStatus) -> TrainingJobStatus:
-    """Return the status: with a new attempt for a worker whose processes failed inside its pod on a node that is now avoided.
+def move(current: Pass, status: TrainingJobStatus) -> TrainingJobStatus | None:
+    """Return the status with a new attempt for a worker whose processes failed on a node that is avoided from now on.
 
-    It was counted as a restart when it was reported, and has started again since; but it would fail there again.
+    The processes have started again inside the pod, and that was counted as a restart when it was reported. But they would
+    fail there again, so the pod is replaced. None if no worker is to move.
     """
     failure = status.failure
-    shunned = set(placement.avoided(status)) - set(placement.avoided(observed.job.status))
-    if failure is None or failure.worker is None or failure.node not in shunned:
-        return status
-    if failure.worker == 0 and storage.at_stake(observed, status):
-        # It has recovered where it is; a new pod would begin anew.
-        return status
+    newly_avoided = set(placement.avoided(status)) - set(placement.avoided(current.job.status))
+    if failure is None or failure.worker is None or failure.node not in newly_avoided:
+        return None
+    if failure.worker == 0 and storage.at_stake(current, status):
+        # Worker 0 has recovered where it is; a new pod would have to begin from nothing.
+        return None
     attempt = status.attempt + 1
-    trains = failure.worker not in elastic.aside(status)
-    return status.model_copy(
-        update={
-            "attempt": attempt,
-            "oldest_attempt": attempt if failure.worker == 0 else status.oldest_attempt,
-            "next_start": None,
-            "failure": failure.model_copy(update={"reason": REPLACED}),
-            **(_interrupted(status, observed.now) if trains else {}),
-        }
+    if failure.worker not in elastic.left_out(status):
+        status = _interrupted(status, current.now)
+    return status.changed(
+        attempt=attempt,
+        oldest_attempt=attempt if failure.worker == 0 else status.oldest_attempt,
+        next_start=None,
+        failure=failure.changed(reason=REPLACED),
     )
 
 
 def _refusal(policy: RestartSpec, status: TrainingJobStatus, failure: Failure) -> str | None:
-    """Return what to add to the failure's message when it is final; None when the job is to be tried again."""
+    """Return what to add to the failure's message if it is final; None if the job is to be restarted."""
     category = failure.category
     if policy.on_failure.to(category) == Reaction.FAIL:
         return "" if OnFailureSpec().to(category) == Reaction.FAIL else f" (spec.restart.onFailure.{category}: fail)"
@@ -100,13 +96,13 @@ def without_progress(status: TrainingJobStatus) -> int:
     return 0 if progressed else status.restarts_without_progress
 
 
-def counted(status: TrainingJobStatus, category: FailureClass | None) -> dict[str, Any]:
-    """Return the counters after one more restart."""
-    return {
-        "restarts": status.restarts + 1,
-        "restarts_without_progress": without_progress(status) + (category != FailureClass.PREEMPTED),
-        "saved_step": _best_saved(status),
-    }
+def count(status: TrainingJobStatus, category: FailureClass | None) -> TrainingJobStatus:
+    """Return the status with the counters after one more restart."""
+    return status.changed(
+        restarts=status.restarts + 1,
+        restarts_without_progress=without_progress(status) + (category != FailureClass.PREEMPTED),
+        saved_step=_best_saved(status),
+    )
 
 
 def _best_saved(status: TrainingJobStatus) -> int | None:
@@ -114,90 +110,81 @@ def _best_saved(status: TrainingJobStatus) -> int | None:
     return max([*saved, *([] if status.saved_step is None else [status.saved_step])], default=None)
 
 
-def _is_casualty(pod: Pod, status: TrainingJobStatus) -> bool:
-    """Return whether the pod failed and no restart has answered that yet.
+def _has_failed(pod: Pod, status: TrainingJobStatus) -> bool:
+    """Return whether the pod failed and no restart has dealt with that yet.
 
-    While a restart is being carried out, pods of older attempts that fail belong to it: their replacements come anyway.
-    The same holds while training goes on without it. Worker 0 is the exception, for the others cannot go on without it.
+    While a restart is being carried out, failing pods of older attempts belong to it: they are replaced anyway. The same
+    holds while training goes on without the worker. Worker 0 is the exception, since the others cannot go on without it.
     """
     gone = pod.phase == "Failed" or (pod.deleting and pod.phase != "Succeeded")
-    needed = status.phase in _COMPLETE and pod.index not in elastic.aside(status)
+    needed = status.phase in _COMPLETE and pod.index not in elastic.left_out(status)
     return gone and (needed or pod.attempt == status.attempt or pod.index == 0)
 
 
-def _lost_workers(spec: TrainingJobSpec, status: TrainingJobStatus, crew: Crew) -> list[int]:
+def _lost_workers(current: Pass, status: TrainingJobStatus) -> list[int]:
     if status.phase not in _COMPLETE:
         return []
-    gone = (index for index in range(spec.workers.count) if index not in crew.newest)
-    return [index for index in gone if index not in elastic.aside(status)]
+    gone = (index for index in range(current.spec.workers.count) if index not in current.pods.newest)
+    return [index for index in gone if index not in elastic.left_out(status)]
 
 
-def _explain_loss(index: int, observed: Observed, status: TrainingJobStatus) -> Failure:
+def _explain_loss(current: Pass, index: int, status: TrainingJobStatus) -> Failure:
     known = next((worker for worker in status.workers.pods if worker.index == index), None)
     pod = known.pod if known else f"of worker {index}"
-    return postmortem.vanished(index, pod, known.node if known else None, status.attempt, observed.now)
+    return postmortem.vanished(index, pod, known.node if known else None, status.attempt, current.now)
 
 
-def _restart(
-    observed: Observed, policy: RestartSpec, status: TrainingJobStatus, failure: Failure, gone: set[int]
-) -> TrainingJobStatus:
+def _restart(current: Pass, status: TrainingJobStatus, failure: Failure, gone: set[int]) -> TrainingJobStatus:
     """Return the status with the counters of a restart raised.
 
-    Without worker 0 nothing is left to rejoin, for it holds the rendezvous: then all start again. Otherwise the others stay,
-    wait for the replacement and go on with it.
+    Worker 0 holds the rendezvous: without it there is nothing to rejoin, and all workers start again. Otherwise the others
+    stay, wait for the replacement and go on with it.
     """
-    attempt = status.attempt + 1
-    delay = _delay(observed.now, policy, status, failure)
-    return status.model_copy(
-        update={
-            "attempt": attempt,
-            "oldest_attempt": attempt if 0 in gone else status.oldest_attempt,
-            **counted(status, failure.category),
-            **placement.blame(status, failure),
-            "next_start": observed.now + delay if delay else None,
-            "failure": failure,
-            **_interrupted(status, observed.now + delay),
-        }
+    attempt, now = status.attempt + 1, current.now
+    delay = _delay(now, current.spec.restart, status, failure)
+    status = placement.record_failure(count(status, failure.category), failure)
+    return _interrupted(status, now + delay).changed(
+        attempt=attempt,
+        oldest_attempt=attempt if 0 in gone else status.oldest_attempt,
+        next_start=now + delay if delay else None,
+        failure=failure,
     )
 
 
 def _replace(now: datetime, status: TrainingJobStatus, failure: Failure) -> TrainingJobStatus:
-    """Return the status with a new attempt for workers that training goes on without: no restart, the others notice nothing.
+    """Return the status with a new attempt for workers that training goes on without, which the others do not notice.
 
-    The wait before it grows until one of them is let in. A mistake that only they make must not make pods without end.
+    The wait before it grows until one of those workers is let in: if they always fail, pods must not be made without end.
     """
     workers = status.workers
-    delay = _doubled(_SPARE_BACKOFF, workers.replaced)
-    return status.model_copy(
-        update={
-            "attempt": status.attempt + 1,
-            **placement.blame(status, failure),
-            "next_start": now + delay if delay else None,
-            "failure": failure,
-            "workers": workers.model_copy(update={"replaced": workers.replaced + 1}),
-        }
+    delay = _doubled(_ELASTIC_BACKOFF, workers.replaced)
+    return placement.record_failure(status, failure).changed(
+        attempt=status.attempt + 1,
+        next_start=now + delay if delay else None,
+        failure=failure,
+        workers=workers.changed(replaced=workers.replaced + 1),
     )
 
 
-def _interrupted(status: TrainingJobStatus, begins: datetime) -> dict[str, Any]:
-    """Return what changes when the present launch has come to an end and the next one waits from then on."""
-    return {
-        "phase": Phase.RESTARTING,
-        "waiting_since": begins,
-        "workers": status.workers.model_copy(update={"training": None, "absent": [], "replaced": 0}),
-        "progress": status.progress.model_copy(update={"ended_launch": status.progress.launch}),
-    }
+def _interrupted(status: TrainingJobStatus, begins: datetime) -> TrainingJobStatus:
+    """Return the status after the present launch has ended; the wait for the next one counts from `begins`."""
+    return status.changed(
+        phase=Phase.RESTARTING,
+        waiting_since=begins,
+        workers=status.workers.changed(training=None, absent=[], replaced=0),
+        progress=status.progress.changed(ended_launch=status.progress.launch),
+    )
 
 
 def _delay(now: datetime, policy: RestartSpec, status: TrainingJobStatus, failure: Failure) -> timedelta:
     if failure.category != FailureClass.PREEMPTED:
         return backoff(policy, without_progress(status))
-    hasty = status.failure is not None and now - status.failure.failed_at < _BREATHER
-    return timedelta(seconds=policy.backoff_seconds) if hasty else timedelta()
+    again = status.failure is not None and now - status.failure.failed_at < _SHORTLY
+    return timedelta(seconds=policy.backoff_seconds) if again else timedelta()
 
 
 def backoff(policy: RestartSpec, restarts: int) -> timedelta:
-    """Return the wait before the next restart, after so many before it: none, then doubling up to five minutes."""
+    """Return the wait before the next restart after so many restarts: none at first, then doubling up to five minutes."""
     return _doubled(policy.backoff_seconds, restarts)
 
 
@@ -207,12 +194,4 @@ def _doubled(seconds: int, times: int) -> timedelta:
 
 def fail(status: TrainingJobStatus, failure: Failure, now: datetime) -> TrainingJobStatus:
     """Return the status of a job that has failed for good."""
-    return status.model_copy(
-        update={
-            "phase": Phase.FAILED,
-            "failure": failure,
-            "finished_at": now,
-            "next_start": None,
-            "waiting_since": None,
-        }
-    )
+    return status.changed(phase=Phase.FAILED, failure=failure, finished_at=now, next_start=None, waiting_since=None)

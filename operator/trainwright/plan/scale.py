@@ -1,74 +1,66 @@
-"""A change of workers.count or minCount in a job that has begun: all save and go, and those asked for now start again.
+"""A change of workers.count or minCount in a job that has begun: all workers save and stop, and as many as asked for start.
 
-The status holds what the pods of its attempt were made for, and is written before any of them is touched: whatever passes
-may be lost, the pods follow. It is no failure, and counts as none.
+The status holds what the pods of its attempt were made for, and is written before any pod is touched: whichever pass is
+lost, the pods follow the status. The change is no failure, and counts as none.
 """
-
-from datetime import datetime
 
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Phase, TrainingJobStatus, Workers
-from trainwright.plan.membership import Crew, is_over
-from trainwright.plan.types import Event
+from trainwright.plan.types import Event, Pass
 
 _AT_WORK = (Phase.STARTING, Phase.RUNNING)
 _BEGUN = (*_AT_WORK, Phase.RESTARTING)
 
 
-def fitted(spec: TrainingJobSpec, workers: Workers, formerly: int | None = None) -> Workers:
-    """Return the workers as the status is to hold them when pods are made for this spec.
+def made_for(spec: TrainingJobSpec, workers: Workers, formerly: int | None = None) -> Workers:
+    """Return the workers as the status holds them when pods are made for this spec.
 
     Args:
         spec: The job.
-        workers: As they were.
+        workers: The workers in the status so far.
         formerly: How many there were before a change that is being carried out.
     """
-    asked = spec.workers
-    return workers.model_copy(
-        update={
-            "desired": asked.count,
-            "minimum": asked.min_count,
-            "formerly": formerly,
-            "training": None,
-            "absent": [],
-            "replaced": 0,
-        }
+    return workers.changed(
+        desired=spec.workers.count,
+        minimum=spec.workers.min_count,
+        formerly=formerly,
+        training=None,
+        absent=[],
+        replaced=0,
     )
 
 
-def decide(spec: TrainingJobSpec, status: TrainingJobStatus, now: datetime) -> TrainingJobStatus:
-    """Return the status: with a new attempt of all workers if the present pods were made for others than are asked for.
+def decide(current: Pass, status: TrainingJobStatus) -> TrainingJobStatus | None:
+    """Return the status with a new attempt of all workers if the pods were made for another number of workers, else None.
 
-    How few may train matters when workers wait for each other, so a change of that alone disturbs nobody who trains. Nor is
-    it worth what was learnt: where that goes with worker 0's pod, it waits until all start again anyway.
+    minCount matters only when workers wait for each other, so a change of it alone does not disturb a job that trains. Nor
+    does it discard what was learnt: if that would be lost with worker 0's pod, the change waits until all start again anyway.
     """
-    made_for, asked = status.workers, spec.workers
+    workers, asked = status.workers, current.spec.workers
     at_work = status.phase in _AT_WORK
-    resized = made_for.desired != asked.count
+    resized = workers.desired != asked.count
     if not resized:
-        forfeits = status.progress.step > 0 and not spec.checkpoint.durable
-        if made_for.minimum == asked.min_count or at_work or forfeits:
-            return status
+        discards = status.progress.step > 0 and not current.spec.checkpoint.durable
+        if workers.minimum == asked.min_count or at_work or discards:
+            return None
     attempt = status.attempt + 1
-    # While the others train, only a worker that they go on without is waited for.
+    # While the others train, the backoff is that of a worker they go on without, and does not concern them.
     next_start = None if at_work else status.next_start
-    begins = now if next_start is None else max(now, next_start)
-    return status.model_copy(
-        update={
-            "phase": Phase.RESTARTING if status.phase in _BEGUN else Phase.PENDING,
-            "attempt": attempt,
-            "oldest_attempt": attempt,
-            "next_start": next_start,
-            "waiting_since": begins,
-            "workers": fitted(spec, made_for, made_for.desired if resized else made_for.formerly),
-            "progress": status.progress.model_copy(update={"ended_launch": status.progress.launch}),
-        }
+    begins = current.now if next_start is None else max(current.now, next_start)
+    return status.changed(
+        phase=Phase.RESTARTING if status.phase in _BEGUN else Phase.PENDING,
+        attempt=attempt,
+        oldest_attempt=attempt,
+        next_start=next_start,
+        waiting_since=begins,
+        workers=made_for(current.spec, workers, workers.desired if resized else workers.formerly),
+        progress=status.progress.changed(ended_launch=status.progress.launch),
     )
 
 
-def describe(status: TrainingJobStatus, crew: Crew, now: datetime) -> str:
-    """Return what is being changed, and who is still on the way out because of it."""
-    leaving = sum(not is_over(pod, now) for pod in crew.superseded)
+def describe(current: Pass, status: TrainingJobStatus) -> str:
+    """Return which change is being carried out, and how many former workers are still stopping."""
+    leaving = sum(not pod.is_over(current.now) for pod in current.pods.superseded)
     still = f"; {leaving} still saving and stopping" if leaving else ""
     return f"scaling from {status.workers.formerly} to {status.workers.desired} workers{still}"
 

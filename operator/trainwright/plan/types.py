@@ -3,24 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from trainwright.api.job import InvalidJobError
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import TrainingJobStatus
-from trainwright.api.worker import Termination, WorkerReport
-from trainwright.build.settings import Settings
-from trainwright.plan.weight import Weight
-
-Manifest = dict[str, Any]
-
-_USUAL_WAITS = ("ContainerCreating", "PodInitializing")
-"""What every pod waits for on its way; anything else is worth a reason of its own."""
-
-NEVER_STARTED = ("StartError", "ContainerCannotRun")
-"""What the end of a container is called that its node's runtime could not start; the message is the runtime's own."""
-
-__all__ = ["Event", "Job", "Manifest", "Observed", "Place", "Plan", "Pod", "PodDeletion", "Settings", "Ticket"]
+from trainwright.api.worker import WorkerReport
+from trainwright.build import Manifest, Settings
+from trainwright.plan.pods import Pod, WorkerPods
+from trainwright.plan.urgency import Urgency
 
 
 @dataclass(frozen=True)
@@ -31,7 +21,7 @@ class Job:
         created_at: When the API server first stored it.
         spec: The typed spec, or the error that explains why there is none.
         status: The status as last written.
-        time_to_live: Seconds after its end until it is deleted, known also where the rest of the spec cannot be read.
+        time_to_live: Seconds after its end until it is deleted; known even if the rest of the spec cannot be read.
     """
 
     namespace: str
@@ -46,82 +36,16 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Pod:
-    """A worker pod, read.
+class Received:
+    """A worker's report and the time of its arrival."""
 
-    Attributes:
-        image: The image that its worker runs, or None if the pod does not say.
-        group: Name of the group that it is placed with all together or not at all, or None.
-        phase: Kubernetes' pod phase: Pending, Running, Succeeded, Failed or Unknown. Its worker's end decides.
-        outlived: Whether its worker has ended and another container, a sidecar, runs on.
-        deletes_at: When its grace period ends, if its deletion was asked for.
-        waiting: Why it does not run yet, as (reason, message), or None.
-        warning: What the cluster last warned of while it does not start, as (reason, message), or None.
-        exit_code: Exit code of the worker container, once it ended.
-        reason: What Kubernetes calls its end: OOMKilled, Error, Evicted, ...
-        disrupted: Why the cluster evicts or preempts the pod, if it does.
-        silent: Whether its node does not answer any more.
-        termination: What the worker itself said at its end.
-        garbled: Whether it said something there that cannot be read: that of another version, or cut off.
-        started_at: When the worker's container began to run, while it does.
-    """
-
-    name: str
-    uid: str
-    index: int
-    attempt: int
-    phase: str
-    image: str | None = None
-    group: str | None = None
-    deletes_at: datetime | None = None
-    node: str | None = None
-    waiting: tuple[str, str] | None = None
-    warning: tuple[str, str] | None = None
-    exit_code: int | None = None
-    reason: str | None = None
-    message: str = ""
-    disrupted: str | None = None
-    silent: bool = False
-    termination: Termination | None = None
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-    outlived: bool = False
-    garbled: bool = False
-
-    @property
-    def deleting(self) -> bool:
-        """Whether its deletion was asked for."""
-        return self.deletes_at is not None
-
-    @property
-    def place(self) -> str:
-        """Which worker it is, and where, in words."""
-        return f"worker {self.index}" + (f" on node {self.node}" if self.node else "")
-
-    @property
-    def starting(self) -> bool:
-        """Whether its kubelet is at work on it, and says no more about that than in events."""
-        return self.waiting is not None and self.waiting[0] in _USUAL_WAITS
-
-    @property
-    def obstacle(self) -> tuple[str, str] | None:
-        """What keeps the pod from running, as (reason, message); None if it is on its usual way."""
-        return self.warning if self.starting else self.waiting
-
-    @property
-    def ended(self) -> bool:
-        """Whether its containers have ended."""
-        return self.phase in ("Succeeded", "Failed") and not self.outlived
-
-    @property
-    def live(self) -> bool:
-        """Whether the pod holds resources or may come to, if nobody deletes it."""
-        return not self.deleting and not self.ended
+    report: WorkerReport
+    at: datetime
 
 
 @dataclass(frozen=True)
-class Ticket:
-    """What names a job that waits in a queue of Kueue.
+class QueueEntry:
+    """Identifies a job that waits in a queue of Kueue.
 
     Attributes:
         queue: The LocalQueue.
@@ -135,50 +59,80 @@ class Ticket:
 
 
 @dataclass(frozen=True)
-class Place:
+class QueuePosition:
     """Where in a queue a job is, counted from 1.
 
     Attributes:
-        place: Its place among the jobs of this queue.
+        position: Its position among the jobs of this queue.
         length: How many wait in this queue.
-        overall: Its place among the jobs of all queues that share the quota.
+        overall: Its position among the jobs of all queues that share the quota.
     """
 
-    place: int
+    position: int
     length: int
     overall: int
 
 
 @dataclass(frozen=True)
 class Observed:
-    """Everything a decision may depend on.
+    """Everything that a decision may depend on.
 
     Attributes:
         pods: The worker pods that the job owns, in no particular order.
-        report: The newest report of the job's workers.
-        report_at: When it arrived.
-        rejection: Why the cluster refused to create a child when that was last tried, if it did.
+        received: The newest report of worker 0.
+        rejection: Why the cluster refused to create a child at the last try, if it did.
         settings: What the platform decides for all jobs.
         now: The time of this pass, in UTC.
-        strangers: Pods of a former job of the same name that are not gone yet.
-        words: What workers other than worker 0 said last of what they wait for, and when.
-        listening_since: Since when reports are heard without a gap; None if they are not.
-        groups_served: Whether the cluster serves Kubernetes' own groups of pods.
-        place: The job's place in its queue, as far as it is known.
+        former_pods: Pods of an earlier job of the same name that still exist.
+        waiting_reports: The newest reports of workers other than worker 0, by index; they say what the worker waits for.
+        listening_since: Since when reports have been received without a gap; None if they are not received.
+        groups_served: Whether the cluster serves Kubernetes' own pod groups.
+        queue_position: The job's position in its queue, as far as it is known.
     """
 
     job: Job
     pods: tuple[Pod, ...]
-    report: WorkerReport | None
-    report_at: datetime | None
+    received: Received | None
     rejection: str | None
     settings: Settings
     now: datetime
-    strangers: tuple[Pod, ...] = ()
-    words: Mapping[int, tuple[WorkerReport, datetime]] = field(default_factory=dict)
+    former_pods: tuple[Pod, ...] = ()
+    waiting_reports: Mapping[int, Received] = field(default_factory=dict)
     listening_since: datetime | None = None
     groups_served: bool = False
-    place: Place | None = None
+    queue_position: QueuePosition | None = None
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass over a job whose spec can be read: what every policy decides from, besides the status so far.
+
+    Attributes:
+        observed: What was observed; its job's status is the one that was last written.
+        spec: The job's spec.
+        pods: The job's pods, divided into those that count and those that were replaced.
+        received: The newest report that counts.
+    """
+
+    observed: Observed
+    spec: TrainingJobSpec
+    pods: WorkerPods
+    received: Received | None
+
+    @property
+    def job(self) -> Job:
+        """The job as it was observed."""
+        return self.observed.job
+
+    @property
+    def now(self) -> datetime:
+        """The time of this pass, in UTC."""
+        return self.observed.now
+
+    @property
+    def report(self) -> WorkerReport | None:
+        """The newest report that counts, without the time of its arrival."""
+        return None if self.received is None else self.received.report
 
 
 @dataclass(frozen=True)
@@ -203,24 +157,24 @@ class Plan:
     """What to do now.
 
     Attributes:
-        status: The status to write, or None if it is right as it is. A restart is decided by writing its counters alone;
-            the pass that follows sees them and carries it out.
-        weight: How long the status may wait for its write, and what waits for it.
+        status: The status to write, or None if it is right as it is. To decide a restart is to write its counters and
+            nothing else; the next pass sees them and carries the restart out.
+        urgency: How soon the status must be written, and what waits for the write.
         delete: Pods to delete.
         create: Children to create, in order. An object that exists already counts as created.
-        inquire: UID of a pod about which the cluster should be asked for warnings, or None.
-        ticket: What to ask a queue for the place of, or None.
+        warnings_of: UID of a pod whose warning events should be read, or None.
+        queue_entry: The job whose position in a queue should be looked up, or None.
         delete_job: Whether the job's time to live is over.
         events: Events to emit once the status is written.
         requeue_after: Seconds until the job must be looked at again even if nothing happens, or None.
     """
 
     status: TrainingJobStatus | None = None
-    weight: Weight = Weight.PROGRESS
+    urgency: Urgency = Urgency.PROGRESS
     delete: tuple[PodDeletion, ...] = ()
     create: tuple[Manifest, ...] = ()
-    inquire: str | None = None
-    ticket: Ticket | None = None
+    warnings_of: str | None = None
+    queue_entry: QueueEntry | None = None
     delete_job: bool = False
     events: tuple[Event, ...] = ()
     requeue_after: float | None = None

@@ -8,6 +8,8 @@ cluster=${TRAINWRIGHT_CLUSTER:-trainwright}
 cache=${TRAINWRIGHT_CACHE:-$HOME/.cache/trainwright}/kind
 bin=$cache/bin
 export KUBECONFIG=$cache/$cluster.kubeconfig
+# Is there while the cluster is one that tests made and will delete.
+temporary=$cache/$cluster.temporary
 # Mounted into every node at /shared: the tests' ReadWriteMany storage.
 shared=$cache/shared/$cluster
 # What packages/ builds wins over what is installed: it is the version that the node image was made of.

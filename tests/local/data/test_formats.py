@@ -34,7 +34,7 @@ LM = "language-modeling"
 def texts_of(dataset, split=None):
     part = split or dataset.splits.train
     batch = part.take(torch.arange(len(part)))
-    return [dataset.tokenizer.decode(ids[mask].tolist()) for ids, mask in zip(batch.inputs, batch.mask, strict=True)]
+    return [dataset.tokenizer.decode(ids[mask].tolist()) for ids, mask in zip(batch.input, batch.mask, strict=True)]
 
 
 def write_images(folder, classes, count, form="PNG", **options):
@@ -118,10 +118,10 @@ def test_an_image_folder_as_imagenet_has_it(open_data, tmp_path, form):
     data = open_data({"imageFolder": {"path": ".", "size": 16}, "normalize": "none"})
     assert data.classes == ("n01", "n02")
     assert (len(data.splits.train), len(data.splits.validation), data.splits.test) == (6, 2, None)
-    assert data.facts.shape == (3, 16, 16)
+    assert data.splits.train.shape == (3, 16, 16)
     batch = data.splits.train.take(torch.arange(6))
-    red = batch.inputs[:, 0].mean((1, 2))
-    assert torch.allclose(red, torch.where(batch.targets == 1, 50.0, 150.0), atol=4), "n02 was written first"
+    red = batch.input[:, 0].mean((1, 2))
+    assert torch.allclose(red, torch.where(batch.target == 1, 50.0, 150.0), atol=4), "n02 was written first"
 
 
 def test_a_folder_of_classes_alone_is_split_and_scaled(open_data, tmp_path):
@@ -129,8 +129,8 @@ def test_a_folder_of_classes_alone_is_split_and_scaled(open_data, tmp_path):
     split = {"validation": 0.2, "test": 0.1}
     data = open_data({"imageFolder": {"path": ".", "size": 8, "resize": 10, "grayscale": True}, "split": split})
     assert [len(part) for part in (data.splits.train, data.splits.validation, data.splits.test)] == [14, 4, 2]
-    assert data.facts.shape == (1, 8, 8)
-    pixels = data.splits.train.take(torch.arange(14)).inputs
+    assert data.splits.train.shape == (1, 8, 8)
+    pixels = data.splits.train.take(torch.arange(14)).input
     assert pixels.mean() == pytest.approx(0, abs=1e-3)
     assert pixels.std() == pytest.approx(1, abs=1e-2)
 
@@ -149,7 +149,7 @@ def test_scaling_to_the_size_is_what_torchvision_does(open_data, tmp_path):
         ]
     )
     expected = usual(Image.open(tmp_path / "a" / "0.png"))
-    assert torch.allclose(data.splits.train.take(torch.tensor([0])).inputs[0], expected, atol=2e-5)
+    assert torch.allclose(data.splits.train.take(torch.tensor([0])).input[0], expected, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_image_files_of_any_name(open_data, tmp_path):
     for name in ("a/x.heic", "b/y.heic", "b/labels"):
         (tmp_path / name).touch()
     data = open_data({"imageFolder": {"path": ".", "size": 8}, "normalize": "none"})
-    red = data.splits.train.take(torch.arange(4)).inputs[:, 0].mean((1, 2))
+    red = data.splits.train.take(torch.arange(4)).input[:, 0].mean((1, 2))
     assert sorted(red.tolist()) == [50, 50, 150, 150]
     said = "3 files are left out, since their extensions (.heic, none) are none of images"
     assert data.splits.notes == (f"spec.dataset.imageFolder.path: {said}",)
@@ -194,7 +194,7 @@ def test_imdb_reviews(open_data, tmp_path):
     data = open_data({"labeledText": {"path": "."}, "tokenizer": {"maxLength": 32, "lowercase": True}})
     assert data.classes == ("neg", "pos")
     assert (len(data.splits.train), len(data.splits.test)) == (20, 5)
-    assert data.facts.vocabulary == data.tokenizer.size < 40
+    assert data.tokenizer.size < 40
     good = ("wonderful", "moving", "brilliant", "superb", "warm")
     for text, target in zip(texts_of(data), data.splits.train.targets.tolist(), strict=True):
         assert any(word in text.split() for word in good) == (target == 1)
@@ -221,7 +221,7 @@ def test_a_vocabulary_is_learnt_from_the_training_split_alone(open_data, tmp_pat
     write_jsonl(tmp_path / "train.jsonl", [{"text": "seen words", "label": n} for n in range(2)])
     write_jsonl(tmp_path / "test.jsonl", [{"text": "seen nowhere", "label": 0}])
     data = open_data({"labeledText": {"path": "train.jsonl", "testPath": "test.jsonl"}})
-    assert data.splits.test.take(torch.tensor([0])).inputs[0, :2].tolist() == [data.tokenizer.encode("seen")[0], 1]
+    assert data.splits.test.take(torch.tensor([0])).input[0, :2].tolist() == [data.tokenizer.encode("seen")[0], 1]
 
 
 @pytest.mark.parametrize("name", ["character", "byte", "bpe"])
@@ -231,7 +231,6 @@ def test_plain_text_is_cut_into_blocks_whose_end_is_held_out(open_data, tmp_path
     tokenizer = {"name": name, "maxLength": 16, "vocabularySize": 300}
     split = {"validation": 0.1, "test": 0.1}
     data = open_data({"text": {"path": "*.tokens"}, "tokenizer": tokenizer, "split": split}, "language-modeling")
-    assert data.facts.outputs == data.facts.vocabulary == data.tokenizer.size
     parts = (data.splits.train, data.splits.validation, data.splits.test)
     whole = "".join(data.tokenizer.decode(part.ids.tolist()) for part in parts)
     assert whole == "".join(lines), "each part goes on where the one before ends"
@@ -239,7 +238,7 @@ def test_plain_text_is_cut_into_blocks_whose_end_is_held_out(open_data, tmp_path
         [0.8, 0.1, 0.1], abs=0.02
     )
     batch = data.splits.train.take(torch.tensor([3, 1]))
-    assert batch.inputs.shape == batch.targets.shape == (2, 16)
+    assert batch.input.shape == batch.target.shape == (2, 16)
 
 
 def test_files_of_plain_text_end_with_the_token_for_it_and_are_cut_into_tokens_as_one(open_data, tmp_path):
@@ -270,9 +269,9 @@ def test_a_pretrained_tokenizer_adds_its_special_tokens_and_is_cut_around_them(o
     source = {"labeledText": {"path": "a.jsonl"}}
     data = open_data({**source, "tokenizer": {"path": "bert", "maxLength": 5}})
     batch = data.splits.train.take(torch.arange(6))
-    assert batch.inputs.shape == (6, 5)
-    assert batch.inputs[:, 0].tolist() == [2] * 6, "[CLS]"
-    assert batch.inputs[:, -1].tolist() == [3] * 6, "[SEP]"
+    assert batch.input.shape == (6, 5)
+    assert batch.input[:, 0].tolist() == [2] * 6, "[CLS]"
+    assert batch.input[:, -1].tolist() == [3] * 6, "[SEP]"
     for name, place in (("hf:bert", "bert"), ("gru", "bert"), ("gru", "bert/model.safetensors")):
         by_model = open_data(source, model={"name": name, "pretrained": place})
         assert by_model.tokenizer.definition == data.tokenizer.definition
@@ -389,12 +388,12 @@ def test_a_saved_dataset_of_images_and_one_of_numbers(open_data, tmp_path):
     data = open_data({"huggingface": {"path": "images", "image": "image", "size": 8}, "normalize": "none"})
     assert data.classes == ("low", "high")
     batch = data.splits.train.take(torch.arange(6))
-    assert torch.equal(batch.inputs[:, 0].mean((1, 2)) > 50, batch.targets == 1)
+    assert torch.equal(batch.input[:, 0].mean((1, 2)) > 50, batch.target == 1)
     source = saved(tmp_path, train={"a": [[1.0, 2.0], [3.0, 4.0]], "b": [5, 6], "price": [0.5, 1.5]})
     looked_at = datasets.load_from_disk(tmp_path / "images").with_format("torch", columns=["label"])
     looked_at.save_to_disk(tmp_path / "tensors")
     again = open_data({"huggingface": {"path": "tensors", "image": "image", "size": 8}, "normalize": "none"})
-    assert torch.equal(again.splits.train.take(torch.arange(6)).inputs, batch.inputs)
+    assert torch.equal(again.splits.train.take(torch.arange(6)).input, batch.input)
     numbers = open_data(
         {"huggingface": {**source, "features": ["b", "a"], "label": "price"}, "normalize": "none"}, "regression"
     )
@@ -411,8 +410,8 @@ def test_shards_are_read_at_random_by_their_index(open_data, tmp_path):
     data = open_data({"webdataset": {"path": "s-{00..02}.tar", "size": 20}, "normalize": "none"})
     assert data.classes == ("0", "1")
     batch = data.splits.train.take(torch.arange(12))
-    assert sorted(batch.inputs[:, 0, 0, 0].tolist()) == [10.0 * n for n in range(12)]
-    assert torch.equal(batch.inputs[:, 0, 0, 0] // 10 % 2, batch.targets.float())
+    assert sorted(batch.input[:, 0, 0, 0].tolist()) == [10.0 * n for n in range(12)]
+    assert torch.equal(batch.input[:, 0, 0, 0] // 10 % 2, batch.target.float())
 
 
 def test_images_whose_names_have_another_dot_are_left_out_of_shards_and_said(open_data, tmp_path):
@@ -429,10 +428,10 @@ def test_sequences_with_their_transcripts(open_data, tmp_path):
     split = {"validation": 0.1, "test": 0}
     data = open_data({"labeledSequences": {"path": "s.jsonl"}, "split": split}, "transcription")
     assert data.classes == ("a", "c")
-    assert (data.facts.shape, data.facts.outputs) == ((25, 2), 3)
+    assert (data.splits.train.shape, len(data.classes)) == ((25, 2), 2)
     batch = data.splits.train.take(torch.arange(18))
-    assert batch.targets.tolist() == [[2, 1]] * 18
-    real = batch.inputs[batch.mask]
+    assert batch.target.tolist() == [[2, 1]] * 18
+    real = batch.input[batch.mask]
     assert torch.allclose(real.mean(0), torch.zeros(2), atol=1e-4)
     assert torch.allclose(real.std(0, correction=0), torch.ones(2), atol=1e-4)
     lengths = batch.mask.sum(1)

@@ -15,8 +15,8 @@ from corpora import write_tokenizer
 from pyarrow import parquet
 
 from trainwright_worker.data.dataset import Dataset
-from trainwright_worker.data.files import find_all
 from trainwright_worker.errors import DataError, UserError
+from trainwright_worker.files import find_all
 
 from .conftest import picture, sentences, write_jsonl, write_tar
 

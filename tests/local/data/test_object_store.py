@@ -74,7 +74,7 @@ def test_an_image_folder(store):
     sampler = Sampler(6, 2, 0, 1, 0)
     batches = [batch for batch, _ in zip(Loader(data.splits.train, sampler, CPU).batches(0), range(3), strict=False)]
     for batch in batches:
-        assert torch.equal(batch.inputs[:, 0].mean((1, 2)) > 50, batch.targets == 1)
+        assert torch.equal(batch.input[:, 0].mean((1, 2)) > 50, batch.target == 1)
 
 
 def test_shards_are_read_by_blocks_once_per_epoch(store, monkeypatch):
@@ -104,7 +104,7 @@ def test_shards_are_read_by_blocks_once_per_epoch(store, monkeypatch):
     assert data.blocks.unique().tolist() == [0, 1, 2, 3]
     sampler = Sampler(80, 16, 0, 1, 0, data.blocks)
     seen = [batch for batch, _ in zip(Loader(data.splits.train, sampler, CPU).batches(0), range(5), strict=False)]
-    colours = torch.cat([batch.inputs[:, 0, 0, 0] for batch in seen])
+    colours = torch.cat([batch.input[:, 0, 0, 0] for batch in seen])
     assert sorted(colours.tolist()) == sorted(float(n) for n in range(20) for _ in range(4))
     assert sorted(set(fetched)) == sorted(fetched), "no block twice"
 

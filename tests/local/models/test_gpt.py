@@ -7,9 +7,9 @@ import torch
 import transformers
 
 from trainwright.api.job import read_spec
-from trainwright.api.spec.job import Task
-from trainwright_worker.data.dataset import Facts
+from trainwright.api.spec.task import TaskName
 from trainwright_worker.errors import UserError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
 from trainwright_worker.models.generation import generate
 from trainwright_worker.models.pretrained import load_pretrained
@@ -22,7 +22,7 @@ FACTS = Facts((16,), 90, vocabulary=90)
 
 def spec_of(model):
     raw = {"model": model, "dataset": {"builtin": {"name": "digits"}}, "training": {"epochs": 1}}
-    return read_spec(raw).model_copy(update={"task": Task.LANGUAGE_MODELING})
+    return read_spec(raw).model_copy(update={"task": TaskName.LANGUAGE_MODELING})
 
 
 def started(root, model=None, facts=FACTS):

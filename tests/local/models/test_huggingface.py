@@ -8,11 +8,11 @@ import torch
 import transformers
 
 from trainwright.api.job import read_spec
-from trainwright.api.spec.job import Task
 from trainwright.api.spec.model import LoraSpec
+from trainwright.api.spec.task import TaskName
 from trainwright_worker.batch import Batch
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models import huggingface
 from trainwright_worker.models.build import build, preload
 from trainwright_worker.models.generation import generate
@@ -31,7 +31,7 @@ TEXT = Facts((16,), 90, vocabulary=90)
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
-def spec_of(model, task=Task.CLASSIFICATION):
+def spec_of(model, task=TaskName.CLASSIFICATION):
     """Return a spec; its model may be adapted though nothing has trained it, which a manifest may not ask for."""
     plain = {key: value for key, value in model.items() if key != "lora"}
     spec = read_spec({"model": plain, "dataset": {"builtin": {"name": "digits"}}, "training": {"epochs": 1}})
@@ -39,7 +39,7 @@ def spec_of(model, task=Task.CLASSIFICATION):
     return spec.model_copy(update={"task": task, "model": spec.model.model_copy(update={"lora": lora})})
 
 
-def make(kind, facts=REVIEWS, task=Task.CLASSIFICATION, root="", **model):
+def make(kind, facts=REVIEWS, task=TaskName.CLASSIFICATION, root="", **model):
     """Return a model and what was said while it was loaded."""
     torch.manual_seed(0)
     spec = spec_of({"name": f"hf:{kind}", **model}, task)
@@ -125,7 +125,7 @@ def test_a_language_model_generates_what_transformers_generates(tmp_path):
         transformers.GPT2Config(vocab_size=90, bos_token_id=0, eos_token_id=0, **GPT2)
     ).eval()
     theirs.save_pretrained(tmp_path / "gpt2")
-    model, _ = make("gpt2", TEXT, Task.LANGUAGE_MODELING, tmp_path, pretrained="gpt2")
+    model, _ = make("gpt2", TEXT, TaskName.LANGUAGE_MODELING, tmp_path, pretrained="gpt2")
     prompts = torch.randint(0, 90, (2, 5))
     with torch.no_grad():
         assert torch.equal(model(prompts), theirs(prompts).logits)
@@ -142,7 +142,7 @@ def test_a_language_model_generates_what_transformers_generates(tmp_path):
     [("llama", SMALL | {"num_key_value_heads": 1}), ("gpt_neox", SMALL), ("gpt2", GPT2), ("bert", SMALL)],
 )
 def test_other_language_models_start_from_nothing(kind, args):
-    model, _ = make(kind, TEXT, Task.LANGUAGE_MODELING, args=args)
+    model, _ = make(kind, TEXT, TaskName.LANGUAGE_MODELING, args=args)
     prompts = torch.randint(0, 90, (2, 5))
     ids = generate(model, prompts, 6, temperature=0)
     again = prompts
@@ -168,7 +168,7 @@ XLNET = {"d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 32}
     ],
 )
 def test_no_language_model_sees_what_it_is_to_predict(kind, args):
-    model, _ = make(kind, Facts((16,), 90, 90, 1), Task.LANGUAGE_MODELING, args=args)
+    model, _ = make(kind, Facts((16,), 90, 90, 1), TaskName.LANGUAGE_MODELING, args=args)
     text = torch.randint(2, 90, (2, 16))
     other = text.clone()
     other[:, -1] = (text[:, -1] + 1) % 88 + 2
@@ -180,7 +180,7 @@ def test_no_language_model_sees_what_it_is_to_predict(kind, args):
 def test_a_language_model_that_looks_ahead_is_refused(kind, args):
     words = f"spec.model.name: hf:{kind} sees the tokens that a language model is to predict"
     with pytest.raises(UserError, match=words) as error:
-        make(kind, Facts((16,), 90, 90, 1), Task.LANGUAGE_MODELING, args=args)
+        make(kind, Facts((16,), 90, 90, 1), TaskName.LANGUAGE_MODELING, args=args)
     assert "use a decoder such as hf:gpt2" in error.value.hint
 
 
@@ -214,7 +214,7 @@ def test_a_classifier_that_leaves_out_the_padding_is_built(kind, args):
 
 
 def test_looking_for_what_a_model_sees_leaves_no_trace(monkeypatch):
-    spec = spec_of({"name": "hf:gpt2", "args": GPT2}, Task.LANGUAGE_MODELING)
+    spec = spec_of({"name": "hf:gpt2", "args": GPT2}, TaskName.LANGUAGE_MODELING)
     drawn = []
     for look in (huggingface._looks_ahead, lambda *_: False):
         monkeypatch.setattr(huggingface, "_looks_ahead", look)
@@ -226,9 +226,9 @@ def test_looking_for_what_a_model_sees_leaves_no_trace(monkeypatch):
     assert torch.equal(*drawn)
 
 
-@pytest.mark.parametrize("task", [Task.CLASSIFICATION, Task.LANGUAGE_MODELING])
+@pytest.mark.parametrize("task", [TaskName.CLASSIFICATION, TaskName.LANGUAGE_MODELING])
 def test_the_task_says_whether_an_encoder_decodes_whatever_its_folder_was_for(tmp_path, task):
-    decodes = task == Task.LANGUAGE_MODELING
+    decodes = task == TaskName.LANGUAGE_MODELING
     config = transformers.BertConfig(vocab_size=90, pad_token_id=1, is_decoder=not decodes, **SMALL)
     transformers.BertModel(config).save_pretrained(tmp_path / "folder")
     model, _ = make("bert", Facts((16,), 2, 90, 1), task, tmp_path, pretrained="folder")
@@ -251,7 +251,7 @@ def test_weights_that_a_model_does_not_use_are_found_without_a_pass(kind, args, 
     model, _ = make(kind, Facts((1, 32, 32), 10), args=small | args)
     if recomputed:
         enable_gradient_checkpointing(model)
-    images = Batch(torch.rand(2, 1, 32, 32), torch.zeros(2, dtype=torch.int64))
+    images = Batch.of(torch.rand(2, 1, 32, 32), torch.zeros(2, dtype=torch.int64))
     assert uses_all_weights(model, images) == complete
     assert not model.training
     assert all(weight.grad is None for weight in model.parameters())
@@ -260,7 +260,7 @@ def test_weights_that_a_model_does_not_use_are_found_without_a_pass(kind, args, 
 def test_a_mask_keeps_no_weight_from_being_found():
     model, _ = make("bert", args=SMALL)
     tokens, mask = batch()
-    assert uses_all_weights(model, Batch(tokens, torch.zeros(3, dtype=torch.int64), mask))
+    assert uses_all_weights(model, Batch.of(tokens, torch.zeros(3, dtype=torch.int64), mask))
 
 
 def test_nothing_is_allocated_on_the_meta_device():
@@ -291,7 +291,7 @@ def test_nothing_is_allocated_on_the_meta_device():
 )  # fmt: skip
 def test_a_model_that_does_not_fit_is_refused_by_name(kind, model, facts, task, words):
     with pytest.raises(UserError, match=words):
-        make(kind, facts, Task(task), **model)
+        make(kind, facts, TaskName(task), **model)
 
 
 @pytest.mark.parametrize(
@@ -347,8 +347,8 @@ def assert_merges(model, facts):
     ],
 )
 def test_lora_merges_into_the_same_model(kind, args, task, count):
-    task = Task(task)
-    facts = TEXT if task == Task.LANGUAGE_MODELING else REVIEWS
+    task = TaskName(task)
+    facts = TEXT if task == TaskName.LANGUAGE_MODELING else REVIEWS
     model, _ = make(kind, facts, task, args=args, lora={"rank": 2})
     names = [name for name in trained_state(model) if "lora_" in name]
     assert len(names) == 2 * count
@@ -359,18 +359,18 @@ def test_lora_merges_into_the_same_model(kind, args, task, count):
 
 @pytest.mark.parametrize(("kind", "args", "output"), [("gpt2", GPT2, "lm_head"), ("bert", SMALL, "decoder")])
 def test_lora_leaves_out_an_output_layer_that_is_the_embedding_too(kind, args, output):
-    model, _ = make(kind, TEXT, Task.LANGUAGE_MODELING, args=args, lora={"rank": 2, "targets": ["*"]})
+    model, _ = make(kind, TEXT, TaskName.LANGUAGE_MODELING, args=args, lora={"rank": 2, "targets": ["*"]})
     assert_merges(model, TEXT)
     with pytest.raises(
         UserError, match=rf"lora.targets\[1\]: network.*{output} shares its weight with another"
     ) as error:
-        make(kind, TEXT, Task.LANGUAGE_MODELING, args=args, lora={"targets": ["*", output]})
+        make(kind, TEXT, TaskName.LANGUAGE_MODELING, args=args, lora={"targets": ["*", output]})
     assert output not in error.value.hint
 
 
 def test_lora_adapts_an_output_layer_of_its_own():
     args = GPT2 | {"tie_word_embeddings": False}
-    model, _ = make("gpt2", TEXT, Task.LANGUAGE_MODELING, args=args, lora={"targets": ["lm_head"]})
+    model, _ = make("gpt2", TEXT, TaskName.LANGUAGE_MODELING, args=args, lora={"targets": ["lm_head"]})
     assert [name for name in trained_state(model) if "lora_" in name] == [
         f"network.lm_head.lora_{part}" for part in ("down", "up")
     ]
@@ -381,7 +381,7 @@ def test_lora_adapts_an_output_layer_of_its_own():
 )
 def test_recomputed_activations_give_the_same_gradients(kind, args, task):
     facts = TEXT if task == "language-modeling" else REVIEWS
-    plain, model = (make(kind, facts, Task(task), args=args)[0].train() for _ in range(2))
+    plain, model = (make(kind, facts, TaskName(task), args=args)[0].train() for _ in range(2))
     enable_gradient_checkpointing(model)
     assert len(blocks_of(model)) == 2
     tokens, _ = batch(facts)

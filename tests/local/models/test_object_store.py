@@ -11,9 +11,9 @@ import transformers
 from corpora import object_store
 
 from trainwright.api.job import read_spec
-from trainwright.api.spec.job import Task
-from trainwright_worker.data.dataset import Facts
+from trainwright.api.spec.task import TaskName
 from trainwright_worker.errors import DataError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
 from trainwright_worker.models.pretrained import load_pretrained
 
@@ -47,7 +47,7 @@ def started(uri):
         "dataset": {"builtin": {"name": "digits"}},
         "training": {"epochs": 1},
     }
-    spec = read_spec(raw).model_copy(update={"task": Task.LANGUAGE_MODELING})
+    spec = read_spec(raw).model_copy(update={"task": TaskName.LANGUAGE_MODELING})
     model = build(spec, FACTS)
     load_pretrained(model, spec, FACTS, "")
     return model.eval()
@@ -75,7 +75,7 @@ def test_a_single_file_is_fetched(bucket, tmp_path):
     raw = {"name": "gpt", "args": {"dimension": 16, "layers": 2, "heads": 2, "context": 24}}
     raw["pretrained"] = "s3://models/gpt2/model.safetensors"
     spec = read_spec({"model": raw, "dataset": {"builtin": {"name": "digits"}}, "training": {"epochs": 1}})
-    spec = spec.model_copy(update={"task": Task.LANGUAGE_MODELING})
+    spec = spec.model_copy(update={"task": TaskName.LANGUAGE_MODELING})
     notes = load_pretrained(build(spec, FACTS), spec, FACTS, "")
     assert notes == ["starting from s3://models/gpt2/model.safetensors: 28 tensors"]
 

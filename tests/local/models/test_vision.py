@@ -11,8 +11,8 @@ import torchvision
 from trainwright.api.job import read_spec
 from trainwright.api.spec.model import LoraSpec
 from trainwright_worker.batch import Batch
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
 from trainwright_worker.models.lora import merge_lora
 from trainwright_worker.models.pretrained import load_pretrained
@@ -159,7 +159,7 @@ def test_looking_at_shapes_leaves_a_model_as_it_was():
     model = Shared()
     weight = model.one.weight
     check_images(model, spec_of("torchvision:resnet18"), Facts((3, 2, 2), 12))
-    assert uses_all_weights(model, Batch(torch.rand(2, 3, 2, 2), torch.zeros(2, dtype=torch.int64)))
+    assert uses_all_weights(model, Batch.of(torch.rand(2, 3, 2, 2), torch.zeros(2, dtype=torch.int64)))
     assert model.one.weight is weight
 
 

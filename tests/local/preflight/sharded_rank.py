@@ -14,13 +14,14 @@ from torch import Tensor
 
 from trainwright.api.job import read_spec
 from trainwright_worker.batch import Batch
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.distributed.group import Group
 from trainwright_worker.distributed.parallel import parallelize
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build, draws_layer_by_layer
 from trainwright_worker.optim.optimizer import make_optimizer
-from trainwright_worker.training.losses import make_loss
-from trainwright_worker.training.passes import Passes
+from trainwright_worker.tasks.losses import Loss
+from trainwright_worker.tasks.table import make_task
+from trainwright_worker.training.engine import Engine
 
 
 def held(values):
@@ -37,20 +38,20 @@ def main():
     with torch.device("meta") if draws_layer_by_layer(spec.model) else nullcontext():
         model = build(spec, facts)
     group = SimpleNamespace(rank=rank, size=2, device=torch.device("cpu"))
-    group.spread = MethodType(Group.spread, group)
+    group.broadcast_tensors = MethodType(Group.broadcast_tensors, group)
     trained = parallelize(model, spec, group)
     optimizer = make_optimizer(spec.optimizer, model)
     # Between a forward and a backward pass, the model itself has some of them put together.
-    parts, loss, between = list(model.parameters()), make_loss(spec.loss_name), []
+    parts, loss, between = list(model.parameters()), make_task(spec).loss(facts), []
 
     def measured(outputs, part):
         between.append(held(weight.grad for weight in parts if weight.grad is not None))
-        return loss(outputs, part)
+        return loss.total(outputs, part)
 
-    passes = Passes(spec, model, trained, group, measured, None)
+    engine = Engine(spec, model, trained, group, Loss(measured, loss.count), None)
     inputs = torch.randint(facts.vocabulary, (4, *facts.shape)) if facts.vocabulary else torch.randn(4, *facts.shape)
     target = torch.zeros((4, *facts.shape) if facts.outputs == facts.vocabulary else 4, dtype=torch.int64)
-    passes.learn(Batch(inputs, target))
+    engine.accumulate(Batch.of(inputs, target))
     optimizer.step()
     entries = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
     found = {

@@ -9,11 +9,11 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from trainwright.api.job import read_spec
-from trainwright.api.spec.job import Task
+from trainwright.api.spec.task import TaskName
 from trainwright.api.spec.training import Precision
 from trainwright_worker.batch import Batch, run_model
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
 from trainwright_worker.models.recompute import enable_gradient_checkpointing
 from trainwright_worker.optim.optimizer import make_optimizer
@@ -21,8 +21,8 @@ from trainwright_worker.preflight.check import measure_job
 from trainwright_worker.preflight.dry import take_dry_step
 from trainwright_worker.preflight.ledger import Ledger
 from trainwright_worker.preflight.measure import Gauge, UnmeasurableError
-from trainwright_worker.training.losses import make_loss
-from trainwright_worker.training.passes import Passes
+from trainwright_worker.tasks.table import make_task
+from trainwright_worker.training.engine import Engine
 
 pytestmark = pytest.mark.local
 
@@ -30,13 +30,13 @@ TEXT = {"text": {"path": "corpus"}, "tokenizer": {"maxLength": 32}}
 REVIEWS = {"labeledText": {"path": "reviews"}, "tokenizer": {"maxLength": 32}}
 TOKENS = Facts((32,), 500, 500, 0)
 MODELS = {
-    "mlp": ({"name": "mlp", "args": {"hidden": [256, 128]}}, None, Facts((100,), 10), Task.CLASSIFICATION),
-    "cnn": ({"name": "cnn"}, None, Facts((1, 28, 28), 10), Task.CLASSIFICATION),
-    "lstm": ({"name": "lstm"}, REVIEWS, Facts((32,), 2, 500, 0), Task.CLASSIFICATION),
-    "gru": ({"name": "gru"}, REVIEWS, Facts((32,), 2, 500, 0), Task.CLASSIFICATION),
-    "encoder": ({"name": "transformer"}, REVIEWS, Facts((32,), 2, 500, 0), Task.CLASSIFICATION),
-    "gpt": ({"name": "gpt", "args": {"dimension": 128, "heads": 4, "layers": 4}}, TEXT, TOKENS, Task.LANGUAGE_MODELING),
-    "resnet": ({"name": "torchvision:resnet18"}, {"imageFolder": {"path": "i"}}, Facts((3, 64, 64), 10), Task.CLASSIFICATION),
+    "mlp": ({"name": "mlp", "args": {"hidden": [256, 128]}}, None, Facts((100,), 10), TaskName.CLASSIFICATION),
+    "cnn": ({"name": "cnn"}, None, Facts((1, 28, 28), 10), TaskName.CLASSIFICATION),
+    "lstm": ({"name": "lstm"}, REVIEWS, Facts((32,), 2, 500, 0), TaskName.CLASSIFICATION),
+    "gru": ({"name": "gru"}, REVIEWS, Facts((32,), 2, 500, 0), TaskName.CLASSIFICATION),
+    "encoder": ({"name": "transformer"}, REVIEWS, Facts((32,), 2, 500, 0), TaskName.CLASSIFICATION),
+    "gpt": ({"name": "gpt", "args": {"dimension": 128, "heads": 4, "layers": 4}}, TEXT, TOKENS, TaskName.LANGUAGE_MODELING),
+    "resnet": ({"name": "torchvision:resnet18"}, {"imageFolder": {"path": "i"}}, Facts((3, 64, 64), 10), TaskName.CLASSIFICATION),
 }  # fmt: skip
 OPTIMIZERS = [
     {"name": "sgd"},
@@ -68,13 +68,13 @@ def batch_of(facts, task, samples=16):
         inputs = torch.randn(samples, *facts.shape, generator=generator)
     else:
         inputs = torch.randint(facts.vocabulary, (samples, *facts.shape), generator=generator)
-    shape = (samples, *facts.shape) if task == Task.LANGUAGE_MODELING else (samples,)
-    return Batch(inputs, torch.randint(facts.outputs, shape, generator=generator))
+    shape = (samples, *facts.shape) if task == TaskName.LANGUAGE_MODELING else (samples,)
+    return Batch.of(inputs, torch.randint(facts.outputs, shape, generator=generator))
 
 
-def kept(model, spec, batch):
+def kept(model, spec, facts, batch):
     """Return the bytes that torch saves for the backward pass, each storage once, weights and inputs aside."""
-    others = [*model.parameters(), *model.buffers(), batch.inputs, batch.targets]
+    others = [*model.parameters(), *model.buffers(), batch.input, batch.target]
     known = {tensor.untyped_storage().data_ptr() for tensor in others}
     saved = {}
 
@@ -85,7 +85,7 @@ def kept(model, spec, batch):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        make_loss(spec.loss_name)(run_model(model, batch), batch)
+        make_task(spec).loss(facts).total(run_model(model, batch), batch)
     return sum(size for size, _ in saved.values())
 
 
@@ -93,11 +93,11 @@ def kept(model, spec, batch):
 def test_activations_are_predicted_within_a_quarter(name):
     spec, facts = make(name)
     predicted = Gauge(spec, facts, cuda=False).passes(16, Precision.FP32, checkpointing=False)
-    real = kept(build(spec, facts).train(), spec, batch_of(facts, spec.task))
+    real = kept(build(spec, facts).train(), spec, facts, batch_of(facts, spec.task))
     assert predicted.saved == pytest.approx(real, rel=0.25)
     assert predicted.peak >= predicted.saved
     batch = batch_of(facts, spec.task)
-    assert predicted.sample == (batch.inputs.nbytes + batch.targets.nbytes) // 16
+    assert predicted.sample == (batch.input.nbytes + batch.target.nbytes) // 16
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -132,7 +132,7 @@ def test_checkpointing_is_measured_with_what_it_saves():
     assert recomputing.peak < without.peak
     model = build(spec, facts).train()
     enable_gradient_checkpointing(model)
-    assert recomputing.saved >= kept(model, spec, batch_of(facts, spec.task))
+    assert recomputing.saved >= kept(model, spec, facts, batch_of(facts, spec.task))
 
 
 def test_half_precision_keeps_half_and_copies_weights():
@@ -179,14 +179,14 @@ def test_a_teacher_of_another_library_has_no_part_in_its_students_dropout():
 
 def test_arithmetic_is_counted():
     spec, facts = make("mlp")
-    passes = Gauge(spec, facts, cuda=False).passes(8, Precision.FP32, checkpointing=False)
+    engine = Gauge(spec, facts, cuda=False).passes(8, Precision.FP32, checkpointing=False)
     layers = [100 * 256, 256 * 128, 128 * 10]
     # Forward, the gradient of the weights, and the gradient of the inputs of all but the first layer.
-    assert passes.flops == 2 * 8 * (3 * sum(layers) - layers[0])
+    assert engine.flops == 2 * 8 * (3 * sum(layers) - layers[0])
     spec, facts = make("lstm")
-    passes = Gauge(spec, facts, cuda=False).passes(8, Precision.FP32, checkpointing=False)
+    engine = Gauge(spec, facts, cuda=False).passes(8, Precision.FP32, checkpointing=False)
     gates = 4 * 64 * (64 + 64)
-    assert passes.flops == pytest.approx(3 * 2 * 8 * 32 * gates, rel=0.01)
+    assert engine.flops == pytest.approx(3 * 2 * 8 * 32 * gates, rel=0.01)
 
 
 @pytest.mark.parametrize("groups", [1, 4, 16])
@@ -227,8 +227,8 @@ def test_a_model_that_cannot_be_built_without_data_is_no_mistake(monkeypatch, er
 
     spec, facts = make("mlp")
     monkeypatch.setattr("trainwright_worker.preflight.measure.Gauge._without_weights.__defaults__", (fail,))
-    dataset = SimpleNamespace(facts=facts, splits=SimpleNamespace(train=range(8)))
-    preflight, lines = measure_job(spec, dataset, "", SimpleNamespace(neighbours=1, size=1))
+    dataset = SimpleNamespace(splits=SimpleNamespace(train=range(8)))
+    preflight, lines = measure_job(spec, dataset, facts, "", SimpleNamespace(neighbours=1, size=1))
     assert preflight is None
     assert lines[0].startswith("preflight: memory cannot be told beforehand")
 
@@ -252,7 +252,7 @@ def test_a_dry_step_leaves_every_bit_as_it_was(name, optimizer):
     rates = [group["lr"] for group in made.param_groups]
     random = torch.get_rng_state()
     batch = batch_of(facts, spec.task, 2)
-    seconds = take_dry_step(model, lambda batch: run_model(model, batch), make_loss(spec.loss_name), made, batch)
+    seconds = take_dry_step(model, lambda batch: run_model(model, batch), make_task(spec).loss(facts).mean, made, batch)
     assert seconds > 0
     assert torch.equal(torch.get_rng_state(), random)
     after = model.state_dict()
@@ -269,8 +269,8 @@ def test_a_dry_step_with_infinite_gradients_changes_nothing():
     model = nn.Linear(2, 1)
     before = model.weight.clone()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    batch = Batch(torch.full((2, 2), 1e38), torch.zeros(2, 1))
-    take_dry_step(model, lambda batch: model(batch.inputs), lambda out, _: out.square().sum(), optimizer, batch)
+    batch = Batch.of(torch.full((2, 2), 1e38), torch.zeros(2, 1))
+    take_dry_step(model, lambda batch: model(batch.input), lambda out, _: out.square().sum(), optimizer, batch)
     assert torch.equal(model.weight, before)
 
 
@@ -293,10 +293,10 @@ def test_a_model_that_cannot_take_a_step_is_a_user_error(model, precision, words
     with suppress(UnmeasurableError):  # What cannot be followed is tried.
         Gauge(spec, facts, cuda=False).passes(2, Precision(precision), checkpointing=False)
     alone = SimpleNamespace(rank=0, size=1, device=torch.device("cpu"))
-    passes = Passes(spec, built, built, alone, make_loss(spec.loss_name), None)
-    batch = Batch(torch.ones(2, 12, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
+    engine = Engine(spec, built, built, alone, make_task(spec).loss(facts), None)
+    batch = Batch.of(torch.ones(2, 12, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(UserError, match=words):
-        take_dry_step(built, passes.forward, passes.loss, make_optimizer(spec.optimizer, built), batch)
+        take_dry_step(built, engine.forward, engine.loss.mean, make_optimizer(spec.optimizer, built), batch)
 
 
 def test_a_step_that_fails_for_want_of_memory_stays_what_it_is():
@@ -304,6 +304,6 @@ def test_a_step_that_fails_for_want_of_memory_stays_what_it_is():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     model = nn.Linear(2, 1)
-    batch = Batch(torch.zeros(2, 2), torch.zeros(2, 1))
+    batch = Batch.of(torch.zeros(2, 2), torch.zeros(2, 1))
     with pytest.raises(torch.OutOfMemoryError):
         take_dry_step(model, fail, lambda out, _: out.sum(), torch.optim.SGD(model.parameters(), lr=0.1), batch)

@@ -141,7 +141,7 @@ def test_a_path_that_leads_to_nothing_here_is_named_as_it_was_resolved(plan, tmp
     for options in ([], ["-o", "json"]):
         code, _, errors = plan(spec, *options)
         assert code == 0
-        assert f"spec.dataset.csv.path: {tmp_path}/hause.csv does not exist here" in errors
+        assert f"spec.dataset.csv.path: {tmp_path}/hause.csv does not exist" in errors
     (tmp_path / "hause.csv").write_text("rooms,price\n" + "3,100\n" * 100)
     assert plan(spec)[2] == ""
 
@@ -212,7 +212,9 @@ def test_a_teacher_counts_as_far_as_it_is_known(plan, tmp_path):
     assert answer["assumed"] == []
 
 
-@pytest.mark.parametrize("name", ["gpt2-finetuning", "bert-finetuning", "resnet50-imagenet", "tabular-s3"])
+@pytest.mark.parametrize(
+    "name", ["gpt2-finetuning", "bert-finetuning", "resnet50-imagenet", "resnet152-imagenet", "tabular-s3"]
+)
 def test_examples_are_planned_without_their_volumes(name):
     path = Path(__file__).parents[3] / "manifests" / "examples" / f"{name}.yaml"
     command = [Path(sys.executable).with_name("trainwright"), "plan", path, "--gpu", "h200", "-o", "json"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainwright.api.job import read_spec
-from trainwright_worker.data.dataset import Facts
+from trainwright_worker.facts import Facts
 from trainwright_worker.preflight.advice import Need
 from trainwright_worker.preflight.budget import setup_of
 from trainwright_worker.preflight.measure import Gauge

@@ -15,7 +15,8 @@ from typing import Any
 
 import sklearn.datasets
 
-import trainwright_worker.agent.launch
+import trainwright_worker.agent.worker
+import trainwright_worker.rank.workload
 from trainwright_worker.__main__ import main
 
 PR_SET_PDEATHSIG = 1
@@ -41,7 +42,8 @@ def answer(message: dict[str, Any]) -> None:
 
 def serve() -> None:
     assert sklearn.datasets
-    assert trainwright_worker.agent.launch
+    assert trainwright_worker.agent.worker
+    assert trainwright_worker.rank.workload
     waiting = b""
     while True:
         readable, _, _ = select.select([0], [], [], 0.01)

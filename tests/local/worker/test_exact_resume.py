@@ -40,7 +40,7 @@ def spec_of(optimizer, workers=1, processes=1):
         "optimizer": OPTIMIZERS[optimizer],
         "schedule": {"name": "cosine", "warmupSteps": 20},
         "regularization": {"dropout": 0.2, "l2": 0.0001},
-        "training": {"epochs": 30, "globalBatchSize": 64, "deterministic": True, "seed": 7, "gradientClipping": 5.0},
+        "training": {"epochs": 14, "globalBatchSize": 64, "deterministic": True, "seed": 7, "gradientClipping": 5.0},
         "evaluation": {"everySteps": 37},
         "checkpoint": {"everySteps": 53},
         "workers": {"count": workers, "processesPerWorker": processes},
@@ -63,7 +63,7 @@ def test_killed_at_a_random_step_ends_with_the_same_bits(make_job, optimizer, pr
     killed = make_job(spec, "killed")
     worker = killed.start()
     for victim in (0, -1):
-        step = killed.step + random.randint(60, 200)
+        step = killed.step + random.randint(55, 120)
         killed.wait_for_step(step)
         launch = killed.reports[-1].launch
         os.kill(worker.ranks[victim], signal.SIGKILL)
@@ -101,7 +101,7 @@ def test_through_every_kind_of_loss_two_workers_end_with_the_same_bits(make_job)
     host, other = job.start(0), job.start(1)
 
     def wait_for_progress():
-        job.wait_for_step(job.step + random.randint(20, 80))
+        job.wait_for_step(job.step + random.randint(20, 55))
 
     wait_for_progress()
     other.kill(signal.SIGKILL)

@@ -91,11 +91,12 @@ def test_evaluation_over_uneven_shards_equals_that_of_one_process(make_job):
     job.run()
     from trainwright_worker.data.dataset import measure, process, read  # noqa: PLC0415
     from trainwright_worker.models.build import build  # noqa: PLC0415
+    from trainwright_worker.tasks.table import make_task  # noqa: PLC0415
 
     spec = job.config.spec
     splits, classes = read(spec, "")
     data = process(spec, splits, measure(spec, splits, classes, ""))
-    model = build(spec, data.facts)
+    model = build(spec, make_task(spec).facts(data))
     model.load_state_dict(load_file(job.results / "weights.safetensors"))
     test = data.splits.test
     assert len(test) % 3

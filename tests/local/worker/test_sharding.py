@@ -10,6 +10,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from trainwright_worker.data.load import load
 from trainwright_worker.models.build import build
+from trainwright_worker.tasks.table import make_task
 
 pytestmark = pytest.mark.local
 ALONE = SimpleNamespace(rank=0, size=1, broadcast=lambda content: content)
@@ -113,12 +114,12 @@ def test_sharded_training_learns_what_unsharded_does_and_resumes_exactly(make_jo
 def assert_figures_are_of_the_weights(job, tolerance):
     """Check the test's loss and the predictions against a model with the weights that were written."""
     dataset = load(job.config.spec, job.config.data_root, ALONE)
-    model = build(job.config.spec, dataset.facts)
+    model = build(job.config.spec, make_task(job.config.spec).facts(dataset))
     model.load_state_dict(weights_of(job))
     test = dataset.splits.test.take(torch.arange(len(dataset.splits.test)))
     with torch.no_grad():
-        outputs = model.eval()(test.inputs)
-    loss = float(F.cross_entropy(outputs, test.targets))
+        outputs = model.eval()(test.input)
+    loss = float(F.cross_entropy(outputs, test.target))
     assert job.summary["test"]["metrics"]["loss"] == pytest.approx(loss, rel=tolerance)
     with (job.results / "predictions.csv").open() as file:
         rows = [[float(row[f"probability_{digit}"]) for digit in range(10)] for row in csv.DictReader(file)]

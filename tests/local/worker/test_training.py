@@ -14,8 +14,9 @@ from torch import nn
 from trainwright.api.exit_codes import ExitCode
 from trainwright.api.job import read_spec
 from trainwright_worker.batch import Batch
-from trainwright_worker.training.losses import make_loss
-from trainwright_worker.training.passes import Passes
+from trainwright_worker.facts import Facts
+from trainwright_worker.tasks.table import make_task
+from trainwright_worker.training.engine import Engine
 
 pytestmark = pytest.mark.local
 
@@ -103,12 +104,12 @@ def test_a_shorter_batch_is_not_compiled_for():
     spec = read_spec(spec_of(training={"compile": True, "globalBatchSize": 8}))
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 10))
     one_rank = SimpleNamespace(size=1, rank=0, device=torch.device("cpu"))
-    passes = Passes(spec, model, model, one_rank, make_loss(spec.loss_name), None)
+    loss = make_task(spec).loss(Facts((4,), 10))
+    engine = Engine(spec, model, model, one_rank, loss, None)
     dynamo.counters.clear()
     for count in (5, 8, 8, 5, 8):
-        batch = Batch(torch.randn(count, 4), torch.randint(10, (count,)))
-        loss = passes.learn(batch)
-        assert float(loss) == pytest.approx(make_loss(spec.loss_name)(model(batch.inputs), batch).item(), rel=1e-5)
+        batch = Batch.of(torch.randn(count, 4), torch.randint(10, (count,)))
+        assert float(engine.accumulate(batch)) == pytest.approx(loss.mean(model(batch.input), batch).item(), rel=1e-5)
     assert dynamo.counters["stats"]["unique_graphs"] == 1
 
 

@@ -1,4 +1,4 @@
-"""Pydantic's half of the parity between the types and the CRD; tests/kind/test_parity.py asks a real API server."""
+"""Pydantic's half of the parity between the types, the CRD and its policy; tests/apiserver/test_parity.py asks a real API server."""
 
 import pytest
 import yaml

@@ -1,4 +1,6 @@
-"""Texts of any length: whatever gets into a status fits its schema, and is the same before and after it was written."""
+"""Whatever gets into a status fits its schema, under names that it knows, and is the same after it was written and read."""
+
+import json
 
 import pytest
 from schema import violations
@@ -10,11 +12,14 @@ from trainwright.api.status import (
     AvoidedNode,
     Condition,
     Failure,
+    Metrics,
+    Progress,
     Summary,
     TrainingJobStatus,
     WorkerStatus,
     read_status,
 )
+from trainwright.api.worker import WorkerReport
 
 SCHEMA = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
 LONG = "why: " + "é" * 40_000 + " and so it ends"
@@ -55,3 +60,17 @@ def test_what_is_left_out_is_the_middle():
     assert said.endswith(" and so it ends")
     exact = "x" * 4096
     assert TrainingJobStatus(message=exact).message == exact
+
+
+@pytest.mark.parametrize("part", [TrainingJobStatus(), Progress(), WorkerReport.model_construct(), Metrics()])
+def test_a_copy_is_made_with_known_fields_only(part):
+    with pytest.raises(TypeError, match=f"{type(part).__name__} has no field typo"):
+        part.changed(typo=1)
+    with pytest.raises(TypeError, match="typo"):
+        part.model_copy(update={"typo": 1})
+
+
+def test_a_part_of_a_later_version_is_read():
+    assert Metrics.model_validate({"loss": 1.0, "later": 2}).loss == 1.0
+    told = {"uid": "u", "attempt": 1, "launch": "a", "sequence": 1, "phase": "Training", "loss": 0.5, "later": {}}
+    assert WorkerReport.model_validate_json(json.dumps(told)).loss == 0.5

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from situations import SETTINGS, UID, spec
 
-from trainwright.build import Seat, config_map, group_of, network_policy, pod_group, service, worker_pod
+from trainwright.build import WorkerSlot, config_map, group_of, network_policy, pod_group, service, worker_pod
 from trainwright.manifests import dump
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -58,7 +58,7 @@ def placed(gang: str, **scheduling) -> list[dict[str, object]]:
     )
     group = group_of(*JOB[1:], job, 1, served=True)
     told = pod_group(*JOB, job, group)
-    pod = worker_pod(*JOB, job, SETTINGS, CONFIG, Seat(1, 1, 1, group=group))
+    pod = worker_pod(*JOB, job, SETTINGS, CONFIG, WorkerSlot(1, 1, 1, group=group))
     member = {"metadata": pod["metadata"]} | {
         "spec": {
             field: pod["spec"].get(field) for field in ("schedulerName", "schedulingGroup") if field in pod["spec"]
@@ -116,8 +116,8 @@ def test_a_group_asks_for_what_its_workers_ask_for_together(amount, total):
 @pytest.mark.parametrize(
     ("name", "manifest"),
     [
-        ("pod-plain", worker_pod(*JOB, PLAIN, SETTINGS, CONFIG, Seat(0, 1, 1))),
-        ("pod-full", worker_pod(*JOB, FULL, SETTINGS, CONFIG, Seat(3, 2, 1))),
+        ("pod-plain", worker_pod(*JOB, PLAIN, SETTINGS, CONFIG, WorkerSlot(0, 1, 1))),
+        ("pod-full", worker_pod(*JOB, FULL, SETTINGS, CONFIG, WorkerSlot(3, 2, 1))),
         ("config-map", config_map(*JOB, PLAIN, SETTINGS)),
         ("service", service(*JOB, SETTINGS)),
         ("network-policy", network_policy(*JOB, SETTINGS)),
@@ -130,7 +130,9 @@ def test_child_is_as_approved(name, manifest):
     assert dump(manifest) == path.read_text()
 
 
-@pytest.mark.parametrize("manifest", [worker_pod(*JOB, s, SETTINGS, CONFIG, Seat(0, 1, 1)) for s in (PLAIN, FULL)])
+@pytest.mark.parametrize(
+    "manifest", [worker_pod(*JOB, s, SETTINGS, CONFIG, WorkerSlot(0, 1, 1)) for s in (PLAIN, FULL)]
+)
 def test_pod_satisfies_pod_security_restricted(manifest):
     pod = manifest["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -166,7 +168,7 @@ def test_a_policy_that_differs_has_another_name_and_the_same_one_has_not():
 
 def test_names_fit_into_dns_labels_at_their_longest():
     longest = "a" * 45
-    pod = worker_pod("team", longest, UID, PLAIN, SETTINGS, CONFIG, Seat(9999, 9999, 9999))
+    pod = worker_pod("team", longest, UID, PLAIN, SETTINGS, CONFIG, WorkerSlot(9999, 9999, 9999))
     assert len(pod["metadata"]["name"]) <= 63
     assert len(pod["spec"]["hostname"]) <= 63
     assert len(config_map("team", longest, UID, PLAIN, SETTINGS)["metadata"]["name"]) <= 63

@@ -9,8 +9,8 @@ import yaml
 from generated import CHART, KUBE_VERSION
 from situations import SETTINGS, UID, spec
 
-from trainwright.api.crd import crd
-from trainwright.build import Seat, worker_pod
+from trainwright.api.definitions import definitions
+from trainwright.build import WorkerSlot, worker_pod
 from trainwright.build.naming import worker_labels
 from trainwright.controller.settings import OperatorSettings
 from trainwright.metrics import Metrics
@@ -149,8 +149,10 @@ def test_every_binding_binds_a_role_that_exists_to_an_account_that_exists(object
 @pytest.mark.parametrize(("values", "number"), [((), 1), (("admission.workerPods=false",), 0)])
 def test_worker_pods_are_guarded_by_a_policy_that_is_bound(render, values, number):
     objects = render(*values)
-    policies = of_kind(objects, "ValidatingAdmissionPolicy")
-    bindings = of_kind(objects, "ValidatingAdmissionPolicyBinding")
+    policies, bindings = (
+        [obj for obj in of_kind(objects, kind) if obj["metadata"]["name"].endswith("-worker-pods")]
+        for kind in ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+    )
     assert len(policies) == number
     assert [binding["spec"]["policyName"] for binding in bindings] == [each["metadata"]["name"] for each in policies]
     for policy in policies:
@@ -208,7 +210,7 @@ def test_every_rank_of_a_worker_is_scraped(render):
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     (kept,) = endpoint["relabelings"]
     wide = spec(workers={"processesPerWorker": 64}, training={"epochs": 1, "globalBatchSize": 64})
-    pod = worker_pod("team", "digits", UID, wide, SETTINGS, "config", Seat(0, 1, 1))
+    pod = worker_pod("team", "digits", UID, wide, SETTINGS, "config", WorkerSlot(0, 1, 1))
     (container,) = pod["spec"]["containers"]
     names = [port["name"] for port in container["ports"]]
     assert len(names) == 64
@@ -227,15 +229,20 @@ def test_a_changed_setting_replaces_the_pods(render):
     assert annotation() != annotation('log.level="debug"')
 
 
-def test_the_crd_is_rendered_unharmed(render):
-    rendered = the(render(), "CustomResourceDefinition")
-    assert rendered["spec"] == crd()["spec"]
-    assert rendered["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+def of_jobs(objects):
+    return [obj for obj in objects if obj["metadata"]["name"] == "trainingjobs.trainwright.dev"]
 
 
-def test_the_crd_may_go_with_the_release_or_stay_out_of_it(render):
-    assert "annotations" not in the(render("crds.keep=false"), "CustomResourceDefinition")["metadata"]
-    assert of_kind(render("crds.enabled=false"), "CustomResourceDefinition") == []
+def test_the_crd_and_its_policy_are_rendered_unharmed(render):
+    rendered = of_jobs(render())
+    assert [obj["kind"] for obj in rendered] == [definition["kind"] for definition in definitions()]
+    assert [obj["spec"] for obj in rendered] == [definition["spec"] for definition in definitions()]
+    assert all(obj["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"} for obj in rendered)
+
+
+def test_the_crd_and_its_policy_may_go_with_the_release_or_stay_out_of_it(render):
+    assert not any("annotations" in obj["metadata"] for obj in of_jobs(render("crds.keep=false")))
+    assert of_jobs(render("crds.enabled=false")) == []
 
 
 def test_a_single_replica_has_no_disruption_budget(render):

@@ -1,17 +1,18 @@
 """What a person sees of a status."""
 
 import io
+import json
 import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from rich.console import Console
 
+from trainwright.api.amounts import clock_text
 from trainwright.api.exit_codes import FailureClass
-from trainwright.api.figures import StepTime
+from trainwright.api.figures import Evaluation, StepTime
 from trainwright.api.status import (
     Checkpoint,
-    Evaluation,
     Export,
     Failure,
     Generated,
@@ -25,8 +26,9 @@ from trainwright.api.status import (
 from trainwright.cli.local.display import facts_of, make_display
 from trainwright.cli.local.folder import RunFolder
 from trainwright.cli.local.summary import show_summary
-from trainwright.cli.local.words import clock, figure
+from trainwright.cli.local.words import figure
 
+SPEC = {"model": {"name": "linear"}, "dataset": {"builtin": {"name": "digits"}}, "training": {"epochs": 1}}
 NOW = datetime.now(UTC).replace(microsecond=0)
 RUNNING = TrainingJobStatus(
     phase=Phase.RUNNING,
@@ -56,7 +58,7 @@ def test_facts_are_short_and_the_telling_metric_comes_first():
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (75, "1:15"), (3725, "1:02:05")])
 def test_durations(seconds, text):
-    assert clock(seconds) == text
+    assert clock_text(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -96,13 +98,18 @@ def test_without_a_terminal_a_line_is_printed_when_something_happened():
         display.update(TrainingJobStatus())
         display.update(TrainingJobStatus(phase=Phase.PENDING, message="0 of 1 workers run"))
         display.update(TrainingJobStatus(phase=Phase.PENDING, message="0 of 1 workers run"))
+        eta = NOW + timedelta(seconds=3600.9)
+        progress = RUNNING.progress.model_copy(update={"eta": eta})
+        display.update(RUNNING.model_copy(update={"progress": progress}))
         display.update(RUNNING)
-        display.update(RUNNING)
+        display.update(RUNNING.model_copy(update={"message": "evaluating: epoch 3 of 10, step 70 of 300"}))
     lines = out.getvalue().splitlines()
-    assert lines[0] == "digits  Pending  0 of 1 workers run"
+    assert lines[0] == "digits  pending  0 of 1 workers run"
     assert lines[1].endswith("the workers started their processes again; starting from the beginning")
-    assert lines[2].startswith("digits  Running  1 restart · epoch 3/10 · loss 0.2100 · val accuracy 0.9100")
-    assert len(lines) == 3
+    where = "step 70/300 (23 %) · TIME left · 1 restart · epoch 3/10 · loss 0.2100 · val accuracy 0.9100"
+    assert re.sub(r"[\d:]+ left", "TIME left", lines[2]).startswith(f"digits  training  {where}")
+    assert lines[3].startswith("digits  evaluating  step 70/300 (23 %)"), "another activity is told at once"
+    assert len(lines) == 4
 
 
 def test_a_terminal_shows_the_bar_and_the_time_left():
@@ -204,11 +211,13 @@ def test_quiet_is_quiet():
     assert out.getvalue() == ""
 
 
-def printed(status, tmp_path):
+def printed(status, tmp_path, spec=None):
     out = io.StringIO()
     folder = RunFolder.create(tmp_path, "digits")
     metadata = {"name": "digits", "creationTimestamp": "2026-01-01T00:00:00Z"}
-    show_summary(Console(file=out, width=200), {"metadata": metadata, "status": status.to_wire()}, folder)
+    show_summary(
+        Console(file=out, width=200), {"metadata": metadata, "spec": spec or SPEC, "status": status.to_wire()}, folder
+    )
     return [line.rstrip() for line in out.getvalue().splitlines() if line.strip()]
 
 
@@ -261,7 +270,11 @@ def test_paths_can_be_copied_from_a_narrow_terminal_and_files_hold_no_padding(tm
             "results": Results(folder="/r", weights=weights, problems=[("one two " * 20).rstrip()]),
         }
     )
-    job = {"metadata": {"name": "digits", "creationTimestamp": "2026-01-01T00:00:00Z"}, "status": status.to_wire()}
+    job = {
+        "metadata": {"name": "digits", "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": SPEC,
+        "status": status.to_wire(),
+    }
     folder = RunFolder.create(tmp_path, "digits")
     screen, file = io.StringIO(), io.StringIO()
     show_summary(Console(file=screen, force_terminal=True, color_system=None, width=40), job, folder)
@@ -339,3 +352,31 @@ def test_the_log_speaks_for_a_worker_that_could_not(tmp_path):
     out = io.StringIO()
     show_summary(Console(file=out, width=200), {"metadata": {"name": "digits"}, "status": status.to_wire()}, folder)
     assert "Segmentation fault" in out.getvalue()
+
+
+def test_the_end_warns_of_a_memory_limit_that_a_cluster_would_have_enforced(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    status = TrainingJobStatus(phase=Phase.SUCCEEDED, metrics=Metrics(peak_memory_bytes=300 * 2**20))
+    limited = {"processesPerWorker": 2, "resources": {"limits": {"memory": "512Mi"}}}
+    text = "\n".join(printed(status, tmp_path, {**SPEC, "workers": limited}))
+    assert "each worker held up to 600 MiB, more than spec.workers.resources.limits.memory allows (512 MiB)" in text
+    roomy = {"resources": {"limits": {"memory": "512Mi"}}}
+    assert "more than" not in "\n".join(printed(status, tmp_path, {**SPEC, "workers": roomy}))
+
+
+def test_results_in_an_object_store_keep_both_slashes(tmp_path):
+    results = Results(folder="s3://bucket/jobs/digits-u/results", weights="s3://bucket/jobs/digits-u/results/weights")
+    lines = printed(TrainingJobStatus(phase=Phase.SUCCEEDED, results=results), tmp_path)
+    assert " results   s3://bucket/jobs/digits-u/results" in lines
+
+
+def test_a_run_that_learnt_nothing_ends_with_a_doubt_instead_of_a_tick(tmp_path):
+    folder = tmp_path / "job" / "results"
+    folder.mkdir(parents=True)
+    (tmp_path / "job" / "tensorboard").mkdir()
+    test = {"split": "test", "step": 3, "metrics": {"accuracy": 0.1}}
+    (folder / "results.json").write_text(json.dumps({"test": test, "data": {"classes": list("0123456789")}}))
+    text = "\n".join(printed(TrainingJobStatus(phase=Phase.SUCCEEDED, results=Results(folder=str(folder))), tmp_path))
+    assert text.startswith("! digits succeeded")
+    assert "accuracy 0.1000 on test is no better than guessing one of 10 classes: nothing was learnt" in text
+    assert f"tensorboard --logdir {tmp_path}/job/tensorboard" in text

@@ -192,3 +192,17 @@ def test_more_training_of_a_run_that_has_succeeded_is_refused_with_a_way_to_have
     assert "has succeeded and goes no further" in output
     assert "spec.startFrom: {path: /elsewhere/results}" in output
     assert Path(ended, "job.yaml").read_text() == before
+
+
+def test_a_path_with_dots_stays_within_the_repository_of_its_manifest(run, tmp_path):
+    job = yaml.safe_load((tmp_path / "job.yaml").read_text())
+    del job["spec"]["workers"]
+    job["spec"]["dataset"]["csv"]["path"] = "../data/prices.csv"
+    (tmp_path / "repository" / ".git").mkdir(parents=True)
+    (tmp_path / "repository" / "jobs").mkdir()
+    for folder in ("repository", "repository/jobs"):
+        (tmp_path / folder / "job.yaml").write_text(yaml.safe_dump(job))
+    code, output = run("repository/jobs/job.yaml")
+    assert code == 64
+    assert f"{tmp_path}/repository/data/prices.csv does not exist" in output
+    assert "must not contain .." in run("repository/job.yaml")[1]

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from trainwright.api.job import read_spec
-from trainwright.api.names import KIND, TOKEN_FILE, report_audience
-from trainwright.build import Seat, Settings, config_map, worker_pod
+from trainwright.api.names import CONFIG_FILE, KIND, TOKEN_FILE, report_audience
+from trainwright.api.worker import Termination
+from trainwright.build import Settings, WorkerSlot, config_map, worker_pod
 from trainwright.cluster.local import Folders, LocalCluster
 from trainwright.cluster.port import ConflictError, JobKey, NotFoundError, RejectedError
 
@@ -67,7 +68,7 @@ class Bench:
         return pod["metadata"]["name"]
 
     def worker(self, config):
-        return worker_pod("default", "digits", self.uid, read_spec(SPEC), SETTINGS, config, Seat(0, 1, 1))
+        return worker_pod("default", "digits", self.uid, read_spec(SPEC), SETTINGS, config, WorkerSlot(0, 1, 1))
 
     def pod(self, name="digits-0-1"):
         return self.told.pods[name]
@@ -152,6 +153,19 @@ async def test_a_command_that_does_not_exist_fails_the_pod(bench):
     await b.start()
     assert (await b.ended())["exitCode"] == 126
     assert "cannot start /no/such/program" in (b.run / "logs" / "digits-0-1.log").read_text()
+
+
+async def test_a_worker_whose_config_is_refused_says_why_and_is_not_tried_again(bench):
+    b = bench("true")
+    config = config_map("default", "digits", b.uid, read_spec(SPEC), SETTINGS)
+    wire = json.loads(config["data"][CONFIG_FILE])
+    wire["spec"]["dataset"] = {"csv": {"path": "a/../b.csv", "target": "price"}}
+    await b.cluster.create({**config, "data": {**config["data"], CONFIG_FILE: json.dumps(wire)}})
+    await b.cluster.create(b.worker(config["metadata"]["name"]))
+    end = await b.ended()
+    ending = Termination.model_validate_json(end["message"])
+    assert (end["exitCode"], ending.category) == (64, "UserError")
+    assert "cannot start the worker: spec.dataset.csv.path: must not contain .." in ending.message
 
 
 async def test_deletion_lets_a_worker_finish_its_work(bench):
@@ -253,6 +267,8 @@ async def test_a_worker_reads_a_config_whose_paths_exist_here(bench):
 async def test_a_worker_sees_its_own_environment_and_little_of_ours(bench, monkeypatch):
     monkeypatch.setenv("SECRET_OF_THE_SHELL", "1")
     monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
     b = bench(sys.executable, "-c", "import os, json; print(json.dumps(dict(os.environ)))")
     await b.start()
     await b.ended()
@@ -262,6 +278,8 @@ async def test_a_worker_sees_its_own_environment_and_little_of_ours(bench, monke
     assert environment["TRAINWRIGHT_RENDEZVOUS_HOST"] == "127.0.0.1"
     assert environment["TRAINWRIGHT_SHARING_PROCESSES"] == "1"
     assert environment["HOME"] == "/home/ada"
+    assert environment["AWS_ENDPOINT_URL"] == "http://127.0.0.1:9000", "what botocore reads"
+    assert environment["https_proxy"] == "http://proxy:3128"
     assert "SECRET_OF_THE_SHELL" not in environment
 
 

@@ -10,7 +10,7 @@ PROGRAM = """
 import asyncio, sys
 from pathlib import Path
 from trainwright.api.job import read_spec
-from trainwright.build import Seat, Settings, config_map, worker_pod
+from trainwright.build import WorkerSlot, Settings, config_map, worker_pod
 from trainwright.cluster.local import Folders, LocalCluster
 
 SPEC = {"model": {"name": "linear"}, "dataset": {"builtin": {"name": "digits"}}, "training": {"epochs": 1}}
@@ -21,7 +21,7 @@ async def main():
     settings = Settings(worker_image="worker")
     job = ("default", "digits", "some-uid", read_spec(SPEC), settings)
     config = await cluster.create(config_map(*job))
-    await cluster.create(worker_pod(*job, config["metadata"]["name"], Seat(0, 1, 1)))
+    await cluster.create(worker_pod(*job, config["metadata"]["name"], WorkerSlot(0, 1, 1)))
     await asyncio.sleep(60)
 
 asyncio.run(main())

@@ -3,7 +3,7 @@
 import pytest
 
 from trainwright.api.job import read_spec
-from trainwright.cluster.local.gpus import assign, count_gpus
+from trainwright.cluster.local.gpus import assign, computes_bf16, count_gpus
 
 
 def a_spec(workers, processes):
@@ -39,3 +39,12 @@ def test_what_the_caller_sees_is_all_there_is(tmp_path):
     assert count_gpus({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == 0
     assert assign(a_spec(1, 1), 0, {"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == {"CUDA_VISIBLE_DEVICES": ""}
     assert assign(a_spec(2, 1), 1, {"CUDA_VISIBLE_DEVICES": "5,7"}, tmp_path) == {"CUDA_VISIBLE_DEVICES": "7"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "can"), [("fpu avx2 avx512f", False), ("fpu avx512_bf16", True), ("asimd bf16", True)]
+)
+def test_a_cpu_says_whether_it_computes_in_bfloat16(tmp_path, flags, can):
+    (tmp_path / "cpuinfo").write_text(f"model name : some CPU\nflags\t\t: {flags}\n")
+    assert computes_bf16(tmp_path / "cpuinfo") is can
+    assert computes_bf16(tmp_path / "no-such-file"), "where nothing tells, nothing is claimed"

@@ -7,7 +7,7 @@ import pytest
 from trainwright.api.job import read_spec
 from trainwright.build import Settings
 from trainwright.build.objects import worker_config
-from trainwright.cluster.local.mounts import Folders, localize
+from trainwright.cluster.local.mounts import Folders, localize, named_volumes
 
 VOLUMES = [
     {"name": "all", "mountPath": "/data", "persistentVolumeClaim": {"claimName": "all"}},
@@ -39,3 +39,9 @@ def test_a_path_in_a_volume_becomes_a_path_in_its_folder(path, volumes, found, r
     local = localize(config, Folders(Path("/run"), Path("/manifest"), volumes), "prices-0-1")
     assert local.spec.dataset.csv.path == found
     assert local.data_root == root
+
+
+def test_the_folder_of_a_volume_is_absolute_and_has_no_dots(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert named_volumes(["data=../there", "all=/mine"]) == {"data": tmp_path / "there", "all": Path("/mine")}

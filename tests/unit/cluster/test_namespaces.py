@@ -7,13 +7,13 @@ import pytest
 import virtual_time
 from manifests import job, pod
 
+from trainwright.build import Settings
 from trainwright.cluster.kubernetes import KubernetesCluster
 from trainwright.cluster.port import ClusterError, RejectedError
 from trainwright.cluster.rest import translate
 from trainwright.controller import process
 from trainwright.controller.controller import Controller
 from trainwright.controller.settings import OperatorSettings
-from trainwright.plan.types import Settings
 
 
 class Server:

@@ -10,6 +10,7 @@ from trainwright.api.names import LABEL_JOB
 from trainwright.api.worker import MOST_HEARTBEATS, RankHeartbeat, WorkerPhase, WorkerReport
 from trainwright.cluster.port import JobKey, Listing
 from trainwright.controller.store import Store
+from trainwright.plan.types import Received
 
 KEY = JobKey("team", "digits")
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -125,7 +126,7 @@ def test_a_job_created_again_starts_afresh(store):
     store.job_changed(job(3), deleted=True)  # the old one's deletion, seen late
     snapshot = store.snapshot(KEY)
     assert snapshot.job["metadata"]["uid"] == "job-2"
-    assert (snapshot.report, snapshot.rejection) == (None, None)
+    assert (snapshot.received, snapshot.rejection) == (None, None)
 
 
 def test_a_listing_removes_what_it_lacks_but_not_what_is_younger(store, told):
@@ -160,7 +161,7 @@ def test_keeps_only_the_newest_report_of_this_very_job(store, told):
     assert not store.report(KEY, 0, report(9, uid="job-0"), NOW)
     assert not store.report(JobKey("team", "none"), 0, report(9), NOW)
     assert told == [KEY, KEY]
-    assert store.snapshot(KEY).report.attempt == 2
+    assert store.snapshot(KEY).received.report.attempt == 2
 
 
 def test_knows_which_worker_a_pod_is_from_its_name_which_nobody_can_change(store):
@@ -183,10 +184,10 @@ def test_only_worker_0_speaks_for_the_job_and_the_others_of_what_they_wait_for(s
     assert store.report(KEY, 1, word, NOW)
     assert told == [KEY]
     snapshot = store.snapshot(KEY)
-    assert snapshot.report.sequence == 5
-    assert snapshot.words == {1: (word, NOW)}
+    assert snapshot.received.report.sequence == 5
+    assert snapshot.waiting_reports == {1: Received(word, NOW)}
     store.job_changed(job(5, uid="job-2"))
-    assert store.snapshot(KEY).words == {}
+    assert store.snapshot(KEY).waiting_reports == {}
 
 
 def test_of_a_worker_that_waits_nothing_is_kept_but_what_it_says(store):
@@ -194,7 +195,7 @@ def test_of_a_worker_that_waits_nothing_is_kept_but_what_it_says(store):
     beats = [RankHeartbeat(rank=rank, step=1, seconds_ago=1) for rank in range(MOST_HEARTBEATS)]
     said = {"phase": WorkerPhase.RENDEZVOUS, "message": "cannot reach worker 0"}
     store.report(KEY, 1, report(9).model_copy(update={**said, "heartbeats": beats, "absent": list(range(10_000))}), NOW)
-    assert store.snapshot(KEY).words == {1: (report(9).model_copy(update=said), NOW)}
+    assert store.snapshot(KEY).waiting_reports == {1: Received(report(9).model_copy(update=said), NOW)}
 
 
 def test_remembers_a_deletion_it_asked_for_until_the_pod_itself_says_more(store):

@@ -9,7 +9,7 @@ from situations import NOW, SETTINGS, failed, job, observed, pod, report
 from trainwright.api.exit_codes import ExitCode, FailureClass
 from trainwright.api.status import Checkpoint, ConditionType, Phase, read_status
 from trainwright.plan import plan
-from trainwright.plan.weight import Weight
+from trainwright.plan.urgency import Urgency
 
 HOUR = timedelta(hours=1)
 CREW = (pod(0), pod(1))
@@ -183,7 +183,7 @@ def test_a_deadline_that_will_be_missed_is_said_beforehand_and_once():
     assert (degraded(running).status, degraded(running).reason) == ("True", "DeadlineAtRisk")
     again, decision = decide(running, *CREW, report=said(20, 10_000, 0.9), now=NOW + timedelta(seconds=10))
     assert decision.events == ()
-    assert decision.weight == Weight.PROGRESS
+    assert decision.urgency == Urgency.PROGRESS
     assert "it will miss spec.activeDeadlineSeconds by" in again.status.message
 
 
@@ -192,7 +192,7 @@ def test_the_first_warning_makes_one_event_and_news():
     assert degraded(calm) is None
     warned, decision = decide(calm, *CREW, report=said(20, 100, 0.01), now=NOW + timedelta(seconds=10))
     assert [(event.reason, event.warning) for event in decision.events] == [("DeadlineAtRisk", True)]
-    assert decision.weight == Weight.NEWS
+    assert decision.urgency == Urgency.NEWS
     assert degraded(warned).status == "True"
 
 

@@ -146,7 +146,7 @@ def test_a_missing_worker_that_is_cut_off_is_no_restart():
     cut_off = report(1).model_copy(update={"phase": WorkerPhase.RENDEZVOUS, "message": "cannot reach worker 0"})
     old = NOW - timedelta(hours=1)
     pods = [pod(index, started_at=old) for index in (0, 1)] + [pod(2, attempt=2, started_at=old)]
-    again, _ = decide(going_on, *pods, report=fewer(60), words={2: (cut_off, NOW)})
+    again, _ = decide(going_on, *pods, report=fewer(60), waiting_reports={2: (cut_off, NOW)})
     assert (again.status.phase, again.status.attempt, again.status.restarts) == (Phase.RUNNING, 3, 1)
     _, decision = decide(again, *pods, report=fewer(61))
     assert [item.name for item in decision.delete] == ["digits-2-2"]

@@ -12,7 +12,7 @@ from trainwright.api.exit_codes import ExitCode
 from trainwright.api.status import Goodput, LaunchSeconds, Phase, read_status
 from trainwright.api.worker import Termination, WorkerPhase
 from trainwright.plan import plan
-from trainwright.plan.goodput import gpus_per_worker, worker_seconds
+from trainwright.plan.goodput import worker_seconds
 
 CREW = (pod(0), pod(1))
 
@@ -146,7 +146,7 @@ def test_gpus_held_and_used():
 )
 def test_whatever_counts_as_a_gpu(resources, gpus):
     asked = job().spec.to_wire() | {"workers": {"count": 1} | ({"resources": resources} if resources else {})}
-    assert gpus_per_worker(job().spec.model_validate(asked, strict=False)) == gpus
+    assert job().spec.model_validate(asked, strict=False).workers.gpus == gpus
 
 
 STRETCHES = st.lists(

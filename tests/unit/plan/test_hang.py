@@ -83,16 +83,16 @@ def test_a_worker_that_has_ended_is_needed_again_if_worker_0_fails_after_it():
 def test_another_worker_says_why_it_cannot_come():
     starting = replace(job(), status=status_after(plan(observed(job()))))
     words = {1: (cannot_reach(), NOW)}
-    told, _ = decide(starting, pod(0), pod(1), words=words)
+    told, _ = decide(starting, pod(0), pod(1), waiting_reports=words)
     assert told.status.message.startswith(
         "2 of 2 workers run; waiting for them to meet and report; worker 1 cannot reach"
     )
     assert told.status.message.endswith("(DNS: Name or service not known)")
-    told, _ = decide(starting, pod(0), pod(1), report=waits((1, 0)), words=words)
+    told, _ = decide(starting, pod(0), pod(1), report=waits((1, 0)), waiting_reports=words)
     assert told.status.message.startswith(
         "rendezvous 1 of 2: waiting for worker 1 on node node-1; worker 1 cannot reach"
     )
-    told, _ = decide(starting, pod(0), pod(1), words={1: (cannot_reach(), NOW - timedelta(minutes=5))})
+    told, _ = decide(starting, pod(0), pod(1), waiting_reports={1: (cannot_reach(), NOW - timedelta(minutes=5))})
     assert "cannot reach" not in told.status.message, "that was long ago"
 
 
@@ -234,7 +234,7 @@ def test_who_does_not_come_to_the_rendezvous_is_replaced_alone(absentee, age, se
     "fields",
     [
         {"report_at": NOW - timedelta(minutes=2)},  # what is waited for now, nobody knows
-        {"words": {1: (cannot_reach(), NOW)}},  # it lives, and says what keeps it
+        {"waiting_reports": {1: (cannot_reach(), NOW)}},  # it lives, and says what keeps it
     ],
 )
 def test_a_worker_that_may_live_is_left_alone(fields):
@@ -269,7 +269,7 @@ def test_the_policy_for_hangs_decides():
 def test_who_cannot_reach_worker_0_for_long_is_replaced_alone_on_its_own_word(ages, seconds_ago, cut_off):
     words = {1: (cannot_reach(), NOW - timedelta(seconds=seconds_ago))}
     pods = (started_pod(0, age=ages[0]), started_pod(1, age=ages[1]))
-    told, _ = decide(running_job(), *pods, words=words)
+    told, _ = decide(running_job(), *pods, waiting_reports=words)
     assert (told.status.attempt == 2) == cut_off
     if not cut_off:
         return
@@ -277,17 +277,21 @@ def test_who_cannot_reach_worker_0_for_long_is_replaced_alone_on_its_own_word(ag
     assert told.status.failure.category == FailureClass.INFRASTRUCTURE
     assert told.status.failure.message.startswith("worker 1 on node node-1 cannot reach worker 0 at worker-0.x")
     assert told.status.node_failures == {"node-1": 1}
-    _, decision = decide(told, *pods, words=words)
+    _, decision = decide(told, *pods, waiting_reports=words)
     assert [item.name for item in decision.delete] == ["digits-1-1"]
     assert [item["metadata"]["name"] for item in decision.create if item["kind"] == "Pod"] == ["digits-1-2"]
 
 
 def test_if_no_other_worker_reaches_worker_0_all_start_again():
     words = {index: (cannot_reach(), NOW) for index in (1, 2)}
-    told, _ = decide(running_job(workers=3), *(started_pod(index, age=601) for index in range(3)), words=words)
+    told, _ = decide(
+        running_job(workers=3), *(started_pod(index, age=601) for index in range(3)), waiting_reports=words
+    )
     assert told.status.failure.message.startswith("no other worker reaches worker 0 on node node-0: worker 1 on node")
     assert (told.status.attempt, told.status.oldest_attempt) == (2, 2)
-    one, _ = decide(running_job(workers=3), *(started_pod(index, age=601) for index in range(3)), words={2: words[2]})
+    one, _ = decide(
+        running_job(workers=3), *(started_pod(index, age=601) for index in range(3)), waiting_reports={2: words[2]}
+    )
     assert (one.status.failure.worker, one.status.oldest_attempt) == (2, 1)
 
 
@@ -295,10 +299,10 @@ def test_worker_0_is_blamed_though_not_all_others_have_complained_for_long():
     """Each speaks at moments of its own."""
     pods = [started_pod(index, age=602) for index in range(4)]
     words = {index: (cannot_reach(), NOW - timedelta(seconds=ago)) for index, ago in ((1, 0), (2, 10), (3, 20))}
-    told, _ = decide(running_job(workers=4), *pods, words=words)
+    told, _ = decide(running_job(workers=4), *pods, waiting_reports=words)
     assert (told.status.failure.worker, told.status.oldest_attempt) == (0, 2)
     words[3] = (cannot_reach(), NOW - timedelta(seconds=100))
-    told, _ = decide(running_job(workers=4), *pods, words=words)
+    told, _ = decide(running_job(workers=4), *pods, waiting_reports=words)
     assert (told.status.failure.worker, told.status.oldest_attempt) == (1, 1), "worker 3 complains no more"
 
 
@@ -317,22 +321,25 @@ def says_at(seconds):
 
 
 def test_worker_0_that_says_nothing_while_another_waits_for_it_is_replaced_and_all_with_it():
-    status = silence(181, words=says_at(170))
+    status = silence(181, waiting_reports=says_at(170))
     assert (status.attempt, status.oldest_attempt) == (2, 2)
     assert status.failure.category == FailureClass.HANG
-    assert "worker 0 on node node-0 hangs: it has said nothing for 181 s" in status.failure.message
+    assert "worker 0 on node node-0 hangs: it has sent no report for 181 s" in status.failure.message
 
 
 @pytest.mark.parametrize(
     "fields",
     [
         {},  # it may be this job's reports that nobody receives
-        {"words": says_at(30)},  # nobody is heard any more
-        {"words": says_at(190), "listening_since": later(100)},  # the operator has just begun to listen
-        {"words": says_at(190), "listening_since": None},
-        {"words": says_at(190), "report_at": later(60)},  # it was heard of not long ago
-        {"words": says_at(-1)},  # said before worker 0 was heard
-        {"words": says_at(190), "settings": replace(SETTINGS, report_interval=21.0)},  # it reports that seldom
+        {"waiting_reports": says_at(30)},  # nobody is heard any more
+        {"waiting_reports": says_at(190), "listening_since": later(100)},  # the operator has just begun to listen
+        {"waiting_reports": says_at(190), "listening_since": None},
+        {"waiting_reports": says_at(190), "report_at": later(60)},  # it was heard of not long ago
+        {"waiting_reports": says_at(-1)},  # said before worker 0 was heard
+        {
+            "waiting_reports": says_at(190),
+            "settings": replace(SETTINGS, report_interval=21.0),
+        },  # it reports that seldom
     ],
 )
 def test_silence_without_a_witness_of_the_same_job_is_no_hang(fields):
@@ -357,9 +364,9 @@ def test_a_lone_worker_that_says_nothing_is_told_and_left_alone():
 
 def test_how_long_a_word_counts_follows_from_how_often_workers_report():
     seldom = replace(SETTINGS, report_interval=30.0)
-    assert silence(301, words=says_at(151)).attempt == 1, "said 150 s ago"
-    assert silence(301, words=says_at(151), settings=seldom).attempt == 2
-    assert silence(301, words=says_at(150), settings=seldom).attempt == 1
+    assert silence(301, waiting_reports=says_at(151)).attempt == 1, "said 150 s ago"
+    assert silence(301, waiting_reports=says_at(151), settings=seldom).attempt == 2
+    assert silence(301, waiting_reports=says_at(150), settings=seldom).attempt == 1
 
 
 @given(
@@ -368,7 +375,7 @@ def test_how_long_a_word_counts_follows_from_how_often_workers_report():
     st.none() | st.integers(-100, 2000).map(says_at),
 )
 def test_nobody_is_hung_whose_last_word_or_whose_chance_to_speak_is_recent(seconds, since, words):
-    status = silence(seconds, words=words or {}, listening_since=None if since is None else later(since))
+    status = silence(seconds, waiting_reports=words or {}, listening_since=None if since is None else later(since))
     if status.attempt == 2:
         assert seconds - max(0, since) >= 180
         assert words

@@ -9,7 +9,7 @@ from situations import NOW, SETTINGS, UID, failed, job, observed, pod, report, r
 from trainwright.api.exit_codes import ExitCode, classify
 from trainwright.api.status import AvoidedNode, Checkpoint, Phase
 from trainwright.api.worker import Cause
-from trainwright.build import Seat, worker_pod
+from trainwright.build import WorkerSlot, worker_pod
 from trainwright.plan import plan
 
 NO_ROOM = ("Unschedulable", "0/2 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.")
@@ -212,7 +212,7 @@ ZONES = [
 )
 def test_the_users_affinity_is_kept(affinity, terms):
     asked = spec(workers={"count": 2} | ({"affinity": affinity} if affinity else {}))
-    manifest = worker_pod("team", "digits", UID, asked, SETTINGS, "config", Seat(1, 3, 1, ("bad", "worse")))
+    manifest = worker_pod("team", "digits", UID, asked, SETTINGS, "config", WorkerSlot(1, 3, 1, ("bad", "worse")))
     assert excluded(manifest) == terms
     for kind, wanted in (affinity or {}).items():
         if kind != "nodeAffinity":
@@ -224,7 +224,7 @@ def test_the_users_affinity_is_kept(affinity, terms):
 )
 def test_what_is_no_affinity_is_left_for_the_api_server_to_refuse(affinity):
     asked = spec(workers={"affinity": affinity})
-    manifest = worker_pod("team", "digits", UID, asked, SETTINGS, "config", Seat(0, 1, 1, ("bad",)))
+    manifest = worker_pod("team", "digits", UID, asked, SETTINGS, "config", WorkerSlot(0, 1, 1, ("bad",)))
     assert manifest["spec"]["affinity"] == affinity
 
 

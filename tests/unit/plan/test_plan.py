@@ -23,7 +23,7 @@ from situations import (
 from trainwright.api.status import ConditionType, Phase
 from trainwright.api.worker import WorkerPhase
 from trainwright.plan import Plan, plan
-from trainwright.plan.weight import Weight
+from trainwright.plan.urgency import Urgency
 
 
 def test_new_job_writes_its_first_attempt_before_it_creates_anything():
@@ -116,7 +116,7 @@ def test_unschedulable_is_said_with_the_schedulers_words():
     assert decision.status.message == (
         "1 of 2 workers unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
     )
-    assert decision.weight >= Weight.NEWS
+    assert decision.urgency >= Urgency.NEWS
 
 
 def test_creation_that_the_cluster_refuses_is_said():

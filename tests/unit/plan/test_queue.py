@@ -8,7 +8,7 @@ from situations import NOW, job, observed, pod, running_job, status_after
 
 from trainwright.api.status import ConditionType, Phase
 from trainwright.plan import plan
-from trainwright.plan.types import Place, Ticket
+from trainwright.plan.types import QueueEntry, QueuePosition
 
 GATED = ("SchedulingGated", "Scheduling is blocked due to non-empty scheduling gates")
 FULL = ("Unschedulable", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")
@@ -35,20 +35,20 @@ def test_a_job_that_kueue_holds_back_is_queued_and_says_where():
     assert queued.status.phase == Phase.QUEUED
     assert queued.status.reason == "WaitingInQueue"
     assert queued.status.message == "waiting in queue team-a; no worker holds resources"
-    assert decided.ticket == Ticket("team-a", GROUP, "digits-0-1")
+    assert decided.queue_entry == QueueEntry("team-a", GROUP, "digits-0-1")
     condition = queued.status.condition(ConditionType.QUEUED)
     assert (condition.status, condition.reason, condition.message) == ("True", "WaitingInQueue", queued.status.message)
 
-    _, placed = told(queued, held(0), held(1), place=Place(3, 7, 3))
+    _, placed = told(queued, held(0), held(1), queue_position=QueuePosition(3, 7, 3))
     assert placed.status.message == "waiting in queue team-a at place 3 of 7; no worker holds resources"
-    _, shared = told(queued, held(0), held(1), place=Place(1, 2, 9))
+    _, shared = told(queued, held(0), held(1), queue_position=QueuePosition(1, 2, 9))
     assert "at place 1 of 2, 9 among all queues that share its quota" in shared.status.message
 
 
 def test_a_single_worker_waits_in_a_queue_without_a_group():
     decided, queued = told(begun(workers=1, scheduling={"queue": "team-a"}), held(0, group=None))
     assert queued.status.phase == Phase.QUEUED
-    assert decided.ticket == Ticket("team-a", None, "digits-0-1")
+    assert decided.queue_entry == QueueEntry("team-a", None, "digits-0-1")
 
 
 def test_a_gang_that_finds_no_room_is_queued_and_says_what_is_missing():
@@ -57,7 +57,7 @@ def test_a_gang_that_finds_no_room_is_queued_and_says_what_is_missing():
     assert (
         queued.status.message == f"waiting until all 2 workers can be placed at once; none holds resources: {FULL[1]}"
     )
-    assert decided.ticket is None
+    assert decided.queue_entry is None
 
 
 @pytest.mark.parametrize(

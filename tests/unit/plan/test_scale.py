@@ -16,6 +16,11 @@ def decide(before, *pods, **fields):
     return replace(before, status=decision.status or before.status), decision
 
 
+def saving_job(**fields):
+    """Return a job that runs and whose checkpoints do not go with its pods: without, its size is kept."""
+    return running_job(checkpoint={"uri": "s3://bucket/x"}, **fields)
+
+
 def sized(before, count, least=None):
     """Return the job with its spec edited."""
     workers = before.spec.workers.model_copy(update={"count": count, "min_count": least})
@@ -36,7 +41,7 @@ def environment(manifest):
 
 @pytest.mark.parametrize(("count", "pods"), [(4, 4), (1, 1)])
 def test_all_save_and_go_before_any_starts_again(count, pods):
-    running = running_job()
+    running = saving_job()
     scaled, decision = decide(sized(running, count), pod(0), pod(1), report=report(20))
     status = scaled.status
     assert (status.phase, status.reason) == (Phase.RESTARTING, "Scaling")
@@ -55,20 +60,20 @@ def test_all_save_and_go_before_any_starts_again(count, pods):
 
 
 def test_the_new_workers_know_how_many_they_are():
-    scaled, _ = decide(sized(running_job(), 4, least=3), pod(0), pod(1), report=report(20))
+    scaled, _ = decide(sized(saving_job(), 4, least=3), pod(0), pod(1), report=report(20))
     _, decision = decide(scaled, pod(0, attempt=2, phase="Pending"))
     assert made(decision) == ["digits-1-2", "digits-2-2", "digits-3-2"]
     for manifest in decision.create[-3:]:
         told = environment(manifest)
         assert (told[ENV_WORKERS], told[ENV_MIN_WORKERS]) == ("4", "3")
-    alone, _ = decide(sized(running_job(), 1), pod(0), pod(1), report=report(20))
+    alone, _ = decide(sized(saving_job(), 1), pod(0), pod(1), report=report(20))
     told = environment(decide(alone)[1].create[-1])
     assert told[ENV_WORKERS] == "1"
     assert ENV_MIN_WORKERS not in told
 
 
 def test_a_job_that_trains_again_has_forgotten_how_many_there_were():
-    scaled, _ = decide(sized(running_job(), 3), pod(0), pod(1), report=report(20))
+    scaled, _ = decide(sized(saving_job(), 3), pod(0), pod(1), report=report(20))
     pods = [pod(index, attempt=2) for index in range(3)]
     again, decision = decide(scaled, *pods, report=report(21, attempt=2, launch="b", resumed_from_step=20))
     status = again.status
@@ -79,14 +84,14 @@ def test_a_job_that_trains_again_has_forgotten_how_many_there_were():
 
 
 def test_a_change_back_before_it_was_carried_out_is_one_more_start():
-    scaled, _ = decide(sized(running_job(), 3), pod(0), pod(1))
+    scaled, _ = decide(sized(saving_job(), 3), pod(0), pod(1))
     back, decision = decide(sized(scaled, 2), pod(0), pod(1))
     assert (back.status.attempt, back.status.workers.desired, back.status.workers.formerly) == (3, 2, 3)
     assert [event.reason for event in decision.events] == ["Scaled"]
 
 
 def test_a_failure_on_the_way_out_is_none():
-    scaled, _ = decide(sized(running_job(), 3), pod(0), pod(1))
+    scaled, _ = decide(sized(saving_job(), 3), pod(0), pod(1))
     later, _ = decide(scaled, failed(0), failed(1))
     assert (later.status.attempt, later.status.restarts) == (2, 0)
 
@@ -98,7 +103,7 @@ def test_what_never_started_waits_on_with_another_number():
 
 
 def test_a_suspended_job_takes_note_and_starts_with_the_new_number():
-    running = running_job()
+    running = saving_job()
     idle = replace(running, spec=running.spec.model_copy(update={"suspend": True}))
     suspended, _ = decide(idle)
     scaled, decision = decide(sized(suspended, 5))
@@ -109,7 +114,7 @@ def test_a_suspended_job_takes_note_and_starts_with_the_new_number():
 
 
 def test_a_wait_that_was_on_goes_on():
-    restarting, _ = decide(running_job(restart={"limit": 9, "backoffSeconds": 10}), pod(0), failed(1))
+    restarting, _ = decide(saving_job(restart={"limit": 9, "backoffSeconds": 10}), pod(0), failed(1))
     until = NOW + timedelta(seconds=30)
     waiting = replace(restarting, status=restarting.status.model_copy(update={"next_start": until}))
     scaled, _ = decide(sized(waiting, 3), pod(0))
@@ -118,7 +123,7 @@ def test_a_wait_that_was_on_goes_on():
 
 
 def test_what_has_ended_stays_as_it_is():
-    ended, _ = decide(running_job(), pod(0, phase="Succeeded"), pod(1, phase="Succeeded"), report=report(100))
+    ended, _ = decide(saving_job(), pod(0, phase="Succeeded"), pod(1, phase="Succeeded"), report=report(100))
     assert ended.status.phase == Phase.SUCCEEDED
     edited = sized(ended, 3)
     seen = plan(observed(edited, pod(0, phase="Succeeded"))).status
@@ -127,7 +132,7 @@ def test_what_has_ended_stays_as_it_is():
 
 
 def test_another_minimum_disturbs_nobody_who_trains_but_those_who_wait():
-    running = running_job(workers=3, least=3, checkpoint={"uri": "s3://bucket/x"})
+    running = saving_job(workers=3, least=3)
     edited = sized(running, 3, least=2)
     pods = [pod(index) for index in range(3)]
     going_on, _ = decide(edited, *pods, report=report(20))
@@ -155,7 +160,7 @@ def test_another_minimum_is_not_worth_the_training_that_goes_with_worker_0():
 
 
 def test_a_change_waits_for_no_worker_that_the_others_go_on_without():
-    running, _ = decide(running_job(workers=3, least=2), pod(0), pod(1), report=report(20, launch="b", absent=[2]))
+    running, _ = decide(saving_job(workers=3, least=2), pod(0), pod(1), report=report(20, launch="b", absent=[2]))
     for attempt in (1, 2):
         running, _ = decide(running, pod(0), pod(1), failed(2, attempt=attempt))
     assert running.status.phase == Phase.RUNNING

@@ -10,7 +10,7 @@ from trainwright.api.exit_codes import FailureClass
 from trainwright.api.status import ConditionType, Phase
 from trainwright.plan import plan
 from trainwright.plan.observe import read_pod
-from trainwright.plan.weight import Weight
+from trainwright.plan.urgency import Urgency
 
 MINUTE = timedelta(seconds=60)
 
@@ -74,14 +74,14 @@ def test_a_pod_stuck_for_ever_causes_no_further_look():
 def test_a_pod_that_a_former_job_left_on_a_dead_node_does_not_keep_its_name_for_ever():
     started, _ = decide(job())
     former = pod(1, attempt=1, deletes_at=NOW + MINUTE)
-    waiting, decision = decide(started, strangers=(former,))
+    waiting, decision = decide(started, former_pods=(former,))
     assert waiting.status.attempt == 1
     assert set(created(decision)) == {"digits-0-1", "digits-1-1"}  # refused as long as the name is taken
     later = NOW + MINUTE + timedelta(seconds=5)
-    aside, decision = decide(waiting, pod(0), strangers=(former,), now=later)
+    aside, decision = decide(waiting, pod(0), former_pods=(former,), now=later)
     assert (aside.status.attempt, aside.status.oldest_attempt, aside.status.restarts) == (2, 1, 0)
     assert decision.create == ()
-    pods = created(plan(observed(aside, pod(0), strangers=(former,), now=later)))
+    pods = created(plan(observed(aside, pod(0), former_pods=(former,), now=later)))
     assert set(pods) == {"digits-1-2"}
     assert host_told(pods["digits-1-2"]).split(".")[0] == "worker-0-1"
 
@@ -103,7 +103,7 @@ def test_a_silent_node_is_named_before_and_after_the_cluster_gives_it_up():
     running, decision = decide(running_job(), pod(0), silent, report=report(11))
     assert (running.status.phase, running.status.reason) == (Phase.RUNNING, "NodeSilent")
     assert "node node-1 of worker 1 does not answer" in running.status.message
-    assert decision.weight >= Weight.NEWS
+    assert decision.urgency >= Urgency.NEWS
     evicted = replace(silent, deletes_at=NOW + MINUTE, disrupted="Taint manager: deleting due to NoExecute taint")
     restarting, _ = decide(running, pod(0), evicted)
     assert restarting.status.failure.category == FailureClass.INFRASTRUCTURE

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from trainwright.api.job import read_spec
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
 from trainwright_worker.training.agenda import make_agenda
 

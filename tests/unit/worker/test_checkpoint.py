@@ -10,18 +10,18 @@ import safetensors.torch
 import torch
 from torch.optim import SGD, Adafactor, Adam, AdamW
 
-from trainwright.api.status import Evaluation
+from trainwright.api.figures import Evaluation
 from trainwright_worker.checkpoint.folder import CheckpointFolder
 from trainwright_worker.checkpoint.resume import Source, find_newest, restore
 from trainwright_worker.checkpoint.staging import Staging
+from trainwright_worker.checkpoint.state import TrainingProgress, gather_state, pack_rank
 from trainwright_worker.checkpoint.tensors import read_header
 from trainwright_worker.checkpoint.writer import Writer
 from trainwright_worker.errors import InfrastructureError, NonFiniteError, UserError
 from trainwright_worker.optim.layerwise import Lamb, Lars
 from trainwright_worker.storage import FolderStorage
-from trainwright_worker.training.state import Progress, gather_state, pack_rank
 
-ALONE = SimpleNamespace(rank=0, size=1, device=torch.device("cpu"), spread=list)
+ALONE = SimpleNamespace(rank=0, size=1, device=torch.device("cpu"), broadcast_tensors=list)
 OPTIMIZERS = {
     "sgd": lambda weights: SGD(weights, lr=0.1, momentum=0.9, fused=True),
     "adam": lambda weights: Adam(weights, lr=0.1, fused=True),
@@ -43,7 +43,7 @@ def trained(optimizer="adam", steps=3):
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
     made = OPTIMIZERS[optimizer](model.parameters())
     train(model, made, steps)
-    progress = Progress(steps, torch.tensor(1.25, dtype=torch.float64))
+    progress = TrainingProgress(steps, torch.tensor(1.25, dtype=torch.float64))
     progress.best = Evaluation(split="validation", step=2, metrics={"loss": 0.1})
     progress.history.append({"epoch": 1, "loss": 0.5})
     return model, made, progress
@@ -107,13 +107,13 @@ def test_every_type_of_number_and_every_shape_comes_back(tmp_path, dtype):
     model.weight = torch.nn.Parameter(torch.ones(1))
     optimizer = SGD(model.parameters(), lr=1)
     folder = folder_at(tmp_path)
-    save(folder, model, optimizer, Progress(1, torch.zeros((), dtype=torch.float64)))
+    save(folder, model, optimizer, TrainingProgress(1, torch.zeros((), dtype=torch.float64)))
     expected = {name: value.clone() for name, value in model.state_dict().items()}
     with torch.no_grad():
         for value in model.state_dict().values():
             value.zero_()
     found, _ = folder.find_newest()
-    restore(folder, found, model, optimizer, Progress(0, torch.zeros((), dtype=torch.float64)), ALONE)
+    restore(folder, found, model, optimizer, TrainingProgress(0, torch.zeros((), dtype=torch.float64)), ALONE)
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
 
 
@@ -122,7 +122,7 @@ def test_a_weight_with_two_names_is_saved_once(tmp_path):
     model[1].weight = model[0].weight
     optimizer = Adam(model.parameters())
     folder = folder_at(tmp_path)
-    progress = Progress(1, torch.zeros((), dtype=torch.float64))
+    progress = TrainingProgress(1, torch.zeros((), dtype=torch.float64))
     save(folder, model, optimizer, progress)
     found, _ = folder.find_newest()
     assert found.manifest.names("model") == {"0.weight"}
@@ -175,7 +175,7 @@ def test_a_checkpoint_of_another_model_is_a_user_error(tmp_path, model, problem)
     save(folder, *trained())
     found, _ = folder.find_newest()
     with pytest.raises(UserError, match=f"spec.model: the checkpoint of step 3 holds another model: {problem}"):
-        restore(folder, found, model, Adam(model.parameters()), Progress(0, torch.zeros(())), ALONE)
+        restore(folder, found, model, Adam(model.parameters()), TrainingProgress(0, torch.zeros(())), ALONE)
 
 
 def test_the_newest_are_kept_and_described(tmp_path):
@@ -405,7 +405,7 @@ def test_training_does_not_wait_for_the_disk(tmp_path):
 def test_what_is_sent_to_other_ranks_is_in_the_same_order_in_every_process():
     """Names come out of sets, whose order differs from pod to pod: a rank must not take another one's state for its own."""
     sent = []
-    group = SimpleNamespace(rank=1, size=2, spread=lambda tensors: sent.extend(map(int, tensors)))
+    group = SimpleNamespace(rank=1, size=2, broadcast_tensors=lambda tensors: sent.extend(map(int, tensors)))
     targets = {name: torch.tensor(number) for number, name in enumerate(["model.weight", "ranks.0", "ranks.1"])}
     source = Source(storage=None, found=None, everywhere=False)
     for names in (list(targets), list(reversed(targets))):

@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trainwright.api.spec.dataset import Normalize, SplitSpec
 from trainwright_worker.data import normalization
@@ -24,6 +26,34 @@ def test_splits_share_all_samples_without_overlap_and_repeat_with_the_seed():
     assert sorted(torch.cat(parts).flatten().tolist()) == list(range(100))
     assert torch.equal(first.train.inputs, again.train.inputs)
     assert not torch.equal(first.train.inputs, other.train.inputs)
+
+
+@given(
+    st.lists(st.sampled_from([0, 0, 0, 0, 1, 1, 2, 3]), min_size=4, max_size=60),
+    st.sampled_from([0, 0.05, 0.1, 0.3]),
+    st.sampled_from([0, 0.05, 0.2]),
+    st.integers(0, 3),
+)
+def test_each_split_has_its_share_of_each_class(classes, validation, test, seed):
+    total, spec = len(classes), SplitSpec(validation=validation, test=test)
+    data = Table(Samples(torch.arange(total)[:, None], torch.tensor(classes)), tuple("abcd"))
+    found = split(data, spec, seed)
+    parts = [part for part in (found.train, found.validation, found.test) if part is not None]
+    sizes = [max(1, round(share * total)) for share in (validation, test) if share]
+    assert [len(part) for part in parts] == [total - sum(sizes), *sizes]
+    assert sorted(torch.cat([part.inputs for part in parts]).flatten().tolist()) == list(range(total))
+    assert torch.equal(split(data, spec, seed).train.inputs, found.train.inputs)
+    large = {name for name in range(4) if classes.count(name) >= len(parts)}
+    if min(map(len, parts)) >= len(large) and len(found.train) >= len(set(classes)):
+        assert all(large <= set(part.targets.tolist()) for part in parts)
+    if len(found.train) >= len(set(classes)):
+        assert set(found.train.targets.tolist()) == set(classes)
+
+
+def test_the_classes_that_a_split_lacks_are_told():
+    data = Table(Samples(torch.arange(10)[:, None], torch.tensor([0] * 8 + [1, 2])), ("a", "b", "c"))
+    notes = split(data, SplitSpec(validation=0.2, test=0), 0).notes
+    assert notes == ("spec.dataset: the validation split has no sample of 2 of 3 classes: b, c",)
 
 
 def test_a_small_fraction_still_gets_a_sample_and_none_gets_none():

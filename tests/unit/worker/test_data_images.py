@@ -6,6 +6,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
+from deep import png, tiff
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -15,7 +16,8 @@ from trainwright.api.spec.dataset import Normalize
 from trainwright.api.spec.preparation import AugmentationSpec
 from trainwright_worker.data.augment import augment, center, draw_part
 from trainwright_worker.data.normalization import Normalization, measure_samples
-from trainwright_worker.data.pictures import ChangedSamples, Pictures, choose_some, decode
+from trainwright_worker.data.pictures import ChangedSamples, Pictures, choose_some, measure_pictures
+from trainwright_worker.data.pixels import decode
 from trainwright_worker.data.table import Samples
 from trainwright_worker.errors import DataError, UserError
 
@@ -28,14 +30,15 @@ EVERYTHING = {"horizontalFlip": 0.5, "colorJitter": {"brightness": 0.4, "contras
 
 
 class Drawn:
-    """One image, encoded."""
+    """Encoded images."""
 
     reading = None
 
-    def read(self, row):  # noqa: ARG002
-        file = io.BytesIO()
-        Image.fromarray(image(20, 30)).save(file, "PNG")
-        return file.getvalue()
+    def __init__(self, contents):
+        self.contents = contents
+
+    def read(self, row):
+        return self.contents[row]
 
     def name(self, row):
         return str(row)
@@ -74,8 +77,10 @@ def test_the_centre_is_what_evaluation_sees():
 def test_training_that_crops_nothing_sees_what_evaluation_sees(resize):
     form, only = ImageFolderData(path="p", size=8, resize=resize), torch.tensor([0])
     mirror = AugmentationSpec.model_validate({"horizontalFlip": 1})
-    pictures = Pictures(Drawn(), only, only, form, "f").processed(Normalization(), mirror, 0)
-    assert torch.equal(pictures.take(only, 0).inputs.flip(3), pictures.take(only).inputs)
+    pictures = Pictures(Drawn([encoded(Image.fromarray(image(20, 30)), "PNG")]), only, only, form, "f").processed(
+        Normalization(), mirror, 0
+    )
+    assert torch.equal(pictures.take(only, 0).input.flip(3), pictures.take(only).input)
 
 
 @given(st.integers(1, 500), st.integers(1, 500), st.integers(0, 100))
@@ -104,6 +109,71 @@ def test_images_of_sixteen_bits_keep_their_shades(form, grayscale):
     found = decode(file.getvalue(), "a", "spec.x", grayscale=grayscale)
     assert (found == np.arange(256).reshape(16, 16, 1)).all()
     assert found.shape[2] == (1 if grayscale else 3)
+
+
+DEEP = np.random.default_rng(0).integers(800, 1011, (4, 5, 4))
+RGB, ALPHA = DEEP[..., :3] / 257, DEEP[..., 3:] / 65535
+ON_WHITE = RGB * ALPHA + 255 * (1 - ALPHA)
+
+
+@pytest.mark.parametrize(
+    ("content", "seen"),
+    [
+        (png(DEEP[..., :1]), RGB[..., :1]),
+        (png(DEEP[..., 2:]), DEEP[..., 2:3] / 257 * ALPHA + 255 * (1 - ALPHA)),
+        (png(DEEP[..., :3]), RGB),
+        (png(DEEP), ON_WHITE),
+        (
+            png(DEEP[..., :3], DEEP[0, 0, :3].astype(">u2").tobytes()),
+            np.where(np.arange(20).reshape(4, 5, 1), RGB, 255),
+        ),
+        (tiff(DEEP[..., :1], photometric=1), RGB[..., :1]),
+        (tiff(DEEP[..., :1], ">", photometric=1), RGB[..., :1]),
+        (tiff(DEEP[..., :1], photometric=0), 255 - RGB[..., :1]),
+        *((tiff(DEEP[..., :3], order, compression=way), RGB) for order in "<>" for way in (1, 8)),
+        (tiff(DEEP, extra=2), ON_WHITE),
+        (tiff(DEEP, ">", extra=1, compression=8), RGB + 255 * (1 - ALPHA)),
+        (tiff(DEEP, extra=0), RGB),
+        (tiff(DEEP, photometric=5), (255 - RGB) * (1 - ALPHA)),
+    ],
+)
+def test_images_of_sixteen_bits_keep_every_value(content, seen):
+    found = decode(content, "a", "spec.x", grayscale=False)
+    assert found.dtype == np.float32
+    assert found == pytest.approx(np.broadcast_to(seen, (4, 5, 3)), abs=1e-4)
+    gray = seen @ [0.299, 0.587, 0.114] if seen.shape[2] == 3 else seen[..., 0]
+    assert decode(content, "a", "spec.x", grayscale=True)[..., 0] == pytest.approx(gray, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        tiff(DEEP[..., :3], planes=2),
+        tiff(DEEP[..., :3], planes=2, compression=8),
+        b"P6 5 4 65535 " + DEEP[..., :3].astype(">u2").tobytes(),
+    ],
+)
+def test_images_whose_depth_cannot_be_kept_are_refused(content):
+    with pytest.raises(DataError, match=r"spec.x: the image a has more than 8 bits per channel") as caught:
+        decode(content, "a", "spec.x", grayscale=False)
+    assert caught.value.hint == "convert it to a PNG file of 16 bits per channel"
+
+
+def test_images_of_different_depths_share_one_scale_with_all_their_values():
+    eight_bits = encoded(Image.new("L", (8, 8), 200), "PNG")
+    contents = [eight_bits, *(png(np.full((8, 8, 1), value)) for value in (200 * 257, 900, 1000))]
+    form = ImageFolderData(path="p", size=8, grayscale=True)
+    pictures = Pictures(Drawn(contents), torch.arange(4), torch.zeros(4, dtype=torch.int64), form, "f")
+    eight, sixteen, dark, lighter = pictures.take(torch.arange(4)).input
+    assert torch.equal(eight, sixteen)
+    assert (lighter - dark).unique().item() == pytest.approx(100 / 257, rel=1e-4)
+    dark_ones = measure_pictures(pictures.select(torch.tensor([2, 3])), Normalize.STANDARD)
+    assert dark_ones.mean == pytest.approx([950 / 257])
+    assert dark_ones.deviation == pytest.approx([50 / 257])
+    jitter = AugmentationSpec.model_validate({"resizedCrop": {"scale": [0.5, 0.5]}, "horizontalFlip": 1})
+    changed = pictures.processed(dark_ones, jitter, 0).take(torch.tensor([2, 3]), 0).input
+    assert changed[0].unique().item() == pytest.approx(-1, abs=1e-4)
+    assert changed[1].unique().item() == pytest.approx(1, abs=1e-4)
 
 
 def encoded(picture, form, **options):
@@ -164,9 +234,9 @@ def test_images_in_memory_change_with_the_epoch_alone_and_not_when_measured():
     spec = AugmentationSpec.model_validate({"randomCrop": {"padding": 2}, "horizontalFlip": 0.5})
     split = ChangedSamples(images, Normalization((1.0,) * 3, (2.0,) * 3), spec, 7, 255)
     whole = split.take(torch.arange(20), 3)
-    assert torch.equal(whole.inputs[5:9], split.take(torch.arange(5, 9), 3).inputs), "whatever it is read with"
-    assert not torch.equal(whole.inputs, split.take(torch.arange(20), 4).inputs)
-    assert torch.equal(split.take(torch.arange(20)).inputs, (images.inputs - 1) / 2)
+    assert torch.equal(whole.input[5:9], split.take(torch.arange(5, 9), 3).input), "whatever it is read with"
+    assert not torch.equal(whole.input, split.take(torch.arange(20), 4).input)
+    assert torch.equal(split.take(torch.arange(20)).input, (images.inputs - 1) / 2)
 
 
 def test_images_are_scaled_to_one_or_as_imagenet_was():

@@ -30,8 +30,8 @@ def test_a_loader_that_begins_at_a_step_yields_what_one_that_came_there_would(th
         torch.set_num_threads(before)
     assert [len(batch) for batch in straight[:4]] == [6, 6, 6, 2]
     for early, late in zip(straight[6:], resumed, strict=True):
-        assert torch.equal(early.inputs, late.inputs)
-        assert torch.equal(early.targets, late.targets)
+        assert torch.equal(early.input, late.input)
+        assert torch.equal(early.target, late.target)
 
 
 def test_a_failing_reader_ends_the_loop_with_its_error():

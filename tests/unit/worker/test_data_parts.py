@@ -12,7 +12,6 @@ from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 from trainwright.api.spec.corpora import WebDatasetData
 from trainwright_worker.data.blocks import BlockReader
-from trainwright_worker.data.files import Location, expand, find, find_all, place
 from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.measured import Measured, compare
 from trainwright_worker.data.normalization import Normalization
@@ -21,6 +20,7 @@ from trainwright_worker.data.shards import _samples
 from trainwright_worker.data.splits import find_own
 from trainwright_worker.data.tokens import Tokenizer
 from trainwright_worker.errors import DataError, UserError
+from trainwright_worker.files import Location, expand, find, find_all, place
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_large_members_of_a_remote_shard_are_not_fetched_for_their_headers():
     place = Location("s.tar", "far://s.tar", "spec.x", "far")
     place.__dict__["system"] = remote = Remote(content.getvalue())
     found = _samples(place, WebDatasetData(path="s.tar")).samples
-    assert [(end - begin, label) for begin, end, label in found] == [(5 << 20, "7")] * 2
+    assert [(end - begin, *rest) for begin, end, *rest in found] == [(5 << 20, "7", "a.jpg"), (5 << 20, "7", "b.jpg")]
     assert remote.fetched < 4 << 20 < len(remote.content)
 
 

@@ -29,11 +29,11 @@ def test_texts_of_different_lengths_make_a_batch_with_a_mask():
     ids = Ragged(np.arange(10, dtype=np.uint16), np.array([0, 2, 2 + 5, 10]))
     tokens = Tokens(ids, torch.tensor([2, 0]), torch.tensor([1, 0]), padding=99, max_length=20)
     batch = tokens.take(torch.tensor([0, 1]))
-    assert batch.inputs.tolist() == [[7, 8, 9, 99, 99, 99, 99, 99], [0, 1, 99, 99, 99, 99, 99, 99]]
+    assert batch.input.tolist() == [[7, 8, 9, 99, 99, 99, 99, 99], [0, 1, 99, 99, 99, 99, 99, 99]]
     assert batch.mask.sum(1).tolist() == [3, 2]
-    assert batch.targets.tolist() == [1, 0]
+    assert batch.target.tolist() == [1, 0]
     fixed = Tokens(ids, torch.tensor([0]), torch.tensor([0]), padding=0, max_length=20, fixed=True)
-    assert fixed.take(torch.tensor([0])).inputs.shape == (1, 20)
+    assert fixed.take(torch.tensor([0])).input.shape == (1, 20)
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=20), st.booleans(), st.data())
@@ -47,10 +47,10 @@ def test_texts_in_memory_make_the_batches_that_texts_in_their_file_make(lengths,
             return Tokens(ids, rows, rows * 2, padding=7, max_length=30, fixed=fixed).take(asked)
 
     kept, mapped = take(1 << 20), take(0)
-    assert torch.equal(kept.inputs, mapped.inputs)
+    assert torch.equal(kept.input, mapped.input)
     assert torch.equal(kept.mask, mapped.mask)
-    assert torch.equal(kept.targets, mapped.targets)
-    assert kept.inputs.dtype == mapped.inputs.dtype == torch.int64
+    assert torch.equal(kept.target, mapped.target)
+    assert kept.input.dtype == mapped.input.dtype == torch.int64
 
 
 @given(st.integers(2, 200), st.integers(1, 30))
@@ -59,8 +59,8 @@ def test_blocks_predict_each_token_once_from_the_one_before(total, length):
     assert len(blocks) == (total - 1) // length
     if len(blocks):
         batch = blocks.take(torch.arange(len(blocks)))
-        assert batch.targets.flatten().tolist() == list(range(1, len(blocks) * length + 1))
-        assert torch.equal(batch.inputs + 1, batch.targets)
+        assert batch.target.flatten().tolist() == list(range(1, len(blocks) * length + 1))
+        assert torch.equal(batch.input + 1, batch.target)
         assert batch.mask is None
 
 
@@ -69,9 +69,9 @@ def test_frames_are_scaled_and_their_characters_numbered_from_one():
     texts = Ragged(np.array([ord(c) for c in "abb"], np.int32), np.array([0, 2, 3]))
     scale = Normalization((0.0, 1.0), (2.0, 2.0))
     batch = Frames(frames, texts, torch.arange(2), scale, 3, (ord("a"), ord("b"))).take(torch.tensor([0, 1]))
-    assert batch.inputs.tolist() == [[[0, 0], [1, 1], [2, 2]], [[3, 3], [0, 0], [0, 0]]]
+    assert batch.input.tolist() == [[[0, 0], [1, 1], [2, 2]], [[3, 3], [0, 0], [0, 0]]]
     assert batch.mask.tolist() == [[True, True, True], [True, False, False]]
-    assert batch.targets.tolist() == [[1, 2], [2, IGNORED]]
+    assert batch.target.tolist() == [[1, 2], [2, IGNORED]]
 
 
 @pytest.mark.parametrize("constant", [-11.5129, 0.1, 1e6 + 0.1])

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from trainwright.api.exit_codes import ExitCode
-from trainwright.api.status import Checkpoint, Evaluation
+from trainwright.api.figures import Evaluation
+from trainwright.api.status import Checkpoint
 from trainwright.api.worker import MOST_HEARTBEATS, RankHeartbeat, Termination, WorkerPhase, WorkerReport
 from trainwright_worker.agent.termination import describe, fit, read_post_mortem, write_post_mortem, write_termination
 from trainwright_worker.errors import DataError, OutOfMemoryError, PeersLostError, UserError, explain

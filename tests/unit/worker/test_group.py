@@ -8,10 +8,10 @@ from torch.distributed import HashStore
 
 from trainwright_worker.distributed import group
 from trainwright_worker.distributed.group import Group, choose_device, set_threads
-from trainwright_worker.distributed.place import Place
+from trainwright_worker.distributed.placement import RankPlacement
 from trainwright_worker.errors import UserError
 
-PLACE = Place(worker=0, attempt=1, round=1, local_rank=1, local_size=2, rank=1, size=2)
+PLACE = RankPlacement(worker=0, attempt=1, round=1, local_rank=1, local_size=2, rank=1, size=2)
 
 
 class Rank(Group):

@@ -7,9 +7,9 @@ import pytest
 from trainwright.api.exit_codes import ExitCode, FailureClass
 from trainwright.api.spec.health import HangSpec
 from trainwright_worker.agent import watchdog
-from trainwright_worker.agent.stacks import State
-from trainwright_worker.agent.verdict import Witness, judge
-from trainwright_worker.agent.watchdog import Ward, Watchdog
+from trainwright_worker.agent.hang_diagnosis import RankFinding, diagnose
+from trainwright_worker.agent.stacks import ProcessState
+from trainwright_worker.agent.watchdog import Watchdog, WatchedRank
 from trainwright_worker.reporting.pulse import Pulse
 
 
@@ -31,7 +31,7 @@ class Peers:
         self.resting = self.opened = False
         self.heard = None
 
-    def tell_resting(self):
+    def report_resting(self):
         self.told += 1
 
     def someone_rested(self):
@@ -40,13 +40,13 @@ class Peers:
     def open(self):
         return True
 
-    def testify(self, witnesses):
-        self.heard = list(witnesses)
+    def add_findings(self, findings):
+        self.heard = list(findings)
 
-    def close(self, finder):
-        return judge(self.heard, (), finder)
+    def conclude(self, noticed):
+        return diagnose(self.heard, (), noticed)
 
-    def hear(self):
+    def await_diagnosis(self):
         return None
 
 
@@ -57,16 +57,16 @@ class Watch:
         self.clock, self.peers = Clock(), Peers()
         monkeypatch.setattr(watchdog, "time", self.clock)
         self.pulses = [Pulse(), Pulse()]
-        wards = [Ward(rank, os.getpid(), pulse) for rank, pulse in enumerate(self.pulses)]
-        self.dog = Watchdog(HangSpec(**spec), 0, wards, tmp_path, self.peers)
+        ranks = [WatchedRank(rank, os.getpid(), pulse) for rank, pulse in enumerate(self.pulses)]
+        self.dog = Watchdog(HangSpec(**spec), 0, ranks, tmp_path, self.peers)
 
     def go_on(self, seconds):
-        """Return the first verdict within so many seconds, with the seconds that went by."""
+        """Return the first diagnosis within so many seconds, with the seconds that went by."""
         for tick in range(int(seconds * 20)):
             self.clock.now += 0.05
-            verdict = self.dog.look()
-            if verdict is not None:
-                return verdict, (tick + 1) / 20
+            diagnosis = self.dog.look()
+            if diagnosis is not None:
+                return diagnosis, (tick + 1) / 20
         return None
 
 
@@ -84,10 +84,10 @@ def test_a_rank_is_hung_after_its_patience_and_not_before(watch):
     expect(watch, 15.0, 15.0)
     assert watch.go_on(14.9) is None
     assert watch.pulses[0].stalled
-    verdict, seconds = watch.go_on(1)
+    diagnosis, seconds = watch.go_on(1)
     assert seconds < 0.5
-    assert verdict.cause.category == FailureClass.HANG
-    assert verdict.worker == 0
+    assert diagnosis.cause.category == FailureClass.HANG
+    assert diagnosis.worker == 0
 
 
 def test_whoever_moves_is_not_hung(watch):
@@ -128,10 +128,10 @@ def test_time_in_which_the_agent_itself_was_stopped_does_not_count(watch):
 
 
 def test_a_stopped_process_is_hung_even_while_it_rests(watch, monkeypatch):
-    monkeypatch.setattr(watchdog, "state_of", lambda _: State.STOPPED)
-    verdict, seconds = watch.go_on(30)
+    monkeypatch.setattr(watchdog, "state_of", lambda _: ProcessState.STOPPED)
+    diagnosis, seconds = watch.go_on(30)
     assert 9 < seconds < 13
-    assert "stopped (SIGSTOP)" in verdict.cause.message
+    assert "stopped (SIGSTOP)" in diagnosis.cause.message
 
 
 def test_watching_can_be_switched_off(monkeypatch, tmp_path):
@@ -140,15 +140,15 @@ def test_watching_can_be_switched_off(monkeypatch, tmp_path):
     assert watch.go_on(100) is None
 
 
-def test_an_inquest_of_another_worker_is_joined_within_a_second(watch):
+def test_an_investigation_of_another_worker_is_joined_within_a_second(watch):
     expect(watch, 15.0, 15.0)
     watch.peers.opened = True
-    verdict, seconds = watch.go_on(2)
+    diagnosis, seconds = watch.go_on(2)
     assert seconds <= 1.1
-    assert [witness.rank for witness in watch.peers.heard] == [0, 1]
-    assert verdict.cause.exit_code == ExitCode.HANG
+    assert [finding.rank for finding in watch.peers.heard] == [0, 1]
+    assert diagnosis.cause.exit_code == ExitCode.HANG
 
 
-def witness(rank, state=State.ALIVE, *, waits=True, worker=None, place="all_reduce (c10d.py:1)"):
+def finding(rank, state=ProcessState.ALIVE, *, waits=True, worker=None, location="all_reduce (c10d.py:1)"):
     worker = rank if worker is None else worker
-    return Witness(worker=worker, rank=rank, step=7, seconds=15.2, state=state, waits=waits, place=place)
+    return RankFinding(worker=worker, rank=rank, step=7, seconds=15.2, state=state, waits=waits, location=location)

@@ -1,6 +1,5 @@
 import json
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,104 +7,114 @@ from safetensors.torch import save_file
 from torch import nn
 
 from trainwright.api.job import read_spec
-from trainwright.api.spec import LossSpec, RegularizationSpec
-from trainwright.api.spec.objective import LossName
+from trainwright.api.spec import RegularizationSpec
 from trainwright_worker.batch import IGNORED, Batch
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import WorkerError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
 from trainwright_worker.models.lora import merge_lora
 from trainwright_worker.preflight.measure import Gauge
 from trainwright_worker.results.weights import savable
-from trainwright_worker.training.losses import count_targets, frame_lengths, make_loss, make_measure, make_penalty
+from trainwright_worker.tasks.table import make_task
+from trainwright_worker.tasks.transcription import frame_lengths
+from trainwright_worker.training.penalty import make_penalty
 from trainwright_worker.training.teacher import compare, load_teacher, read_model
 
+CLASSES = {"dataset": {"builtin": {"name": "iris"}}}
+NUMBERS = {"dataset": {"builtin": {"name": "diabetes"}}, "task": "regression"}
+TEXT = {"dataset": {"text": {"path": "a.txt"}}, "task": "language-modeling"}
+FRAMES = {"dataset": {"labeledSequences": {"path": "a.jsonl"}}, "task": "transcription"}
 
-def loss_of(name, outputs, targets, **settings):
-    batch = Batch(torch.zeros(len(outputs), 1), torch.tensor(targets))
-    spec = LossSpec(name=name, **settings)
-    return float(make_loss(name, spec)(torch.tensor(outputs), batch))
+
+def task_of(fields, **loss):
+    raw = {"model": {"name": "mlp"}, "training": {"epochs": 1}, **fields, **({"loss": loss} if loss else {})}
+    return make_task(read_spec(raw))
+
+
+def loss_of(fields, outputs=2, **loss):
+    return task_of(fields, **loss).loss(Facts((1,), outputs))
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "outputs", "targets", "expected"),
+    ("fields", "loss", "outputs", "targets", "expected"),
     [
-        (LossName.MSE, {}, [[1.0], [3.0]], [[0.0], [0.0]], (1 + 9) / 2),
-        (LossName.L1, {}, [[1.0], [-3.0]], [[0.0], [0.0]], (1 + 3) / 2),
-        (LossName.HUBER, {"delta": 2.0}, [[1.0], [-3.0]], [[0.0], [0.0]], (0.5 + 2 * (3 - 1)) / 2),
-        (LossName.CROSS_ENTROPY, {}, [[0.0, 0.0, 0.0, 0.0]], [3], math.log(4)),
-        (LossName.CROSS_ENTROPY, {}, [[2.0, 0.0]], [0], math.log(1 + math.exp(-2))),
+        (NUMBERS, {"name": "mse"}, [[1.0], [3.0]], [[0.0], [0.0]], (1 + 9) / 2),
+        (NUMBERS, {"name": "l1"}, [[1.0], [-3.0]], [[0.0], [0.0]], (1 + 3) / 2),
+        (NUMBERS, {"name": "huber", "delta": 2.0}, [[1.0], [-3.0]], [[0.0], [0.0]], (0.5 + 2 * (3 - 1)) / 2),
+        (CLASSES, {}, [[0.0, 0.0, 0.0, 0.0]], [3], math.log(4)),
+        (CLASSES, {}, [[2.0, 0.0]], [0], math.log(1 + math.exp(-2))),
         # (1 - s) x the loss of the right class + s x the mean over both classes.
         (
-            LossName.CROSS_ENTROPY,
-            {"label_smoothing": 0.2},
+            CLASSES,
+            {"name": "cross-entropy", "labelSmoothing": 0.2},
             [[2.0, 0.0]],
             [0],
             0.9 * math.log(1 + math.exp(-2)) + 0.1 * math.log(1 + math.exp(2)),
         ),
-        (LossName.BCE, {}, [[2.0, -1.0]], [0], (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-1))) / 2),
+        (CLASSES, {"name": "bce"}, [[2.0, -1.0]], [0], (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-1))) / 2),
     ],
 )
-def test_losses_by_hand(name, settings, outputs, targets, expected):
-    assert loss_of(name, outputs, targets, **settings) == pytest.approx(expected, rel=1e-6)
+def test_losses_by_hand(fields, loss, outputs, targets, expected):
+    batch, outputs = Batch.of(torch.zeros(len(outputs), 1), torch.tensor(targets)), torch.tensor(outputs)
+    made = loss_of(fields, outputs.shape[1], **loss)
+    assert float(made.mean(outputs, batch)) == pytest.approx(expected, rel=1e-6)
+    assert float(made.total(outputs, batch)) == pytest.approx(expected * len(batch), rel=1e-6)
 
 
 def test_evaluations_leave_label_smoothing_out():
-    outputs, batch = torch.tensor([[2.0, 0.0]]), Batch(torch.zeros(1, 1), torch.tensor([0]))
-    spec = LossSpec(name=LossName.CROSS_ENTROPY, label_smoothing=0.2)
-    assert float(make_measure(spec.name, spec)(outputs, batch)) == pytest.approx(math.log(1 + math.exp(-2)))
+    outputs, batch = torch.tensor([[2.0, 0.0]]), Batch.of(torch.zeros(1, 1), torch.tensor([0]))
+    task = task_of(CLASSES, name="cross-entropy", labelSmoothing=0.2)
+    loss = task.evaluation_loss(Facts((1,), 2))
+    assert float(loss.mean(outputs, batch)) == pytest.approx(math.log(1 + math.exp(-2)))
 
 
-@pytest.mark.parametrize("shape", [(1, 2), (1, 3, 2)])
-def test_outputs_that_stand_for_nothing_get_no_share_of_smoothing(shape):
+@pytest.mark.parametrize(("fields", "shape"), [(CLASSES, (1, 2)), (TEXT, (1, 3, 2))])
+def test_outputs_that_stand_for_nothing_get_no_share_of_smoothing(fields, shape):
     outputs = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     padded = torch.cat((outputs, torch.full((*shape[:-1], 6), 3.0)), -1)
-    batch = Batch(torch.zeros(shape[:-1]), torch.zeros(shape[:-1], dtype=torch.int64))
-    spec = LossSpec(name=LossName.CROSS_ENTROPY, label_smoothing=0.2)
-    for make in (make_loss, make_measure):
-        assert float(make(spec.name, spec, 2)(padded, batch)) == pytest.approx(
-            float(make(spec.name, spec)(outputs, batch))
-        )
+    batch = Batch.of(torch.zeros(shape[:-1]), torch.zeros(shape[:-1], dtype=torch.int64))
+    task = task_of(fields, name="cross-entropy", labelSmoothing=0.2)
+    for make in (task.loss, task.evaluation_loss):
+        loss = make(Facts((1,), 2))
+        assert float(loss.mean(padded, batch)) == pytest.approx(float(loss.mean(outputs, batch)))
 
 
 def test_tokens_that_are_ignored_count_for_nothing():
     outputs = torch.zeros(2, 3, 4)
     outputs[0, 0, 1] = 5.0
     targets = torch.tensor([[1, 2, IGNORED], [IGNORED, IGNORED, IGNORED]])
-    batch = Batch(torch.zeros(2, 3, dtype=torch.int64), targets)
+    batch = Batch.of(torch.zeros(2, 3, dtype=torch.int64), targets)
     right = math.log(1 + 3 * math.exp(-5))
-    assert float(make_loss(LossName.CROSS_ENTROPY)(outputs, batch)) == pytest.approx((right + math.log(4)) / 2)
-    nothing = Batch(batch.inputs[1:], targets[1:])
-    assert float(make_loss(LossName.CROSS_ENTROPY)(outputs[1:], nothing)) == 0
-    assert (int(count_targets(batch)), int(count_targets(nothing))) == (2, 0)
+    loss, nothing = loss_of(TEXT, 4), batch.slice(1, 2)
+    assert float(loss.mean(outputs, batch)) == pytest.approx((right + math.log(4)) / 2)
+    assert float(loss.mean(outputs[1:], nothing)) == 0
+    assert (int(loss.count(batch)), int(loss.count(nothing))) == (2, 0)
 
 
-def test_what_losses_are_means_over():
-    features = Batch(torch.zeros(3, 2), torch.zeros(3, 1))
-    frames = Batch(torch.zeros(3, 7, 2), torch.zeros(3, 4, dtype=torch.int64))
-    texts = Batch(torch.zeros(3, 5, dtype=torch.int64), torch.zeros(3, dtype=torch.int64))
-    assert [count_targets(batch) for batch in (features, frames, texts)] == [3, 3, 3]
+@pytest.mark.parametrize("fields", [CLASSES, NUMBERS, FRAMES])
+def test_other_losses_are_sums_over_samples(fields):
+    assert loss_of(fields).count(Batch.of(torch.zeros(3, 7, 2), torch.zeros(3, 4))) == 3
 
 
 def test_ctc_sums_over_all_ways_to_spell_the_target():
     # Two frames spell the single character 1 as 11, 01 or 10; each frame says 1 with probability p.
     p = 0.7
     logits = torch.log(torch.tensor([[1 - p, p]])).repeat(1, 2, 1)
-    batch = Batch(torch.zeros(1, 2, 1), torch.tensor([[1, IGNORED]]))
+    batch = Batch.of(torch.zeros(1, 2, 1), torch.tensor([[1, IGNORED]]))
     ways = p * p + 2 * p * (1 - p)
-    assert float(make_loss(LossName.CTC)(logits, batch)) == pytest.approx(-math.log(ways), rel=1e-5)
+    assert float(loss_of(FRAMES).mean(logits, batch)) == pytest.approx(-math.log(ways), rel=1e-5)
 
 
 def test_ctc_knows_padded_frames_and_targets_that_do_not_fit():
     logits = torch.randn(2, 4, 3)
     targets = torch.tensor([[1, IGNORED, IGNORED], [2, 1, 2]])
     mask = torch.tensor([[True, True, False, False], [True, True, True, True]])
-    batch = Batch(torch.zeros(2, 4, 1), targets, mask)
-    alone = Batch(torch.zeros(1, 2, 1), targets[:1, :1])
-    loss = make_loss(LossName.CTC)
-    both, second = loss(logits, batch), loss(logits[1:], Batch(torch.zeros(1, 4, 1), targets[1:]))
+    batch = Batch.of(torch.zeros(2, 4, 1), targets, mask)
+    alone = Batch.of(torch.zeros(1, 2, 1), targets[:1, :1])
+    loss = loss_of(FRAMES).mean
+    both, second = loss(logits, batch), loss(logits[1:], Batch.of(torch.zeros(1, 4, 1), targets[1:]))
     assert float(both) == pytest.approx((float(loss(logits[:1, :2], alone)) + float(second)) / 2, rel=1e-5)
-    assert float(loss(logits[1:, :2], Batch(torch.zeros(1, 2, 1), targets[1:]))) == 0
+    assert float(loss(logits[1:, :2], Batch.of(torch.zeros(1, 2, 1), targets[1:]))) == 0
     assert frame_lengths(logits[:, :2], batch).tolist() == [1, 2]
 
 
@@ -119,7 +128,7 @@ def test_penalties_spare_biases():
 
 def test_a_teacher_is_compared_by_probabilities():
     student, teacher = torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0]])
-    batch = Batch(torch.zeros(1, 1), torch.tensor([0]))
+    batch = Batch.of(torch.zeros(1, 1), torch.tensor([0]))
     known, learnt = (teacher / 2).softmax(1), (student / 2).softmax(1)
     expected = 4 * float((known * (known / learnt).log()).sum())
     assert float(compare(student, teacher, batch, 2.0)) == pytest.approx(expected, rel=1e-5)
@@ -129,7 +138,7 @@ def test_a_teacher_is_compared_by_probabilities():
     assert float(compare(student, torch.cat([teacher, padded[:, 2:]], 1), batch, 2.0)) == pytest.approx(
         expected, rel=1e-5
     )
-    tokens = Batch(torch.zeros(1, 2, dtype=torch.int64), torch.tensor([[0, IGNORED]]))
+    tokens = Batch.of(torch.zeros(1, 2, dtype=torch.int64), torch.tensor([[0, IGNORED]]))
     two = torch.stack([student[0], torch.tensor([9.0, -9.0])])[None]
     other = torch.stack([teacher[0], torch.tensor([-9.0, 9.0])])[None]
     assert float(compare(two, other, tokens, 2.0)) == pytest.approx(expected, rel=1e-5)
@@ -152,7 +161,7 @@ def teach(folder, spec, facts):
 
 def learn(root, spec, facts):
     """Return the teacher of a job."""
-    return load_teacher(spec, spec.distillation, SimpleNamespace(facts=facts), str(root))
+    return load_teacher(spec, spec.distillation, facts, str(root))
 
 
 def test_a_teacher_that_was_trained_with_lora_teaches_from_its_results(tmp_path):

@@ -5,18 +5,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from trainwright.api.figures import Evaluation
 from trainwright.api.job import read_spec
 from trainwright.api.spec import EarlyStoppingSpec
 from trainwright.api.spec.evaluation import MetricName
-from trainwright.api.status import Evaluation
 from trainwright_worker.batch import IGNORED, Batch
+from trainwright_worker.checkpoint.state import Patience
 from trainwright_worker.data.table import Samples
 from trainwright_worker.errors import UserError
+from trainwright_worker.facts import Facts
+from trainwright_worker.tasks.measures import LossSum
+from trainwright_worker.tasks.table import make_task
 from trainwright_worker.training.evaluate import evaluate
-from trainwright_worker.training.losses import make_measure
-from trainwright_worker.training.measures import check_metrics, make_measures, shown_figures
 from trainwright_worker.training.patience import is_better, lose_patience
-from trainwright_worker.training.state import Patience
 
 CPU = torch.device("cpu")
 
@@ -31,7 +32,7 @@ class Threads:
             rank.sum = lambda values, rank=rank: [
                 sum(column) for column in zip(*self._share(rank, values), strict=True)
             ]
-            rank.spread = lambda _: None
+            rank.broadcast_tensors = lambda _: None
             rank.concatenate = lambda rows, rank=rank: torch.cat(self._share(rank, rows))
 
     def _share(self, rank, value):
@@ -65,10 +66,10 @@ def figures_of(spec, samples, outputs, size, classes=3, deviation=(1.0,), batch=
     model = torch.nn.Identity()
 
     def measure(rank):
-        loss = make_measure(spec.loss_name, spec.loss)
-        measures = make_measures(spec, loss, classes, deviation, CPU)
-        return shown_figures(
-            spec, evaluate(model, lambda part: outputs[part.inputs[:, 0].long()], samples, rank, measures, batch)
+        task, facts = make_task(spec), Facts((1,), classes)
+        measures = [LossSum(task.evaluation_loss(facts), CPU), *task.measures(facts, deviation, CPU)]
+        return task.report(
+            evaluate(model, lambda part: outputs[part.input[:, 0].long()], samples, rank, measures, batch)
         )
 
     results = Threads(size).run(measure)
@@ -100,7 +101,7 @@ def test_figures_of_a_regression_over_uneven_shards(size):
 def test_targets_that_are_all_equal_have_nothing_to_explain(count):
     spec = spec_of(dataset={"builtin": {"name": "diabetes"}}, task="regression")
     samples = Samples(torch.arange(float(count))[:, None], torch.full((count, 1), 1.1))
-    assert figures_of(spec, samples, torch.rand(count, 1), 2, 1)["r2"] == 0
+    assert math.isnan(figures_of(spec, samples, torch.rand(count, 1), 2, 1)["r2"])
 
 
 def test_targets_of_different_units_count_alike_in_the_explained_variance():
@@ -135,14 +136,14 @@ def test_the_probabilities_behind_a_curve_are_those_that_the_loss_means(loss, au
     ("targets", "auroc"),
     [
         ([0, 1, 0, 1], (0.75 + 1) / 2),  # of the first class, one pair of four is in the wrong order
-        ([0, 0, 0, 0], 0),
+        ([0, 0, 0, 0], math.nan),
     ],
 )
 def test_classes_of_which_a_split_has_no_sample_or_nothing_else_have_no_curve(size, targets, auroc, recwarn):
     outputs = torch.tensor([[0.7, 0.1, 0.2], [0.3, 0.6, 0.1], [0.2, 0.2, 0.6], [0.1, 0.3, 0.6]]).log()
     samples = Samples(torch.arange(4.0)[:, None], torch.tensor(targets))
     found = figures_of(spec_of(evaluation={"metrics": ["auroc"]}), samples, outputs, size)["auroc"]
-    assert found == pytest.approx(auroc)
+    assert found == pytest.approx(auroc, nan_ok=True)
     # Several ranks are threads here, whose filters of warnings get in each other's way.
     assert size > 1 or not recwarn.list, "torchmetrics would warn of it after every evaluation"
 
@@ -154,7 +155,7 @@ def test_figures_of_a_language_model_count_tokens():
     targets = torch.tensor([[1, 2], [1, IGNORED], [IGNORED, IGNORED]])
     samples = SimpleNamespace(
         reading=Samples(torch.zeros(1, 1), torch.zeros(1)).reading,
-        take=lambda indices, _epoch: Batch(indices[:, None].repeat(1, 2), targets[indices]),
+        take=lambda indices, _epoch: Batch.of(indices[:, None].repeat(1, 2), targets[indices]),
         __len__=None,
     )
 
@@ -177,12 +178,12 @@ def test_a_loss_that_is_not_finite_is_all_that_is_told():
 
 def test_a_top_five_of_five_is_refused():
     spec = spec_of(evaluation={"metrics": ["top5-accuracy"]})
-    check_metrics(spec, 6)
+    make_task(spec).check(Facts((4,), 6))
     with pytest.raises(UserError, match=r"spec.evaluation.metrics: top5-accuracy, but the data has only 5 classes"):
-        check_metrics(spec, 5)
+        make_task(spec).check(Facts((4,), 5))
     spec = spec_of(training={"epochs": 1, "earlyStopping": {"metric": "top5-accuracy"}})
     with pytest.raises(UserError, match=r"spec.training.earlyStopping.metric: top5-accuracy, but the data has only 5"):
-        check_metrics(spec, 5)
+        make_task(spec).check(Facts((4,), 5))
 
 
 def waits(metric, values, **settings):
@@ -200,11 +201,22 @@ def test_patience_ends_after_so_many_evaluations_without_progress():
 def test_the_best_evaluation_is_that_of_the_metric_that_matters():
     def better(now, before, metric=None):
         now, before = (Evaluation(split="validation", step=1, metrics=metrics) for metrics in (now, before))
-        return is_better(now, before, None if metric is None else EarlyStoppingSpec(metric=metric))
+        stopping = {} if metric is None else {"training": {"epochs": 1, "earlyStopping": {"metric": metric}}}
+        return is_better(now, before, spec_of(**stopping).deciding_metrics)
 
-    assert is_better(Evaluation(split="validation", step=1, metrics={"loss": 1.0}), None, None)
+    assert is_better(Evaluation(split="validation", step=1, metrics={"loss": 1.0}), None, (MetricName.LOSS,))
     assert better({"loss": 0.9}, {"loss": 1.0})
     assert not better({"loss": 0.5, "accuracy": 0.7}, {"loss": 0.9, "accuracy": 0.8})
     assert better({"loss": 0.5, "accuracy": 0.8}, {"loss": 0.9, "accuracy": 0.8})
     assert better({"loss": 0.5, "accuracy": 0.7}, {"loss": 0.9, "accuracy": 0.8}, MetricName.LOSS)
     assert not better({"loss": 0.5, "f1": 0.7}, {"loss": 0.9, "f1": 0.8}, MetricName.F1)
+
+
+def test_a_metric_that_is_undefined_is_neither_better_nor_worse():
+    spec, patience = EarlyStoppingSpec(metric=MetricName.AUROC, patience=2), Patience()
+    found = [lose_patience(patience, spec, {"auroc": value} if value else {}) for value in (0.6, None, None, 0.5, None)]
+    assert found == [False] * 5
+    assert lose_patience(patience, spec, {"auroc": 0.55})
+    known, unknown = (Evaluation(split="validation", step=1, metrics=metrics) for metrics in ({"auroc": 0.1}, {}))
+    assert not is_better(known, unknown, (MetricName.AUROC,))
+    assert not is_better(unknown, known, (MetricName.AUROC,))

@@ -14,14 +14,15 @@ from trainwright_worker.batch import Batch
 from trainwright_worker.checkpoint.folder import CheckpointFolder
 from trainwright_worker.checkpoint.resume import restore
 from trainwright_worker.checkpoint.staging import Staging
+from trainwright_worker.checkpoint.state import TrainingProgress, gather_state, pack_rank
 from trainwright_worker.distributed import parallel
+from trainwright_worker.facts import Facts
 from trainwright_worker.results.weights import model_of, weights_of
 from trainwright_worker.storage import FolderStorage
-from trainwright_worker.training.losses import make_loss
-from trainwright_worker.training.passes import Passes
-from trainwright_worker.training.state import Progress, gather_state, pack_rank
+from trainwright_worker.tasks.table import make_task
+from trainwright_worker.training.engine import Engine
 
-ALONE = SimpleNamespace(rank=0, size=1, device=torch.device("cpu"), spread=list)
+ALONE = SimpleNamespace(rank=0, size=1, device=torch.device("cpu"), broadcast_tensors=list)
 SPEC = read_spec({"model": {"name": "cnn"}, "dataset": {"builtin": {"name": "digits"}}, "training": {"epochs": 1}})
 TOGETHER = torch.channels_last
 
@@ -38,14 +39,14 @@ def model_like(seed):
 
 
 def learn(model, optimizer, steps):
-    passes = Passes(SPEC, model, model, ALONE, make_loss(SPEC.loss_name), None)
+    engine = Engine(SPEC, model, model, ALONE, make_task(SPEC).loss(Facts((3, 8, 8), 4)), None)
     for step in range(steps):
         generator = torch.Generator().manual_seed(step)
         images = torch.randn(4, 3, 8, 8, generator=generator)
-        passes.learn(Batch(images, torch.arange(4)))
+        engine.accumulate(Batch.of(images, torch.arange(4)))
         optimizer.step()
         optimizer.zero_grad()
-    return passes
+    return engine
 
 
 def test_inputs_come_in_the_order_of_the_weights_and_mean_the_same(turned):
@@ -54,10 +55,10 @@ def test_inputs_come_in_the_order_of_the_weights_and_mean_the_same(turned):
     assert model[0].weight.is_contiguous(memory_format=TOGETHER)
     seen = []
     model[0].register_forward_pre_hook(lambda _, args: seen.append(args[0].is_contiguous(memory_format=TOGETHER)))
-    images = Batch(torch.randn(2, 3, 8, 8), torch.zeros(2))
-    outputs = Passes(SPEC, model, model, ALONE, make_loss(SPEC.loss_name), None).forward(images)
+    images = Batch.of(torch.randn(2, 3, 8, 8), torch.zeros(2))
+    outputs = Engine(SPEC, model, model, ALONE, make_task(SPEC).loss(Facts((3, 8, 8), 4)), None).forward(images)
     assert seen == [True]
-    torch.testing.assert_close(outputs, plain(images.inputs))
+    torch.testing.assert_close(outputs, plain(images.input))
 
 
 def test_a_model_without_images_stays_as_it_is(turned):
@@ -70,7 +71,7 @@ def test_what_is_saved_lies_row_by_row_and_goes_on_in_the_order_of_the_device(tu
     model = parallel.parallelize(model_like(0), SPEC, ALONE)
     optimizer = make(model.parameters())
     learn(model, optimizer, 2)
-    progress = Progress(2, torch.zeros((), dtype=torch.float64))
+    progress = TrainingProgress(2, torch.zeros((), dtype=torch.float64))
     folder = CheckpointFolder(FolderStorage(str(tmp_path)), 5)
     folder.write(Staging().copy(gather_state(model, optimizer, {}, [pack_rank(progress)])), progress.to_facts())
     saved = safetensors.torch.load_file(tmp_path / "checkpoints" / "step-00000002" / "model.safetensors")
@@ -78,7 +79,7 @@ def test_what_is_saved_lies_row_by_row_and_goes_on_in_the_order_of_the_device(tu
 
     other = parallel.parallelize(model_like(1), SPEC, ALONE)
     again = make(other.parameters())
-    restore(folder, folder.find_newest()[0], other, again, Progress(0, progress.loss_sum.clone()), ALONE)
+    restore(folder, folder.find_newest()[0], other, again, TrainingProgress(0, progress.loss_sum.clone()), ALONE)
     entries = [value for value in again.state[other[0].weight].values() if torch.is_tensor(value) and value.dim() > 1]
     assert entries
     assert all(entry.stride() == other[0].weight.stride() for entry in entries)
@@ -86,8 +87,8 @@ def test_what_is_saved_lies_row_by_row_and_goes_on_in_the_order_of_the_device(tu
     learn(other, again, 2)
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
 
-    place = SimpleNamespace(leads=True)
-    run = SimpleNamespace(model=model, place=place, spec=SPEC, group=ALONE)
+    placement = SimpleNamespace(leads=True)
+    run = SimpleNamespace(learner=SimpleNamespace(model=model), placement=placement, spec=SPEC, group=ALONE)
     result = model_of(run, weights_of(run))
     assert result[0].weight.is_contiguous()
     assert torch.equal(result[0].weight, model[0].weight)

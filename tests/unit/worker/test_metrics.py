@@ -5,7 +5,6 @@ import socket
 
 import pytest
 
-from trainwright_worker.distributed.place import Place
 from trainwright_worker.reporting.metrics import Metrics
 
 
@@ -17,8 +16,7 @@ def test_a_rank_is_scraped_over_ipv4_and_over_ipv6(host):
             port = probe.getsockname()[1]
     except OSError as error:
         pytest.skip(f"this machine has no {host}: {error.strerror}")
-    rank = Place(worker=0, attempt=1, round=0, local_rank=0, local_size=1, rank=0, size=1)
-    Metrics(port, rank).observe_checkpoint(7, 0.0)
+    Metrics(port, rank=0).observe_checkpoint(7, 0.0)
     connection = http.client.HTTPConnection(host, port, timeout=10)
     connection.request("GET", "/metrics")
     assert b"trainwright_worker_checkpoint_step 7.0" in connection.getresponse().read()

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from trainwright.api.job import read_spec
-from trainwright.api.spec.job import Task
-from trainwright_worker.data.dataset import Facts
+from trainwright.api.spec.task import TaskName
+from trainwright_worker.distributed.parallel import draw
 from trainwright_worker.errors import UserError
-from trainwright_worker.models.build import build, draw, draws_layer_by_layer
+from trainwright_worker.facts import Facts
+from trainwright_worker.models.build import build, draws_layer_by_layer
 
 WORDS = Facts((7,), 3, vocabulary=20, padding=0)
 FRAMES = Facts((9, 4), 5)
@@ -21,13 +22,13 @@ TINY = {"dimension": 16, "heads": 2, "layers": 2}
 RECURRENT = {"embedding": 6, "hidden": 5}
 
 
-def spec_of(model, task=Task.CLASSIFICATION, **changes):
+def spec_of(model, task=TaskName.CLASSIFICATION, **changes):
     """Return a spec; its data do not matter here, since a model is built from facts."""
     raw = {"model": model, "dataset": {"builtin": {"name": "digits"}}, "training": {"epochs": 1}, **changes}
     return read_spec(raw).model_copy(update={"task": task})
 
 
-def make(name, facts=WORDS, task=Task.CLASSIFICATION, **args):
+def make(name, facts=WORDS, task=TaskName.CLASSIFICATION, **args):
     torch.manual_seed(0)
     return build(spec_of({"name": name, "args": args}, task), facts).eval()
 
@@ -51,7 +52,7 @@ def weights(model):
 )
 def test_gpt_has_the_published_sizes_and_allocates_none_of_it(size, count):
     with torch.device("meta"):
-        model = make("gpt", Facts((1024,), 50257, vocabulary=50257), Task.LANGUAGE_MODELING, size=size)
+        model = make("gpt", Facts((1024,), 50257, vocabulary=50257), TaskName.LANGUAGE_MODELING, size=size)
     assert weights(model) == count
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     if size == "124M":
@@ -59,7 +60,7 @@ def test_gpt_has_the_published_sizes_and_allocates_none_of_it(size, count):
 
 
 def test_first_weights_of_a_gpt_are_as_published():
-    model = make("gpt", TEXT, Task.LANGUAGE_MODELING, dimension=256, heads=4, layers=8)
+    model = make("gpt", TEXT, TaskName.LANGUAGE_MODELING, dimension=256, heads=4, layers=8)
     assert float(model.inputs.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
     for block in model.blocks:
         assert float(block.attention.qkv.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
@@ -72,13 +73,13 @@ def test_first_weights_of_a_gpt_are_as_published():
 
 
 def test_a_vocabulary_is_padded_for_speed():
-    model = make("gpt", TEXT, Task.LANGUAGE_MODELING, layers=1, vocabularyMultiple=64)
+    model = make("gpt", TEXT, TaskName.LANGUAGE_MODELING, layers=1, vocabularyMultiple=64)
     assert model.inputs.weight.shape == (64, 384)
     assert (model.vocabulary, model.context) == (20, 8)
 
 
 def test_tokens_that_the_tokenizer_does_not_have_are_never_drawn():
-    model = make("gpt", TEXT, Task.LANGUAGE_MODELING, layers=1, vocabulary=30, vocabularyMultiple=8)
+    model = make("gpt", TEXT, TaskName.LANGUAGE_MODELING, layers=1, vocabulary=30, vocabularyMultiple=8)
     assert model.inputs.weight.shape == (32, 384)
     assert model.vocabulary == 20
 
@@ -124,7 +125,7 @@ def test_padding_never_changes_what_a_model_says(name, args, facts):
     ("name", "args"), [("gru", RECURRENT | {"bidirectional": True}), ("transformer", TINY), ("lstm", RECURRENT)]
 )
 def test_a_transcriber_says_something_for_every_frame(name, args):
-    model = make(name, FRAMES, Task.TRANSCRIPTION, **args)
+    model = make(name, FRAMES, TaskName.TRANSCRIPTION, **args)
     frames = torch.rand(2, 9, 4)
     mask = torch.ones(2, 9, dtype=torch.bool)
     mask[1, 5:] = False
@@ -144,7 +145,7 @@ def test_a_transcriber_says_something_for_every_frame(name, args):
     ],
 )
 def test_a_language_model_never_looks_ahead(name, args):
-    model = make(name, TEXT, Task.LANGUAGE_MODELING, **args)
+    model = make(name, TEXT, TaskName.LANGUAGE_MODELING, **args)
     tokens = torch.randint(0, 20, (2, 8))
     logits = model(tokens)
     assert logits.shape == (2, 8, 20)
@@ -162,7 +163,7 @@ def test_an_encoder_knows_the_order_of_words(positions):
 
 
 def test_rotary_attention_depends_on_distances_only():
-    model = make("transformer", Facts((32,), 20, vocabulary=20), Task.LANGUAGE_MODELING, **TINY, positions="rotary")
+    model = make("transformer", Facts((32,), 20, vocabulary=20), TaskName.LANGUAGE_MODELING, **TINY, positions="rotary")
     attention = model.blocks[0].attention
     from trainwright_worker.models.transformer import rotations  # noqa: PLC0415
 
@@ -216,7 +217,7 @@ def test_regularization_gives_the_dropout_that_args_do_not():
             {"name": "lstm", "args": {"bidirectional": True}},
             TEXT,
             "language-modeling",
-            "spec.model.args.bidirectional: true, but a language model that reads backwards",
+            "spec.model.args.bidirectional: true, but a model that reads backwards",
         ),
         ({"name": "transformer"}, FRAMES, "language-modeling", "spec.task: language-modeling needs text"),
         (
@@ -228,13 +229,13 @@ def test_regularization_gives_the_dropout_that_args_do_not():
             },
             TEXT,
             "language-modeling",
-            r"spec.model.layers\[1\]: bidirectional: true, but a language model that reads backwards",
+            r"spec.model.layers\[1\]: bidirectional: true, but a model that reads backwards",
         ),
     ],
 )
 def test_a_model_that_does_not_fit_is_refused_by_name(model, facts, task, words):
     with pytest.raises(UserError, match=words):
-        build(spec_of(model, Task(task)), facts)
+        build(spec_of(model, TaskName(task)), facts)
 
 
 LAYERS = {
@@ -250,14 +251,14 @@ LAYERS = {
 @pytest.mark.parametrize(
     ("model", "facts", "task"),
     [
-        *[({"name": name, "args": RECURRENT}, WORDS, Task.CLASSIFICATION) for name in ("rnn", "lstm", "gru")],
-        ({"name": "lstm", "args": {**RECURRENT, "layers": 2, "bidirectional": True}}, FRAMES, Task.TRANSCRIPTION),
-        ({"name": "transformer", "args": TINY}, WORDS, Task.CLASSIFICATION),
-        ({"name": "transformer", "args": TINY}, FRAMES, Task.TRANSCRIPTION),
-        ({"name": "gpt", "args": TINY}, TEXT, Task.LANGUAGE_MODELING),
-        *[({"name": name}, IMAGES, Task.CLASSIFICATION) for name in ("cnn", "mlp", "linear")],
-        ({"name": "lenet"}, Facts((1, 32, 32), 10), Task.CLASSIFICATION),
-        (LAYERS, IMAGES, Task.CLASSIFICATION),
+        *[({"name": name, "args": RECURRENT}, WORDS, TaskName.CLASSIFICATION) for name in ("rnn", "lstm", "gru")],
+        ({"name": "lstm", "args": {**RECURRENT, "layers": 2, "bidirectional": True}}, FRAMES, TaskName.TRANSCRIPTION),
+        ({"name": "transformer", "args": TINY}, WORDS, TaskName.CLASSIFICATION),
+        ({"name": "transformer", "args": TINY}, FRAMES, TaskName.TRANSCRIPTION),
+        ({"name": "gpt", "args": TINY}, TEXT, TaskName.LANGUAGE_MODELING),
+        *[({"name": name}, IMAGES, TaskName.CLASSIFICATION) for name in ("cnn", "mlp", "linear")],
+        ({"name": "lenet"}, Facts((1, 32, 32), 10), TaskName.CLASSIFICATION),
+        (LAYERS, IMAGES, TaskName.CLASSIFICATION),
     ],
     ids=str,
 )

@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from trainwright.api.job import read_spec
-from trainwright.api.spec.job import Task
 from trainwright.api.spec.model import LoraSpec
-from trainwright_worker.data.dataset import Facts
+from trainwright.api.spec.task import TaskName
 from trainwright_worker.errors import UserError, WorkerError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
 from trainwright_worker.models.lora import merge_lora, trained_state
 from trainwright_worker.models.pretrained import load_pretrained
@@ -24,7 +24,7 @@ TINY = {"dimension": 16, "heads": 2, "layers": 2}
 CNN = {"name": "cnn", "args": {"channels": [2], "hidden": [4]}}
 
 
-def spec_of(model, task=Task.CLASSIFICATION):
+def spec_of(model, task=TaskName.CLASSIFICATION):
     """Return a spec; its model may be adapted though nothing has trained it, which a manifest may not ask for."""
     plain = {key: value for key, value in model.items() if key != "lora"}
     spec = read_spec({"model": plain, "dataset": {"builtin": {"name": "digits"}}, "training": {"epochs": 1}})
@@ -32,12 +32,12 @@ def spec_of(model, task=Task.CLASSIFICATION):
     return spec.model_copy(update={"task": task, "model": spec.model.model_copy(update={"lora": lora})})
 
 
-def make(model, facts=WORDS, task=Task.CLASSIFICATION, seed=0):
+def make(model, facts=WORDS, task=TaskName.CLASSIFICATION, seed=0):
     torch.manual_seed(seed)
     return build(spec_of(model, task), facts)
 
 
-def started(model, facts, root, task=Task.CLASSIFICATION, classes=None):
+def started(model, facts, root, task=TaskName.CLASSIFICATION, classes=None):
     """Return a model that has loaded what its spec names, and what was said about it."""
     built = make(model, facts, task, seed=1)
     return built, load_pretrained(built, spec_of(model, task), facts, str(root), classes)
@@ -104,10 +104,10 @@ def test_a_cnn_for_colours_starts_one_for_grey(tmp_path):
 
 
 def test_a_padded_vocabulary_starts_from_one_that_is_not(tmp_path):
-    source = make({"name": "gpt", "args": TINY}, TEXT, Task.LANGUAGE_MODELING)
+    source = make({"name": "gpt", "args": TINY}, TEXT, TaskName.LANGUAGE_MODELING)
     save_file(source.state_dict(), tmp_path / "gpt.safetensors")
     model = {"name": "gpt", "args": TINY | {"vocabularyMultiple": 32}, "pretrained": "gpt.safetensors"}
-    padded, _ = started(model, TEXT, tmp_path, Task.LANGUAGE_MODELING)
+    padded, _ = started(model, TEXT, tmp_path, TaskName.LANGUAGE_MODELING)
     tokens = torch.randint(0, 20, (2, 8))
     logits = padded.eval()(tokens)
     assert logits.shape[2] == 32
@@ -137,9 +137,9 @@ def test_weights_that_do_not_fit_are_named(tmp_path, name, words):
         started({**model, "pretrained": name}, facts, tmp_path)
 
 
-def adapted(targets=None, dropout=0.0, task=Task.LANGUAGE_MODELING):
+def adapted(targets=None, dropout=0.0, task=TaskName.LANGUAGE_MODELING):
     lora = {"rank": 2, "alpha": 8, "dropout": dropout, **({"targets": targets} if targets else {})}
-    name, facts = ("gpt", TEXT) if task == Task.LANGUAGE_MODELING else ("transformer", WORDS)
+    name, facts = ("gpt", TEXT) if task == TaskName.LANGUAGE_MODELING else ("transformer", WORDS)
     return make({"name": name, "args": TINY, "lora": lora}, facts, task)
 
 
@@ -154,7 +154,7 @@ def train(model, steps=3):
 
 
 def test_lora_starts_as_the_model_it_adapts_and_trains_nothing_else():
-    plain = make({"name": "gpt", "args": TINY}, TEXT, Task.LANGUAGE_MODELING)
+    plain = make({"name": "gpt", "args": TINY}, TEXT, TaskName.LANGUAGE_MODELING)
     model = adapted()
     model.load_state_dict(plain.state_dict(), strict=False)
     tokens = torch.randint(0, 20, (2, 8))
@@ -177,14 +177,14 @@ def test_merged_lora_says_the_same_without_any_trace(targets):
     before = model(tokens)
     merge_lora(model)
     torch.testing.assert_close(model(tokens), before)
-    plain = make({"name": "gpt", "args": TINY}, TEXT, Task.LANGUAGE_MODELING)
+    plain = make({"name": "gpt", "args": TINY}, TEXT, TaskName.LANGUAGE_MODELING)
     assert model.state_dict().keys() == plain.state_dict().keys()
     plain.load_state_dict(model.state_dict())
     torch.testing.assert_close(plain.eval()(tokens), before)
 
 
 def test_lora_of_a_classifier_trains_its_new_head():
-    trained = trained_state(adapted(task=Task.CLASSIFICATION))
+    trained = trained_state(adapted(task=TaskName.CLASSIFICATION))
     assert {name for name in trained if "lora" not in name} == {"head.weight", "head.bias"}
 
 

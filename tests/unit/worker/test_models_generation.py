@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from trainwright.api.job import read_spec
-from trainwright.api.spec.job import Task
-from trainwright_worker.data.dataset import Facts
+from trainwright.api.spec.task import TaskName
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
 from trainwright_worker.models.generation import generate
 
@@ -16,7 +16,7 @@ LAYERS = [{"embedding": {"dimension": 6}}, {"gru": {"units": 9, "output": "seque
 
 def make(model, context=12):
     raw = {"model": model, "dataset": {"builtin": {"name": "digits"}}, "training": {"epochs": 1}}
-    spec = read_spec(raw).model_copy(update={"task": Task.LANGUAGE_MODELING})
+    spec = read_spec(raw).model_copy(update={"task": TaskName.LANGUAGE_MODELING})
     torch.manual_seed(0)
     model = build(spec, Facts((context,), 20, vocabulary=20))
     with torch.no_grad():

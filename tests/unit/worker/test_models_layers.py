@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from trainwright.api.job import read_spec
-from trainwright.api.spec.job import Task
-from trainwright_worker.data.dataset import Facts
+from trainwright.api.spec.task import TaskName
 from trainwright_worker.errors import UserError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
 
 WORDS = Facts((7,), 2, vocabulary=20, padding=0)
@@ -16,7 +16,7 @@ EMBEDDING = {"embedding": {"dimension": 6}}
 DENSE = {"dense": {"units": 2}}
 
 
-def make(layers, facts, task=Task.CLASSIFICATION):
+def make(layers, facts, task=TaskName.CLASSIFICATION):
     spec = read_spec(
         {"model": {"layers": layers}, "dataset": {"builtin": {"name": "digits"}}, "training": {"epochs": 1}}
     )
@@ -86,7 +86,7 @@ def test_padding_never_changes_what_layers_say(reader):
 def test_layers_can_be_a_language_model():
     facts = Facts((7,), 20, vocabulary=20)
     layers = [EMBEDDING, {"lstm": {"units": 5, "output": "sequence"}}, {"dense": {"units": 20}}]
-    assert make(layers, facts, Task.LANGUAGE_MODELING)(torch.zeros(2, 7, dtype=torch.int64)).shape == (2, 7, 20)
+    assert make(layers, facts, TaskName.LANGUAGE_MODELING)(torch.zeros(2, 7, dtype=torch.int64)).shape == (2, 7, 20)
 
 
 @pytest.mark.parametrize(
@@ -157,10 +157,10 @@ def test_layers_can_be_a_language_model():
             [EMBEDDING, {"lstm": {"units": 8, "output": "sequence"}}],
             Facts((7,), 20, vocabulary=20),
             "language-modeling",
-            r"layers\[1\]: the last layer has 8 outputs, but the tokenizer has 20 tokens",
+            r"layers\[1\]: the last layer has 8 outputs, but the data has 20 tokens",
         ),
     ],
 )
 def test_layers_that_do_not_fit_are_named(layers, facts, task, words):
     with pytest.raises(UserError, match=words):
-        make(layers, facts, Task(task))
+        make(layers, facts, TaskName(task))

@@ -7,7 +7,7 @@ from torch import nn
 
 from trainwright.api.job import read_spec
 from trainwright.api.spec import OptimizerSpec, ScheduleSpec
-from trainwright_worker.data.dataset import Facts
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
 from trainwright_worker.optim.muon import hidden_matrices
 from trainwright_worker.optim.optimizer import make_optimizer

@@ -11,18 +11,18 @@ from trainwright.api.devices import find_gpu
 from trainwright.api.figures import Preflight
 from trainwright.api.job import read_spec
 from trainwright.api.spec import OptimizerSpec
-from trainwright.api.spec.job import Task
 from trainwright.api.spec.optimization import OptimizerName
+from trainwright.api.spec.task import TaskName
 from trainwright.api.spec.training import Precision
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.data.ragged import Ragged
 from trainwright_worker.data.sequences import Tokens
 from trainwright_worker.errors import OutOfMemoryError
+from trainwright_worker.facts import Facts
 from trainwright_worker.preflight.advice import Need, remedies
 from trainwright_worker.preflight.assume import assume
 from trainwright_worker.preflight.budget import Device, Setup, add_up, setup_of, usual_length
 from trainwright_worker.preflight.check import refuse_if_too_large
-from trainwright_worker.preflight.measure import Gauge, Passes, UnmeasurableError, Weights
+from trainwright_worker.preflight.measure import Gauge, PassCost, UnmeasurableError, Weights
 from trainwright_worker.preflight.verdict import count, judge, scaled, table
 from trainwright_worker.reporting.stopwatch import find_stragglers
 
@@ -42,7 +42,7 @@ WEIGHTS = Weights(parameters=100, trainable=90, all=400, trained=360, buffers=8,
 
 
 def passes(samples=8, peak=800, **changes):
-    return Passes(
+    return PassCost(
         **{"samples": samples, "tokens": 0, "saved": 500, "peak": peak, "casts": 0, "logits": 50, "flops": 1000}
         | changes
     )
@@ -240,7 +240,7 @@ def test_only_what_the_api_accepts_is_advised(changes, changed, optimizer, allow
 
 def test_what_is_wrong_with_a_job_anyhow_forbids_no_advice():
     need, setup = need_of()
-    spec = need_of()[0]._job.model_copy(update={"task": Task.REGRESSION})
+    spec = need_of()[0]._job.model_copy(update={"task": TaskName.REGRESSION})
     assert Need(need._gauge, spec).allows(replace(setup, checkpointing=True))
 
 
@@ -306,7 +306,7 @@ def test_texts_count_as_long_as_they_are_padded_and_not_as_the_longest():
     generator = torch.Generator().manual_seed(0)
     split = texts_of([500, *torch.randint(5, 40, (639,), generator=generator).tolist()])
     order = torch.randperm(640, generator=generator).split(32)
-    real = [split.take(part).inputs.shape[1] for part in order]
+    real = [split.take(part).input.shape[1] for part in order]
     assert usual_length(split, 32) == pytest.approx(sum(real) / len(real), rel=0.1)
     assert usual_length(split, 640) > 10 * usual_length(split, 1)
     assert usual_length(replace(split, fixed=True), 32) == 500

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainwright.api.spec.health import HangSpec
-from trainwright_worker.agent.watchdog import Vigil
+from trainwright_worker.agent.watchdog import IdleTimer
 from trainwright_worker.reporting.pulse import FEWEST, Pulse, Tolerance, percentile, rest_while_compiling
 
 
@@ -87,27 +87,27 @@ def test_a_rank_rests_while_torch_compiles_even_in_the_middle_of_training():
 
 
 def test_standing_still_counts_only_while_a_step_can_be_expected():
-    vigil = Vigil()
-    vigil.look(1, 15.0, 1.0)
+    timer = IdleTimer()
+    timer.observe(1, 15.0, 1.0)
     for _ in range(3):
-        vigil.look(1, 15.0, 1.0)
-    assert (vigil.idle, vigil.still) == (3, 3)
-    vigil.look(1, 0.0, 1.0)  # it rests
-    vigil.look(1, 0.0, 1.0)
-    assert (vigil.idle, vigil.still) == (0, 1)
-    vigil.look(2, 15.0, 1.0)
-    assert (vigil.idle, vigil.still) == (0, 0)
+        timer.observe(1, 15.0, 1.0)
+    assert (timer.idle, timer.still) == (3, 3)
+    timer.observe(1, 0.0, 1.0)  # it rests
+    timer.observe(1, 0.0, 1.0)
+    assert (timer.idle, timer.still) == (0, 1)
+    timer.observe(2, 15.0, 1.0)
+    assert (timer.idle, timer.still) == (0, 0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0.0, 5.0]), st.floats(0.01, 0.5), st.booleans())))
 def test_idle_is_at_most_the_time_since_the_last_move_or_rest(looks):
-    vigil, since, before = Vigil(), 0.0, None
+    timer, since, before = IdleTimer(), 0.0, None
     for moves, patience, elapsed, forgiven in looks:
-        vigil.look(moves, patience, elapsed)
+        timer.observe(moves, patience, elapsed)
         since = 0.0 if (moves, patience) != before or not patience else since + elapsed
         before = (moves, patience)
         if forgiven:
-            vigil.forgive()
+            timer.restart()
             since = 0.0
-        assert vigil.idle == pytest.approx(since)
-        assert vigil.idle <= vigil.still + 1e-9
+        assert timer.idle == pytest.approx(since)
+        assert timer.idle <= timer.still + 1e-9

@@ -6,8 +6,8 @@ import torch
 
 from trainwright.api.job import read_spec
 from trainwright_worker.data.dataset import measure, process, read
+from trainwright_worker.data.given import samples_to_predict
 from trainwright_worker.errors import DataError, UserError
-from trainwright_worker.results.given import samples_to_predict
 
 CSV = {"csv": {"path": "points.csv", "target": "y"}}
 
@@ -180,7 +180,7 @@ def test_times_in_seconds_are_told_apart(tmp_path):
     inputs, targets = data.splits.train.inputs, data.splits.train.targets
     assert inputs.dtype == targets.dtype == torch.float32
     assert len(inputs.unique()) == len(targets.unique()) == 4
-    asked = data.batch_of_rows([[1_700_000_000.0], [1_700_000_003.0]]).inputs
+    asked = data.batch_of_rows([[1_700_000_000.0], [1_700_000_003.0]]).input
     assert asked.flatten().tolist() == [inputs.min(), inputs.max()]
 
 

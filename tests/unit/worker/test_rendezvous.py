@@ -10,8 +10,9 @@ import pytest
 
 from trainwright.api.job import read_spec
 from trainwright.api.worker import WorkerConfig
-from trainwright_worker.agent import beats, rendezvous, roll, store
+from trainwright_worker.agent import heartbeats, membership, rendezvous
 from trainwright_worker.agent.rendezvous import NotNeededError, NumberedRendezvous, RendezvousLostError, StoppedError
+from trainwright_worker.distributed import store
 from trainwright_worker.errors import InfrastructureError
 
 
@@ -22,9 +23,9 @@ def in_process_server(monkeypatch):
 
 
 def beat_faster(monkeypatch):
-    monkeypatch.setattr(rendezvous, "BEAT_SECONDS", 0.02)
-    monkeypatch.setattr(beats, "BEAT_SECONDS", 0.02)
-    monkeypatch.setattr(beats, "LOST_AFTER_BEATS", 5)
+    monkeypatch.setattr(rendezvous, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(heartbeats, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(heartbeats, "LOST_AFTER_HEARTBEATS", 5)
 
 
 def config_of(workers, least=None):
@@ -166,7 +167,9 @@ def test_the_others_say_that_worker_0_does_not_complete_their_round(monkeypatch)
     assert isinstance(frozen.result(), StoppedError)
     told = []
     witness = Member(config, 1)
-    monkeypatch.setattr(witness.handler._herald, "tell_missing", lambda _, present, __: told.append(list(present)))
+    monkeypatch.setattr(
+        witness.handler._wait_reporter, "report_missing", lambda _, present, __: told.append(list(present))
+    )
     witness.join()
     wait_for(lambda: [1] in told)
     assert told[0] == [0, 1], "it has only just begun to look"
@@ -247,8 +250,8 @@ class Agent:
 def hasty(monkeypatch):
     """Let patience be counted in tenths of seconds."""
     beat_faster(monkeypatch)
-    monkeypatch.setattr(beats, "LOST_AFTER_BEATS", 10)
-    monkeypatch.setattr(roll, "SETTLING", 0.1)
+    monkeypatch.setattr(heartbeats, "LOST_AFTER_HEARTBEATS", 10)
+    monkeypatch.setattr(membership, "SETTLING", 0.1)
 
 
 @pytest.fixture
@@ -329,13 +332,13 @@ def test_worker_0_trains_alone_if_it_may(crew):
 
 
 def test_whoever_still_waits_when_the_job_is_done_is_not_needed(crew, monkeypatch):
-    monkeypatch.setattr(roll, "SETTLING", 1000)
-    monkeypatch.setattr(roll, "LONGEST_SETTLING", 1000)
+    monkeypatch.setattr(membership, "SETTLING", 1000)
+    monkeypatch.setattr(membership, "LONGEST_SETTLING", 1000)
     config = config_of(2, least=1)
     (leader,) = crew(config, 0)
     wait_for(lambda: leader.members == (0,))
     (late,) = crew(config, 1)
-    wait_for(lambda: leader.handler._roll.newcomers)
+    wait_for(lambda: leader.handler._membership.newcomers)
     leader.over.set()
     leader.thread.join(20)
     leader.handler.leave(20)
@@ -352,5 +355,5 @@ def test_those_that_fail_again_and_again_are_let_in_ever_more_seldom(crew):
         wait_for(lambda other=other: leader.members == other.members == (0, 1))
         other.die()
         wait_for(lambda: leader.members == (0,))
-        settling.append(leader.handler._roll.settling)
+        settling.append(leader.handler._membership.settling)
     assert settling == pytest.approx([0.08, 0.16, 0.32, 0.64])

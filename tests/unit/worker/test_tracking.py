@@ -3,11 +3,11 @@
 import struct
 import threading
 
-from trainwright.api.status import Evaluation
+from trainwright.api.figures import Evaluation
 from trainwright_worker.tracking import events
 from trainwright_worker.tracking.recorder import Recorder
 from trainwright_worker.tracking.tensorboard import TensorboardTracker
-from trainwright_worker.tracking.tracker import Ending, Record, Story, flatten
+from trainwright_worker.tracking.tracker import Ending, Record, RunInfo, flatten
 from trainwright_worker.tracking.tracking import _numbers
 
 
@@ -100,15 +100,15 @@ def test_checksums_are_masked_crc32c():
 
 
 def test_a_launch_from_scratch_tells_readers_to_forget_all_steps(tmp_path):
-    TensorboardTracker(str(tmp_path), Story("job", "u1", 2, 0, {}, str(tmp_path)))
+    TensorboardTracker(str(tmp_path), RunInfo("job", "u1", 2, 0, {}, str(tmp_path)))
     (file,) = tmp_path.iterdir()
     _, start = parse(file.read_bytes())
     assert start[9:] == bytes([2 << 3, 1, 7 << 3 | 2, 2, 1 << 3, 1])
 
 
 def test_going_back_to_a_checkpoint_is_told_to_readers(tmp_path):
-    story = Story("job", "u1", 1, 10, {}, str(tmp_path))
-    tracker = TensorboardTracker(str(tmp_path), story)
+    info = RunInfo("job", "u1", 1, 10, {}, str(tmp_path))
+    tracker = TensorboardTracker(str(tmp_path), info)
     for step in (12, 14, 13):
         tracker.write([Record(step, 1.0, {"train/loss": float(step)})])
     (file,) = tmp_path.iterdir()

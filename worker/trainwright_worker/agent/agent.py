@@ -1,7 +1,7 @@
 """The worker's main process: torch's own elastic agent, kept alive across failures.
 
 The agent (`SimpleElasticAgent`) owns the states of a worker: join the rendezvous, start the processes, watch them, start
-them again when they fail or when the others open a new round. What is added here is judgement:
+them again when they fail or when the others open a new round. This module adds decisions:
 
 - A failure that would repeat itself (user error, data, non-finite, out of memory, or as `spec.restart.onFailure` says)
   ends the worker at once with that exit code. One that may pass is retried in place, `spec.restart.limit` times.
@@ -32,20 +32,19 @@ from torch.distributed.elastic.events.api import Event, EventSource
 from trainwright.api.exit_codes import RETRYABLE, ExitCode, classify
 from trainwright.api.spec.restart import Reaction
 from trainwright.api.worker import Termination, WorkerConfig
-from trainwright_worker.agent.inquest import Inquest, leave_cause, read_cause
-from trainwright_worker.agent.processes import Processes
+from trainwright_worker.agent.hang_diagnosis import HangDiagnosis
+from trainwright_worker.agent.hang_investigation import HangInvestigation, leave_cause, read_cause
 from trainwright_worker.agent.rendezvous import NumberedRendezvous
 from trainwright_worker.agent.termination import (
     PostMortem,
     count_oom_kills,
     read_failures,
 )
-from trainwright_worker.agent.verdict import Verdict
-from trainwright_worker.agent.watchdog import Ward, Watchdog
+from trainwright_worker.agent.watchdog import Watchdog, WatchedRank
+from trainwright_worker.agent.workload import Launch, RunningProcesses, Workload
 from trainwright_worker.console import say
-from trainwright_worker.distributed.place import Place
+from trainwright_worker.distributed.placement import RankPlacement
 from trainwright_worker.reporting.pulse import Pulse
-from trainwright_worker.training.rank import run_rank
 
 MONITOR_SECONDS: Final = 0.05
 STOP_SECONDS: Final = 5.0
@@ -64,7 +63,9 @@ class WorkerAgent(SimpleElasticAgent):
         failure: Why the last launch of the processes failed; None while nothing has.
     """
 
-    def __init__(self, config: WorkerConfig, index: int, attempt: int, host: str, scratch: Path) -> None:
+    def __init__(
+        self, config: WorkerConfig, index: int, attempt: int, host: str, scratch: Path, workload: Workload
+    ) -> None:
         """Prepare; nothing starts before `run`.
 
         Args:
@@ -73,6 +74,7 @@ class WorkerAgent(SimpleElasticAgent):
             attempt: Attempt of the job that created this worker's pod.
             host: Host name of worker 0.
             scratch: Folder in which failed processes leave their post-mortems.
+            workload: What the processes do.
         """
         # All workers have the same number of processes: ranks follow from the index without another exchange.
         os.environ["TORCH_ELASTIC_WORKER_IDENTICAL"] = "1"
@@ -82,7 +84,7 @@ class WorkerAgent(SimpleElasticAgent):
                 role="worker",
                 local_world_size=config.spec.workers.processes_per_worker,
                 rdzv_handler=self._rendezvous_handler,
-                entrypoint=run_rank,
+                entrypoint=type(workload).__name__,  # torch only logs it; `_start_workers` starts the processes.
                 max_restarts=config.spec.restart.limit,
                 monitor_interval=MONITOR_SECONDS,
             )
@@ -92,7 +94,8 @@ class WorkerAgent(SimpleElasticAgent):
         self._index = index
         self._attempt = attempt
         self._scratch = scratch
-        self._processes: Processes | None = None
+        self._workload = workload
+        self._processes: RunningProcesses | None = None
         self._stop_by: float | None = None
         self._oom_kills = count_oom_kills()
         self._watchdog: Watchdog | None = None
@@ -123,20 +126,19 @@ class WorkerAgent(SimpleElasticAgent):
             leftover.unlink()
         rendezvous = self._rendezvous_handler
         cause = read_cause(rendezvous.keys, self._launched) if self._launched else None
-        places = [self._place(worker.local_rank, size) for worker in worker_group.workers]
-        pulses = [multiprocessing.RawValue(Pulse) for _ in places]
+        placements = [self._placement(worker.local_rank, size) for worker in worker_group.workers]
+        pulses = [multiprocessing.RawValue(Pulse) for _ in placements]
         for pulse, before in zip(pulses, self._pulses, strict=False):
             pulse.sequence = before.sequence
         self._pulses = pulses
-        arguments = [
-            (self._config, place, rendezvous.host, self._scratch, pulse, cause)
-            for place, pulse in zip(places, pulses, strict=True)
-        ]
-        self._processes = Processes(run_rank, arguments)
+        self._processes = self._workload.start(Launch(placements, rendezvous.host, self._scratch, pulses, cause))
         pids = self._processes.pids
-        wards = [Ward(place.rank, pids[place.local_rank], pulses[place.local_rank]) for place in places]
-        inquest = Inquest(rendezvous.keys, rendezvous.round, self._index, rendezvous.members)
-        self._watchdog = Watchdog(self._config.spec.health.hang, self._index, wards, self._scratch, inquest)
+        ranks = [
+            WatchedRank(placement.rank, pids[placement.local_rank], pulses[placement.local_rank])
+            for placement in placements
+        ]
+        investigation = HangInvestigation(rendezvous.keys, rendezvous.round, self._index, rendezvous.members)
+        self._watchdog = Watchdog(self._config.spec.health.hang, self._index, ranks, self._scratch, investigation)
         self._launched = rendezvous.round
         if self.stopping:
             self._processes.signal(signal.SIGTERM)
@@ -145,7 +147,7 @@ class WorkerAgent(SimpleElasticAgent):
     # Releases of torch differ in the further arguments of these two; none of them matters here.
     def _stop_workers(self, worker_group: WorkerGroup, *_: object, **__: object) -> None:  # noqa: ARG002
         if self._processes is not None:
-            # Whoever makes room for others saves first, with them; there is nobody that the ranks could wait for in vain.
+            # To admit others all ranks save first, and all of them are still there to do so together.
             self._processes.stop(self._grace if self._rendezvous_handler.growing else STOP_SECONDS)
 
     def _shutdown(self, *_: object, **__: object) -> None:
@@ -163,15 +165,15 @@ class WorkerAgent(SimpleElasticAgent):
         if self._processes.running():
             if self._stop_by is not None and time.monotonic() > self._stop_by:
                 self._processes.signal(signal.SIGKILL)
-            verdict = self._look_after_ranks()
-            if verdict is None:
+            diagnosis = self._look_after_ranks()
+            if diagnosis is None:
                 return RunResult(state=WorkerState.HEALTHY)
-            self.failure = self._end_hang(self._processes, verdict)
+            self.failure = self._end_hang(self._processes, diagnosis)
             self._decide(self.failure)
             return RunResult(state=WorkerState.FAILED)
         return RunResult(state=WorkerState.SUCCEEDED, return_values={w.global_rank: 0 for w in worker_group.workers})
 
-    def _look_after_ranks(self) -> Verdict | None:
+    def _look_after_ranks(self) -> HangDiagnosis | None:
         if self.stopping or self._watchdog is None:
             return None
         try:
@@ -204,7 +206,7 @@ class WorkerAgent(SimpleElasticAgent):
             first = leave_cause(self._rendezvous_handler.keys, self._launched, failure.termination, worker)
             if first is not None and first.worker is not None:
                 # The clocks of nodes cannot tell whose failure came first; the store can.
-                ending = failure.termination.model_copy(update={"worker": first.worker})
+                ending = failure.termination.changed(worker=first.worker)
                 self.failure = replace(failure, termination=ending)
         verb = "restarting" if self._remaining_restarts and not self.stopping else "giving up"
         say(f"worker {self._index}", f"{failure.termination.message}; {verb}")
@@ -225,23 +227,23 @@ class WorkerAgent(SimpleElasticAgent):
         size = self._config.spec.workers.processes_per_worker
         out_of_memory = count_oom_kills() > self._oom_kills
         return read_failures(
-            self._scratch, ended, lambda number: self._place(number, size).rank, out_of_memory=out_of_memory
+            self._scratch, ended, lambda number: self._placement(number, size).rank, out_of_memory=out_of_memory
         )
 
-    def _end_hang(self, processes: Processes, verdict: Verdict) -> PostMortem:
-        """End all processes, of which those that hang heed nothing gentler, and return why."""
+    def _end_hang(self, processes: RunningProcesses, diagnosis: HangDiagnosis) -> PostMortem:
+        """Kill all processes, since those that hang react to no other signal, and return why."""
         processes.signal(signal.SIGKILL)
         if not processes.wait(STOP_SECONDS):
-            # Not even that ends them: they sleep in the kernel, and what is started beside them would too.
+            # They sleep in the kernel and survive even that. New processes beside them would end up the same way.
             self._remaining_restarts = 0
-        ending = Termination(**dict(verdict.cause))
-        return PostMortem(ending, consequence=verdict.worker != self._index, formed=True, seconds=time.time())
+        ending = Termination(**dict(diagnosis.cause))
+        return PostMortem(ending, consequence=diagnosis.worker != self._index, formed=True, seconds=time.time())
 
     # -- names -------------------------------------------------------------------------------------------------------
 
-    def _place(self, local_rank: int, local_size: int) -> Place:
+    def _placement(self, local_rank: int, local_size: int) -> RankPlacement:
         members = self._rendezvous_handler.members
-        return Place(
+        return RankPlacement(
             worker=self._index,
             attempt=self._attempt,
             round=self._rendezvous_handler.round,

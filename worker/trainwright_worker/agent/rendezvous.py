@@ -1,18 +1,17 @@
 """How the workers of a job find each other: a rendezvous of numbered workers, for torch's elastic agent.
 
-Every worker joins numbered rounds that are kept in the TCPStore hosted by worker 0. When each index has joined, worker 0
-writes down the members of the round, and their training processes start. Whoever needs a new start (its processes failed,
-or it replaces a lost worker) opens the next round; the others notice, stop their processes and join too. So survivors keep
-their pods.
+Every worker joins numbered rounds that are kept in the TCPStore hosted by worker 0. When all have joined, worker 0 records the
+members of the round, and their training processes start. A worker that needs a new start (its processes failed, or it replaces
+a lost worker) opens the next round; the others notice, stop their processes and join too. So survivors keep their pods.
 
-With `spec.workers.minCount` a round may do with fewer, as worker 0 decides (`roll`). Who comes later waits until worker 0
-opens a round for it; the others then save first, so growing loses no step.
+With `spec.workers.minCount` a round may begin with fewer, as worker 0 decides (`membership`). A worker that comes later waits
+until worker 0 opens a round to admit it; the members save first, so that no step is lost.
 
 Why not torch's own dynamic rendezvous: it numbers workers by host name and process id, while checkpoints need rank 0 on
 worker 0; it compares clocks between nodes; it polls once a second, several times per restart; and it unpickles what any
 pod that reaches the store has written. This one moves integers only.
 
-All keys in the store lie below the job's uid: those of `rounds` and `beats`, and `attempt/<index>`, the newest pod of an
+All keys in the store lie below the job's uid: those of `rounds` and `heartbeats`, and `attempt/<index>`, the newest pod of an
 index.
 """
 
@@ -26,16 +25,16 @@ from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
 from trainwright.api.worker import WorkerConfig
-from trainwright_worker.agent.beats import BEAT_SECONDS, Beats
-from trainwright_worker.agent.herald import Herald
-from trainwright_worker.agent.roll import Roll
+from trainwright_worker.agent.heartbeats import HEARTBEAT_SECONDS, WorkerHeartbeats
+from trainwright_worker.agent.membership import RoundMembership
 from trainwright_worker.agent.rounds import Rounds
-from trainwright_worker.agent.store import LOCAL_HOST, StoreServer, connect_store, round_store
+from trainwright_worker.agent.wait_reporter import WaitReporter
 from trainwright_worker.console import say
+from trainwright_worker.distributed.store import LOCAL_HOST, StoreServer, connect_store, round_store
 from trainwright_worker.errors import InfrastructureError
 
 HOST_SECONDS: Final = 60.0
-"""How long worker 0 tries to open the port of its store: whoever else holds it in its own pod does not wait for anybody."""
+"""How long worker 0 tries to open the port of its store, in case an earlier process of its pod still holds it."""
 WORD_SECONDS: Final = 10.0
 LOOK_SECONDS_PER_WORKER: Final = 0.0005
 _CONNECT_POLL_SECONDS: Final = 0.1
@@ -50,7 +49,7 @@ class StoppedError(Exception):
 
 
 class NotNeededError(Exception):
-    """The others have finished the job while this worker waited to be let in."""
+    """The others have finished the job while this worker waited to be admitted."""
 
 
 class NumberedRendezvous(RendezvousHandler):
@@ -59,7 +58,7 @@ class NumberedRendezvous(RendezvousHandler):
     Attributes:
         round: The round joined last; 0 before the first.
         members: The workers that take part in the newest complete round, in the order of their ranks.
-        growing: Whether the newest round was opened only to let workers in, so that there is time to save.
+        growing: Whether the newest round was opened only to admit workers, so that there is time to save.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class NumberedRendezvous(RendezvousHandler):
         attempt: int,
         host: str,
         stopping: Callable[[], bool],
-        herald: Herald | None = None,
+        wait_reporter: WaitReporter | None = None,
     ) -> None:
         """Prepare; nothing is contacted before the first join.
 
@@ -78,8 +77,8 @@ class NumberedRendezvous(RendezvousHandler):
             index: Index of this worker.
             attempt: Attempt that created this worker's pod.
             host: Host name of worker 0.
-            stopping: Tells whether the worker should stop waiting and leave.
-            herald: Tells the operator of long waits.
+            stopping: Returns whether the worker should stop waiting and leave.
+            wait_reporter: Reports long waits to the operator.
         """
         self.round = 0
         self.members: tuple[int, ...] = ()
@@ -89,14 +88,14 @@ class NumberedRendezvous(RendezvousHandler):
         self._attempt = attempt
         self._leader = host
         self._stopping = stopping
-        self._herald = herald or Herald(config, index, attempt)
+        self._wait_reporter = wait_reporter or WaitReporter(config, index, attempt)
         self._count = config.spec.workers.count
         self._store: Store | None = None
         self._server: StoreServer | None = None
-        self._last_beat = 0.0
+        self._last_heartbeat = 0.0
         self._next_look = 0.0
-        self._beats = Beats()
-        self._roll: Roll | None = None
+        self._heartbeats = WorkerHeartbeats()
+        self._membership: RoundMembership | None = None
         self._joining = True
         self._last_word = 0.0
 
@@ -118,40 +117,40 @@ class NumberedRendezvous(RendezvousHandler):
         when it has waited in vain.
 
         Raises:
-            NotNeededError: The job was done before this worker was let in.
+            NotNeededError: The job was done before this worker was admitted.
             RendezvousLostError: The store cannot be hosted, or is lost.
             StoppedError: The worker was told to stop.
         """
         if self._store is None:
             self._store = self._connect()
-            self._roll = Roll(self._config, self.keys) if self._index == 0 else None
+            self._membership = RoundMembership(self._config, self.keys) if self._index == 0 else None
         try:
             self._claim_index()
-            if self._roll is not None:
-                self._roll.expect()
+            if self._membership is not None:
+                self._membership.expect()
             self._joining = True
             while not self._join_round():
                 pass
         except RuntimeError as error:
             raise self.lost(error) from error
-        self._herald.rest()
+        self._wait_reporter.end_wait()
         self._joining = self.growing = False
-        if self._roll is not None:
-            self._roll.settle(self.members)
+        if self._membership is not None:
+            self._membership.settle(self.members)
         store = round_store(self._store, self._config.uid, self.round)
         where = RendezvousStoreInfo(self.host, self._config.rendezvous_port)
         return RendezvousInfo(store, self.members.index(self._index), len(self.members), where)
 
     def num_nodes_waiting(self) -> int:
-        """Return 1 when a newer round was opened, which this worker must join; beats once a second on the way."""
+        """Return 1 when a newer round was opened, which this worker must join. Also sends a heartbeat once a second."""
         now = time.monotonic()
         if self._stopping() or self._store is None or self._count == 1 or now < self._next_look:
             return 0
         # A thousand workers that looked twenty times a second would keep worker 0's store busy with nothing else.
         self._next_look = now + self._count * LOOK_SECONDS_PER_WORKER
         try:
-            if now - self._last_beat >= BEAT_SECONDS:
-                self._beat()
+            if now - self._last_heartbeat >= HEARTBEAT_SECONDS:
+                self._send_heartbeat()
             newest = self._rounds.newest
             if newest > self.round:
                 self.growing = self._rounds.grows(newest)
@@ -182,7 +181,7 @@ class NumberedRendezvous(RendezvousHandler):
     # -- the end of a round ------------------------------------------------------------------------------------------
 
     def leave(self, patience: float) -> None:
-        """Say that this worker's processes have succeeded; worker 0 waits for the others, since it hosts the store.
+        """Leave after this worker's processes have succeeded. Worker 0 waits for the others, since it hosts the store.
 
         Args:
             patience: Longest wait, in seconds.
@@ -191,14 +190,14 @@ class NumberedRendezvous(RendezvousHandler):
             return
         try:
             self._rounds.leave(self.round)
-            if self._roll is None:
+            if self._membership is None:
                 return
             deadline = time.monotonic() + patience
-            everyone = len(self.members) + len(self._roll.newcomers)
+            everyone = len(self.members) + len(self._membership.newcomers)
             while self._rounds.left(self.round) < everyone and time.monotonic() < deadline:
                 time.sleep(0.02)
         except RuntimeError:
-            return  # Worker 0 is gone, which it only is when it has succeeded: there is nobody left to tell.
+            return  # Worker 0 is gone, which it only is after it has succeeded.
 
     @property
     def host(self) -> str:
@@ -238,7 +237,7 @@ class NumberedRendezvous(RendezvousHandler):
                 if self._index == 0 and time.monotonic() > give_up:
                     raise RendezvousLostError(f"could not host the rendezvous at port {port}: {failure}") from error
                 self._say_waiting(f"for worker 0 at {self.host}:{port}: {failure}")
-                self._herald.tell_unreachable(self.host, error)
+                self._wait_reporter.report_unreachable(self.host, error)
                 time.sleep(_CONNECT_POLL_SECONDS)
         raise StoppedError
 
@@ -267,8 +266,8 @@ class NumberedRendezvous(RendezvousHandler):
         rounds, began = self._rounds, time.monotonic()
         pause = 0.02 + 0.0002 * self._count
         while True:
-            if self._roll is not None:
-                self._roll.complete(target, began, growing=self.growing)
+            if self._membership is not None:
+                self._membership.complete(target, began, growing=self.growing)
             members = rounds.members(target)
             if self._index in members:
                 self.members = members
@@ -278,59 +277,59 @@ class NumberedRendezvous(RendezvousHandler):
             if rounds.newest > target:
                 return False
             if members:
-                self._wait_to_be_let_in(target)
-            elif self._beats_now():
+                self._wait_to_be_admitted(target)
+            elif self._send_heartbeat_if_due():
                 present = self._present(target)
                 self._say_waiting(f"for worker {self._missing_from(present)} to join round {target}")
-                self._herald.tell_missing(self._count, present, self._known_attempt)
+                self._wait_reporter.report_missing(self._count, present, self._known_attempt)
             time.sleep(pause)
 
     def _present(self, target: int) -> list[int]:
-        """Return who has joined a round; to the others, a worker 0 that does not beat while it waits is not there.
+        """Return who has joined a round. Worker 0 counts as missing to the others if it sends no heartbeat while it waits.
 
-        Nobody but worker 0 completes a round, so the others must be able to say that it does not.
+        Only worker 0 completes a round, so the others must be able to report that it does not.
         """
         present = self._rounds.present(target)
         if self._index != 0:
             now = time.monotonic()
-            self._beats.look(self.keys, [0], now)
-            present = [index for index in present if index != 0 or not self._beats.silent(0, now)]
+            self._heartbeats.read(self.keys, [0], now)
+            present = [index for index in present if index != 0 or not self._heartbeats.silent(0, now)]
         return present
 
-    def _wait_to_be_let_in(self, target: int) -> None:
+    def _wait_to_be_admitted(self, target: int) -> None:
         if self._rounds.left(target) > 0:
             self._rounds.leave(target)
             raise NotNeededError
-        if self._beats_now():
-            self._say_waiting(f"to be let in: round {target} goes on without worker {self._index}")
+        if self._send_heartbeat_if_due():
+            self._say_waiting(f"to be admitted: round {target} goes on without worker {self._index}")
 
-    def _beats_now(self) -> bool:
-        """Beat if it is time to; return whether it was."""
-        if time.monotonic() - self._last_beat < BEAT_SECONDS:
+    def _send_heartbeat_if_due(self) -> bool:
+        """Send a heartbeat if it is time to; return whether it was."""
+        if time.monotonic() - self._last_heartbeat < HEARTBEAT_SECONDS:
             return False
-        self._beat()
+        self._send_heartbeat()
         return True
 
-    def _beat(self) -> None:
-        """Show that this worker lives; worker 0 looks after the others."""
-        self._last_beat = time.monotonic()
-        self._beats.show(self.keys, self._index)
-        if self._roll is not None:
-            self._roll.look()
+    def _send_heartbeat(self) -> None:
+        """Show that this worker lives. Worker 0 also reads the heartbeats of the others and opens a round if one is due."""
+        self._last_heartbeat = time.monotonic()
+        self._heartbeats.send(self.keys, self._index)
+        if self._membership is not None:
+            self._membership.read_heartbeats()
             if not self._joining and self._rounds.newest == self.round:
-                self.growing = self._roll.tend(self.round)
+                self.growing = self._membership.open_next_if_due(self.round)
 
     def _missing_from(self, present: Collection[int]) -> str:
         missing = [str(index) for index in range(self._count) if index not in present]
         return ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")  # noqa: PLR2004
 
     def _known_attempt(self, index: int) -> int:
-        """Return the attempt of the newest pod of a worker that ever came; 0 if none did."""
+        """Return the attempt of the newest pod of a worker that has ever joined; 0 if none has."""
         key = f"attempt/{index}"
         return int(self.keys.get(key)) if self.keys.check([key]) else 0
 
     def _say_waiting(self, what: str) -> None:
-        """Say what is waited for, but not before it takes long, and not too often."""
+        """Log what is waited for once it takes long, and then from time to time."""
         now = time.monotonic()
         if self._last_word == 0.0:
             self._last_word = now
@@ -339,7 +338,7 @@ class NumberedRendezvous(RendezvousHandler):
             say(f"worker {self._index}", f"waiting {what}")
 
     def lost(self, error: RuntimeError) -> RendezvousLostError:
-        """Return what it means that the store failed so; raise it if it is no failure of the store."""
+        """Return the error of a store that failed like this; raise `error` itself if it is no failure of the store."""
         if isinstance(error, InfrastructureError):
             raise error
         return RendezvousLostError(f"lost the rendezvous at {self.host}: worker 0 is gone or unreachable")

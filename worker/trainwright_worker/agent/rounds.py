@@ -1,7 +1,7 @@
-"""The rounds of a job's rendezvous as they lie in the store: integers under a few keys, and nothing of who decides what.
+"""The rounds of a job's rendezvous as they lie in the store: integers under a few keys. Nothing is decided here.
 
 Keys: `round` (the newest round), `member/<round>/<index>` (who joined it), `joined/<round>` (how many), `members/<round>`
-(who takes part, once it is complete), `grown/<round>` (whether it was opened to let workers in), `left/<round>` (how many
+(who takes part, once it is complete), `grown/<round>` (whether it was opened to admit workers), `left/<round>` (how many
 have done their work).
 """
 
@@ -31,14 +31,14 @@ class Rounds:
 
         Args:
             target: The newest round.
-            growing: Whether only workers that wait are the reason, so that the others may save first.
+            growing: Whether it is opened only to admit workers that wait, so that the members may save first.
         """
         if growing:
             self._keys.set(f"grown/{target + 1}", "1")
         self._keys.compare_set("round", str(target), str(target + 1))
 
     def grows(self, target: int) -> bool:
-        """Return whether a round was opened only to let workers in."""
+        """Return whether a round was opened only to admit workers."""
         return self._keys.check([f"grown/{target}"])
 
     def enter(self, target: int, index: int, mine: str) -> bool:
@@ -64,20 +64,20 @@ class Rounds:
         return [index for index in range(self._count) if self._keys.check([f"member/{target}/{index}"])]
 
     def complete(self, target: int, members: list[int]) -> None:
-        """Write down who takes part in a round; for worker 0 alone, and once."""
+        """Record who takes part in a round. Only worker 0 calls this, once per round."""
         self._keys.set(f"members/{target}", ",".join(map(str, members)))
 
     def members(self, target: int) -> tuple[int, ...]:
-        """Return who takes part in a round, in the order of their ranks; nobody as long as it is incomplete."""
+        """Return who takes part in a round, in the order of their ranks; an empty tuple while it is incomplete."""
         key = f"members/{target}"
         if not self._keys.check([key]):
             return ()
         return tuple(int(index) for index in self._keys.get(key).decode().split(","))
 
     def leave(self, target: int) -> None:
-        """Say that a worker has done its work, or learnt that there is none left for it."""
+        """Count a worker that has done its work, or has learnt that none is left for it."""
         self._keys.add(f"left/{target}", 1)
 
     def left(self, target: int) -> int:
-        """Return how many have said so."""
+        """Return how many workers have left a round."""
         return int(self._keys.add(f"left/{target}", 0))

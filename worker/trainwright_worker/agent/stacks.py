@@ -1,7 +1,7 @@
 """What a rank does at this moment, seen from outside: its state in the kernel, and the stacks of its threads.
 
-A rank that hangs runs no Python any more, so its stacks are written by a signal handler in C that needs none. Where not even
-that runs, because the process is stopped or sleeps in the kernel without heeding signals, the kernel says so.
+A rank that hangs may no longer run Python, so a signal handler in C writes its stacks. If even that cannot run, because the
+process is stopped or sleeps in the kernel without reacting to signals, the kernel says so.
 """
 
 import faulthandler
@@ -17,17 +17,17 @@ from typing import Final
 
 DUMP_SIGNAL: Final = signal.SIGUSR1
 DUMP_SECONDS: Final = 2.0
-"""How long a rank may take to write its stacks; what counts is when the kernel gives it the processor."""
+"""How long a rank may take to write its stacks, which it does as soon as it is given a processor."""
 _POLL_SECONDS: Final = 0.02
 _FRAME: Final = re.compile(r'  File "(?P<file>.+)", line (?P<line>\d+) in (?P<function>.+)')
 _WAITING_FUNCTIONS: Final = ("_engine_run_backward", "_agree")
 """Where ranks wait for each other or for their device: gradients are brought together while a backward pass runs."""
 _PLUMBING: Final = ("/threading.py", "/queue.py", "/concurrent/futures/")
-"""Where a thread waits for another one of its own process: who called it says more."""
+"""Where a thread waits for another thread of its process; the caller of these says more."""
 _WAITING_FOLDERS: Final = ("/torch/distributed/", "/torch/cuda/")
 
 
-class State(StrEnum):
+class ProcessState(StrEnum):
     """What the kernel says of a process, as far as it matters here."""
 
     STOPPED = "stopped"
@@ -51,7 +51,7 @@ class Frame:
     function: str
 
     def __str__(self) -> str:
-        """Return it as a person reads it: the path as far as it tells files of the same name apart."""
+        """Return it for people to read, with as much of the path as distinguishes files of the same name."""
         path = "/".join(Path(self.file).parts[-3:]).lstrip("/")
         return f"{self.function} ({path}:{self.line})"
 
@@ -94,21 +94,23 @@ def main_stack(text: str) -> list[Frame]:
     return [Frame(match["file"], int(match["line"]), match["function"]) for match in found if match]
 
 
-def place_of(frames: Sequence[Frame]) -> str:
+def location_of(frames: Sequence[Frame]) -> str:
     """Return where a thread stands, for people to read; empty if it has no frames."""
     telling = (frame for frame in frames if not any(part in frame.file for part in _PLUMBING))
     return str(next(telling, frames[0])) if frames else ""
 
 
-def state_of(pid: int) -> State:
+def state_of(pid: int) -> ProcessState:
     """Return what the kernel says of a process; alive where there is no kernel to ask."""
     try:
         letter = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return State.GONE if Path("/proc/self").exists() else State.ALIVE
+        return ProcessState.GONE if Path("/proc/self").exists() else ProcessState.ALIVE
     except OSError:
-        return State.ALIVE
-    return {"T": State.STOPPED, "D": State.ASLEEP, "Z": State.GONE, "X": State.GONE}.get(letter, State.ALIVE)
+        return ProcessState.ALIVE
+    return {"T": ProcessState.STOPPED, "D": ProcessState.ASLEEP, "Z": ProcessState.GONE, "X": ProcessState.GONE}.get(
+        letter, ProcessState.ALIVE
+    )
 
 
 def kernel_function(pid: int) -> str:

@@ -25,7 +25,7 @@ _OOM_EVENTS: Final = Path("/sys/fs/cgroup/memory.events")
 
 @dataclass(frozen=True)
 class PostMortem:
-    """What a failed rank left in its file.
+    """How a rank failed.
 
     Attributes:
         termination: How it ended.
@@ -57,7 +57,7 @@ def describe(error: BaseException, rank: int | None = None) -> Termination:
 
 
 def write_post_mortem(path: Path, error: BaseException, rank: int, *, formed: bool) -> Termination:
-    """Leave the post-mortem of this rank where the agent looks for it."""
+    """Leave the post-mortem of this rank where the agent reads it."""
     termination = describe(error, rank)
     consequence = isinstance(explain(error), PeersLostError)
     content = {"termination": termination.to_wire(), "consequence": consequence, "formed": formed}
@@ -98,7 +98,7 @@ def read_post_mortem(path: Path) -> PostMortem | None:
 def read_failures(
     scratch: Path, ended: Mapping[int, int], rank_of: Callable[[int], int], *, out_of_memory: bool
 ) -> list[PostMortem]:
-    """Return the post-mortems of the ranks that have failed, also of those that could not write their own.
+    """Return the post-mortems of the ranks that failed, those that could not write their own included.
 
     Args:
         scratch: Where they left them.
@@ -139,12 +139,12 @@ def fit(termination: Termination) -> bytes:
     candidates = [termination]
     if termination.report is not None:
         candidates += [_with_report(termination, report) for report in _trimmed(termination.report)]
-        candidates.append(termination.model_copy(update={"report": None}))
+        candidates.append(termination.changed(report=None))
     for length in (1024, 512, 0):
         text = (termination.traceback or "")[-length:] if length else None
-        candidates.append(termination.model_copy(update={"report": None, "traceback": text}))
+        candidates.append(termination.changed(report=None, traceback=text))
     bare = candidates[-1]
-    candidates.append(bare.model_copy(update={"message": bare.message[:256], "hint": None, "exception": None}))
+    candidates.append(bare.changed(message=bare.message[:256], hint=None, exception=None))
     encoded = (json.dumps(item.to_wire(), ensure_ascii=True).encode() for item in candidates)
     return next(data for data in encoded if len(data) <= TERMINATION_MESSAGE_BYTES)
 
@@ -161,15 +161,15 @@ def write_termination(path: str, termination: Termination) -> None:
 
 
 def _trimmed(report: WorkerReport) -> list[WorkerReport]:
-    plain = report.model_copy(update={"heartbeats": []})
-    # What was found out before the first step has been told since then.
-    told = plain.model_copy(update={"preflight": None, "relaunched": None})
-    shorter = [told.model_copy(update={"checkpoints": told.checkpoints[-keep:]}) for keep in (10, 3, 1)]
-    last = shorter[-1].model_copy(update={"checkpoints": [], "message": ""})
+    plain = report.changed(heartbeats=[])
+    # Earlier reports have already told what was found out before the first step.
+    told = plain.changed(preflight=None, relaunched=None)
+    shorter = [told.changed(checkpoints=told.checkpoints[-keep:]) for keep in (10, 3, 1)]
+    last = shorter[-1].changed(checkpoints=[], message="")
     if last.results is not None and last.results.samples:
-        last = last.model_copy(update={"results": last.results.model_copy(update={"samples": []})})
-    return [plain, told, *shorter, last, last.model_copy(update={"evaluation": None})]
+        last = last.changed(results=last.results.changed(samples=[]))
+    return [plain, told, *shorter, last, last.changed(evaluation=None)]
 
 
 def _with_report(termination: Termination, report: WorkerReport) -> Termination:
-    return termination.model_copy(update={"report": report})
+    return termination.changed(report=report)

@@ -1,8 +1,8 @@
-"""Sees that a rank of this worker hangs, and finds out with the other workers which one is at fault.
+"""Notices that a rank of this worker hangs, and finds out with the other workers which rank is at fault.
 
 A rank hangs when it has not moved for longer than its own patience (see `reporting/pulse.py`), or when something has stopped
-its process. Time counts only while this process itself runs, and starts anew whenever any rank of the job rests: who waits
-for a peer that compiles or saves stands still for a good reason. So nothing that the ranks themselves call slow is a hang.
+its process. Time counts only while this process itself runs, and starts anew whenever any rank of the job rests, since
+ranks that wait for a peer that compiles or saves stand still for a good reason.
 """
 
 import time
@@ -12,24 +12,37 @@ from pathlib import Path
 from typing import Final
 
 from trainwright.api.spec.health import HangSpec
-from trainwright_worker.agent.inquest import Inquest
-from trainwright_worker.agent.stacks import State, ask_for_stacks, kernel_function, main_stack, place_of, state_of
-from trainwright_worker.agent.verdict import LONGEST_PLACE, LONGEST_STACK, Verdict, Witness, judge
+from trainwright_worker.agent.hang_diagnosis import (
+    LONGEST_LOCATION,
+    LONGEST_STACK,
+    HangDiagnosis,
+    RankFinding,
+    diagnose,
+)
+from trainwright_worker.agent.hang_investigation import HangInvestigation
+from trainwright_worker.agent.stacks import (
+    ProcessState,
+    ask_for_stacks,
+    kernel_function,
+    location_of,
+    main_stack,
+    state_of,
+)
 from trainwright_worker.console import say
 from trainwright_worker.reporting.pulse import Pulse
 
 LOOK_SECONDS: Final = 1.0
-"""Seconds between two looks at what costs something: the store, and what the kernel says of a rank that stands still."""
+"""Seconds between two checks that cost something: of the store, and of what the kernel says of a rank that stands still."""
 LONGEST_GAP: Final = 0.5
-"""Seconds between two looks at the pulses that count; more have passed while this process itself was stopped."""
+"""Most seconds that count between two looks at the pulses; if more have passed, this process itself was stopped."""
 STOPPED_SHARE: Final = 2 / 3
-"""Share of `minSeconds` after which a rank whose process is stopped is hung: that the kernel says so leaves no doubt."""
+"""Share of `minSeconds` after which a rank whose process is stopped counts as hung. It is shorter because the kernel leaves no doubt."""
 STALLED_SHARE: Final = 1 / 3
 """Share of its patience after which a rank that stands still is charged as stalled."""
 
 
 @dataclass(frozen=True)
-class Ward:
+class WatchedRank:
     """A rank under watch.
 
     Attributes:
@@ -43,8 +56,8 @@ class Ward:
     pulse: Pulse
 
 
-class Vigil:
-    """For how long one rank has stood still.
+class IdleTimer:
+    """Measures for how long one rank has stood still.
 
     Attributes:
         idle: Seconds without a move, while one could be expected.
@@ -56,8 +69,8 @@ class Vigil:
         self.idle = self.still = self.stopped = 0.0
         self._seen = (-1, 0.0)
 
-    def look(self, moves: int, patience: float, elapsed: float) -> None:
-        """Take note of a rank's pulse, `elapsed` seconds after the look before."""
+    def observe(self, moves: int, patience: float, elapsed: float) -> None:
+        """Take note of a rank's pulse, `elapsed` seconds after the previous one."""
         seen = (moves, patience)
         if seen != self._seen:
             self._seen = seen
@@ -66,33 +79,35 @@ class Vigil:
         self.still += elapsed
         self.idle += elapsed if patience else 0.0
 
-    def forgive(self) -> None:
-        """Start to count anew, since a rank that this one may wait for rests."""
+    def restart(self) -> None:
+        """Count the idle time anew, since a rank that this one may wait for rests."""
         self.idle = 0.0
 
 
 class Watchdog:
     """Watches the ranks of one worker during one launch."""
 
-    def __init__(self, spec: HangSpec, index: int, wards: Sequence[Ward], scratch: Path, inquest: Inquest) -> None:
+    def __init__(
+        self, spec: HangSpec, index: int, ranks: Sequence[WatchedRank], scratch: Path, investigation: HangInvestigation
+    ) -> None:
         """Begin to watch.
 
         Args:
             spec: From when on a rank that is stopped counts as hung, and whether to watch at all.
             index: This worker.
-            wards: Its ranks, in the order of their local ranks.
+            ranks: Its ranks, in the order of their local ranks.
             scratch: Folder in which they leave their stacks.
-            inquest: How the other workers are asked.
+            investigation: How the workers find the cause together.
         """
         self._spec = spec
         self._index = index
-        self._wards = wards
+        self._ranks = ranks
         self._scratch = scratch
-        self._inquest = inquest
-        self._vigils = [Vigil() for _ in wards]
+        self._investigation = investigation
+        self._timers = [IdleTimer() for _ in ranks]
         self._looked = self._looked_around = time.monotonic()
 
-    def look(self) -> Verdict | None:
+    def look(self) -> HangDiagnosis | None:
         """Return why the job hangs, if it does; call this many times a second.
 
         Raises:
@@ -102,82 +117,86 @@ class Watchdog:
             return None
         now = time.monotonic()
         elapsed, self._looked = min(now - self._looked, LONGEST_GAP), now
-        for ward, vigil in zip(self._wards, self._vigils, strict=True):
-            vigil.look(ward.pulse.moves, ward.pulse.patience, elapsed)
-            ward.pulse.stalled = 0 < ward.pulse.patience * STALLED_SHARE < vigil.idle
-        if any(not ward.pulse.patience for ward in self._wards):
-            self._forgive()
+        for watched, timer in zip(self._ranks, self._timers, strict=True):
+            timer.observe(watched.pulse.moves, watched.pulse.patience, elapsed)
+            watched.pulse.stalled = 0 < watched.pulse.patience * STALLED_SHARE < timer.idle
+        if any(not watched.pulse.patience for watched in self._ranks):
+            self._restart_timers()
         opened = False
         if now - self._looked_around >= LOOK_SECONDS:
             opened = self._look_around(now)
         hung = self._find_hung()
         if not opened and hung is None:
             return None
-        return self._inquire(hung)
+        return self._investigate(hung)
 
     def _look_around(self, now: float) -> bool:
-        """Look at what costs something; return whether another worker has noticed a hang."""
+        """Check the store and the kernel; return whether another worker has noticed a hang."""
         since, self._looked_around = min(now - self._looked_around, 2 * LOOK_SECONDS), now
-        for ward, vigil in zip(self._wards, self._vigils, strict=True):
-            stopped = vigil.still >= LOOK_SECONDS and state_of(ward.pid) == State.STOPPED
-            vigil.stopped = vigil.stopped + since if stopped else 0.0
-        if any(not ward.pulse.patience for ward in self._wards):
-            self._inquest.tell_resting()
-        if self._inquest.someone_rested():
-            self._forgive()
-        return self._inquest.opened
+        for watched, timer in zip(self._ranks, self._timers, strict=True):
+            stopped = timer.still >= LOOK_SECONDS and state_of(watched.pid) == ProcessState.STOPPED
+            timer.stopped = timer.stopped + since if stopped else 0.0
+        if any(not watched.pulse.patience for watched in self._ranks):
+            self._investigation.report_resting()
+        if self._investigation.someone_rested():
+            self._restart_timers()
+        return self._investigation.opened
 
-    def _forgive(self) -> None:
-        for vigil in self._vigils:
-            vigil.forgive()
+    def _restart_timers(self) -> None:
+        for timer in self._timers:
+            timer.restart()
 
     def _find_hung(self) -> int | None:
         """Return the local rank that hangs, one whose process is stopped first; None if none does."""
         enough = STOPPED_SHARE * self._spec.min_seconds
-        found = [number for number, vigil in enumerate(self._vigils) if vigil.stopped >= enough]
-        for number, (ward, vigil) in enumerate(zip(self._wards, self._vigils, strict=True)):
-            if 0 < ward.pulse.patience < vigil.idle:
+        found = [number for number, timer in enumerate(self._timers) if timer.stopped >= enough]
+        for number, (watched, timer) in enumerate(zip(self._ranks, self._timers, strict=True)):
+            if 0 < watched.pulse.patience < timer.idle:
                 found.append(number)
         return found[0] if found else None
 
     # -- finding out why ---------------------------------------------------------------------------------------------
 
-    def _inquire(self, hung: int | None) -> Verdict:
-        """Leave the stacks of this worker's ranks in the log, and return what the workers find together.
+    def _investigate(self, hung: int | None) -> HangDiagnosis:
+        """Write the stacks of this worker's ranks to the log, and return what the workers find together.
 
         Args:
             hung: The local rank that hangs; None if another worker has noticed.
         """
-        witnesses = [self._question(number) for number in range(len(self._wards))]
-        finder = witnesses[hung or 0]
+        findings = [self._examine(number) for number in range(len(self._ranks))]
+        noticed = findings[hung or 0]
         try:
-            leads = hung is not None and self._inquest.open()
-            self._inquest.testify(witnesses)
-            verdict = self._inquest.close(finder) if leads else self._inquest.hear()
+            leads = hung is not None and self._investigation.open()
+            self._investigation.add_findings(findings)
+            diagnosis = self._investigation.conclude(noticed) if leads else self._investigation.await_diagnosis()
         except RuntimeError:
-            verdict = None
-        return verdict or judge(witnesses, self._inquest.others, finder)
+            diagnosis = None
+        return diagnosis or diagnose(findings, self._investigation.others, noticed)
 
-    def _question(self, number: int) -> Witness:
+    def _examine(self, number: int) -> RankFinding:
         """Return what is found of one rank, and print its stacks."""
-        ward, vigil = self._wards[number], self._vigils[number]
-        state = state_of(ward.pid)
-        text = ask_for_stacks(ward.pid, self._scratch, number) if state in (State.ALIVE, State.ASLEEP) else ""
+        watched, timer = self._ranks[number], self._timers[number]
+        state = state_of(watched.pid)
+        text = (
+            ask_for_stacks(watched.pid, self._scratch, number)
+            if state in (ProcessState.ALIVE, ProcessState.ASLEEP)
+            else ""
+        )
         if text:
-            state = State.ALIVE  # It sleeps now and then, as everyone does.
+            state = ProcessState.ALIVE  # It answers, so that it slept only for a moment.
         frames = main_stack(text)
-        place = place_of(frames) or kernel_function(ward.pid)
-        standing = f"has not moved for {vigil.still:.1f} s"
-        say(f"rank {ward.rank}", f"{standing}; {f'{state}, {place}' if not text else 'its stacks:'}".rstrip(", "))
+        location = location_of(frames) or kernel_function(watched.pid)
+        standing = f"has not moved for {timer.still:.1f} s"
+        say(f"rank {watched.rank}", f"{standing}; {f'{state}, {location}' if not text else 'its stacks:'}".rstrip(", "))
         for line in text.splitlines():
-            say(f"rank {ward.rank}", line)
-        return Witness(
+            say(f"rank {watched.rank}", line)
+        return RankFinding(
             worker=self._index,
-            rank=ward.rank,
-            step=ward.pulse.step,
-            seconds=vigil.still,
+            rank=watched.rank,
+            step=watched.pulse.step,
+            seconds=timer.still,
             state=state,
             waits=bool(frames) and frames[0].waits,
-            place=place[:LONGEST_PLACE],
+            location=location[:LONGEST_LOCATION],
             stack="\n".join(str(frame) for frame in frames)[:LONGEST_STACK],
         )

@@ -1,4 +1,4 @@
-"""Checkpoints: copied out of training's way, written by all who hold a part, whole or not at all, verified before use.
+"""Checkpoints: copied first so that training goes on, written by all ranks that hold a part, verified before use.
 
 `checkpoints/step-00000100/` holds tensors as safetensors, everything else as JSON, and a manifest with the place of every
 tensor and the size and SHA-256 of every file. The manifest makes it a checkpoint: in a file system the folder is written

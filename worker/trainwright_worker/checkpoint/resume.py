@@ -10,11 +10,11 @@ from torch.optim import Optimizer
 
 from trainwright_worker.checkpoint.folder import CheckpointFolder, Found
 from trainwright_worker.checkpoint.manifest import DTYPES, Entry, Manifest
+from trainwright_worker.checkpoint.state import TrainingProgress, named_weights, share_losses, unpack_rank
 from trainwright_worker.checkpoint.tensors import read_tensors
 from trainwright_worker.distributed.group import Group
 from trainwright_worker.errors import UserError
 from trainwright_worker.storage import Storage
-from trainwright_worker.training.state import Progress, named_weights, share_losses, unpack_rank
 
 Tensors = dict[str, Tensor]
 
@@ -40,13 +40,13 @@ class Source:
             read_tensors(self.storage, self.found.folder, self.found.manifest, targets)
         if not self.everywhere:
             # By name: names that come out of a set lie in another order in each process.
-            group.spread(target for _, target in sorted(targets.items()))
+            group.broadcast_tensors(target for _, target in sorted(targets.items()))
 
 
 def find_newest(folder: CheckpointFolder, group: Group) -> tuple[Found | None, str]:
-    """Return the newest sound checkpoint, the same on every rank, and rank 0's word about those that were passed over.
+    """Return the newest sound checkpoint, the same on every rank, and why rank 0 skipped newer ones.
 
-    All ranks must call this. What unfinished saves have left is removed.
+    All ranks must call this. Files of unfinished saves are removed.
     """
     found, skipped = folder.find_newest() if folder.shared or group.rank == 0 else (None, [])
     if group.rank == 0:
@@ -55,7 +55,7 @@ def find_newest(folder: CheckpointFolder, group: Group) -> tuple[Found | None, s
 
 
 def find_step(folder: CheckpointFolder, step: int, group: Group) -> tuple[Found | None, str]:
-    """Return the checkpoint of a step, the same on every rank, or rank 0's word about why there is none.
+    """Return the checkpoint of a step, the same on every rank, or why rank 0 found none.
 
     All ranks must call this.
     """
@@ -64,7 +64,12 @@ def find_step(folder: CheckpointFolder, step: int, group: Group) -> tuple[Found 
 
 
 def restore(
-    folder: CheckpointFolder, found: Found, model: nn.Module, optimizer: Optimizer, progress: Progress, group: Group
+    folder: CheckpointFolder,
+    found: Found,
+    model: nn.Module,
+    optimizer: Optimizer,
+    progress: TrainingProgress,
+    group: Group,
 ) -> Tensors:
     """Put a whole state back. All ranks must call this.
 
@@ -107,7 +112,7 @@ def _under(prefix: str, tensors: Tensors) -> Tensors:
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
-def _take_own(ranks: Tensors, progress: Progress, group: Group) -> None:
+def _take_own(ranks: Tensors, progress: TrainingProgress, group: Group) -> None:
     """Put back what belonged to this rank, and its share of what belonged to all if there were more or fewer."""
     packed = ranks.get(f"ranks.{group.rank}")
     if packed is not None:

@@ -1,34 +1,36 @@
 """Starting from what another job has left: its checkpoint, its results, or any file of weights in safetensors."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
 from torch.optim import Optimizer
 
+from trainwright.api.names import SUMMARY_FILE, WEIGHTS_FILE
 from trainwright.api.spec import StartFromSpec
 from trainwright.api.spec.paths import is_uri
 from trainwright.api.worker import WorkerConfig
 from trainwright_worker.checkpoint.folder import PARENT, CheckpointFolder, Found
 from trainwright_worker.checkpoint.manifest import MANIFEST, Manifest
 from trainwright_worker.checkpoint.resume import Source, difference, make_optimizer_state, send, set_optimizer_state
+from trainwright_worker.checkpoint.state import named_weights
 from trainwright_worker.checkpoint.tensors import read_header
-from trainwright_worker.data.measured import Measured, compare
 from trainwright_worker.distributed.group import Group
 from trainwright_worker.distributed.parallel import is_sharded
 from trainwright_worker.errors import UserError
-from trainwright_worker.models.files import SUMMARY
 from trainwright_worker.storage import Storage, open_storage, read
-from trainwright_worker.training.state import named_weights
 
-WEIGHTS = "weights.safetensors"
-SUFFIX = ".safetensors"
-_FIELD = "spec.startFrom.path"
+_SUFFIX: Final = ".safetensors"
+_FIELD: Final = "spec.startFrom.path"
+
+DataCheck = Callable[[Any, str, str], str]
+"""Compares the data of this job with what the other job recorded of its own, see `start_from`."""
 
 
 def start_from(
-    spec: StartFromSpec, config: WorkerConfig, measured: Measured, model: nn.Module, optimizer: Optimizer, group: Group
+    spec: StartFromSpec, config: WorkerConfig, check: DataCheck, model: nn.Module, optimizer: Optimizer, group: Group
 ) -> tuple[str, str]:
     """Put another job's weights into the model, and its optimizer's state if the spec says so.
 
@@ -37,7 +39,8 @@ def start_from(
     Args:
         spec: Where they lie, and what of them is wanted.
         config: The worker's config.
-        measured: What this job has measured of its data.
+        check: Called with what the other job recorded of its data (None if it recorded nothing), its path and the field that
+            names it. Returns a warning, or an empty string; raises UserError if the weights mean something else here.
         model: The model without any wrapper, split over the ranks or not.
         optimizer: Its optimizer.
         group: All ranks.
@@ -59,7 +62,7 @@ def start_from(
         raise UserError(
             f"{_FIELD}: {spec.path} holds another model: {problem}", "use the same model, or spec.model.pretrained"
         )
-    doubt = compare(measured, found.facts.get("data"), spec.path, _FIELD)
+    doubt = check(found.facts.get("data"), spec.path, _FIELD)
     targets = {f"model.{name}": value for name, value in named_weights(model).items()}
     states = {}
     if spec.optimizer:
@@ -89,7 +92,7 @@ def _locate(place: str) -> tuple[Storage, Found]:
     parent, _, name = place.rpartition("/")
     above = open_storage(parent)
     try:
-        if name.endswith(SUFFIX):
+        if name.endswith(_SUFFIX):
             return above, _describe_file(above, name)
         inside = above.list(name)
         if MANIFEST in inside:
@@ -98,8 +101,8 @@ def _locate(place: str) -> tuple[Storage, Found]:
                 raise UserError(f"{_FIELD}: {place} is damaged: {reason}")
             return above, found
         storage = open_storage(place)
-        if WEIGHTS in inside:
-            return storage, _describe_file(storage, WEIGHTS)
+        if WEIGHTS_FILE in inside:
+            return storage, _describe_file(storage, WEIGHTS_FILE)
         if PARENT in inside:
             found, skipped = CheckpointFolder(storage, keep=1).find_newest()
             if found is not None:
@@ -124,7 +127,7 @@ def _describe_file(storage: Storage, name: str) -> Found:
 def _read_summary(storage: Storage) -> dict[str, Any]:
     """Return what a job says of itself beside its weights; nothing if they are from elsewhere."""
     try:
-        summary: dict[str, Any] = json.loads(read(storage, SUMMARY))
+        summary: dict[str, Any] = json.loads(read(storage, SUMMARY_FILE))
     except FileNotFoundError:
         return {}
     return summary if isinstance(summary, dict) else {}

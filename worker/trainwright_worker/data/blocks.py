@@ -5,7 +5,7 @@ from concurrent.futures import Future
 from threading import Lock
 from typing import Final
 
-from trainwright_worker.data.files import Location
+from trainwright_worker.files import Location
 
 BLOCK_BYTES: Final = 8 << 20
 KEPT_BLOCKS: Final = 40

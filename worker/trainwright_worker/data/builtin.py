@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from trainwright.api.spec.sources import BuiltinData, BuiltinName
+from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.table import Samples, Table
 
 DIGITS_SHAPE = (1, 8, 8)
@@ -16,13 +17,14 @@ def read_builtin(data: BuiltinData) -> Table:
     loaded = _load(data.name)
     inputs = torch.from_numpy(loaded.data).to(torch.float32)
     features = tuple(str(name) for name in loaded.feature_names)
+    origins = Origins.of_file(str(data.name), torch.arange(1, len(inputs) + 1))
     if data.name == BuiltinName.DIABETES:
         targets = torch.from_numpy(loaded.target).to(torch.float32).unsqueeze(1)
-        return Table(Samples(inputs, targets, features), classes=None)
+        return Table(Samples(inputs, targets, features, origins), classes=None)
     if data.name == BuiltinName.DIGITS:
         inputs = inputs.reshape(-1, *DIGITS_SHAPE)
     classes = tuple(str(name) for name in loaded.target_names)
-    return Table(Samples(inputs, torch.from_numpy(loaded.target).to(torch.int64), features), classes)
+    return Table(Samples(inputs, torch.from_numpy(loaded.target).to(torch.int64), features, origins), classes)
 
 
 def _load(name: BuiltinName) -> Any:

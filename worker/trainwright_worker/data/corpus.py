@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.api.spec.job import Task
 from trainwright.api.spec.preparation import TokenizerName, TokenizerSpec
+from trainwright.api.spec.source import Target
 from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.ragged import Array, Ragged, Scratch
 from trainwright_worker.data.sequences import Blocks, Tokens
@@ -129,7 +129,7 @@ def make_tokenizer(spec: TrainingJobSpec, train: Texts, root: str) -> Tokenizer:
     elif own is not None and wanted.name is None:
         return own
     else:
-        usual = TokenizerName.BPE if spec.task == Task.LANGUAGE_MODELING else TokenizerName.WORD
+        usual = TokenizerName.BPE if spec.traits.target == Target.TOKENS else TokenizerName.WORD
         # The texts of a small plain text are fragments of words.
         made = learn(wanted, wanted.name or usual, (text for text, _ in train.read_wholes(_LEARNT_WHOLE)))
     if own is not None and not made.fits(own):

@@ -1,25 +1,26 @@
 """From the spec's dataset to what training consumes: read, split, measure, process."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.api.spec.job import Task
+from trainwright.api.spec.source import Target
 from trainwright_worker.batch import Batch
 from trainwright_worker.data.corpus import Texts, make_tokenizer, to_blocks, to_samples
 from trainwright_worker.data.measured import Measured
 from trainwright_worker.data.normalization import Normalization, measure_samples
+from trainwright_worker.data.overlap import refuse_overlap
 from trainwright_worker.data.pictures import ChangedSamples, Pictures, measure_pictures
 from trainwright_worker.data.ragged import Scratch
 from trainwright_worker.data.readers import read_source
-from trainwright_worker.data.sequences import Frames, pad
+from trainwright_worker.data.sequences import Frames, Tokens, pad
 from trainwright_worker.data.speech import measure_frames
 from trainwright_worker.data.splits import Splits, split
-from trainwright_worker.data.table import Part, Samples, Split
+from trainwright_worker.data.table import Part, Samples, Split, Table
 from trainwright_worker.data.tokens import Tokenizer
 from trainwright_worker.errors import DataError, UserError
 
@@ -30,37 +31,16 @@ _FEW: Final = 10
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a model must know of the data.
-
-    Attributes:
-        shape: Shape of one input, without the batch: (features,), (channels, height, width), (length,) for tokens,
-            (frames, features).
-        outputs: Number of outputs that a model needs: classes, targets, words of the vocabulary, or characters and CTC's
-            blank.
-        vocabulary: Size of the vocabulary if the inputs are token ids.
-        padding: Id of the padding token.
-    """
-
-    shape: tuple[int, ...]
-    outputs: int
-    vocabulary: int | None = None
-    padding: int | None = None
-
-
-@dataclass(frozen=True)
 class Dataset:
     """The splits of a job's data as the model sees them.
 
     Attributes:
         splits: Processed samples.
         measured: What was measured on the training split to process them.
-        task: What the model learns to do.
     """
 
     splits: Splits[Split]
     measured: Measured
-    task: Task
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -83,25 +63,10 @@ class Dataset:
         train = self.splits.train
         return train.blocks() if isinstance(train, Pictures) else None
 
-    @cached_property
-    def facts(self) -> Facts:
-        """What a model must know of the data."""
-        shape = self.splits.train.shape
-        outputs = 1 if self.classes is None else len(self.classes)
-        if self.task == Task.REGRESSION:
-            outputs = self.splits.train.take(torch.zeros(1, dtype=torch.int64)).targets.shape[1]
-        if self.task == Task.TRANSCRIPTION:
-            return Facts(shape, outputs + 1)
-        if self.tokenizer is None:
-            return Facts(shape, outputs)
-        if self.task == Task.LANGUAGE_MODELING:
-            outputs = self.tokenizer.size
-        return Facts(shape, outputs, self.tokenizer.size, self.tokenizer.padding)
-
     def batch_of_rows(self, rows: list[list[float]]) -> Batch:
         """Return rows of features, scaled as training data was, with zeros for targets."""
         inputs = self.normalization.apply_to_inputs(torch.tensor(rows, dtype=torch.float64))
-        return Batch(inputs, torch.zeros(len(rows)))
+        return Batch.of(inputs, torch.zeros(len(rows)))
 
     def batch_of_texts(self, texts: list[str]) -> Batch:
         """Return texts, cut into tokens as training data was, with zeros for targets.
@@ -116,7 +81,7 @@ class Dataset:
             if not found:
                 raise UserError(f"spec.prediction.texts[{index}]: {texts[index]!r} holds no token")
         inputs, mask = pad([torch.tensor(found).numpy() for found in ids], max(map(len, ids)), self.tokenizer.padding)
-        return Batch(torch.from_numpy(inputs), torch.zeros(len(ids), dtype=torch.int64), torch.from_numpy(mask))
+        return Batch.of(torch.from_numpy(inputs), torch.zeros(len(ids), dtype=torch.int64), torch.from_numpy(mask))
 
 
 def read(
@@ -132,13 +97,29 @@ def read(
     Raises:
         DataError: The data is missing, damaged or not what the spec says.
     """
-    table = read_source(spec, root, scratch or Scratch())
+    table = read_table(spec, root, scratch or Scratch())
+    return split(table, spec.dataset.split, spec.training.seed), table.classes
+
+
+def read_table(spec: TrainingJobSpec, root: str, scratch: Scratch) -> Table:
+    """Return the data of a job as its source has it, once it is seen that something can be learnt from it.
+
+    Args:
+        spec: The job.
+        root: Folder at which relative paths start.
+        scratch: Where to keep what is derived from the data.
+
+    Raises:
+        DataError: The data is missing, damaged or not what the spec says.
+    """
+    table = read_source(spec, root, scratch)
+    refuse_overlap(table, spec.dataset)
     for part in (table.samples, table.validation, table.test):
         if isinstance(part, Samples) and not all(some.isfinite().all() for some in torch.split(part.inputs, _ROWS)):
             raise DataError("spec.dataset: the inputs hold values that are not finite numbers")
-    if spec.task == Task.CLASSIFICATION and table.classes is not None:
+    if spec.traits.target == Target.CLASS and table.classes is not None:
         table = replace(table, notes=(*table.notes, *_check_classes(table.samples, table.classes)))
-    return split(table, spec.dataset.split, spec.training.seed), table.classes
+    return table
 
 
 def _check_classes(samples: Part, classes: tuple[str, ...]) -> list[str]:
@@ -214,13 +195,24 @@ def process(spec: TrainingJobSpec, splits: Splits[Part], measured: Measured, scr
             classes = tuple(map(ord, measured.classes or ()))
             return replace(part, normalization=measured.normalization, classes=classes, fixed=spec.training.compile)
         if isinstance(part, Texts) and measured.tokenizer is not None:
-            if spec.task == Task.LANGUAGE_MODELING:
+            if spec.traits.target == Target.TOKENS:
                 return to_blocks(part, measured.tokenizer, place, name)
             scaled = replace(part, targets=measured.normalization.apply_to_targets(part.targets))
             return to_samples(scaled, measured.tokenizer, place, fixed=spec.training.compile)
         raise TypeError(type(part))
 
-    return Dataset(splits.map(change), measured, spec.task)
+    changed = splits.map(change)
+    return Dataset(replace(changed, notes=(*changed.notes, *_say_what_is_cut(changed))), measured)
+
+
+def _say_what_is_cut(splits: Splits[Split]) -> Iterator[str]:
+    """Yield what is to be said of texts that may be longer than a sample may be."""
+    for name, part in (("training", splits.train), ("validation", splits.validation), ("test", splits.test)):
+        if isinstance(part, Tokens) and part.full:
+            yield (
+                f"spec.dataset.tokenizer.maxLength: {part.full:,} of {len(part):,} texts of the {name} split have "
+                f"{part.max_length:,} tokens or more, and what is beyond them is cut off"
+            )
 
 
 def existing_split(dataset: Dataset, name: str, field: str) -> Split:

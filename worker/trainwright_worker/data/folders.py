@@ -2,46 +2,28 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor
 
 from trainwright.api.spec.corpora import ImageFolderData
-from trainwright_worker.data.files import Location, find
-from trainwright_worker.data.pictures import Pictures
-from trainwright_worker.data.ragged import Array
-from trainwright_worker.data.splits import find_own
+from trainwright_worker.data.origin import Origins
+from trainwright_worker.data.pictures import ImageNames, Marks, Pictures
+from trainwright_worker.data.ragged import Array, Names
+from trainwright_worker.data.splits import find_own, refuse_others, say_left_out, say_taken_as_classes
 from trainwright_worker.data.table import Reading, Table
 from trainwright_worker.errors import DataError
+from trainwright_worker.files import Location, find
 
 SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 )
 _FIELD: Final = "spec.dataset.imageFolder.path"
-_KINDS: Final = 5
-"""How many of the extensions that are left out are named."""
-
-
-class Names:
-    """Many strings in little memory: millions of paths are not worth a Python object each."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        parts = [os.fsencode(name) for name in names]  # Any name that a file may have, in whatever encoding.
-        self._ends: Array = np.cumsum([0, *map(len, parts)])
-        self._text = b"".join(parts)
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-        return len(self._ends) - 1
-
-    def __getitem__(self, index: int) -> str:
-        """Return one."""
-        return os.fsdecode(self._text[self._ends[index] : self._ends[index + 1]])
 
 
 @dataclass(frozen=True)
@@ -51,10 +33,16 @@ class ImageFiles:
     Attributes:
         folder: The folder under which all lie.
         names: Their paths from there.
+        sizes: Their sizes in bytes ([images] int64).
+        classes: Names of the classes, of whose folders they are.
+        targets: Class of each ([images] int64).
     """
 
     folder: Location
     names: Names
+    sizes: Array
+    classes: tuple[str, ...]
+    targets: Tensor
 
     @property
     def reading(self) -> Reading:
@@ -73,6 +61,16 @@ class ImageFiles:
         """Return None: every file is read by itself."""
         return None
 
+    def marks(self) -> Marks:
+        """Return a hash of the name of each image, and its size."""
+        names = (self.names[row] for row in range(len(self.names)))
+        hashes = np.fromiter((xxhash.xxh3_64_intdigest(os.fsencode(name)) for name in names), np.uint64)
+        return Marks(self.classes, self.targets.numpy(), np.stack([hashes.view(np.int64), self.sizes], axis=1))
+
+    def origins(self, rows: Tensor) -> Origins:
+        """Return the files of some images ([samples] int64)."""
+        return Origins(ImageNames(self, len(self.names)), rows.int())
+
 
 def read_image_folder(data: ImageFolderData, root: str) -> Table:
     """Return the images of a folder, and those of its own validation and test folders.
@@ -87,13 +85,26 @@ def read_image_folder(data: ImageFolderData, root: str) -> Table:
     left = Counter[str]()
     if "train" not in own:
         train, classes = _read(folder, data, None, left)
-        return Table(train, classes, notes=_told(left))
+        return Table(
+            train,
+            classes,
+            notes=(
+                *say_left_out(left.elements(), _FIELD, "none of images"),
+                *say_taken_as_classes(own, f"{_FIELD}: {folder.name}"),
+            ),
+        )
+    others = [place for place in folder.folders() if Path(place.path).name not in own.values()]
+    refuse_others(
+        [Path(place.path).name for place in others if _images(place, Counter())],
+        own["train"],
+        f"{_FIELD}: {folder.name}",
+    )
     train, classes = _read(folder.child(own["train"]), data, None, left)
     test, validation = (
         _read(folder.child(own[name]), data, classes, left)[0] if name in own else None
         for name in ("test", "validation")
     )
-    return Table(train, classes, test, validation, notes=_told(left))
+    return Table(train, classes, test, validation, notes=say_left_out(left.elements(), _FIELD, "none of images"))
 
 
 def _read(
@@ -103,7 +114,7 @@ def _read(
     inner = folder.folders()
     if not inner:
         raise DataError(f"{_FIELD}: {folder.name} holds no folder of a class")
-    found = {Path(place.path).name: _images(place, folder, left) for place in inner}
+    found = {Path(place.path).name: _images(place, left) for place in inner}
     classes = known or tuple(sorted(found))
     for name, paths in found.items():
         if name not in classes:
@@ -114,22 +125,16 @@ def _read(
     if not sum(counts):
         raise DataError(f"{_FIELD}: {folder.name} holds no images")
     targets = torch.repeat_interleave(torch.arange(len(classes)), torch.tensor(counts))
-    images = ImageFiles(folder, Names(name for label in classes for name in found.get(label, ())))
+    files = [file for label in classes for file in found.get(label, ())]
+    start = len(folder.path.rstrip("/")) + 1
+    names, sizes = Names(file.path[start:] for file in files), np.array([file.size or 0 for file in files])
+    images = ImageFiles(folder, names, sizes, classes, targets)
     return Pictures(images, torch.arange(len(images.names)), targets, data, _FIELD), classes
 
 
-def _images(place: Location, folder: Location, left: Counter[str]) -> list[str]:
-    """Return the images of a class by their paths from the folder of all classes."""
-    start = len(folder.path.rstrip("/")) + 1
+def _images(place: Location, left: Counter[str]) -> list[Location]:
+    """Return the images of a class, or of a split; count in `left` what is left out, by its extension."""
     files = place.files()
     suffixes = [Path(file.path).suffix.lower() for file in files]
     left.update(suffix for suffix in suffixes if suffix not in SUFFIXES)
-    return [file.path[start:] for file, suffix in zip(files, suffixes, strict=True) if suffix in SUFFIXES]
-
-
-def _told(left: Counter[str]) -> tuple[str, ...]:
-    """Return what is to be said of files that are left out."""
-    if not left:
-        return ()
-    kinds = ", ".join(suffix or "none" for suffix, _ in left.most_common(_KINDS))
-    return (f"{_FIELD}: {left.total():,} files are left out, since their extensions ({kinds}) are none of images",)
+    return [file for file, suffix in zip(files, suffixes, strict=True) if suffix in SUFFIXES]

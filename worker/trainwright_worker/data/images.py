@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from trainwright.api.spec.sources import Cifar10Data, IdxData
-from trainwright_worker.data.files import Location, find
+from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.table import Samples, Table
 from trainwright_worker.errors import DataError
+from trainwright_worker.files import Location, find
 
 IMAGES_MAGIC = 2051
 LABELS_MAGIC = 2049
@@ -47,37 +48,38 @@ def read_cifar10(data: Cifar10Data, root: str) -> Table:
     """
     field = "spec.dataset.cifar10.path"
     train, test = (
-        _to_samples(torch.cat([_read_batch(f"{data.path}/{name}.bin", root, field) for name in names]))
+        _to_samples([_read_batch(f"{data.path}/{name}.bin", root, field) for name in names])
         for names in ([f"data_batch_{number}" for number in range(1, 6)], ["test_batch"])
     )
     return Table(train, CIFAR_CLASSES, test)
 
 
 def _read_pair(images: str, labels: str, root: str, fields: tuple[str, str]) -> Samples:
-    pixels = _read_array(images, root, fields[0], IMAGES_MAGIC, dimensions=3)
-    classes = _read_array(labels, root, fields[1], LABELS_MAGIC, dimensions=1)
+    place = find(images, root, fields[0])
+    pixels = _read_array(place, IMAGES_MAGIC, dimensions=3)
+    classes = _read_array(find(labels, root, fields[1]), LABELS_MAGIC, dimensions=1)
     if len(pixels) != len(classes):
         raise DataError(f"{fields[1]}: {len(classes)} labels in {labels} for {len(pixels)} images in {images}")
     if not len(pixels):
         raise DataError(f"{fields[0]}: {images} holds no images")
-    return Samples(pixels.unsqueeze(1).to(torch.float32), classes.to(torch.int64))
+    origins = Origins.of_file(place.name, _numbered(len(pixels)))
+    return Samples(pixels.unsqueeze(1).to(torch.float32), classes.to(torch.int64), origins=origins)
 
 
-def _read_array(name: str, root: str, field: str, magic: int, dimensions: int) -> Tensor:
-    path = find(name, root, field)
+def _read_array(path: Location, magic: int, dimensions: int) -> Tensor:
     content = _read_bytes(path)
     header = 4 * (1 + dimensions)
     numbers = np.frombuffer(content[:header], dtype=">u4") if len(content) >= header else np.zeros(1, dtype=">u4")
     if numbers[0] != magic:
         raise DataError(
-            f"{field}: {path.name} begins with the number {int.from_bytes(content[:4], 'big')}, but an idx file of this "
+            f"{path.field}: {path.name} begins with the number {int.from_bytes(content[:4], 'big')}, but an idx file of this "
             f"kind begins with {magic}",
             "check that images and labels are not exchanged and that the file is whole",
         )
     shape = [int(size) for size in numbers[1:]]
     expected = header + math.prod(shape)
     if len(content) != expected:
-        raise DataError(f"{field}: {path.name} has {len(content)} bytes, but its header promises {expected}")
+        raise DataError(f"{path.field}: {path.name} has {len(content)} bytes, but its header promises {expected}")
     return torch.from_numpy(np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape).copy())
 
 
@@ -89,9 +91,10 @@ def _read_bytes(path: Location) -> bytes:
         raise DataError(f"{path.field}: cannot read {path.name}: {error}") from error
 
 
-def _read_batch(name: str, root: str, field: str) -> Tensor:
-    """Return the records of a file, a label and its pixels each ([images, 3073] uint8)."""
-    content = _read_bytes(find(name, root, field))
+def _read_batch(name: str, root: str, field: str) -> tuple[str, Tensor]:
+    """Return a file and its records, a label and its pixels each ([images, 3073] uint8)."""
+    path = find(name, root, field)
+    content = _read_bytes(path)
     record = 1 + math.prod(CIFAR_SHAPE)
     if not content or len(content) % record:
         raise DataError(f"{field}: {name} has {len(content)} bytes, not a multiple of {record}", "download it again")
@@ -99,12 +102,19 @@ def _read_batch(name: str, root: str, field: str) -> Tensor:
     largest = int(records[:, 0].max())
     if largest >= len(CIFAR_CLASSES):
         raise DataError(f"{field}: {name} holds the label {largest}, but CIFAR-10 ends at 9")
-    return records
+    return path.name, records
 
 
-def _to_samples(records: Tensor) -> Samples:
+def _to_samples(batches: list[tuple[str, Tensor]]) -> Samples:
+    records = torch.cat([records for _, records in batches])
     pixels = records[:, 1:].to(torch.float32).reshape(-1, *CIFAR_SHAPE)
-    return Samples(pixels, records[:, 0].to(torch.int64))
+    origins = Origins.of_files([(name, _numbered(len(records))) for name, records in batches])
+    return Samples(pixels, records[:, 0].to(torch.int64), origins=origins)
+
+
+def _numbered(count: int) -> Tensor:
+    """Return the numbers of the images of a file, from 1 ([count] int64)."""
+    return torch.arange(1, count + 1)
 
 
 def _pixels(images: Tensor) -> str:

@@ -6,9 +6,11 @@ from trainwright.api.spec.corpora import LabeledTextData, TextData
 from trainwright.api.spec.preparation import MissingTargets
 from trainwright_worker.data.cells import Faults, Gaps
 from trainwright_worker.data.corpus import Texts, chosen, filled
+from trainwright_worker.data.splits import say_left_out
 from trainwright_worker.data.table import Table
-from trainwright_worker.data.texts import Files, PlainText, open_labeled, open_text
+from trainwright_worker.data.texts import JSONL, PLAIN, Files, PlainText, Reviews, open_labeled, open_text
 from trainwright_worker.errors import DataError
+from trainwright_worker.files import list_left_out
 
 _LABELED = "spec.dataset.labeledText"
 _TEXT = "spec.dataset.text"
@@ -48,7 +50,8 @@ def read_labeled(data: LabeledTextData, root: str, missing: MissingTargets) -> T
         name: chosen(store, found[name].rows, found[name].labels.index(classes, field), found[name].origins)
         for name, (store, _, field) in stores.items()
     }
-    notes = (*gaps.notes(), *labels.notes(_LABELED))
+    others = [note for store, _, _ in stores.values() if isinstance(store, Reviews) for note in store.notes]
+    notes = (*others, *gaps.notes(), *labels.notes(_LABELED))
     return Table(parts["train"], classes, parts.get("test"), parts.get("validation"), notes=notes)
 
 
@@ -61,7 +64,9 @@ def read_text(data: TextData, root: str) -> Table:
     notes: list[str] = []
 
     def part(path: str, key: str) -> Texts:
-        store = open_text(data, path, root, f"{_TEXT}.{key}")
+        field = f"{_TEXT}.{key}"
+        store = open_text(data, path, root, field)
+        notes.extend(say_left_out(list_left_out(path, root, field, PLAIN + JSONL), field, "none of texts"))
         if isinstance(store, Files):
             texts, said = filled(store, path)
             notes.extend(said)

@@ -1,13 +1,17 @@
 """The data of a rank, from the spec to processed splits: what was measured comes from rank 0, or from a checkpoint."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trainwright.api.spec import TrainingJobSpec
-from trainwright_worker.data.dataset import Dataset, measure, process, read
+from trainwright_worker.data.dataset import Dataset, measure, process, read_table
+from trainwright_worker.data.fingerprint import Fingerprint, fingerprint
 from trainwright_worker.data.measured import Measured
 from trainwright_worker.data.ragged import Scratch
+from trainwright_worker.data.splits import Splits, split
+from trainwright_worker.data.table import Part
 from trainwright_worker.distributed.group import Group
 from trainwright_worker.errors import DataError
 
@@ -25,22 +29,46 @@ def load(
         scratch: Folder for what is derived from the data, which the ranks of this machine share.
 
     Raises:
-        DataError: The data is not what the spec says, or has other classes than it had.
+        DataError: The data is not what the spec says, or has changed since the run to be continued began.
         UserError: The spec asks for what the data does not have.
     """
     place = Scratch(scratch)
-    splits, classes = read(spec, root, place)
-    if saved is None:
-        mine = json.dumps(measure(spec, splits, classes, root).to_json()).encode() if group.rank == 0 else None
-        saved = json.loads(group.broadcast(mine) or b"")
-    measured = Measured.from_json(saved)
-    if measured.classes != classes:
+    before = None if saved is None else Measured.from_json(saved)
+    stratify = before is None or before.stratified
+    splits, classes, mark = _read(spec, root, place, stratify=stratify, marked=group.rank == 0)
+    if before is None:
+        mine = None
+        if group.rank == 0:
+            found = replace(measure(spec, splits, classes, root), stratified=stratify, fingerprint=mark)
+            mine = json.dumps(found.to_json()).encode()
+        before = Measured.from_json(json.loads(group.broadcast(mine) or b""))
+    elif mark is not None and before.fingerprint is not None:
+        _check_same(before.fingerprint, mark)
+    if before.classes != classes:
         raise DataError(
             f"spec.dataset: the data has the classes {_shown(classes)}, but the run to be continued had "
-            f"{_shown(measured.classes)}",
+            f"{_shown(before.classes)}",
             "put the data back as it was, or start a new job",
         )
-    return process(spec, splits, measured, place)
+    return process(spec, splits, before, place)
+
+
+def _read(
+    spec: TrainingJobSpec, root: str, scratch: Scratch, *, stratify: bool, marked: bool
+) -> tuple[Splits[Part], tuple[str, ...] | None, Fingerprint | None]:
+    """Return the unprocessed splits, the classes, and the fingerprint of the data if it is wanted."""
+    table = read_table(spec, root, scratch)
+    mark = fingerprint(table) if marked else None
+    return split(table, spec.dataset.split, spec.training.seed, stratify=stratify), table.classes, mark
+
+
+def _check_same(before: Fingerprint, now: Fingerprint) -> None:
+    """Refuse data that has changed: samples would be trained on that were held out, and the other way round."""
+    if changes := now.find_changes(before):
+        raise DataError(
+            f"spec.dataset: the data has changed since the run to be continued began: {changes}",
+            "put the data back as it was, or start a new job",
+        )
 
 
 def _shown(classes: tuple[str, ...] | None) -> str:

@@ -96,10 +96,9 @@ def read_ahead(split: Split, requests: Iterator[Request], device: torch.device) 
 
 def _pin(batch: Batch, device: torch.device) -> Batch:
     """Return the batch where a copy to the device needs no waiting; one that is on a device already needs none."""
-    if device.type != "cuda" or batch.inputs.device.type != "cpu":
+    if device.type != "cuda" or batch.input.device.type != "cpu":
         return batch
-    mask = None if batch.mask is None else batch.mask.pin_memory()
-    return Batch(batch.inputs.pin_memory(), batch.targets.pin_memory(), mask)
+    return batch.map(Tensor.pin_memory)
 
 
 def _place(split: Split, device: torch.device) -> Split:

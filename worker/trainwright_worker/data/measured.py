@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from trainwright_worker.data.fingerprint import Fingerprint
 from trainwright_worker.data.normalization import Normalization
 from trainwright_worker.data.tokens import Tokenizer
 from trainwright_worker.errors import UserError
@@ -16,11 +17,15 @@ class Measured:
         classes: Name of each class in the order of its index; None if the targets are no classes.
         normalization: How inputs, and the targets of a regression, are scaled.
         tokenizer: How texts become tokens; None if the inputs are no texts.
+        stratified: Whether each split has its share of each class; runs of earlier versions did not see to it.
+        fingerprint: What the samples were; None in a run of an earlier version.
     """
 
     classes: tuple[str, ...] | None = None
     normalization: Normalization = field(default_factory=Normalization)
     tokenizer: Tokenizer | None = None
+    stratified: bool = False
+    fingerprint: Fingerprint | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON types."""
@@ -28,6 +33,8 @@ class Measured:
             "classes": None if self.classes is None else list(self.classes),
             "normalization": self.normalization.to_json(),
             "tokenizer": None if self.tokenizer is None else self.tokenizer.to_json(),
+            "stratified": self.stratified,
+            "fingerprint": None if self.fingerprint is None else self.fingerprint.to_json(),
         }
 
     @classmethod
@@ -37,6 +44,8 @@ class Measured:
             None if raw["classes"] is None else tuple(raw["classes"]),
             Normalization.from_json(raw["normalization"]),
             None if raw["tokenizer"] is None else Tokenizer.from_json(raw["tokenizer"]),
+            raw.get("stratified", False),
+            Fingerprint.from_json(raw["fingerprint"]) if raw.get("fingerprint") else None,
         )
 
 

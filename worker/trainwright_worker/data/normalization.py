@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from trainwright.api.spec.dataset import Normalize
+from trainwright_worker.data.pixels import PIXEL_MAXIMUM
 from trainwright_worker.data.table import Samples
 from trainwright_worker.errors import UserError
 
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION: Final = (0.229, 0.224, 0.225)
-PIXEL_MAXIMUM: Final = 255
 _AT_ONCE: Final = 1 << 20
 """How many numbers are measured at once."""
 _ROUNDING: Final = 16 * torch.finfo(torch.float64).eps

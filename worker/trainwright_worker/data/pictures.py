@@ -1,9 +1,7 @@
 """Splits of images that are decoded and changed as they are asked for."""
 
-import io
-import struct
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Final, Protocol
@@ -16,19 +14,31 @@ from trainwright.api.spec.corpora import Pictures as Form
 from trainwright.api.spec.preparation import AugmentationSpec, Normalize
 from trainwright_worker.batch import Batch
 from trainwright_worker.data.augment import augment, center
-from trainwright_worker.data.normalization import PIXEL_MAXIMUM, Normalization, imagenet
+from trainwright_worker.data.normalization import Normalization, imagenet
+from trainwright_worker.data.origin import Origins
+from trainwright_worker.data.pixels import PIXEL_MAXIMUM, decode
 from trainwright_worker.data.ragged import Array
 from trainwright_worker.data.table import Reading, Samples
-from trainwright_worker.errors import DataError
 
 CHECKED: Final = 2048
 """Images that are decoded before training begins: to measure their scaling, and to find out what cannot be decoded."""
 CHECKED_BLOCKS: Final = 16
 """Blocks of large remote files that are fetched for this."""
 
-_SIXTEEN_BITS: Final = ("PNG", "PPM")
-"""Formats whose grey pixels have 16 bits where Pillow says that they are integers."""
-_VALUES: Final = {"F": "fractions", "I": "integers"}
+
+@dataclass(frozen=True)
+class Marks:
+    """What tells encoded images apart without decoding them.
+
+    Attributes:
+        pieces: Names of the files or folders in which they lie.
+        piece: In which of them each image lies ([images] int64).
+        values: Numbers that follow from what an image is ([images] or [images, numbers]).
+    """
+
+    pieces: Sequence[str]
+    piece: Array
+    values: Array
 
 
 class Images(Protocol):
@@ -46,6 +56,28 @@ class Images(Protocol):
 
     def blocks(self) -> Tensor | None:
         """Return which images lie beside each other and are best read together ([images] int64); None if it is all one."""
+
+    def marks(self) -> Marks:
+        """Return what tells the images apart without decoding them."""
+
+    def origins(self, rows: Tensor) -> Origins:
+        """Return where some images ([samples] int64) come from."""
+
+
+@dataclass(frozen=True)
+class ImageNames(Sequence[str]):
+    """What images are called, each in a file or a member of its own."""
+
+    images: Images
+    total: int
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return self.total
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return the name of one."""
+        return self.images.name(index)
 
 
 @dataclass(frozen=True)
@@ -86,6 +118,11 @@ class Pictures:
         """What makes reading take its time."""
         return self.images.reading
 
+    @property
+    def origins(self) -> Origins:
+        """Where each sample comes from."""
+        return self.images.origins(self.rows)
+
     def blocks(self) -> Tensor | None:
         """Return which samples are best read together ([samples] int64); None if any may be."""
         found = self.images.blocks()
@@ -109,7 +146,7 @@ class Pictures:
         inputs = np.empty((len(indices), *self.shape), np.float32)
         for place, row in enumerate(self.rows[indices].tolist()):
             write_scaled(self._picture(row, epoch), self.normalization, inputs[place])
-        return Batch(torch.from_numpy(inputs), self.targets[indices])
+        return Batch.of(torch.from_numpy(inputs), self.targets[indices])
 
     def _picture(self, row: int, epoch: int | None) -> Array:
         image = decode(self.images.read(row), self.images.name(row), self.field, grayscale=self.form.grayscale)
@@ -152,6 +189,11 @@ class ChangedSamples:
         """What makes reading take its time."""
         return Reading.DECODING
 
+    @property
+    def origins(self) -> Origins | None:
+        """The file and the row of each sample, if they are known."""
+        return self.samples.origins
+
     def take(self, indices: Tensor, epoch: int | None = None) -> Batch:
         """Return the samples at `indices` as images [k, channels, height, width]."""
         if epoch is None:
@@ -164,51 +206,7 @@ class ChangedSamples:
             image = images[row].transpose(1, 2, 0)
             changed = augment(image, self.augmentation, size, min(size), self.maximum, draw)
             write_scaled(changed, self.normalization, inputs[place])
-        return Batch(torch.from_numpy(inputs), self.samples.targets[indices])
-
-
-def decode(content: bytes, name: str, field: str, *, grayscale: bool) -> Array:
-    """Return the pixels of an encoded image as people see it ([height, width, channels] uint8): upright, on white paper.
-
-    Raises:
-        DataError: It cannot be decoded, or nobody knows which of its values are black and white.
-    """
-    from PIL import Image, ImageOps  # noqa: PLC0415 - only jobs with images need it
-
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            picture.load()
-            with suppress(SyntaxError, TypeError, ValueError, struct.error):  # Damaged EXIF is no damaged image.
-                ImageOps.exif_transpose(picture, in_place=True)
-            if picture.mode == "F" or (picture.mode == "I" and picture.format not in _SIXTEEN_BITS):
-                raise DataError(
-                    f"{field}: the image {name} holds {_VALUES[picture.mode]}, of which nobody knows what is black and "
-                    "what is white",
-                    "convert it to 8 or 16 bits",
-                )
-            pixels = np.asarray(_on_white(_with_bytes(picture)).convert("L" if grayscale else "RGB"))
-    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = str(error).split(" <_io")[0]
-        raise DataError(f"{field}: cannot decode the image {name}: {reason}", "replace or remove it") from error
-    return pixels.reshape(*pixels.shape[:2], -1)
-
-
-def _with_bytes(picture: Any) -> Any:
-    """Return a picture with a byte per pixel and channel: of 16 bits the upper 8, where Pillow would cut off at 255."""
-    from PIL import Image  # noqa: PLC0415 - only jobs with images need it
-
-    if not picture.mode.startswith("I"):
-        return picture
-    return Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8))
-
-
-def _on_white(picture: Any) -> Any:
-    """Return a picture without transparency: below what is transparent, files hold any colour, as a rule black."""
-    from PIL import Image  # noqa: PLC0415 - only jobs with images need it
-
-    if not picture.has_transparency_data:
-        return picture
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+        return Batch.of(torch.from_numpy(inputs), self.samples.targets[indices])
 
 
 def write_scaled(image: Array, normalization: Normalization, place: Array) -> None:
@@ -250,7 +248,7 @@ def choose_some(samples: int, blocks: Tensor | None) -> Tensor:
 
 def _moments(pictures: Pictures, index: Tensor) -> Array:
     """Return the sum and the sum of squares of each channel ([2, channels] float64)."""
-    pixels = pictures.take(index).inputs[0].numpy().astype(np.float64)
+    pixels = pictures.take(index).input[0].numpy().astype(np.float64)
     return np.stack([pixels.sum((1, 2)), (pixels**2).sum((1, 2))])
 
 

@@ -6,17 +6,18 @@ pages that the system keeps. So data of any size costs a rank no memory of its o
 
 import hashlib
 import json
+import os
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 
-from trainwright_worker.data.files import locked
+from trainwright_worker.files import locked
 
 _INDEX: Final = "index.npz"
 
@@ -64,6 +65,34 @@ class Ragged:
     def lengths(self) -> Array:
         """Return the length of each row ([rows] int64)."""
         return np.diff(self.ends)
+
+
+class Names:
+    """Many strings in little memory: millions of paths are not worth a Python object each."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        parts = [os.fsencode(name) for name in names]  # Any name that a file may have, in whatever encoding.
+        self._ends: Array = np.cumsum([0, *map(len, parts)])
+        self._text = b"".join(parts)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        """Return one."""
+        return os.fsdecode(self._text[self._ends[index] : self._ends[index + 1]])
+
+    def arrays(self) -> tuple[Array, Array]:
+        """Return all of them one after the other (uint8), and where each ends, after a first 0 (int64)."""
+        return np.frombuffer(self._text, np.uint8), self._ends
+
+    @classmethod
+    def from_arrays(cls, text: Array, ends: Array) -> Self:
+        """Return the strings that `arrays` gave."""
+        names = cls()
+        names._text, names._ends = text.tobytes(), ends
+        return names
 
 
 class Scratch:

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 from trainwright.api.spec.corpora import HuggingFaceData
-from trainwright.api.spec.job import Task
 from trainwright.api.spec.preparation import MissingTargets
+from trainwright.api.spec.source import Target
 from trainwright_worker.data.cells import LOOKED_AT, Faults, Gaps, Rows, find_unusable
 from trainwright_worker.data.columns import Columns, missing_column
 from trainwright_worker.data.corpus import chosen, filled
-from trainwright_worker.data.files import find
 from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.origin import Origins
-from trainwright_worker.data.pictures import Pictures
+from trainwright_worker.data.pictures import Marks, Pictures
 from trainwright_worker.data.ragged import Array
-from trainwright_worker.data.splits import find_own
+from trainwright_worker.data.splits import find_own, say_other_splits
 from trainwright_worker.data.table import Part, Reading, Samples, Table
 from trainwright_worker.data.texts import add_text_fault
 from trainwright_worker.errors import DataError
+from trainwright_worker.files import Location, find, place
 
 _FIELD: Final = "spec.dataset.huggingface"
 _ROWS: Final = 1024
@@ -39,6 +39,11 @@ class SavedTexts:
     field: str
     origin: str
     blank: bool
+
+    @property
+    def places(self) -> list[Location]:
+        """The files in which the rows lie."""
+        return [place(entry["filename"], "", self.field) for entry in self.rows.cache_files]
 
     def texts(self) -> Iterator[str]:
         """Read all texts in their order.
@@ -88,21 +93,29 @@ class SavedImages:
         """Return None: all are near."""
         return None
 
+    def origins(self, rows: Tensor) -> Origins:
+        """Return the rows of some images ([samples] int64)."""
+        return Origins.of_file(self.origin, rows + 1)
 
-def read_saved(data: HuggingFaceData, root: str, task: Task, missing: MissingTargets) -> Table:
+    def marks(self) -> Marks:
+        """Return what tells the images apart: their place alone, since to look at more takes as long as to read them."""
+        return Marks((self.origin,), np.zeros(len(self.rows), np.int64), np.arange(len(self.rows)))
+
+
+def read_saved(data: HuggingFaceData, root: str, target: Target, missing: MissingTargets) -> Table:
     """Return a saved dataset with its own splits.
 
     Args:
         data: Which columns of which dataset.
         root: Folder at which relative paths start.
-        task: What the model learns to do, which decides what the columns must hold.
+        target: What is to be learnt, which decides what the columns must hold.
         missing: What becomes of rows without a target.
 
     Raises:
         DataError: There is none, or a column is missing or holds something else than the spec says.
     """
-    splits = _load(data, root)
-    reader = _Reader(data, task, missing)
+    splits, notes = _load(data, root)
+    reader = _Reader(data, target, missing)
     found = {
         name: reader.read(splits[name][0], f"the {spoken} split of {data.path}", splits[name][1])
         for name, spoken in (("train", "training"), ("test", "test"), ("validation", "validation"))
@@ -110,11 +123,13 @@ def read_saved(data: HuggingFaceData, root: str, task: Task, missing: MissingTar
     }
     reader.faults.check()
     parts = {name: reader.part(split) for name, split in found.items()}
-    return Table(parts["train"], reader.classes, parts.get("test"), parts.get("validation"), notes=tuple(reader.notes))
+    return Table(
+        parts["train"], reader.classes, parts.get("test"), parts.get("validation"), notes=(*notes, *reader.notes)
+    )
 
 
-def _load(data: HuggingFaceData, root: str) -> dict[str, tuple[Any, str]]:
-    """Return the rows of each split and where they lie, by our names."""
+def _load(data: HuggingFaceData, root: str) -> tuple[dict[str, tuple[Any, str]], tuple[str, ...]]:
+    """Return the rows of each split and where they lie, by our names, and notes on the splits that are left out."""
     import datasets  # noqa: PLC0415 - takes seconds; only jobs with such data need it
 
     folder = find(data.path, root, f"{_FIELD}.path")
@@ -124,11 +139,12 @@ def _load(data: HuggingFaceData, root: str) -> dict[str, tuple[Any, str]]:
     except (DataError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{_FIELD}.path: {folder.name} is no dataset that save_to_disk wrote: {error}") from error
     if isinstance(found, datasets.Dataset):
-        return {"train": (found, folder.name)}
+        return {"train": (found, folder.name)}, ()
     own = find_own(found, f"{_FIELD}.path: {folder.name}")
     if "train" not in own:
         raise DataError(f"{_FIELD}.path: {folder.name} has no split called train; it has {', '.join(found)}")
-    return {split: (found[name], folder.child(name).name) for split, name in own.items()}
+    notes = say_other_splits([name for name in found if name not in own.values()], f"{_FIELD}.path: {folder.name}")
+    return {split: (found[name], folder.child(name).name) for split, name in own.items()}, notes
 
 
 @dataclass(frozen=True)
@@ -160,11 +176,11 @@ class _Split:
 class _Reader:
     """Reads splits one after the other, the training split first, since its classes and its units are those of all."""
 
-    def __init__(self, data: HuggingFaceData, task: Task, missing: MissingTargets) -> None:
+    def __init__(self, data: HuggingFaceData, target: Target, missing: MissingTargets) -> None:
         self.classes: tuple[str, ...] | None = None
         self.faults = Faults()
         self._data = data
-        self._task = task
+        self._target = target
         self._columns = Columns(_FIELD)
         self._gaps = Gaps(missing, self.faults, f"{_FIELD}.label", data.label)
         self._notes: list[str] = []
@@ -191,11 +207,13 @@ class _Reader:
         for key, names in (("text", [data.text]), ("image", [data.image]), ("features", data.features or [])):
             for name in filter(None, names):
                 _need(rows, name, key, origin)
-        if self._task == Task.LANGUAGE_MODELING:
+        if data.image is not None:
+            _encoded(rows, data.image, origin)
+        if self._target == Target.TOKENS:
             return _Split(rows, origin, place, torch.arange(len(rows)), None)
         _need(rows, data.label, "label", origin)
         kept, targets = (
-            self._numbers_to_predict(rows, origin) if self._task == Task.REGRESSION else self._labels(rows, origin)
+            self._numbers_to_predict(rows, origin) if self._target == Target.NUMBERS else self._labels(rows, origin)
         )
         if not len(kept):
             self.faults.check()
@@ -211,7 +229,7 @@ class _Reader:
         """Return the samples of a split."""
         data = self._data
         if data.text is not None:
-            modeling = self._task == Task.LANGUAGE_MODELING
+            modeling = self._target == Target.TOKENS
             store = SavedTexts(split.rows, data.text, f"{_FIELD}.text", split.origin, blank=modeling)
             if modeling:
                 texts, notes = filled(store, split.origin)
@@ -239,7 +257,7 @@ class _Reader:
                 self._notes += split.targets.notes(f"{_FIELD}.label")
             return split.targets.index(self.classes, f"{_FIELD}.label: {split.origin}")
         if split.targets is None:
-            raise TypeError(self._task)
+            raise TypeError(self._target)
         return split.targets
 
     def _numbers_to_predict(self, rows: Any, origin: str) -> tuple[Tensor, Tensor]:

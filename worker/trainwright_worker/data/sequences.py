@@ -71,6 +71,11 @@ class Tokens:
         return (self.max_length,)
 
     @property
+    def full(self) -> int:
+        """Number of samples that have as many tokens as there may be: what is beyond them was cut off."""
+        return int((self._lengths(self.rows.numpy()) >= self.max_length).sum())
+
+    @property
     def reading(self) -> Reading:
         """What makes reading take its time."""
         return Reading.INSTANT
@@ -81,11 +86,11 @@ class Tokens:
         if self._padded is None:
             rows = self.rows[indices].numpy()
             inputs, mask = self.ids.padded(rows, self._length_of(int(self._lengths(rows).max())), self.padding)
-            return Batch(torch.from_numpy(inputs), targets, torch.from_numpy(mask))
+            return Batch.of(torch.from_numpy(inputs), targets, torch.from_numpy(mask))
         lengths = self._padded.lengths.index_select(0, indices)
         length = self._length_of(int(lengths.max()))
         ids = self._padded.ids.index_select(0, indices)[:, :length]
-        return Batch(ids.long(), targets, torch.arange(length) < lengths.unsqueeze(1))
+        return Batch.of(ids.long(), targets, torch.arange(length) < lengths.unsqueeze(1))
 
     @cached_property
     def _padded(self) -> Padded | None:
@@ -141,7 +146,7 @@ class Blocks:
         begins = (indices * self.length).tolist()
         blocks = np.stack([self.ids[begin : begin + self.length + 1] for begin in begins]).astype(np.int64)
         found = torch.from_numpy(blocks)
-        return Batch(found[:, :-1].contiguous(), found[:, 1:].contiguous())
+        return Batch.of(found[:, :-1].contiguous(), found[:, 1:].contiguous())
 
 
 @dataclass(frozen=True)
@@ -202,7 +207,7 @@ class Frames:
         length = self.max_length if self.fixed else round_up(max(map(len, frames)), self.max_length)
         inputs, mask = pad(frames, length, 0.0)
         targets, _ = pad(transcripts, max(map(len, transcripts)), IGNORED)
-        return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(mask))
+        return Batch.of(torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(mask))
 
 
 def round_up(length: int, longest: int) -> int:

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from trainwright.api.spec.corpora import WebDatasetData
 from trainwright_worker.data.blocks import BLOCK_BYTES, BlockReader
-from trainwright_worker.data.files import Location, find_all
 from trainwright_worker.data.labels import Labels
-from trainwright_worker.data.pictures import Pictures
-from trainwright_worker.data.ragged import Array, Scratch
+from trainwright_worker.data.origin import Origins
+from trainwright_worker.data.pictures import ImageNames, Marks, Pictures
+from trainwright_worker.data.ragged import Array, Names, Scratch
+from trainwright_worker.data.splits import say_left_out
 from trainwright_worker.data.table import Reading, Table
 from trainwright_worker.errors import DataError
+from trainwright_worker.files import Location, find_all, list_left_out
 
 _FIELD: Final = "spec.dataset.webdataset"
 _THREADS: Final = 8
@@ -31,11 +33,11 @@ class _Index:
     """What a shard holds.
 
     Attributes:
-        samples: Where each image begins and ends, and its label.
+        samples: Where each image begins and ends, its label, and its name.
         left: Names of images that belong to no sample, since their names have another dot.
     """
 
-    samples: list[tuple[int, int, str]]
+    samples: list[tuple[int, int, str, str]]
     left: list[str]
 
 
@@ -48,6 +50,7 @@ class Shards:
         shard: Which file each image lies in ([images]).
         begin: Where it begins, in bytes ([images]).
         end: Where it ends ([images]).
+        names: What each image is called in its file.
         sizes: Size of each file, in bytes ([files]).
         reader: What reads remote files.
     """
@@ -56,6 +59,7 @@ class Shards:
     shard: Array
     begin: Array
     end: Array
+    names: Names
     sizes: list[int]
     reader: BlockReader
 
@@ -73,8 +77,16 @@ class Shards:
         )
 
     def name(self, row: int) -> str:
-        """Return how to speak of an image in an error."""
-        return f"at byte {self.begin[row]} of {self.places[self.shard[row]].name}"
+        """Return how to speak of an image: its name below that of its file."""
+        return f"{self.places[self.shard[row]].name}/{self.names[row]}"
+
+    def marks(self) -> Marks:
+        """Return where each image lies in its file."""
+        return Marks([place.name for place in self.places], self.shard, np.stack([self.begin, self.end], axis=1))
+
+    def origins(self, rows: Tensor) -> Origins:
+        """Return the files and the names of some images ([samples] int64)."""
+        return Origins(ImageNames(self, len(self.shard)), rows.int())
 
     def blocks(self) -> Tensor | None:
         """Return which images lie in the same block ([images] int64); None on a mounted volume, where all are near."""
@@ -126,23 +138,26 @@ def _open(data: WebDatasetData, path: str, root: str, key: str, scratch: Scratch
         rows = [(shard, *sample) for shard, part in enumerate(parts) for sample in part.samples]
         places_of = np.array([row[:3] for row in rows], np.int64).reshape(-1, 3)
         labels = np.array([row[3] for row in rows], np.str_)
+        text, ends_of_names = Names(row[4] for row in rows).arrays()
         left = np.array([name for part in parts for name in part.left], np.str_)
         ends = {"shard": places_of[:, 0], "begin": places_of[:, 1], "end": places_of[:, 2]}
-        return {**ends, "labels": labels, "left": left}
+        return {**ends, "labels": labels, "left": left, "names": text, "ends of names": ends_of_names}
 
-    found = scratch.arrays(["index of shards", stamps, data.image, data.label], index)
+    found = scratch.arrays(["index of shards and names", stamps, data.image, data.label], index)
     if not len(found["labels"]):
         raise DataError(f"{_FIELD}.{key}: {path} holds no samples", _RULE)
     sizes = [int(stamp[1]) for stamp in stamps]
-    shards = Shards(places, found["shard"], found["begin"], found["end"], sizes, BlockReader())
+    names = Names.from_arrays(found["names"], found["ends of names"])
+    shards = Shards(places, found["shard"], found["begin"], found["end"], names, sizes, BlockReader())
     left = found["left"]
+    others = say_left_out(list_left_out(path, root, f"{_FIELD}.{key}", (".tar",)), f"{_FIELD}.{key}", "not .tar")
     notes = [f"{_FIELD}.{key}: {len(left):,} images, as {str(left[0])!r}, are left out: {_RULE}"] if len(left) else []
-    return shards, Labels(found["labels"].tolist()), notes
+    return shards, Labels(found["labels"].tolist()), [*notes, *others]
 
 
 def _samples(place: Location, data: WebDatasetData) -> _Index:
     """Return where each image of a shard begins and ends, with its label."""
-    images: dict[str, tuple[int, int]] = {}
+    images: dict[str, tuple[int, int, str]] = {}
     labels: dict[str, str] = {}
     others: list[tuple[str, str]] = []
     with place.open(_AHEAD_BYTES) as file, place.reading():
@@ -156,7 +171,7 @@ def _samples(place: Location, data: WebDatasetData) -> _Index:
                     sample = f"{folder}/{stem}".lstrip("/")
                     if extension.lower() in data.image:
                         _check_first(sample, images, place, "images", "image")
-                        images[sample] = (member.offset_data, member.offset_data + member.size)
+                        images[sample] = (member.offset_data, member.offset_data + member.size, member.name)
                     elif extension == data.label:
                         _check_first(sample, labels, place, "labels", "label")
                         content = archive.extractfile(member)
@@ -172,7 +187,7 @@ def _samples(place: Location, data: WebDatasetData) -> _Index:
     if lonely := labels.keys() - images.keys():
         wanted = ", ".join(f".{extension}" for extension in data.image)
         raise DataError(f"{place.field}: the sample {min(lonely)!r} in {place.name} has none of {wanted}")
-    samples = [(begin, end, labels[sample]) for sample, (begin, end) in images.items()]
+    samples = [(begin, end, labels[sample], name) for sample, (begin, end, name) in images.items()]
     return _Index(samples, [name for sample, name in others if sample not in images])
 
 

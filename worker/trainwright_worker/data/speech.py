@@ -11,7 +11,6 @@ import torch
 from trainwright.api.spec.corpora import LabeledSequencesData
 from trainwright.api.spec.preparation import MissingTargets, Normalize
 from trainwright_worker.data.cells import Faults, Gaps
-from trainwright_worker.data.files import Location, find_all
 from trainwright_worker.data.normalization import Normalization
 from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.ragged import Array, Scratch
@@ -19,6 +18,7 @@ from trainwright_worker.data.sequences import Frames
 from trainwright_worker.data.table import Table
 from trainwright_worker.data.texts import add_text_fault, read_records, rows_of
 from trainwright_worker.errors import DataError, UserError
+from trainwright_worker.files import Location, find_all
 
 _FIELD: Final = "spec.dataset.labeledSequences"
 _SHOWN: Final = 10

@@ -82,7 +82,7 @@ class Samples:
 
     def take(self, indices: Tensor, epoch: int | None = None) -> Batch:  # noqa: ARG002 - nothing is augmented here
         """Return the samples at `indices` ([k] int64) as a batch."""
-        return Batch(self.inputs.index_select(0, indices), self.targets.index_select(0, indices))
+        return Batch.of(self.inputs.index_select(0, indices), self.targets.index_select(0, indices))
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -12,12 +12,12 @@ from trainwright.api.spec.preparation import MissingTargets
 from trainwright.api.spec.sources import CsvData, ParquetData
 from trainwright_worker.data.cells import LOOKED_AT, Faults, Gaps, Rows, find_unusable, parse_numbers
 from trainwright_worker.data.columns import Columns, Units, add_faults, check_alike, choose_features, kind_of
-from trainwright_worker.data.files import Location, csv_rows, find, find_all
 from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.ragged import Array
 from trainwright_worker.data.table import Samples, Table
 from trainwright_worker.errors import DataError
+from trainwright_worker.files import Location, csv_rows, find, find_all
 
 _AT_ONCE: Final = 256
 """How many rows of a CSV file are turned into numbers at once: with more, their texts leave the processor's cache."""

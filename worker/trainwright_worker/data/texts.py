@@ -15,11 +15,11 @@ from torch import Tensor
 from trainwright.api.spec.corpora import LabeledTextData, TextData
 from trainwright_worker.data.cells import Faults, Gaps, Rows
 from trainwright_worker.data.columns import missing_column
-from trainwright_worker.data.files import Location, csv_rows, find, find_all
 from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.origin import Origins
-from trainwright_worker.data.splits import find_own
+from trainwright_worker.data.splits import find_own, refuse_others, say_left_out, say_taken_as_classes
 from trainwright_worker.errors import DataError
+from trainwright_worker.files import Location, csv_rows, find, find_all
 
 PLAIN: Final = (".txt", ".text", ".md", ".raw", ".tokens")
 JSONL: Final = (".jsonl", ".ndjson")
@@ -39,6 +39,10 @@ class TextStore(Protocol):
     @property
     def field(self) -> str:
         """Field of the spec that led here, for errors."""
+
+    @property
+    def places(self) -> Sequence[Location]:
+        """The files in which they lie."""
 
     def texts(self) -> Iterator[str]:
         """Read all texts in their order."""
@@ -115,9 +119,7 @@ class Files:
             for number, record in read_records(location, columns, self.delimiter):
                 label = record[label_field]
                 add_text_fault(faults, f"{self.field}.path", self.text_field, rows, number, record[self.text_field])
-                if not gaps.holds(label, rows, number) and not _add_label_fault(
-                    faults, gaps.field, rows, number, label
-                ):
+                if not gaps.holds(label, rows, number) and not _add_label_fault(faults, gaps, rows, number, label):
                     labels.add(label)
                     kept.append(texts)
                     found.append(number)
@@ -132,29 +134,48 @@ class Files:
 
 @dataclass(frozen=True)
 class Reviews:
-    """A file per text in a folder per label, as the IMDB reviews have it."""
+    """A file per text in a folder per label, as the IMDB reviews have it.
+
+    Attributes:
+        folder: The folder that holds the folders.
+        doubts: What is to be said of their names.
+    """
 
     folder: Location
+    doubts: tuple[str, ...] = ()
 
     @property
     def field(self) -> str:
         """Field of the spec that led here, for errors."""
         return self.folder.field
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the folders."""
+        others = [file.suffix for files in self._listed.values() for file in files if file.suffix != ".txt"]
+        return (*self.doubts, *say_left_out(others, self.field, "not .txt"))
+
+    @property
+    def places(self) -> list[Location]:
+        """The files in which the texts lie, label by label."""
+        return [place for places in self._places.values() for place in places]
+
+    @cached_property
+    def _listed(self) -> dict[str, list[Location]]:
+        """All files of each label."""
+        folders = {Path(folder.path).name: folder for folder in self.folder.folders()}
+        return {label: folder.files() for label, folder in folders.items() if label != UNLABELED}
+
     @cached_property
     def _places(self) -> dict[str, list[Location]]:
-        found = {}
-        for folder in self.folder.folders():
-            name = Path(folder.path).name
-            if name != UNLABELED:
-                found[name] = [file for file in folder.files() if file.suffix == ".txt"]
+        found = {label: [file for file in files if file.suffix == ".txt"] for label, files in self._listed.items()}
         if not any(found.values()):
             raise DataError(f"{self.field}: {self.folder.name} holds no LABEL/*.txt files")
         return found
 
     def texts(self) -> Iterator[str]:
         """Read all texts, label by label."""
-        for place in (place for places in self._places.values() for place in places):
+        for place in self.places:
             text = decode(place.read(), place.name, self.field)
             if not text.strip():
                 raise DataError(f"{self.field}: {place.name} is empty")
@@ -232,7 +253,13 @@ def open_labeled(data: LabeledTextData, path: str, root: str, field: str) -> dic
     if "*" not in path and (folder := find(path, root, field)).is_folder():
         own = find_own((Path(inner.path).name for inner in folder.folders()), f"{field}: {folder.name}")
         if "train" not in own:
-            return {"train": Reviews(folder)}
+            return {"train": Reviews(folder, say_taken_as_classes(own, f"{field}: {folder.name}"))}
+        others = [place for place in folder.folders() if Path(place.path).name not in own.values()]
+        refuse_others(
+            [Path(place.path).name for place in others if _holds_texts(place)],
+            own["train"],
+            f"{field}: {folder.name}",
+        )
         return {split: Reviews(folder.child(name)) for split, name in own.items()}
     places = find_all(path, root, field)
     for location in places:
@@ -240,6 +267,10 @@ def open_labeled(data: LabeledTextData, path: str, root: str, field: str) -> dic
             raise DataError(f"{field}: {location.name} is neither .jsonl nor .csv nor .parquet, nor a folder")
     files = Files(tuple(places), "spec.dataset.labeledText", data.text_field, data.label_field, data.delimiter)
     return {"train": files}
+
+
+def _holds_texts(folder: Location) -> bool:
+    return Path(folder.path).name != UNLABELED and any(file.suffix == ".txt" for file in folder.files())
 
 
 def open_text(data: TextData, path: str, root: str, field: str) -> "Files | PlainText":

@@ -11,13 +11,14 @@ from functools import cached_property
 from typing import Any, Final, Self
 
 from trainwright.api.spec.preparation import TokenizerName, TokenizerSpec
-from trainwright_worker.data.files import Location, find
 from trainwright_worker.errors import DataError, UserError
+from trainwright_worker.files import Location, find
 
 PADDING: Final = "<pad>"
 UNKNOWN: Final = "<unk>"
 END: Final = "<eos>"
 TOKENIZER: Final = "tokenizer.json"
+CHAT_TEMPLATE: Final = "chat_template.jinja"
 SPECIAL: Final = (PADDING, UNKNOWN, END)
 _BYTES: Final = 256
 BYTE_VOCABULARY: Final = len(SPECIAL) + _BYTES
@@ -33,12 +34,15 @@ class Tokenizer:
         padding: Id that fills up shorter texts.
         end: Id that ends a text; None if it knows none.
         max_length: Tokens of one sample at most.
+        chat_template: How a conversation becomes a text, as a template of Jinja; None if the tokenizer has none. It is
+            only kept for whoever uses the results: nothing here renders it.
     """
 
     definition: str
     padding: int
     end: int | None
     max_length: int
+    chat_template: str | None = None
 
     @cached_property
     def size(self) -> int:
@@ -88,7 +92,8 @@ class Tokenizer:
             "model_max_length": self.max_length,
             **{role: token for role, token in named.items() if token is not None},
         }
-        return {TOKENIZER: self.definition, "tokenizer_config.json": json.dumps(config, indent=2)}
+        chat = {} if self.chat_template is None else {CHAT_TEMPLATE: self.chat_template}
+        return {TOKENIZER: self.definition, "tokenizer_config.json": json.dumps(config, indent=2), **chat}
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON types."""
@@ -97,12 +102,13 @@ class Tokenizer:
             "padding": self.padding,
             "end": self.end,
             "maxLength": self.max_length,
+            "chatTemplate": self.chat_template,
         }
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Self:
         """Return what `to_json` wrote."""
-        return cls(raw["definition"], raw["padding"], raw["end"], raw["maxLength"])
+        return cls(raw["definition"], raw["padding"], raw["end"], raw["maxLength"], raw.get("chatTemplate"))
 
     @cached_property
     def _whole(self) -> Any:
@@ -188,7 +194,7 @@ def load_pretrained(spec: TokenizerSpec, path: str, root: str, field: str) -> To
     padding = tokens.get("pad_token")
     if padding is None:
         padding = native.padding["pad_id"] if native.padding else end or 0
-    return Tokenizer(definition, padding, end, spec.max_length)
+    return Tokenizer(definition, padding, end, spec.max_length, _chat_template(folder))
 
 
 def holds_tokenizer(path: str, root: str, field: str) -> bool:
@@ -210,17 +216,32 @@ def _special_tokens(folder: Location) -> dict[str, str]:
     """Return the special tokens that the folder's configuration names, by their role."""
     tokens: dict[str, str] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        file = folder.child(name)
-        if not file.exists():
-            continue
-        try:
-            entries = json.loads(file.read())
-        except ValueError as error:
-            raise DataError(f"{file.field}: {file.name} is no JSON: {error}") from error
-        for role, token in entries.items():
+        for role, token in _read_config(folder.child(name)).items():
             if role.endswith("_token") and (isinstance(token, str) or (isinstance(token, dict) and "content" in token)):
                 tokens[role] = token if isinstance(token, str) else token["content"]
     return tokens
+
+
+def _chat_template(folder: Location) -> str | None:
+    """Return the template of conversations: from a file of its own, or from the folder's configuration."""
+    file = folder.child(CHAT_TEMPLATE)
+    if file.exists():
+        return file.read().decode()
+    found = _read_config(folder.child("tokenizer_config.json")).get("chat_template")
+    if isinstance(found, list):  # Several, by name.
+        found = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}.get("default")
+    return found if isinstance(found, str) else None
+
+
+def _read_config(file: Location) -> dict[str, Any]:
+    """Return what a JSON file holds; nothing if there is no such file."""
+    if not file.exists():
+        return {}
+    try:
+        entries: dict[str, Any] = json.loads(file.read())
+    except ValueError as error:
+        raise DataError(f"{file.field}: {file.name} is no JSON: {error}") from error
+    return entries
 
 
 def _rules(definition: str) -> dict[str, Any]:

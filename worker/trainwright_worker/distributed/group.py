@@ -23,8 +23,8 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 
 from trainwright.api.spec import TrainingSpec
 from trainwright.api.worker import WorkerConfig
-from trainwright_worker.agent.store import connect_store, round_store
-from trainwright_worker.distributed.place import Place
+from trainwright_worker.distributed.placement import RankPlacement
+from trainwright_worker.distributed.store import connect_store, round_store
 from trainwright_worker.errors import UserError
 
 COLLECTIVE_TIMEOUT: Final = timedelta(minutes=30)
@@ -46,22 +46,22 @@ class Group:
         store: The round's part of the rendezvous store; None in a job of one process.
     """
 
-    def __init__(self, config: WorkerConfig, place: Place, host: str, device: torch.device) -> None:
+    def __init__(self, config: WorkerConfig, placement: RankPlacement, host: str, device: torch.device) -> None:
         """Form the group; waits until all ranks have.
 
         Args:
             config: The worker's config.
-            place: Where this rank stands.
+            placement: Where this rank stands.
             host: Host under which the rendezvous store is reached from here.
             device: Where this rank computes.
         """
-        self.rank = place.rank
-        self.size = place.size
+        self.rank = placement.rank
+        self.size = placement.size
         self.device = device
         self.store: Store | None = None
         self._waits = itertools.count()
         if self.size > 1:
-            self.store = round_store(connect_store(host, config.rendezvous_port), config.uid, place.round)
+            self.store = round_store(connect_store(host, config.rendezvous_port), config.uid, placement.round)
             backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
             dist.init_process_group(
                 backend, store=self.store, rank=self.rank, world_size=self.size, timeout=COLLECTIVE_TIMEOUT
@@ -130,7 +130,7 @@ class Group:
         dist.broadcast(tensor, src=0)
         return tensor.numpy().tobytes()
 
-    def spread(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast_tensors(self, tensors: Iterable[Tensor]) -> None:
         """Give every rank what rank 0 has in these tensors, of which all have as many in the same order."""
         if self.size == 1:
             return
@@ -151,7 +151,7 @@ class Group:
             dist.destroy_process_group()
 
 
-def choose_device(place: Place) -> torch.device:
+def choose_device(placement: RankPlacement) -> torch.device:
     """Return the GPU of this local rank if the worker has any, else the CPU.
 
     Raises:
@@ -160,25 +160,25 @@ def choose_device(place: Place) -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     found = torch.cuda.device_count()
-    if place.local_size > found:
+    if placement.local_size > found:
         raise UserError(
-            f"spec.workers.processesPerWorker: {place.local_size}, but the worker has {found} GPU(s), and each process needs "
+            f"spec.workers.processesPerWorker: {placement.local_size}, but the worker has {found} GPU(s), and each process needs "
             "one of its own",
-            f"set it to {found}, or ask for {place.local_size} GPUs in spec.workers.resources.limits",
+            f"set it to {found}, or ask for {placement.local_size} GPUs in spec.workers.resources.limits",
         )
-    device = torch.device("cuda", place.local_rank)
+    device = torch.device("cuda", placement.local_rank)
     torch.cuda.set_device(device)
     return device
 
 
-def set_threads(place: Place) -> None:
+def set_threads(placement: RankPlacement) -> None:
     """Share the machine's cores among the processes on it; OMP_NUM_THREADS, if it is set, decides instead.
 
     They are the calling thread's. Threads that are started later, to read ahead or to write, compute with one each: once
     OpenMP has more threads than there are cores, idle ones included, none waits actively any more, and a step of a small GPT
     on two cores takes a third longer.
     """
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", max(1, count_cores() // place.neighbours))))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", max(1, count_cores() // placement.neighbours))))
     torch.get_num_threads()  # Whoever has not asked yet takes what anybody has set last.
     later = threading.Thread(target=torch.set_num_threads, args=(1,))
     later.start()

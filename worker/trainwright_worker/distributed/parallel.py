@@ -8,7 +8,7 @@ matrices come whole, and take host memory for the whole model per process.
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,6 @@ from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.checkpoint import Parallelism
 from trainwright.api.spec.training import Precision
 from trainwright_worker.distributed.group import Group
-from trainwright_worker.models.build import draw
 
 COMMUTING_RANKS = 2
 CHANNELS_LAST: Final = frozenset({"cuda"})
@@ -67,6 +66,14 @@ def _place(model: nn.Module, group: Group) -> None:
     model.to(group.device)
     if group.device.type in CHANNELS_LAST and any(isinstance(part, nn.Conv2d) for part in model.modules()):
         model.to(memory_format=torch.channels_last)
+
+
+def draw(layer: nn.Module) -> None:
+    """Draw, on the host, what a layer that was built without data has of its own; one with data stays as it is."""
+    own = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
+    if any(tensor.is_meta for tensor in own):
+        layer.to_empty(device="cpu", recurse=False)
+        cast("nn.Linear", layer).reset_parameters()
 
 
 def order_of(model: nn.Module) -> torch.memory_format:
@@ -138,7 +145,7 @@ def share_buffers(model: nn.Module, group: Group) -> None:
 
     All ranks must call this before the model is measured, used or saved.
     """
-    group.spread(model.buffers())
+    group.broadcast_tensors(model.buffers())
 
 
 def _share_statistics(model: nn.Module, group: Group) -> None:
@@ -147,7 +154,7 @@ def _share_statistics(model: nn.Module, group: Group) -> None:
 
     def share(*_: object) -> None:
         if model.training:
-            group.spread(statistics)
+            group.broadcast_tensors(statistics)
 
     if statistics:
         model.register_forward_pre_hook(share)

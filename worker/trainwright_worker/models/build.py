@@ -2,16 +2,15 @@
 
 import importlib
 from contextlib import suppress
-from typing import Final, cast
 
 from torch import nn
 
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.architecture import GptArgs, ModelName, Positions, RecurrentArgs, TransformerArgs
-from trainwright.api.spec.job import Task
 from trainwright.api.spec.model import Library, ModelSpec
-from trainwright_worker.data.dataset import Facts
+from trainwright.api.spec.source import Target
 from trainwright_worker.errors import UserError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.files import read_config
 from trainwright_worker.models.gpt import build_gpt, check_transformer
 from trainwright_worker.models.head import head_names
@@ -21,9 +20,6 @@ from trainwright_worker.models.lora import add_lora
 from trainwright_worker.models.recurrent import RecurrentModel
 from trainwright_worker.models.transformer import Transformer, TransformerConfig
 from trainwright_worker.models.vision import build_timm, build_torchvision
-
-PER_POSITION: Final = (Task.LANGUAGE_MODELING, Task.TRANSCRIPTION)
-"""Tasks in which every position of a sequence has outputs of its own."""
 
 
 def build(spec: TrainingJobSpec, facts: Facts, root: str = "") -> nn.Module:
@@ -43,7 +39,7 @@ def build(spec: TrainingJobSpec, facts: Facts, root: str = "") -> nn.Module:
     model = _build(spec, facts, root)
     if spec.model.lora is not None:
         # A language model has no new head to train: its outputs are the tokens it always knew.
-        head = frozenset() if spec.task == Task.LANGUAGE_MODELING else head_names(model, facts.outputs)
+        head = frozenset() if spec.traits.target == Target.TOKENS else head_names(model, facts.outputs)
         add_lora(model, spec.model.lora, head)
     return model
 
@@ -51,17 +47,9 @@ def build(spec: TrainingJobSpec, facts: Facts, root: str = "") -> nn.Module:
 def draws_layer_by_layer(spec: ModelSpec) -> bool:
     """Return whether every layer of the model draws its own weights, when it is made and in the order of `modules()`.
 
-    Such a model may be built without data and get the weights that it would have had from `draw`, one layer at a time.
+    Such a model may be built without data and get the weights that it would have had from `distributed.parallel.draw`, one layer at a time.
     """
     return spec.foreign is None and spec.pretrained is None and spec.lora is None
-
-
-def draw(layer: nn.Module) -> None:
-    """Draw, on the host, what a layer that was built without data has of its own; one with data stays as it is."""
-    own = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
-    if any(tensor.is_meta for tensor in own):
-        layer.to_empty(device="cpu", recurse=False)
-        cast("nn.Linear", layer).reset_parameters()
 
 
 def preload(spec: ModelSpec) -> None:
@@ -97,18 +85,17 @@ def _build(spec: TrainingJobSpec, facts: Facts, root: str) -> nn.Module:
 
 def _build_recurrent(spec: TrainingJobSpec, args: RecurrentArgs, facts: Facts) -> nn.Module:
     _need_sequences(spec, facts)
-    if args.bidirectional and spec.task == Task.LANGUAGE_MODELING:
+    if args.bidirectional and spec.traits.causal:
         raise UserError(
-            "spec.model.args.bidirectional: true, but a language model that reads backwards sees what it is to predict",
+            f"spec.model.args.bidirectional: true, but a model that reads backwards sees what task {spec.task} has it predict",
             "remove it",
         )
     kind = ModelName(str(spec.model.name))
-    return RecurrentModel(kind, args, facts, _dropout(spec, args.dropout), pooled=spec.task not in PER_POSITION)
+    return RecurrentModel(kind, args, facts, _dropout(spec, args.dropout), pooled=not spec.traits.per_position)
 
 
 def _build_transformer(spec: TrainingJobSpec, args: TransformerArgs, facts: Facts) -> nn.Module:
     _need_sequences(spec, facts)
-    decodes = spec.task == Task.LANGUAGE_MODELING
     config = TransformerConfig(
         dimension=args.dimension,
         heads=args.heads,
@@ -117,9 +104,9 @@ def _build_transformer(spec: TrainingJobSpec, args: TransformerArgs, facts: Fact
         dropout=_dropout(spec, args.dropout),
         positions=Positions(args.positions),
         context=facts.shape[0],
-        causal=decodes,
-        outputs=None if decodes else facts.outputs,
-        pooled=spec.task not in PER_POSITION,
+        causal=spec.traits.causal,
+        outputs=None if spec.traits.target == Target.TOKENS else facts.outputs,
+        pooled=not spec.traits.per_position,
     )
     check_transformer(config, facts)
     if facts.vocabulary is not None:
@@ -129,7 +116,7 @@ def _build_transformer(spec: TrainingJobSpec, args: TransformerArgs, facts: Fact
 
 def _build_gpt(spec: TrainingJobSpec, args: GptArgs, facts: Facts, root: str) -> nn.Module:
     _need_sequences(spec, facts)
-    if spec.task != Task.LANGUAGE_MODELING:
+    if spec.traits.target != Target.TOKENS:
         raise UserError(
             f"spec.model.name: gpt is a language model, but spec.task is {spec.task}",
             "set task: language-modeling, or use transformer or hf:gpt2, which classify too",
@@ -151,5 +138,5 @@ def _need_sequences(spec: TrainingJobSpec, facts: Facts) -> None:
             f"spec.model.name: {spec.model.name} reads text or frames, but the data has {what}",
             "use cnn, torchvision:NAME or timm:NAME for images, and mlp for features",
         )
-    if spec.task == Task.LANGUAGE_MODELING and facts.vocabulary is None:
+    if spec.traits.target == Target.TOKENS and facts.vocabulary is None:
         raise UserError("spec.task: language-modeling needs text, but the data are frames", "use task: transcription")

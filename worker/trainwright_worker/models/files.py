@@ -11,14 +11,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from trainwright_worker.data.files import Location, find, locked
+from trainwright.api.names import SUMMARY_FILE, WEIGHTS_FILE
 from trainwright_worker.errors import InfrastructureError, UserError
+from trainwright_worker.files import Location, find, locked
 
 CONFIG: Final = "config.json"
-SUMMARY: Final = "results.json"
-"""What a job of ours says of itself beside the weights that it has left."""
 _INDEX: Final = "model.safetensors.index.json"
-_WHOLE: Final = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
+_WHOLE: Final = ("model.safetensors", WEIGHTS_FILE, "pytorch_model.bin")
 _SUFFIXES: Final = frozenset({".json", ".safetensors", ".bin", ".pth", ".pt"})
 """Files that are fetched; what else lies beside them is never needed, and code never wanted."""
 
@@ -66,7 +65,7 @@ def read_config(path: str, root: str, field: str) -> dict[str, Any] | None:
 def read_summary(location: Path) -> dict[str, Any]:
     """Return what a job says of itself beside its weights, a file or a folder; nothing if they are from elsewhere."""
     try:
-        summary = json.loads(((location if location.is_dir() else location.parent) / SUMMARY).read_text())
+        summary = json.loads(((location if location.is_dir() else location.parent) / SUMMARY_FILE).read_text())
     except (OSError, ValueError):
         return {}
     return summary if isinstance(summary, dict) else {}

@@ -13,8 +13,8 @@ from typing import Any, Final
 from torch import Tensor
 
 from trainwright.api.spec.architecture import GptArgs, GptSize, Positions
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.files import CONFIG
 from trainwright_worker.models.transformer import Transformer, TransformerConfig
 

@@ -15,7 +15,7 @@ def head_names(model: nn.Module, outputs: int) -> frozenset[str]:
     """
     if isinstance(model, HuggingFaceModel):
         return model.head
-    if not has_own_head(model):
+    if not _has_own_head(model):
         return frozenset()
     described = getattr(model, "default_cfg", None)
     if described is not None and described.get("classifier"):
@@ -28,6 +28,6 @@ def head_names(model: nn.Module, outputs: int) -> frozenset[str]:
     return frozenset(name for name in model.state_dict() if name.rpartition(".")[0] in heads)
 
 
-def has_own_head(model: nn.Module) -> bool:
+def _has_own_head(model: nn.Module) -> bool:
     """Return whether the last layer is a head, rather than an embedding once more."""
     return not (isinstance(model, Transformer) and model.head is None)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.api.spec.job import Task
-from trainwright_worker.data.dataset import Facts
+from trainwright.api.spec.source import Modality, Target
 from trainwright_worker.errors import UserError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.files import read_config
 from trainwright_worker.models.layers import IMAGE_DIMENSIONS
 from trainwright_worker.models.vision import check_images, unknown_name
@@ -125,7 +125,7 @@ def build_huggingface(kind: str, spec: TrainingJobSpec, facts: Facts, root: str)
     model = HuggingFaceModel(
         network,
         "pixel_values" if images else "input_ids",
-        causal=spec.task == Task.LANGUAGE_MODELING,
+        causal=spec.traits.causal,
         context=_context(network),
         vocabulary=facts.vocabulary,
     )
@@ -253,15 +253,15 @@ def _class_for(spec: TrainingJobSpec, facts: Facts, *, images: bool) -> str:
             f"spec.regularization.dropout: {spec.model.name} has dropouts of its own",
             "set them in spec.model.args, for example hidden_dropout_prob",
         )
-    if spec.task == Task.LANGUAGE_MODELING:
-        return "AutoModelForCausalLM"
-    if spec.task == Task.TRANSCRIPTION or (not images and facts.vocabulary is None):
+    modality = Modality.IMAGES if images else Modality.TEXTS
+    automatic = spec.traits.transformers.get(modality)
+    if automatic is None or (not images and facts.vocabulary is None):
         raise UserError(
             f"spec.model.name: {spec.model.name} reads text or images, but the data has inputs of "
             f"{'x'.join(map(str, facts.shape))}",
             "use rnn, lstm, gru or transformer for frames, and mlp for features",
         )
-    return "AutoModelForImageClassification" if images else "AutoModelForSequenceClassification"
+    return automatic
 
 
 def _configuration(kind: str, spec: TrainingJobSpec, facts: Facts, root: str) -> Any:
@@ -285,9 +285,9 @@ def _configuration(kind: str, spec: TrainingJobSpec, facts: Facts, root: str) ->
         changes = {
             **(_from_data(facts, known) if raw is None else {}),
             # The switch of encoders that can be decoders; a folder may have been left by another task.
-            **({"is_decoder": spec.task == Task.LANGUAGE_MODELING} if "is_decoder" in known else {}),
+            **({"is_decoder": spec.traits.causal} if "is_decoder" in known else {}),
             **args,
-            **_from_task(spec.task, facts, raw),
+            **_from_task(spec.traits.target, facts, raw),
         }
         return mapping[kind].from_dict({**stored, **changes})
     except Exception as error:
@@ -338,12 +338,12 @@ def _from_data(facts: Facts, known: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name in known}
 
 
-def _from_task(task: Task, facts: Facts, raw: dict[str, Any] | None) -> dict[str, Any]:
+def _from_task(target: Target, facts: Facts, raw: dict[str, Any] | None) -> dict[str, Any]:
     stored = (raw or {}).get("pad_token_id")
     padding = facts.padding if stored is None else stored
     return {
         "use_cache": False,
-        **({} if task == Task.LANGUAGE_MODELING else {"num_labels": facts.outputs}),
+        **({} if target == Target.TOKENS else {"num_labels": facts.outputs}),
         **({} if padding is None else {"pad_token_id": padding}),
     }
 

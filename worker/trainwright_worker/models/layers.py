@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from trainwright.api.layers import expand
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.architecture import ModelName
-from trainwright.api.spec.job import Task
 from trainwright.api.spec.layer import (
     Activation,
     BatchNorm,
@@ -25,8 +24,8 @@ from trainwright.api.spec.layer import (
     Recurrent,
     RecurrentOutput,
 )
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.pooling import MeanOfReal
 from trainwright_worker.models.recurrent import LastState, RecurrentLayers
 
@@ -87,9 +86,9 @@ def build_layers(spec: TrainingJobSpec, facts: Facts) -> Layers:
             added, shape = _add_embedding(layer, shape, name, facts, first=not modules)
         else:
             added, shape = _add(layer, shape, name)
-        if spec.task == Task.LANGUAGE_MODELING and any(_reads_backwards(module) for module in added):
+        if spec.traits.causal and any(_reads_backwards(module) for module in added):
             raise UserError(
-                f"{name}: bidirectional: true, but a language model that reads backwards sees what it is to predict",
+                f"{name}: bidirectional: true, but a model that reads backwards sees what task {spec.task} has it predict",
                 "remove it",
             )
         modules += added
@@ -115,7 +114,7 @@ def _field(name: str, kind: str) -> str:
 
 
 def _check_outputs(spec: TrainingJobSpec, shape: Shape, facts: Facts, name: str) -> None:
-    per_position = spec.task in (Task.LANGUAGE_MODELING, Task.TRANSCRIPTION)
+    per_position = spec.traits.per_position
     if per_position and len(shape) != SEQUENCE_DIMENSIONS:
         raise UserError(
             f"{name}: task {spec.task} needs outputs for every position, but the layers produce {_describe(shape)}",
@@ -128,13 +127,8 @@ def _check_outputs(spec: TrainingJobSpec, shape: Shape, facts: Facts, name: str)
         )
     outputs = shape[1] if per_position else math.prod(shape)
     if outputs != facts.outputs:
-        need = {
-            Task.CLASSIFICATION: f"the data has {facts.outputs} classes",
-            Task.REGRESSION: "a regression has one target"
-            if facts.outputs == 1
-            else f"the data has {facts.outputs} targets",
-        }.get(spec.task, f"the tokenizer has {facts.outputs} tokens")
-        raise UserError(f"{name}: the last layer has {outputs} outputs, but {need}")
+        need = f"{facts.outputs} {spec.traits.outputs}" if facts.outputs > 1 else "one target"
+        raise UserError(f"{name}: the last layer has {outputs} outputs, but the data has {need}")
 
 
 def _add(layer: Layer, shape: Shape, name: str) -> Added:

@@ -6,8 +6,8 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from trainwright.api.spec import TrainingJobSpec
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.files import CONFIG, local_path, read_summary, read_weights
 from trainwright_worker.models.gpt import from_gpt2, is_gpt2
 from trainwright_worker.models.head import head_names

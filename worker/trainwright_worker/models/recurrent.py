@@ -8,7 +8,7 @@ from torch import Tensor, cat, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from trainwright.api.spec.architecture import ModelName, Pooling, RecurrentArgs
-from trainwright_worker.data.dataset import Facts
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.pooling import last_real, lengths, mean_of_real
 
 CELLS: Final[dict[ModelName, Callable[..., nn.RNNBase]]] = {

@@ -12,8 +12,8 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from trainwright.api.spec import TrainingJobSpec
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.errors import UserError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.layers import IMAGE_DIMENSIONS
 
 _OURS: Final = frozenset(

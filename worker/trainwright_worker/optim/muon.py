@@ -8,20 +8,18 @@ from torch import nn
 from torch.nn.parameter import Parameter
 from torch.optim import AdamW, Muon, Optimizer
 
-from trainwright_worker.models.head import has_own_head
-
 MATRIX = 2
 
 
 def hidden_matrices(model: nn.Module) -> set[Parameter]:
     """Return what Muon is made for: the matrices between the embeddings and the output layer.
 
-    The output layer is the last linear layer of the model, if it has a head of its own. One that shares its matrix with an
-    embedding is no more of a hidden layer than that.
+    The output layer is the last linear layer of the model. A model that shares its output matrix with an embedding says so by
+    `head = None`: then its last linear layer is a hidden one.
     """
     outer = {part.weight for part in model.modules() if isinstance(part, nn.Embedding)}
     linear = [part for part in model.modules() if isinstance(part, nn.Linear)]
-    if linear and has_own_head(model):
+    if linear and getattr(model, "head", linear) is not None:
         outer.add(linear[-1].weight)
     return {weight for weight in model.parameters() if weight.dim() == MATRIX} - outer
 

@@ -10,7 +10,7 @@ from torch.nn.parameter import Parameter
 from torch.optim import SGD, Adafactor, Adam, AdamW, Optimizer
 
 from trainwright.api.spec import OptimizerSpec
-from trainwright.api.spec.optimization import SPARING, DecayScope, OptimizerName
+from trainwright.api.spec.optimization import DecayScope, OptimizerName
 from trainwright_worker.optim.layerwise import Lamb, Lars
 from trainwright_worker.optim.muon import MuonWithAdamW, hidden_matrices
 
@@ -44,7 +44,7 @@ def can_skip_on_device(optimizer: Optimizer) -> bool:
 
 def _group(spec: OptimizerSpec, weights: list[Parameter]) -> Groups:
     """Return the weights that decay, and those that do not."""
-    scope = spec.decay_scope or (DecayScope.MATRICES if spec.name in SPARING else DecayScope.ALL)
+    scope = spec.decay_scope or (DecayScope.MATRICES if spec.traits.spares_vectors else DecayScope.ALL)
     if scope == DecayScope.ALL:
         return [{"params": weights, "weight_decay": spec.weight_decay}]
     groups = [

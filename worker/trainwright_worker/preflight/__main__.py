@@ -4,10 +4,11 @@ import json
 import sys
 
 from trainwright.api.devices import find_gpu
-from trainwright.api.plan import Answer, Question, Way
+from trainwright.api.preflight import PreflightAnswer, PreflightRequest, Remedy
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.paths import is_uri, list_paths
 from trainwright_worker.data.dataset import measure, process, read
+from trainwright_worker.data.given import samples_to_predict
 from trainwright_worker.data.ragged import Scratch
 from trainwright_worker.errors import UserError, WorkerError
 from trainwright_worker.preflight.advice import Need
@@ -21,25 +22,25 @@ from trainwright_worker.preflight.assume import (
 from trainwright_worker.preflight.budget import CUDA_CONTEXT, Device, setup_of, this_device, usual_length
 from trainwright_worker.preflight.measure import Gauge, UnmeasurableError
 from trainwright_worker.preflight.verdict import judge, table
-from trainwright_worker.results.given import samples_to_predict
+from trainwright_worker.tasks.table import make_task
 
 
 def main() -> int:
-    """Answer the question; return 0 whatever the answer is."""
-    question = Question.model_validate_json(sys.stdin.read())
+    """PreflightAnswer the question; return 0 whatever the answer is."""
+    question = PreflightRequest.model_validate_json(sys.stdin.read())
     # What was assumed may be what is wrong.
     notes: list[str] = []
     try:
         answer = _answer(question, notes)
     except WorkerError as error:
-        answer = Answer(mistake=error.message, hint=error.hint, assumed=notes)
+        answer = PreflightAnswer(mistake=error.message, hint=error.hint, assumed=notes)
     except UnmeasurableError as error:
-        answer = Answer(mistake=f"the model's passes cannot be followed without data: {error}", assumed=notes)
+        answer = PreflightAnswer(mistake=f"the model's passes cannot be followed without data: {error}", assumed=notes)
     sys.stdout.write(json.dumps(answer.to_wire()) + "\n")
     return 0
 
 
-def _answer(question: Question, notes: list[str]) -> Answer:
+def _answer(question: PreflightRequest, notes: list[str]) -> PreflightAnswer:
     """Return what the job needs; what had to be assumed is added to `notes` as soon as it is."""
     device = _device(question)
     spec, unread = without_absent_weights(question.spec, question.absent)
@@ -53,16 +54,16 @@ def _answer(question: Question, notes: list[str]) -> Answer:
     length = None if assumed.split is None else usual_length(assumed.split, setup.micro_batch)
     preflight, found = judge(need, setup, device, length)
     peak = device.peak(spec.training.precision)
-    return Answer(
+    return PreflightAnswer(
         preflight=preflight,
         table=table(preflight),
         assumed=notes,
-        ways=[Way(change=way.text, processes=way.setup.processes, bytes=way.bytes) for way in found],
+        ways=[Remedy(change=way.text, processes=way.setup.processes, bytes=way.bytes) for way in found],
         seconds_per_step=None if peak is None else preflight.flops_per_step / preflight.processes / peak / question.mfu,
     )
 
 
-def _device(question: Question) -> Device:
+def _device(question: PreflightRequest) -> Device:
     if question.unnamed_gpu:
         return Device("GPU", question.memory, cuda=True)
     if question.gpu is None:
@@ -74,7 +75,7 @@ def _device(question: Question) -> Device:
     return Device(gpu.name, question.memory or gpu.memory - CUDA_CONTEXT, cuda=True, gpu=gpu)
 
 
-def _facts(spec: TrainingJobSpec, question: Question) -> Assumed:
+def _facts(spec: TrainingJobSpec, question: PreflightRequest) -> Assumed:
     """Return the facts of the data: read where it is at hand, else as the spec tells them."""
     root, paths = question.data_root, [path for _, path in list_paths(spec.dataset)]
     absent = any(field.startswith("spec.dataset.") for field in question.absent)
@@ -94,7 +95,7 @@ def _facts(spec: TrainingJobSpec, question: Question) -> Assumed:
             f"spec.training.globalBatchSize: {spec.training.global_batch_size}, but the training split has only "
             f"{len(splits.train)} samples"
         )
-    return Assumed(dataset.facts, (), dataset.splits.train)
+    return Assumed(make_task(spec).facts(dataset), (), dataset.splits.train)
 
 
 if __name__ == "__main__":

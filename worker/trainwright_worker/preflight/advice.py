@@ -14,7 +14,7 @@ from trainwright.api.spec.optimization import OptimizerName
 from trainwright.api.spec.training import Precision
 from trainwright_worker.errors import UserError
 from trainwright_worker.preflight.budget import Device, Setup, add_up
-from trainwright_worker.preflight.measure import Gauge, Passes, UnmeasurableError
+from trainwright_worker.preflight.measure import Gauge, PassCost, UnmeasurableError
 
 MOST_PROCESSES: Final = 16_384
 MOST_REMEDIES: Final = 4
@@ -70,7 +70,7 @@ class Need:
 
     def kept(self, setup: Setup, optimizer: OptimizerSpec | None = None) -> int:
         """Return the memory of one process that no choice of activations changes."""
-        nothing = Passes(samples=0, tokens=0, saved=0, peak=0, casts=0, logits=0, flops=0)
+        nothing = PassCost(samples=0, tokens=0, saved=0, peak=0, casts=0, logits=0, flops=0)
         return add_up(self.weights, self._states(optimizer or self._spec), nothing, setup).total
 
     def flops(self, setup: Setup, length: int | None = None) -> float:
@@ -80,7 +80,8 @@ class Need:
             setup: How the job is run.
             length: How long the sequences of a batch are on average; None for all as long as the longest.
         """
-        passes = self._gauge.passes(setup.micro_batch, setup.precision, checkpointing=False, length=length)
+        checkpointing = setup.checkpointing
+        passes = self._gauge.passes(setup.micro_batch, setup.precision, checkpointing=checkpointing, length=length)
         # Not every pass is as large as the largest.
         return passes.flops * setup.batch / setup.micro_batch
 

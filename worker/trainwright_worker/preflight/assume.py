@@ -5,24 +5,23 @@ from typing import Final
 
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.dataset import SyntheticKind
-from trainwright.api.spec.job import Task
 from trainwright.api.spec.model import ModelSpec
 from trainwright.api.spec.paths import is_uri
 from trainwright.api.spec.preparation import TokenizerName, TokenizerSpec
+from trainwright.api.spec.source import Modality
 from trainwright_worker.data.corpus import takes_tokenizer_of_model
-from trainwright_worker.data.dataset import Facts
 from trainwright_worker.data.table import Split
 from trainwright_worker.data.tokens import BYTE_VOCABULARY
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.huggingface import default_vocabulary
+from trainwright_worker.tasks.table import make_task
 from trainwright_worker.training.teacher import FIELD, named_model, read_model
 
 GPT2_VOCABULARY: Final = 50_257
 IMAGENET_CLASSES: Final = 1_000
-CLASSES: Final = 2
 FEATURES: Final = 32
 FRAMES: Final = (1_000, 80)
 """Ten seconds of speech, as 80 mel bands every 10 ms."""
-CHARACTERS: Final = 32
 _BUILTIN: Final = {
     "digits": ((1, 8, 8), 10),
     "iris": ((4,), 3),
@@ -55,16 +54,17 @@ class Assumed:
 def assume(spec: TrainingJobSpec) -> Assumed:
     """Return the facts of a job's data as far as the spec tells them, with what had to be assumed."""
     data = spec.dataset
-    if data.has_texts:
-        return _text(spec)
-    if data.has_images:
-        return _images(spec)
-    if data.labeled_sequences is not None:
-        return Assumed(
-            Facts(FRAMES, CHARACTERS),
-            (f"sequences of {FRAMES[0]:,} frames of {FRAMES[1]} features, {CHARACTERS} characters",),
-        )
-    return _rows(spec)
+    match data.source.modality:
+        case Modality.TEXTS:
+            return _text(spec)
+        case Modality.IMAGES:
+            return _images(spec)
+        case Modality.FRAMES:
+            outputs, note = make_task(spec).assume_outputs(None)
+            frames = f"sequences of {FRAMES[0]:,} frames of {FRAMES[1]} features"
+            return Assumed(Facts(FRAMES, outputs), (frames, note))
+        case _:
+            return _rows(spec)
 
 
 def without_absent_weights(spec: TrainingJobSpec, absent: list[str]) -> tuple[TrainingJobSpec, list[str]]:
@@ -78,8 +78,8 @@ def without_absent_weights(spec: TrainingJobSpec, absent: list[str]) -> tuple[Tr
     if "spec.model.pretrained" not in absent:
         return spec, []
     shape = "its args describe it" if model.args else "its defaults are"
-    changed = model.model_copy(update={"pretrained": None})
-    return spec.model_copy(update={"model": changed}), [f"the pretrained model is {model.name} as {shape}"]
+    changed = model.changed(pretrained=None)
+    return spec.changed(model=changed), [f"the pretrained model is {model.name} as {shape}"]
 
 
 def has_absent_tokenizer(spec: TrainingJobSpec, absent: list[str]) -> bool:
@@ -89,7 +89,11 @@ def has_absent_tokenizer(spec: TrainingJobSpec, absent: list[str]) -> bool:
         spec: The job.
         absent: Fields whose paths lead to nothing on this machine.
     """
-    return "spec.model.pretrained" in absent and spec.dataset.has_texts and takes_tokenizer_of_model(spec)
+    return (
+        "spec.model.pretrained" in absent
+        and spec.dataset.source.modality == Modality.TEXTS
+        and takes_tokenizer_of_model(spec)
+    )
 
 
 def teacher_as_known(spec: TrainingJobSpec, absent: list[str], root: str) -> tuple[ModelSpec | None, list[str]]:
@@ -131,12 +135,8 @@ def _text(spec: TrainingJobSpec) -> Assumed:
     if vocabulary is None:
         vocabulary = GPT2_VOCABULARY
         notes.append(f"a vocabulary of {vocabulary:,} tokens, as GPT-2 has it")
-    outputs = vocabulary
-    if spec.task == Task.REGRESSION:
-        outputs = 1
-    elif spec.task == Task.CLASSIFICATION:
-        outputs = CLASSES
-        notes.append(f"{CLASSES} classes")
+    outputs, note = make_task(spec).assume_outputs(vocabulary)
+    notes += [note] if note else []
     notes.append(f"{tokenizer.max_length:,} tokens per sample")
     return Assumed(Facts((tokenizer.max_length,), outputs, vocabulary, 0), tuple(notes))
 
@@ -170,9 +170,9 @@ def _rows(spec: TrainingJobSpec) -> Assumed:
         return Assumed(Facts((data.synthetic.features,), 1 if line else data.synthetic.classes), ())
     table = data.csv or data.parquet
     named = table.features if table is not None else data.huggingface.features if data.huggingface is not None else None
-    outputs = 1 if spec.task == Task.REGRESSION else CLASSES
+    outputs, note = make_task(spec).assume_outputs(None)
     notes = [] if named else [f"{FEATURES} features"]
-    notes += [] if spec.task == Task.REGRESSION else [f"{CLASSES} classes"]
+    notes += [note] if note else []
     return Assumed(Facts((len(named) if named else FEATURES,), outputs), tuple(notes))
 
 

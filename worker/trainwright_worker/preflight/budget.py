@@ -16,7 +16,7 @@ from trainwright_worker.data.sampler import largest_pass
 from trainwright_worker.data.sequences import Frames, Tokens, round_up
 from trainwright_worker.data.table import Split
 from trainwright_worker.distributed.parallel import is_sharded
-from trainwright_worker.preflight.measure import Passes, Weights
+from trainwright_worker.preflight.measure import PassCost, Weights
 
 CUDA_CONTEXT: Final = 2**30
 """What the driver, cuBLAS and NCCL take of a GPU before the first tensor."""
@@ -127,7 +127,7 @@ def usual_length(split: Split, samples: int) -> int | None:
     return max(1, round(float(chances @ np.array(padded))))
 
 
-def add_up(weights: Weights, optimizer: int, passes: Passes, setup: Setup) -> MemoryUse:
+def add_up(weights: Weights, optimizer: int, passes: PassCost, setup: Setup) -> MemoryUse:
     """Return the memory of one process at the peak of a step.
 
     Args:

@@ -5,8 +5,9 @@ from typing import Final
 from trainwright.api.figures import Preflight
 from trainwright.api.spec import TrainingJobSpec
 from trainwright_worker.data.dataset import Dataset
-from trainwright_worker.distributed.place import Place
+from trainwright_worker.distributed.placement import RankPlacement
 from trainwright_worker.errors import OutOfMemoryError
+from trainwright_worker.facts import Facts
 from trainwright_worker.preflight.advice import Need
 from trainwright_worker.preflight.budget import setup_of, this_device, usual_length
 from trainwright_worker.preflight.measure import Gauge, UnmeasurableError
@@ -17,23 +18,26 @@ _NO_WAY: Final = "use a smaller model, or processes with more memory: spec.worke
 """What is left when nothing that the job can set makes it fit."""
 
 
-def measure_job(spec: TrainingJobSpec, dataset: Dataset, root: str, place: Place) -> tuple[Preflight | None, list[str]]:
+def measure_job(
+    spec: TrainingJobSpec, dataset: Dataset, facts: Facts, root: str, placement: RankPlacement
+) -> tuple[Preflight | None, list[str]]:
     """Return what a job needs, and lines to print; no more than a line if that cannot be known.
 
     Args:
         spec: The job.
         dataset: Its data.
+        facts: What the model knows of it.
         root: Folder at which relative paths start.
-        place: Where this rank stands; its neighbours share its memory.
+        placement: Where this rank stands; its neighbours share its memory.
 
     Raises:
         UserError: The model does not fit the data.
     """
-    device = this_device(place.neighbours)
+    device = this_device(placement.neighbours)
     teacher = None if spec.distillation is None else read_model(spec.distillation, root)
     try:
-        need = Need(Gauge(spec, dataset.facts, cuda=device.cuda, root=root, teacher=teacher), spec)
-        setup = setup_of(spec, place.size, len(dataset.splits.train), cuda=device.cuda)
+        need = Need(Gauge(spec, facts, cuda=device.cuda, root=root, teacher=teacher), spec)
+        setup = setup_of(spec, placement.size, len(dataset.splits.train), cuda=device.cuda)
         preflight, _ = judge(need, setup, device, usual_length(dataset.splits.train, setup.micro_batch))
     except UnmeasurableError as error:
         return None, [f"preflight: memory cannot be told beforehand: {error}"]

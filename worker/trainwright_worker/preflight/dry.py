@@ -4,7 +4,7 @@ And a dry pass before that, without data, which tells whether the model uses all
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -20,13 +20,14 @@ from trainwright_worker.models.vision import stand_ins
 from trainwright_worker.optim.optimizer import set_learning_rate
 from trainwright_worker.preflight.measure import Ones
 from trainwright_worker.training.evaluate import Forward
-from trainwright_worker.training.losses import Loss
 
 CPU_SAMPLES: Final = 2
 """Samples of a dry step on a CPU, where it only has to show that everything works; batch normalization needs two."""
 
 
-def take_dry_step(model: nn.Module, forward: Forward, loss: Loss, optimizer: Optimizer, batch: Batch) -> float:
+def take_dry_step(
+    model: nn.Module, forward: Forward, loss: Callable[[Tensor, Batch], Tensor], optimizer: Optimizer, batch: Batch
+) -> float:
     """Take a step at learning rate 0 and put back everything that it touches, to the last bit.
 
     The weights cannot change at that rate, so no copy of them is needed. Buffers, random generators, gradients and the
@@ -35,7 +36,7 @@ def take_dry_step(model: nn.Module, forward: Forward, loss: Loss, optimizer: Opt
     Args:
         model: The model without any wrapper that averages gradients.
         forward: Its forward pass.
-        loss: The loss.
+        loss: Maps its outputs for a batch to a loss.
         optimizer: Its optimizer, which has not taken a step yet.
         batch: What goes through.
 

@@ -34,7 +34,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Kernels' own scratch space, which lives within one operation, is not seen.
 
     Attributes:
-        flops: Floating-point operations of matrix products, convolutions, attention and recurrent layers so far.
+        flops: Floating-point operations of matrix products, convolutions, attention and recurrent layers so far, those that
+            gradient checkpointing repeats in the backward pass not counted.
     """
 
     def __init__(self, weights: Iterable[Tensor], others: Iterable[Tensor] = ()) -> None:
@@ -52,6 +53,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._live: dict[int, tuple[int, weakref.ref[torch.UntypedStorage]]] = {}
         self._entries: list[Entry] = []
         self._casts: set[int] = set()
+        self._backward_from: int | None = None
         self.flops = 0
 
     def __torch_dispatch__(
@@ -60,7 +62,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run the operation and write down what it made."""
         outputs = func(*args, **(kwargs or {}))
         formula = _FORMULAS.get(func._overloadpacket)  # noqa: SLF001 - torch's own modes ask so too
-        if formula is not None:
+        if formula is not None and not self._repeats_forward:
             self.flops += formula(*args, **(kwargs or {}), out_val=outputs)
         cast = func is _CAST and _key(args[0]) in self._weights
         for output in tree_leaves(outputs):
@@ -71,29 +73,33 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._write(workspace, size=int(_WORKSPACE * hidden.numel() * hidden.element_size()))
         return outputs
 
+    def begin_backward(self) -> None:
+        """Note that the forward pass is over."""
+        self._backward_from = len(self._entries)
+
+    @property
+    def _repeats_forward(self) -> bool:
+        """Whether activations are computed anew: in a backward pass nothing else runs with gradients enabled."""
+        return self._backward_from is not None and torch.is_grad_enabled()
+
     def numbers(self, tensors: Iterable[Tensor]) -> set[int]:
         """Return the numbers under which the storages of live tensors were written down."""
         return {self._live[_key(tensor)][0] for tensor in tensors if _key(tensor) in self._live}
 
-    @property
-    def position(self) -> int:
-        """How much has been written so far."""
-        return len(self._entries)
-
-    def peak(self, without: set[int], until: int | None = None) -> int:
+    def peak(self, without: set[int]) -> int:
         """Return the most bytes that lived at once, casts of weights and the storages numbered in `without` aside."""
-        return max(self._course(self._casts | without, until), default=0)
+        return max(self._course(self._casts | without), default=0)
 
-    def living(self, without: set[int], until: int) -> int:
-        """Return the bytes that lived at a position, casts of weights and the storages in `without` aside."""
-        return ([0, *self._course(self._casts | without, until)])[-1]
+    def saved(self) -> int:
+        """Return the bytes that lived when the forward pass was over, casts of weights aside."""
+        return ([0, *self._course(self._casts, self._backward_from)])[-1]
 
     def peak_of_casts(self) -> int:
         """Return the most bytes of weights in another precision that lived at once."""
         others = {entry.number for entry in self._entries} - self._casts
-        return max(self._course(others, None), default=0)
+        return max(self._course(others), default=0)
 
-    def _course(self, without: set[int], until: int | None) -> list[int]:
+    def _course(self, without: set[int], until: int | None = None) -> list[int]:
         total, course = 0, []
         for entry in self._entries[:until]:
             if entry.number not in without:

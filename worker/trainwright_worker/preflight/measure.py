@@ -1,5 +1,6 @@
 """Follows a job's passes on tensors without data: shapes, parameters, memory and arithmetic of a model of any size."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,17 +14,17 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainwright.api.spec import OptimizerSpec, TrainingJobSpec
-from trainwright.api.spec.job import Task
 from trainwright.api.spec.model import ModelSpec
 from trainwright.api.spec.training import Precision
-from trainwright_worker.batch import Batch, run_model
-from trainwright_worker.data.dataset import Facts
+from trainwright_worker.batch import run_model
 from trainwright_worker.distributed.parallel import shards_of
 from trainwright_worker.errors import UserError, WorkerError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
 from trainwright_worker.models.recompute import enable_gradient_checkpointing
 from trainwright_worker.optim.optimizer import make_optimizer
 from trainwright_worker.preflight.ledger import Ledger
+from trainwright_worker.tasks.table import make_task
 from trainwright_worker.training.teacher import build_teacher, compare, spec_of_teacher
 
 _SHAPE_WORDS: Final = ("shape", "size", "dimension", "channel", "must match", "expected")
@@ -57,7 +58,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Passes:
+class PassCost:
     """Forward and backward pass of one micro-batch, in bytes where nothing else is said.
 
     Attributes:
@@ -67,7 +68,7 @@ class Passes:
         peak: The most that lives at once besides weights and gradients, what the teacher works with included.
         casts: Copies of the weights in half precision.
         logits: The outputs.
-        flops: Floating-point operations.
+        flops: Floating-point operations, those that gradient checkpointing repeats not counted.
         sample: Inputs and targets of one sample.
     """
 
@@ -101,11 +102,12 @@ class Gauge:
             teacher: The model that it learns from.
         """
         self._spec = spec
+        self._task = make_task(spec)
         self._teacher = None if teacher is None else spec_of_teacher(spec, teacher)
         self._facts = facts
         self._cuda = cuda
         self._root = root
-        self._passes: dict[tuple[int, Precision, bool, int | None], Passes] = {}
+        self._passes: dict[tuple[int, Precision, bool, int | None], PassCost] = {}
 
     def weights(self) -> Weights:
         """Return the sizes of the model's weights.
@@ -140,18 +142,17 @@ class Gauge:
         """
         with _measurable(), _without_data():
             model = self._build(checkpointing=False)
-            trained = [weight for weight in model.parameters() if weight.requires_grad]
             optimizer = make_optimizer(spec, model)
-            for weight in trained:
-                weight.grad = torch.empty_like(weight)
-            for group in optimizer.param_groups:
-                group["fused"] = group["foreach"] = False  # fused kernels cannot run without data
+            alike = [_step_for_one_of_each_shape(group) for group in optimizer.param_groups]
             with Ones():  # type: ignore[no-untyped-call]
                 optimizer.step()
-        entries = [value for state in optimizer.state.values() for value in state.values()]
-        return _bytes(value for value in entries if isinstance(value, Tensor))
+        return sum(
+            count * _bytes(value for value in optimizer.state[weight].values() if isinstance(value, Tensor))
+            for counts in alike
+            for weight, count in counts.items()
+        )
 
-    def passes(self, samples: int, precision: Precision, *, checkpointing: bool, length: int | None = None) -> Passes:
+    def passes(self, samples: int, precision: Precision, *, checkpointing: bool, length: int | None = None) -> PassCost:
         """Return what one micro-batch takes.
 
         Args:
@@ -170,36 +171,37 @@ class Gauge:
                 self._passes[key] = self._follow(*key)
         return self._passes[key]
 
-    def _follow(self, samples: int, precision: Precision, checkpointing: bool, length: int | None) -> Passes:  # noqa: FBT001
+    def _follow(self, samples: int, precision: Precision, checkpointing: bool, length: int | None) -> PassCost:  # noqa: FBT001
         facts = self._facts if length is None else replace(self._facts, shape=(length, *self._facts.shape[1:]))
         # fp16 takes what bf16 takes.
         half = precision != Precision.FP32
         # A pass over a model like a live one: no generator of random numbers is touched.
         with _without_data(), _FusedAttention(enabled=self._cuda):
             model, teacher = self._build(checkpointing=checkpointing).train(), self._build_teacher()
-            batch = _batch(self._spec.task, facts, samples)
+            batch = self._task.example(facts, samples)
+            tensors = [*batch.inputs.values(), *batch.targets.values()]
             fixed = [] if teacher is None else [*teacher.parameters(), *teacher.buffers()]
-            ledger = Ledger(model.parameters(), [*model.buffers(), *fixed, batch.inputs, batch.targets])
+            ledger = Ledger(model.parameters(), [*model.buffers(), *fixed, *tensors])
             with ledger, Ones():  # type: ignore[no-untyped-call]
                 with torch.autocast("cpu", torch.bfloat16, enabled=half):
                     outputs = run_model(model, batch)
-                loss = _loss(self._spec.task, outputs.float(), batch)
+                loss = self._task.example_loss(outputs.float(), batch, facts)
                 if teacher is not None:
                     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
                         shown = run_model(teacher, batch)
                     loss = loss + compare(outputs.float(), shown.float(), batch, temperature=1)
-                half_way = ledger.position
+                ledger.begin_backward()
                 loss.backward()  # type: ignore[no-untyped-call]
             gradients = ledger.numbers(weight.grad for weight in model.parameters() if weight.grad is not None)
-        return Passes(
+        return PassCost(
             samples=samples,
             tokens=samples * facts.shape[0] if facts.vocabulary is not None else 0,
-            saved=ledger.living(set(), half_way),
+            saved=ledger.saved(),
             peak=ledger.peak(gradients),
             casts=ledger.peak_of_casts(),
             logits=outputs.numel() * outputs.element_size(),
             flops=ledger.flops,
-            sample=_bytes([batch.inputs, batch.targets]) // samples,
+            sample=_bytes(tensors) // samples,
         )
 
     def _build(self, *, checkpointing: bool) -> nn.Module:
@@ -294,23 +296,18 @@ def _leave_meta(model: nn.Module) -> None:
             setattr(module, name, fresh[id(old)][1])
 
 
-def _batch(task: Task, facts: Facts, samples: int) -> Batch:
-    """Return a batch like those of the data, without data."""
-    tokens = facts.vocabulary is not None
-    inputs = torch.empty(samples, *facts.shape, dtype=torch.int64 if tokens else torch.float32)
-    if task == Task.REGRESSION:
-        return Batch(inputs, torch.empty(samples, facts.outputs))
-    length = facts.shape[:1] if task in (Task.LANGUAGE_MODELING, Task.TRANSCRIPTION) else ()
-    return Batch(inputs, torch.empty(samples, *length, dtype=torch.int64))
+def _step_for_one_of_each_shape(group: dict[str, Any]) -> Counter[Tensor]:
+    """Leave one weight of each shape in an optimizer's group, give it a gradient, and return how many it stands for.
 
-
-def _loss(task: Task, outputs: Tensor, batch: Batch) -> Tensor:
-    """Return a loss of the kind that the task has; all of a kind keep about the same for their backward pass."""
-    if task == Task.REGRESSION:
-        return F.mse_loss(outputs, batch.targets)
-    if task == Task.TRANSCRIPTION:
-        return F.log_softmax(outputs, -1).mean()
-    return F.cross_entropy(outputs.flatten(0, -2), batch.targets.flatten())
+    Optimizers remember the same of weights of one shape, and a step over a hundred equal blocks takes seconds.
+    """
+    first: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
+    alike = Counter(first.setdefault((weight.shape, weight.dtype), weight) for weight in group["params"])
+    for weight in alike:
+        weight.grad = torch.empty_like(weight)
+    group["params"] = list(alike)
+    group["fused"] = group["foreach"] = False  # fused kernels cannot run without data
+    return alike
 
 
 def _trained(weights: Iterable[Tensor]) -> int:

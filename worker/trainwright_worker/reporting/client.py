@@ -1,4 +1,4 @@
-"""The way of a report to the operator: HTTPS, with the newest token, over a connection that is kept open."""
+"""Sends reports to the operator: over HTTPS, with the newest token and a connection that is kept open."""
 
 import http.client
 import json
@@ -27,7 +27,7 @@ class Client:
 
         Args:
             endpoint: Where to.
-            sender: Who complains in the log if it cannot be reached.
+            sender: Who says so in the log if reports are not delivered.
         """
         self.pause = 0.0
         self._endpoint = endpoint
@@ -37,7 +37,7 @@ class Client:
         self._complained: str | None = None
 
     def post(self, report: WorkerReport) -> bool:
-        """Send a report; return whether it was accepted. Says why not once per reason."""
+        """Send a report and return whether it was accepted. Each reason why not is logged once."""
         body, kept = json.dumps(report.to_wire()).encode(), self._connection is not None
         try:
             try:
@@ -46,7 +46,7 @@ class Client:
                 self._drop()
                 if not kept:
                     raise
-                status = self._post(body)  # Nobody keeps a connection for ever on which little is said.
+                status = self._post(body)  # Servers and proxies close connections that are idle.
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._drop()
             self.pause = 0.0
@@ -60,7 +60,7 @@ class Client:
     def _post(self, body: bytes) -> int:
         if self._connection is None:
             self._connection = self._connect()
-        # The token rotates: whoever keeps one is locked out after ten minutes.
+        # The token rotates, and an old one expires after about ten minutes.
         token = Path(self._endpoint.token_file).read_text(encoding="utf-8").strip()
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         path = self._url.path + (f"?{self._url.query}" if self._url.query else "")

@@ -10,10 +10,9 @@ import torch
 from trainwright.api.devices import find_gpu
 from trainwright.api.figures import Preflight, StepTime
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.api.spec.job import Task
+from trainwright.api.spec.source import Target
 from trainwright.api.spec.training import Precision
-from trainwright_worker.data.dataset import Facts
-from trainwright_worker.distributed.group import Group
+from trainwright_worker.facts import Facts
 
 
 @dataclass(frozen=True)
@@ -71,20 +70,23 @@ class Scale:
         return Figures(samples, steps, tokens, mfu, _peak_memory(self.device), parts)
 
 
-def make_scale(spec: TrainingJobSpec, facts: Facts, preflight: Preflight | None, group: Group) -> Scale:
+def make_scale(
+    spec: TrainingJobSpec, facts: Facts, preflight: Preflight | None, device: torch.device, processes: int
+) -> Scale:
     """Return what figures of a job follow from.
 
     Args:
         spec: The job.
         facts: What its data is like.
         preflight: What was found out before the first step.
-        group: All ranks.
+        device: Where this rank computes.
+        processes: Number of ranks.
     """
-    peak = _peak_arithmetic(group.device, spec.training.precision)
+    peak = _peak_arithmetic(device, spec.training.precision)
     return Scale(
-        tokens=facts.shape[0] if spec.task == Task.LANGUAGE_MODELING else None,
-        flops=None if preflight is None or peak is None else preflight.flops_per_step / (peak * group.size),
-        device=group.device,
+        tokens=facts.shape[0] if spec.traits.target == Target.TOKENS else None,
+        flops=None if preflight is None or peak is None else preflight.flops_per_step / (peak * processes),
+        device=device,
     )
 
 

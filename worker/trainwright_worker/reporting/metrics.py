@@ -7,7 +7,6 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from trainwright_worker.console import say
-from trainwright_worker.distributed.place import Place
 from trainwright_worker.reporting.figures import Figures
 
 _STEP_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
@@ -16,8 +15,13 @@ _STEP_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1,
 class Metrics:
     """The collectors of a rank."""
 
-    def __init__(self, port: int, place: Place) -> None:
-        """Serve on `port` + the local rank."""
+    def __init__(self, port: int, rank: int) -> None:
+        """Serve the metrics.
+
+        Args:
+            port: Where to.
+            rank: Whose they are, for the log.
+        """
         registry = CollectorRegistry()
         prefix = "trainwright_worker"
         self._step = Gauge(f"{prefix}_step", "Optimizer steps done.", registry=registry)
@@ -44,9 +48,9 @@ class Metrics:
             registry=registry,
         )
         try:
-            start_http_server(port + place.local_rank, _every_address(), registry=registry)
+            start_http_server(port, _every_address(), registry=registry)
         except OSError as error:
-            say(f"rank {place.rank}", f"no metrics: port {port + place.local_rank}: {error.strerror}")
+            say(f"rank {rank}", f"no metrics: port {port}: {error.strerror}")
 
     def observe(
         self, *, step: int, epoch: int, loss: float | None, rate: float, norm: float | None, figures: Figures

@@ -1,8 +1,8 @@
 """The sign of life of a rank, in memory that it shares with its worker's agent.
 
-The agent makes one per rank before it forks them. So it sees each of its ranks at any time and without their help: a rank
-that hangs can no longer tell anyone. How long a rank may go without a step, the rank itself knows best, and only it knows
-when none can be expected of it. So it leaves its patience here too.
+The agent makes one per rank before it starts them. So it sees each of its ranks at any time without their help, which a rank
+that hangs could not give. A rank also writes here how long it may go without a step, since only the rank knows that, and
+whether a step can be expected at all.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ REMEMBERED: Final = 256
 FEWEST: Final = 2
 """Step times that must be known before a rank is watched."""
 FORMING: Final = 4
-"""How many times `minSeconds` ranks may take to form their group, once all of them are about to; it is a matter of moments."""
+"""How many times `minSeconds` ranks may take to form their group once all of them have begun to, which takes moments."""
 FORMING_SECONDS_PER_RANK: Final = 0.1
 """Each rank connects to every other."""
 
@@ -101,7 +101,7 @@ class Tolerance:
 
 
 def rest_while_compiling(pulse: Pulse) -> None:
-    """Have the rank rest whenever torch compiles: inputs of another shape have it do so in the middle of training."""
+    """Have the rank rest whenever torch compiles, which inputs of a new shape may cause in the middle of training."""
     from torch._dynamo import callback  # noqa: PLC0415 - few jobs compile
 
     patience = 0.0

@@ -1,7 +1,7 @@
-"""Saying how training goes: rank 0 posts a WorkerReport every few seconds, from a thread of its own.
+"""Reports to the operator: rank 0 posts a WorkerReport every few seconds, from a thread of its own.
 
 Only the newest report counts, so nothing queues up: an endpoint that is slow or gone delays reports, never training. The
-other ranks leave a sign of life in the rendezvous store, which rank 0's thread reads; ages are measured on rank 0's clock
+other ranks write their pulse to the rendezvous store, where rank 0's thread reads it. Ages are measured by rank 0's clock
 alone, so clocks need not agree.
 """
 
@@ -14,33 +14,33 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 
 from trainwright.api.figures import MOST_STRAGGLERS
 from trainwright.api.worker import MOST_HEARTBEATS, Cause, RankHeartbeat, ReportsEndpoint, WorkerPhase, WorkerReport
+from trainwright_worker.reporting.activity import ACTIVITY_OF, ActivityTimer
 from trainwright_worker.reporting.client import Client
 from trainwright_worker.reporting.pulse import Pulse
 from trainwright_worker.reporting.stopwatch import find_stragglers
-from trainwright_worker.reporting.timesheet import ACTIVITY_OF, Timesheet
 
-FAREWELL_SECONDS: Final = 5.0
+LAST_REPORT_SECONDS: Final = 5.0
 MAX_BACKOFF_SECONDS: Final = 10.0
 ASKED_AGAIN: Final = 8
-"""Refusals in a row after each of which the operator's word counts for when to try again."""
+"""Refusals in a row after which the pause is no longer the one that the operator asks for."""
 
 
 class Reporter:
     """What rank 0 knows of the job, and the thread that sends it.
 
     Attributes:
-        timesheet: Where this launch's time goes.
+        activities: Where this launch's time goes.
     """
 
     def __init__(self, endpoint: ReportsEndpoint | None, first: WorkerReport, pulse: Pulse) -> None:
         """Begin to report at once.
 
         Args:
-            endpoint: Where to; None to keep reports to oneself.
+            endpoint: Where to; None to send no reports.
             first: The first report.
             pulse: Sign of life of rank 0 itself.
         """
-        self.timesheet = Timesheet()
+        self.activities = ActivityTimer()
         self._endpoint = endpoint
         self._report = first
         self._phases = {first.phase}
@@ -67,20 +67,20 @@ class Reporter:
         self._store = store
 
     def update(self, **changes: Any) -> None:
-        """Change fields of the report; what is news is sent at once, anything else when the next report is due.
+        """Change fields of the report. A phase that occurs for the first time is reported at once.
 
-        News is the first sight of a phase. Training and evaluating may take turns many times a second.
+        Everything else waits for the next report: training and evaluating may alternate many times a second.
         """
         with self._condition:
-            self._report = self._report.model_copy(update=changes)
+            self._report = self._report.changed(**changes)
             if "phase" in changes:
-                self.timesheet.turn_to(ACTIVITY_OF[self._report.phase])
+                self.activities.switch_to(ACTIVITY_OF[self._report.phase])
             if self._report.phase not in self._phases:
                 self._phases.add(self._report.phase)
                 self._urgent = True
                 self._condition.notify()
 
-    def close(self, seconds: float = FAREWELL_SECONDS) -> WorkerReport:
+    def close(self, seconds: float = LAST_REPORT_SECONDS) -> WorkerReport:
         """Try for so many seconds to deliver the last report, and return it."""
         with self._condition:
             self._closing = self._urgent = True
@@ -124,13 +124,13 @@ class Reporter:
         heartbeats = self._heartbeats()
         stragglers = find_stragglers(self._paces.items(), MOST_STRAGGLERS)
         with self._condition:
-            # Also of those of the launches before in this pod, whatever became of the clock.
+            # It exceeds those of earlier launches in this pod even if the clock was set back.
             sequence = max(int(time.time() * 1000), self._pulse.sequence + 1)
             self._pulse.sequence = sequence
             changes = {"sequence": sequence, "heartbeats": heartbeats, "stragglers": stragglers}
-            self.timesheet.mark_stalled(self._pulse.stalled)
-            changes["seconds"] = self.timesheet.read()
-            self._report = self._report.model_copy(update=changes)
+            self.activities.mark_stalled(self._pulse.stalled)
+            changes["seconds"] = self.activities.read()
+            self._report = self._report.changed(**changes)
             report = self._report
         return True if self._client is None else self._client.post(report)
 
@@ -146,7 +146,7 @@ class Reporter:
                     signs[rank] = (int(numbers[0]), int(numbers[1]))
                     self._paces[rank] = float(numbers[2])
             except RuntimeError:
-                self._store = None  # The store is gone, and so will we be soon.
+                self._store = None  # Worker 0 is gone, and the agent will end this process soon.
         for rank, (step, moves) in signs.items():
             known = self._beats.get(rank)
             if known is None or known[1] != moves:

@@ -1,14 +1,14 @@
-"""Where the time of a step goes. Some steps are timed, the others cost a comparison; a GPU is never waited for.
+"""Where the time of a step goes. Only a few steps are timed, and timing never waits for a GPU.
 
-On a GPU a lap is an event in its stream, read when the ranks meet and the device has been waited for anyway. So a part's
-time is the device's, and waiting for data counts only as far as the device stood still.
+On a GPU a lap is an event in its stream. It is read when the ranks meet, after the device was waited for anyway. So the time
+of a part is the device's, and waiting for data counts only as far as the device was idle.
 """
 
 import itertools
 import statistics
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import Any, Final
 
@@ -18,7 +18,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trainwright.api.figures import StepTime, Straggler
 from trainwright_worker.batch import Batch
-from trainwright_worker.training.agenda import Agenda
 
 TIMED_STEPS: Final = 2
 """Steps before each meeting that are timed. The last of them measures the gradient too, so the one before tells more."""
@@ -54,17 +53,16 @@ class Stopwatch:
         self._timed: list[tuple[str, Any]] | None = None
         self._newest: deque[float] = deque(maxlen=REMEMBERED)
 
-    def batches(self, batches: Iterator[Batch], agenda: Agenda, pulse: Any) -> Iterator[Batch]:
-        """Yield the batches, and time the steps that come before a meeting.
+    def batches(self, batches: Iterator[Batch], steps_left: Callable[[], int]) -> Iterator[Batch]:
+        """Yield the batches, and time the last steps before each meeting.
 
         Args:
             batches: The batch of every step.
-            agenda: When the next meeting is.
-            pulse: How many steps are done, as `step`.
+            steps_left: Returns the number of steps until the next meeting.
         """
         with closing(batches):  # type: ignore[type-var]  # a generator, whose threads end with it
             while True:
-                if agenda.next - pulse.step <= TIMED_STEPS:
+                if steps_left() <= TIMED_STEPS:
                     self._begin()
                 batch = next(batches)
                 self.lap("data")

@@ -43,14 +43,14 @@ class Subject:
     @property
     def tokens(self) -> bool:
         """Whether the sample is a text."""
-        return not self.batch.inputs.is_floating_point()
+        return not self.batch.input.is_floating_point()
 
     @property
     def grid(self) -> tuple[int, int] | None:
         """Rows and columns of the grid over an image; None for anything else."""
-        if self.batch.inputs.dim() != 1 + IMAGE_DIMENSIONS:
+        if self.batch.input.dim() != 1 + IMAGE_DIMENSIONS:
             return None
-        height, width = self.batch.inputs.shape[2:]
+        height, width = self.batch.input.shape[2:]
         side = -(-max(height, width) // GRID)
         return -(-height // side), -(-width // side)
 
@@ -59,12 +59,12 @@ class Subject:
         """Number of parts."""
         if self.tokens:
             return self.ids.numel()
-        return self.grid[0] * self.grid[1] if self.grid is not None else self.batch.inputs[0].numel()
+        return self.grid[0] * self.grid[1] if self.grid is not None else self.batch.input[0].numel()
 
     @property
     def ids(self) -> Tensor:
         """The tokens of a text ([length])."""
-        return self.batch.inputs[0] if self.batch.mask is None else self.batch.inputs[0][self.batch.mask[0]]
+        return self.batch.input[0] if self.batch.mask is None else self.batch.input[0][self.batch.mask[0]]
 
     def score(self, batch: Batch) -> Tensor:
         """Return the explained output for each sample of a batch, before any softmax ([batch])."""
@@ -74,7 +74,7 @@ class Subject:
         """Return the sample once per row of `there` ([k, parts], 1 where a part is there)."""
         if self.tokens:
             return self._shorter_texts(there.bool())
-        inputs = self.batch.inputs
+        inputs = self.batch.input
         if self.grid is not None:
             height, width = inputs.shape[2:]
             side = -(-max(height, width) // GRID)
@@ -82,9 +82,8 @@ class Subject:
             there = squares.repeat_interleave(side, 2).repeat_interleave(side, 3)[:, :, :height, :width]
         else:
             there = there.reshape(-1, *inputs.shape[1:])
-        return Batch(
-            torch.where(there.bool(), inputs, self.background), self.batch.targets.repeat_interleave(len(there), 0)
-        )
+        target = self.batch.target.repeat_interleave(len(there), 0)
+        return Batch.of(torch.where(there.bool(), inputs, self.background), target)
 
     def _shorter_texts(self, there: Tensor) -> Batch:
         """Return the text once per row with the tokens left out that are not there; an empty text is padding."""
@@ -92,7 +91,7 @@ class Subject:
         mask = there.gather(1, order)
         mask[:, 0] = True
         kept = self.ids[order].masked_fill(~there.gather(1, order), int(self.background))
-        return Batch(kept, self.batch.targets.repeat_interleave(len(there), 0), mask)
+        return Batch.of(kept, self.batch.target.repeat_interleave(len(there), 0), mask)
 
 
 def attribute(method: ExplanationMethod, subject: Subject, seed: int) -> Tensor:
@@ -126,13 +125,13 @@ def _saliency(subject: Subject) -> Tensor:
     ):  # Its recurrent layers know gradients in training only.
         if not subject.tokens:
             score = _on_inputs(subject)
-            gradient = Saliency(score).attribute(batch.inputs.clone().requires_grad_())[0].detach()
+            gradient = Saliency(score).attribute(batch.input.clone().requires_grad_())[0].detach()
             strongest: Tensor = gradient.amax(0) if subject.grid is not None else gradient.flatten()
             return strongest
         layer = next(module for module in subject.model.modules() if isinstance(module, nn.Embedding))
         layer.weight.requires_grad_()
         gradients: Any = LayerGradientXActivation(_on_inputs(subject), layer, multiply_by_inputs=False).attribute(
-            batch.inputs
+            batch.input
         )
         layer.weight.requires_grad_(False)
         norms: Tensor = gradients[0].detach().norm(dim=1)
@@ -141,7 +140,7 @@ def _saliency(subject: Subject) -> Tensor:
 
 def _on_inputs(subject: Subject) -> Callable[[Tensor], Tensor]:
     batch = subject.batch
-    return lambda inputs: subject.score(Batch(inputs, batch.targets, batch.mask))
+    return lambda inputs: subject.score(batch.with_input(inputs))
 
 
 def _lime(subject: Subject) -> Tensor:
@@ -176,4 +175,4 @@ def _try_parts(method: Any, subject: Subject) -> Tensor:
 
 
 def _whole(subject: Subject) -> Tensor:
-    return torch.ones(1, subject.parts, device=subject.batch.inputs.device)
+    return torch.ones(1, subject.parts, device=subject.batch.input.device)

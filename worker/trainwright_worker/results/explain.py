@@ -1,53 +1,28 @@
 """Explanations of single predictions: a JSON file and a picture each."""
 
 import json
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from trainwright.api.spec import ExplanationSpec
-from trainwright.api.spec.objective import LossName
 from trainwright_worker.batch import Batch, run_model
 from trainwright_worker.data.dataset import Dataset, existing_split
 from trainwright_worker.data.table import Samples, Split
 from trainwright_worker.results.attribution import Subject, attribute
+from trainwright_worker.results.explanation import Explanation
 from trainwright_worker.results.folder import ResultsFolder
 from trainwright_worker.results.picture import draw
 from trainwright_worker.results.quality import evenly
-from trainwright_worker.results.readable import make_reader
+from trainwright_worker.tasks.task import Task
 
 BACKGROUND: Final = 512
 """Training samples whose mean stands for what is not there."""
 
 
-@dataclass(frozen=True)
-class Explanation:
-    """Why the model answers as it does to one sample.
-
-    Attributes:
-        facts: What is said of the sample and its prediction, as JSON types.
-        answer: The class or target that is explained, in words.
-        parts: Name of each part with its value; empty for images.
-        image: float32 [channels, height, width] from 0 to 1; None for anything else.
-        attributions: By method, what each part contributes, see `attribute`.
-    """
-
-    facts: dict[str, Any]
-    answer: str
-    parts: list[str]
-    image: Tensor | None
-    attributions: dict[str, Tensor]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything but the image as JSON types."""
-        found = {method: values.tolist() for method, values in self.attributions.items()}
-        return self.facts | {"explained": self.answer, "parts": self.parts, "attributions": found}
-
-
 def explain(
-    spec: ExplanationSpec, model: nn.Module, dataset: Dataset, loss: LossName, folder: ResultsFolder, seed: int = 0
+    spec: ExplanationSpec, model: nn.Module, dataset: Dataset, task: Task, folder: ResultsFolder, seed: int = 0
 ) -> str:
     """Write explanations and return their folder.
 
@@ -55,14 +30,14 @@ def explain(
         spec: Which samples, and how.
         model: The model, for evaluation; it stays where it is.
         dataset: Where the samples come from.
-        loss: What the model was trained with.
+        task: What the model has learnt to do.
         folder: The results.
         seed: Seed of what LIME and SHAP try.
     """
     split = existing_split(dataset, spec.split, "spec.explanation.split")
     background = _background(dataset)
     for index in evenly(len(split), spec.samples).tolist():
-        explanation = explain_one(spec, model, dataset, loss, split, index, background, seed)
+        explanation = explain_one(spec, model, dataset, task, split, index, background, seed)
         name = f"explanations/{spec.split}-{index:06}"
         folder.write(f"{name}.json", json.dumps(explanation.to_json(), indent=1, ensure_ascii=False).encode())
         folder.write(f"{name}.png", draw(explanation))
@@ -73,7 +48,7 @@ def explain_one(
     spec: ExplanationSpec,
     model: nn.Module,
     dataset: Dataset,
-    loss: LossName,
+    task: Task,
     split: Split,
     index: int,
     background: Tensor,
@@ -85,7 +60,7 @@ def explain_one(
         spec: The methods.
         model: The model, for evaluation.
         dataset: The data, which knows the names of classes.
-        loss: What the model was trained with.
+        task: What the model has learnt to do.
         split: Where the sample is.
         index: Which it is.
         background: What stands for what is not there, see `Subject`.
@@ -97,7 +72,7 @@ def explain_one(
         outputs = run_model(model, batch.to(device)).float().cpu()
     answer = int(outputs[0].argmax()) if dataset.classes is not None else 0
     subject = Subject(model, batch.to(device), answer, background.to(device))
-    row = make_reader(dataset, loss)(batch, outputs, True)[0]
+    row = task.describe(batch, outputs, dataset, known=True)[0]
     text = {} if dataset.tokenizer is None else {"text": dataset.tokenizer.decode(subject.ids.tolist())}
     return Explanation(
         facts={"index": index, "split": spec.split.value, **text, **row},
@@ -117,7 +92,7 @@ def _background(dataset: Dataset) -> Tensor:
     if dataset.tokenizer is not None:
         return torch.tensor([dataset.tokenizer.padding])
     train = dataset.splits.train
-    inputs = train.take(evenly(len(train), BACKGROUND)).inputs
+    inputs = train.take(evenly(len(train), BACKGROUND)).input
     if inputs.dim() == 2:  # noqa: PLR2004 - rows of features
         return inputs.mean(0)
     others = [axis for axis in range(inputs.dim()) if axis != 1]
@@ -132,7 +107,7 @@ def _parts(dataset: Dataset, subject: Subject, batch: Batch) -> list[str]:
         tokenizer = dataset.tokenizer
         return [tokenizer.decode([number]) for number in subject.ids.tolist()]
     scale = dataset.normalization
-    values = batch.inputs[0]
+    values = batch.input[0]
     if scale.mean:
         values = values * torch.tensor(scale.deviation) + torch.tensor(scale.mean)
     train = dataset.splits.train
@@ -143,7 +118,7 @@ def _parts(dataset: Dataset, subject: Subject, batch: Batch) -> list[str]:
 
 def _image(dataset: Dataset, batch: Batch) -> Tensor:
     """Return the picture as it was before scaling, from 0 to 1."""
-    image, scale = batch.inputs[0], dataset.normalization
+    image, scale = batch.input[0], dataset.normalization
     if scale.mean:
         image = image * torch.tensor(scale.deviation)[:, None, None] + torch.tensor(scale.mean)[:, None, None]
     low, high = image.min(), image.max()

@@ -16,12 +16,14 @@ from trainwright_worker.batch import Batch, run_model
 from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.data.table import Split
 from trainwright_worker.errors import UserError, WorkerError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
 from trainwright_worker.models.lora import merge_lora
 from trainwright_worker.results.folder import ResultsFolder
 from trainwright_worker.results.inference import Session, trace
 from trainwright_worker.results.quality import batches, measure
 from trainwright_worker.results.quantize import quantize
+from trainwright_worker.tasks.task import Task
 
 ONNX: Final = "model.onnx"
 INT8: Final = "model-int8.onnx"
@@ -41,7 +43,7 @@ def export(
     spec: ExportSpec,
     model: nn.Module,
     dataset: Dataset,
-    job: TrainingJobSpec,
+    task: Task,
     folder: ResultsFolder,
     attempt: Callable[[str, Callable[[], Export]], Export | None],
 ) -> list[Export]:
@@ -51,7 +53,7 @@ def export(
         spec: Which formats.
         model: On the CPU, for evaluation.
         dataset: Data to trace, calibrate and measure with.
-        job: The job, which says how it is measured.
+        task: What the model has learnt to do, which says how it is measured.
         folder: Where to.
         attempt: Makes one export, or says why it cannot be made and returns None.
 
@@ -60,7 +62,7 @@ def export(
     """
     measured = measured_split(dataset)
     with tempfile.TemporaryDirectory(prefix="trainwright-export-") as scratch:
-        exporter = _Exporter(model, dataset, measured, job, folder, Path(scratch))
+        exporter = _Exporter(model, dataset, measured, task, folder, Path(scratch))
         made = [attempt("spec.export.formats: onnx", exporter.onnx)]
         if made[0] is not None and ExportFormat.INT8 in spec.formats:
             made.append(attempt("spec.export.formats: int8", exporter.int8))
@@ -73,7 +75,7 @@ def measured_split(dataset: Dataset) -> Split:
     return next(split for split in (splits.test, splits.validation, splits.train) if split is not None)
 
 
-def check_export(spec: TrainingJobSpec, dataset: Dataset, root: str) -> None:
+def check_export(spec: TrainingJobSpec, dataset: Dataset, facts: Facts, root: str) -> None:
     """Check, before training, that the model can be exported: a model like it, but without weights, is traced.
 
     Raises:
@@ -85,7 +87,7 @@ def check_export(spec: TrainingJobSpec, dataset: Dataset, root: str) -> None:
     nowhere = torch.device("meta")
     try:
         with nowhere:
-            skeleton = build(spec, dataset.facts, root).eval()
+            skeleton = build(spec, facts, root).eval()
         merge_lora(skeleton)
         trace(skeleton, _example(dataset).to(nowhere), optimize=False)
     except WorkerError:
@@ -110,14 +112,14 @@ class _Exporter:
         model: nn.Module,
         dataset: Dataset,
         measured: Split,
-        job: TrainingJobSpec,
+        task: Task,
         folder: ResultsFolder,
         scratch: Path,
     ) -> None:
         self._model = model
         self._dataset = dataset
         self._measured = measured
-        self._job = job
+        self._task = task
         self._folder = folder
         self._onnx, self._int8 = scratch / ONNX, scratch / INT8
         weights = [*model.parameters(), *model.buffers()]
@@ -150,7 +152,7 @@ class _Exporter:
 
     def _publish(self, name: str, path: Path, metrics: dict[str, float]) -> Export:
         session = Session(path, torch.get_num_threads())
-        metrics = measure(session, self._measured, self._job, self._dataset) | metrics
+        metrics = measure(session, self._measured, self._task, self._dataset) | metrics
         files = sorted(path.parent.glob(f"{path.name}*"))  # A large model's weights lie beside it.
         size = sum(file.stat().st_size for file in files)
         paths = [self._folder.publish(file.name, file) for file in files]

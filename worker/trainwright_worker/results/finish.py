@@ -10,29 +10,30 @@ import platform
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
 from torch import nn
 
-from trainwright.api.status import Evaluation, Export, Results
+from trainwright import __version__
+from trainwright.api.figures import Evaluation
+from trainwright.api.names import SUMMARY_FILE, WEIGHTS_FILE
+from trainwright.api.status import Export, Results
 from trainwright.api.worker import WorkerPhase
+from trainwright_worker.data.given import samples_to_predict
 from trainwright_worker.errors import NonFiniteError
-from trainwright_worker.models.files import SUMMARY
 from trainwright_worker.models.huggingface import HuggingFaceModel
+from trainwright_worker.results.equation import equation
 from trainwright_worker.results.explain import explain
 from trainwright_worker.results.export import export, reason
 from trainwright_worker.results.folder import ResultsFolder
 from trainwright_worker.results.generate import generate
-from trainwright_worker.results.given import samples_to_predict
 from trainwright_worker.results.huggingface import write_pretrained
 from trainwright_worker.results.predict import encode, predict
 from trainwright_worker.results.weights import model_of, on_device, savable, weights_of
-from trainwright_worker.training.meeting import evaluation_batch, measure_split
+from trainwright_worker.training.evaluate import evaluation_batch, measure_split
 from trainwright_worker.training.run import Run
-
-WEIGHTS: Final = "weights.safetensors"
 
 Made = TypeVar("Made")
 
@@ -44,18 +45,18 @@ def finish(run: Run, step: int) -> None:
         run: This rank.
         step: The step that the model's weights are of.
     """
-    run.tell(phase=WorkerPhase.EVALUATING)
+    run.telemetry.tell(phase=WorkerPhase.EVALUATING)
     test, problems = _measure_test(run, step)
     if test is not None:
         run.progress.evaluation = test
-    run.tell(phase=WorkerPhase.PREDICTING, evaluation=run.progress.evaluation)
+    run.telemetry.tell(phase=WorkerPhase.PREDICTING, evaluation=run.progress.evaluation)
     folder = ResultsFolder(run.config.job_folder)
     predictions = _predict(run, folder)
     weights = weights_of(run)
-    if run.place.leads:
+    if run.placement.leads:
         results = _Results(run, folder, model_of(run, weights), step, test, problems).write(predictions)
-        run.tell(phase=WorkerPhase.FINISHED, results=results)
-        run.log(f"finished: {results.folder}")
+        run.telemetry.tell(phase=WorkerPhase.FINISHED, results=results)
+        run.telemetry.log(f"finished: {results.folder}")
     run.group.wait_for_leader()
 
 
@@ -65,7 +66,7 @@ def _measure_test(run: Run, step: int) -> tuple[Evaluation | None, list[str]]:
         return measure_split(run, "test", step), []
     except NonFiniteError as error:  # One sample is enough, and no reason to lose what was trained.
         problem = f"{error.message}; look for extreme values in it"
-        run.warn(problem)
+        run.telemetry.warn(problem)
         return None, [problem]
 
 
@@ -74,15 +75,15 @@ def _predict(run: Run, folder: ResultsFolder) -> str | None:
     spec = run.spec.prediction
     if spec is None:
         return None
-    split, known = samples_to_predict(spec, run.dataset)
+    split, known = samples_to_predict(spec, run.data.dataset)
     batch = evaluation_batch(run)
-    run.model.eval()
+    run.learner.model.eval()
     rows = predict(run, split, batch, known=known)
     with tempfile.NamedTemporaryFile(prefix="trainwright-predictions-") as file:
         for line in encode(rows, spec.format):
             file.write(line)
         file.flush()
-        return folder.publish(f"predictions.{spec.format}", Path(file.name)) if run.place.leads else None
+        return folder.publish(f"predictions.{spec.format}", Path(file.name)) if run.placement.leads else None
 
 
 class _Results:
@@ -107,33 +108,35 @@ class _Results:
     def write(self, predictions: str | None) -> Results:
         """Write everything and return where it lies: first what the job is for, then the rest."""
         weights = self._write_weights()
-        if self._run.dataset.tokenizer is not None:
-            for name, content in self._run.dataset.tokenizer.files().items():
+        if self._run.data.dataset.tokenizer is not None:
+            for name, content in self._run.data.dataset.tokenizer.files().items():
                 self._folder.write(name, content.encode())
         results = Results(folder=self._folder.path, weights=weights.path, predictions=predictions, exports=[weights])
         self._summarize(results)
         more = self._generate() | self._explain()
-        results = results.model_copy(update={"exports": [weights, *self._export()], **more})
+        results = results.changed(exports=[weights, *self._export()], **more)
         # What it says of the weights is written already.
-        self._attempt(SUMMARY, lambda: self._summarize(self._with_problems(results)))
+        self._attempt(SUMMARY_FILE, lambda: self._summarize(self._with_problems(results)))
         return self._with_problems(results)
 
     def _with_problems(self, results: Results) -> Results:
-        return results.model_copy(update={"problems": self._problems[:8]})
+        return results.changed(problems=self._problems[:8])
 
     def _write_weights(self) -> Export:
         with tempfile.TemporaryDirectory(prefix="trainwright-results-") as scratch:
-            file = Path(scratch, WEIGHTS)
+            file = Path(scratch, WEIGHTS_FILE)
             safetensors.torch.save_file(savable(self._model), file)
-            path = self._folder.publish(WEIGHTS, file)
+            path = self._folder.publish(WEIGHTS_FILE, file)
             return Export(format="safetensors", path=path, bytes=file.stat().st_size)
 
     def _generate(self) -> dict[str, Any]:
-        spec, tokenizer = self._run.spec.generation, self._run.dataset.tokenizer
+        spec, tokenizer = self._run.spec.generation, self._run.data.dataset.tokenizer
         if spec is None or tokenizer is None:
             return {}
         device = on_device(self._model, self._run.group.device)
-        made = self._attempt("spec.generation", lambda: generate(spec, self._model, tokenizer, device, self._run.log))
+        made = self._attempt(
+            "spec.generation", lambda: generate(spec, self._model, tokenizer, device, self._run.telemetry.log)
+        )
         self._model.cpu()
         if made is None:
             return {}
@@ -141,54 +144,61 @@ class _Results:
         return {"generated": self._folder.write("generated.jsonl", content), "samples": samples}
 
     def _explain(self) -> dict[str, Any]:
-        spec, data, loss = self._run.spec.explanation, self._run.dataset, self._run.spec.loss_name
+        spec, data, task = self._run.spec.explanation, self._run.data.dataset, self._run.learner.task
         if spec is None:
             return {}
-        made = self._attempt("spec.explanation", lambda: explain(spec, self._model, data, loss, self._folder))
+        made = self._attempt("spec.explanation", lambda: explain(spec, self._model, data, task, self._folder))
         return {} if made is None else {"explanations": made}
 
     def _export(self) -> list[Export]:
         run, model, exports = self._run, self._model, []
         if isinstance(model, HuggingFaceModel):
-            dataset = run.dataset
+            dataset = run.data.dataset
             made = self._attempt(
                 "the folder for transformers",
                 lambda: write_pretrained(model, dataset.classes, dataset.tokenizer, self._folder),
             )
             exports += [] if made is None else [made]
         if run.spec.export is not None:
-            exports += export(run.spec.export, model, run.dataset, run.spec, self._folder, self._attempt)
+            exports += export(run.spec.export, model, run.data.dataset, run.learner.task, self._folder, self._attempt)
         for made in exports:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in made.metrics.items())
-            run.log(f"exported {made.format}: {made.bytes / 1e6:,.3g} MB" + (f", {shown}" if shown else ""))
+            run.telemetry.log(f"exported {made.format}: {made.bytes / 1e6:,.3g} MB" + (f", {shown}" if shown else ""))
         return exports
 
     def _attempt(self, name: str, make: Callable[[], Made]) -> Made | None:
         """Return what `make` makes; if it fails, say so and return None."""
-        self._run.pulse.beat()
+        self._run.telemetry.pulse.beat()
         try:
             return make()
         except Exception as error:  # noqa: BLE001 - other people's exporters raise anything, and the model is safe
             problem = f"{name}: {reason(error)}"[:512]
             self._problems.append(problem)
-            self._run.warn(problem)
+            self._run.telemetry.warn(problem)
             return None
 
     def _summarize(self, results: Results) -> None:
         """Write results.json: what was trained and measured, with what, and what lies beside it."""
         run = self._run
-        progress, dataset = run.progress, run.dataset
+        progress, dataset = run.progress, run.data.dataset
+        found = equation(self._model, dataset)
         summary = {
             "step": progress.step,
             "weightsOfStep": self._step,
-            "samples": run.sampler.samples_before(progress.step),
+            "samples": run.data.sampler.samples_before(progress.step),
             "test": None if self._test is None else self._test.to_wire(),
             "best": None if progress.best is None else progress.best.to_wire(),
             "history": progress.history,
+            "evaluations": [evaluation.to_wire() for evaluation in progress.evaluations],
             "data": dataset.measured.to_json(),
+            **({} if found is None else {"equation": found}),
             "processes": run.group.size,
             **results.model_dump(mode="json", by_alias=True, include={"exports", "problems"}),
             "spec": run.spec.to_wire(),
-            "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+            "versions": {
+                "trainwright": __version__,
+                "python": platform.python_version(),
+                "torch": str(torch.__version__),
+            },
         }
-        self._folder.write(SUMMARY, json.dumps(summary, indent=2).encode())
+        self._folder.write(SUMMARY_FILE, json.dumps(summary, indent=2).encode())

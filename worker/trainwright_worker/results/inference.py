@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from trainwright_worker.batch import Batch
 from trainwright_worker.results.recurrence import with_operators
 
-NAMES = ("inputs", "mask")
-"""Names of the inputs of an exported model; those without padding have only the first."""
 OUTPUTS = "outputs"
 
 
@@ -40,8 +38,8 @@ def trace(model: nn.Module, example: Batch, *, optimize: bool = True) -> Any:
     Raises:
         Exception: torch cannot export the model; of whatever kind torch chooses.
     """
-    arguments = (example.inputs,) if example.mask is None else (example.inputs, example.mask)
-    sequence = example.mask is not None or not example.inputs.is_floating_point()
+    arguments = tuple(example.inputs.values())
+    sequence = example.mask is not None or not example.input.is_floating_point()
     free = dict.fromkeys(range(1 + sequence), torch.export.Dim.DYNAMIC)
     with _silence():
         return torch.onnx.export(
@@ -49,7 +47,7 @@ def trace(model: nn.Module, example: Batch, *, optimize: bool = True) -> Any:
             arguments,
             dynamo=True,
             dynamic_shapes=(free,) * len(arguments),
-            input_names=NAMES[: len(arguments)],
+            input_names=list(example.inputs),
             output_names=[OUTPUTS],
             optimize=optimize,
             verbose=False,
@@ -80,8 +78,7 @@ class Session:
 
 def feed(batch: Batch) -> dict[str, Any]:
     """Return a batch as onnxruntime takes it."""
-    given = {NAMES[0]: batch.inputs.numpy()}
-    return given if batch.mask is None else given | {NAMES[1]: batch.mask.numpy()}
+    return {name: value.numpy() for name, value in batch.inputs.items()}
 
 
 @contextlib.contextmanager

@@ -3,15 +3,13 @@
 import io
 import os
 import tempfile
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from trainwright.api.spec.outcome import ExplanationMethod
-
-if TYPE_CHECKING:
-    from trainwright_worker.results.explain import Explanation
+from trainwright_worker.results.explanation import Explanation
 
 FOR, AGAINST = "#2166ac", "#d6604d"
 """Colours of what speaks for and against an answer, told apart also by those who confuse red and green."""
@@ -25,7 +23,7 @@ _WIDTH: Final = 92
 _DPI: Final = 150
 
 
-def draw(explanation: "Explanation") -> bytes:
+def draw(explanation: Explanation) -> bytes:
     """Return an explanation as a PNG."""
     # matplotlib keeps a list of fonts; a home that cannot be written to would make it complain.
     os.environ.setdefault("MPLCONFIGDIR", tempfile.gettempdir())
@@ -42,7 +40,7 @@ def draw(explanation: "Explanation") -> bytes:
     return content.getvalue()
 
 
-def _headline(explanation: "Explanation") -> str:
+def _headline(explanation: Explanation) -> str:
     facts = explanation.facts
     prediction, target = facts["prediction"], facts["target"]
     if "probabilities" not in facts:
@@ -56,7 +54,7 @@ def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _head(figure: Any, explanation: "Explanation", height: float) -> None:
+def _head(figure: Any, explanation: Explanation, height: float) -> None:
     figure.text(
         0.5, 1 - 0.18 / height, _headline(explanation), ha="center", va="top", size=12, color=INK, weight="bold"
     )
@@ -82,7 +80,7 @@ def _colour_map(method: str) -> Any:
     return LinearSegmentedColormap.from_list(method, ends)
 
 
-def _draw_image(make: Any, explanation: "Explanation", image: Tensor) -> Any:
+def _draw_image(make: Any, explanation: Explanation, image: Tensor) -> Any:
     methods = explanation.attributions
     panels = 1 + len(methods)
     height = 3.5
@@ -121,7 +119,7 @@ def _draw_image(make: Any, explanation: "Explanation", image: Tensor) -> Any:
     return figure
 
 
-def _draw_rows(make: Any, explanation: "Explanation") -> Any:
+def _draw_rows(make: Any, explanation: Explanation) -> Any:
     methods = explanation.attributions
     total = torch.stack([_shares(values).abs() for values in methods.values()]).sum(0)
     order = total.argsort(descending=True)[:_BARS].flip(0)
@@ -150,7 +148,7 @@ def _draw_rows(make: Any, explanation: "Explanation") -> Any:
     return figure
 
 
-def _draw_text(make: Any, explanation: "Explanation") -> Any:
+def _draw_text(make: Any, explanation: Explanation) -> Any:
     tokens = [part if part.strip() else "␣" for part in explanation.parts[:_TOKENS]]
     lines = _lines(tokens)
     step, gap = 0.24, 0.55

@@ -16,13 +16,13 @@ from torch import Tensor
 from trainwright.api.spec.outcome import PredictionFormat
 from trainwright_worker.batch import Batch
 from trainwright_worker.data.dataset import Dataset
+from trainwright_worker.data.given import Given
 from trainwright_worker.data.loader import Request, read_ahead
 from trainwright_worker.data.pictures import Pictures
 from trainwright_worker.data.table import Split
 from trainwright_worker.distributed.group import Group
 from trainwright_worker.distributed.parallel import share_buffers
-from trainwright_worker.results.given import Given
-from trainwright_worker.results.readable import Row, make_reader
+from trainwright_worker.tasks.task import Row
 from trainwright_worker.training.run import Run
 
 
@@ -35,9 +35,9 @@ def predict(run: Run, split: Split, batch: int, *, known: bool) -> Iterator[Row]
         batch: Samples per rank and forward pass.
         known: Whether the targets of the split are true.
     """
-    share_buffers(run.model, run.group)
-    read = make_reader(run.dataset, run.spec.loss_name)
-    describe = _describer(run.dataset, split)
+    share_buffers(run.learner.model, run.group)
+    dataset, task = run.data.dataset, run.learner.task
+    describe = _describer(dataset, split)
     size, rank = run.group.size, run.group.rank
     shares = [
         torch.arange(begin, min(begin + batch, len(split))) for begin in range(rank * batch, len(split), size * batch)
@@ -48,13 +48,14 @@ def predict(run: Run, split: Split, batch: int, *, known: bool) -> Iterator[Row]
     requests: Iterator[Request] = ((share, None) for share in shares + [last] * (rounds - len(shares)))
     for number, part in enumerate(read_ahead(split, requests, run.group.device)):
         with torch.inference_mode():
-            outputs = run.passes.forward(part).cpu()
+            outputs = run.learner.engine.forward(part).cpu()
         rows: list[Row] = []
         if number < len(shares):
             indices, local = shares[number].tolist(), part.to(torch.device("cpu"))
-            described = zip(indices, describe(indices, local), read(local, outputs, known), strict=True)
+            predicted = task.describe(local, outputs, dataset, known=known)
+            described = zip(indices, describe(indices, local), predicted, strict=True)
             rows = [{"index": index} | name | row for index, name, row in described]
-        run.pulse.beat()
+        run.telemetry.pulse.beat()
         yield from _gather(rows, run.group)
 
 
@@ -111,7 +112,7 @@ def _describer(dataset: Dataset, split: Split) -> Callable[[list[int], Batch], l
 
 
 def _real_ids(batch: Batch, row: int) -> Tensor:
-    return batch.inputs[row] if batch.mask is None else batch.inputs[row][batch.mask[row]]
+    return batch.input[row] if batch.mask is None else batch.input[row][batch.mask[row]]
 
 
 def _gather(rows: list[Row], group: Group) -> Iterator[Row]:

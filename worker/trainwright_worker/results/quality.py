@@ -1,17 +1,17 @@
 """How good an exported model is, on samples it was not trained on: of the file that others will run, not of training."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from trainwright.api.spec import TrainingJobSpec
 from trainwright_worker.batch import Batch
 from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.data.table import Split
-from trainwright_worker.training.losses import make_measure
-from trainwright_worker.training.measures import Alone, make_measures, shown_figures
+from trainwright_worker.tasks.measures import Alone, LossSum
+from trainwright_worker.tasks.task import Task
 
 MEASURED: Final = 4096
 """Most samples on which an exported model is measured: enough for a percent, few enough for a CPU."""
@@ -29,21 +29,21 @@ def batches(split: Split, count: int, size: int = BATCH) -> Iterator[Batch]:
         yield split.take(part)
 
 
-def measure(model: Callable[[Batch], Tensor], split: Split, job: TrainingJobSpec, dataset: Dataset) -> dict[str, float]:
+def measure(model: Callable[[Batch], Tensor], split: Split, task: Task, dataset: Dataset) -> dict[str, float]:
     """Return how well a model does on a split, by the measures of the job that it is of.
 
     Args:
         model: Maps a batch on the CPU to outputs (float32).
         split: The samples.
-        job: The job.
-        dataset: Its data.
+        task: What it has learnt to do.
+        dataset: The job's data.
 
     Returns:
-        `samples`, `loss`, and the other figures that the job's evaluations have.
+        `samples`, `loss`, and the other figures that the job's evaluations have and that are defined on these samples.
     """
+    cpu, facts = torch.device("cpu"), task.facts(dataset)
     deviation = dataset.normalization.target_deviation
-    loss = make_measure(job.loss_name, job.loss, dataset.facts.outputs)
-    measures = make_measures(job, loss, dataset.facts.outputs, deviation, torch.device("cpu"))
+    measures = [LossSum(task.evaluation_loss(facts), cpu), *task.measures(facts, deviation, cpu)]
     samples, figures = 0, dict[str, float]()
     for batch in batches(split, MEASURED):
         outputs = model(batch)
@@ -52,4 +52,4 @@ def measure(model: Callable[[Batch], Tensor], split: Split, job: TrainingJobSpec
             one.add(outputs, batch)
     for one in measures:
         figures |= one.figures(Alone())
-    return {"samples": samples, **shown_figures(job, figures)}
+    return {"samples": samples, **{name: value for name, value in task.report(figures).items() if math.isfinite(value)}}

@@ -15,7 +15,7 @@ from trainwright_worker.training.run import Run
 
 def weights_of(run: Run) -> dict[str, Tensor]:
     """Return the weights that evaluation measures, by name, whole and on the CPU of rank 0. All ranks must call this."""
-    return full_state_dict(run.model, leads=run.place.leads)
+    return full_state_dict(run.learner.model, leads=run.placement.leads)
 
 
 def model_of(run: Run, weights: dict[str, Tensor]) -> nn.Module:
@@ -24,10 +24,10 @@ def model_of(run: Run, weights: dict[str, Tensor]) -> nn.Module:
         # Layers that draw their own weights have no tensor besides those that are saved.
         bare = draws_layer_by_layer(run.spec.model)
         with torch.random.fork_rng(devices=[]), torch.device("meta") if bare else nullcontext():
-            model = build(run.spec, run.dataset.facts, run.config.data_root)
+            model = build(run.spec, run.data.facts, run.config.data_root)
         model.load_state_dict(weights, assign=bare)  # A second copy of a model that had to be split is too much.
     else:
-        model = _copy(run.model, weights)
+        model = _copy(run.learner.model, weights)
     merge_lora(model)
     return model.eval().requires_grad_(requires_grad=False)
 

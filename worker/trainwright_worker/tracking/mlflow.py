@@ -7,7 +7,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from trainwright.api.spec.outcome import MlflowSpec
-from trainwright_worker.tracking.tracker import Ending, Record, Story
+from trainwright_worker.tracking.tracker import Ending, Record, RunInfo
 
 UID_TAG: Final = "trainwright.uid"
 _BATCH: Final = 100
@@ -19,13 +19,13 @@ _STATUS: Final = {Ending.FINISHED: "FINISHED", Ending.FAILED: "FAILED"}
 class MlflowTracker:
     """Writes to an MLflow tracking server."""
 
-    def __init__(self, spec: MlflowSpec, story: Story) -> None:
+    def __init__(self, spec: MlflowSpec, info: RunInfo) -> None:
         """Open the job's run, or begin one."""
         if urlsplit(spec.uri).scheme in ("", "file"):
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # Newer releases want to be asked twice.
         self._entities: Any = importlib.import_module("mlflow.entities")
         self._client: Any = importlib.import_module("mlflow").MlflowClient(tracking_uri=spec.uri)
-        self._run, known = self._open(spec.experiment, story)
+        self._run, known = self._open(spec.experiment, info)
         self._seen = known
         self._client.update_run(self._run, status="RUNNING")
 
@@ -47,20 +47,20 @@ class MlflowTracker:
         if ending in _STATUS:
             self._client.set_terminated(self._run, _STATUS[ending])
 
-    def _open(self, experiment: str, story: Story) -> tuple[str, dict[str, int]]:
+    def _open(self, experiment: str, info: RunInfo) -> tuple[str, dict[str, int]]:
         """Return the id of the job's run, and the newest step of each metric in it."""
         found = self._client.get_experiment_by_name(experiment)
         home = self._client.create_experiment(experiment) if found is None else found.experiment_id
-        runs = self._client.search_runs([home], filter_string=f"tags.`{UID_TAG}` = '{story.uid}'", max_results=1)
+        runs = self._client.search_runs([home], filter_string=f"tags.`{UID_TAG}` = '{info.uid}'", max_results=1)
         if runs:
             run = runs[0]
             history = self._client.get_metric_history
             return run.info.run_id, {
                 tag: max(point.step for point in history(run.info.run_id, tag)) for tag in run.data.metrics
             }
-        run = self._client.create_run(home, run_name=story.name, tags={UID_TAG: story.uid})
+        run = self._client.create_run(home, run_name=info.name, tags={UID_TAG: info.uid})
         params = [
-            self._entities.Param(name, str(value)[:_LONGEST_PARAM]) for name, value in sorted(story.params.items())
+            self._entities.Param(name, str(value)[:_LONGEST_PARAM]) for name, value in sorted(info.params.items())
         ]
         for begin in range(0, len(params), _BATCH):
             self._client.log_batch(run.info.run_id, params=params[begin : begin + _BATCH])

@@ -1,4 +1,4 @@
-"""What passes records from the training loop to a tracker, over a thread of its own.
+"""Hands records from the training loop to a tracker, in a thread of its own.
 
 The loop only appends to a list. The thread makes the tracker when the first record arrives, so that what a tracker imports
 costs nothing before the first step, and a tracker that is slow, gone or broken costs nothing after it.
@@ -18,19 +18,19 @@ _LONGEST_QUEUE: Final = 100_000
 class Recorder:
     """A tracker and the thread that serves it."""
 
-    def __init__(self, name: str, make: Callable[[], Tracker], pause: float, complain: Callable[[str], None]) -> None:
+    def __init__(self, name: str, make: Callable[[], Tracker], pause: float, warn: Callable[[str], None]) -> None:
         """Start to wait for records.
 
         Args:
-            name: What the tracker is called in complaints.
+            name: Name of the tracker in warnings.
             make: Makes the tracker; called once, in the thread.
             pause: Seconds for which records are collected before they are handed on together.
-            complain: Told once if the tracker fails.
+            warn: Called once if the tracker fails.
         """
         self._name = name
         self._make = make
         self._pause = pause
-        self._complain = complain
+        self._warn = warn
         self._pending: deque[Record] = deque(maxlen=_LONGEST_QUEUE)
         self._condition = threading.Condition()
         self._ending: tuple[Ending, Mapping[str, str]] | None = None
@@ -53,14 +53,14 @@ class Recorder:
         """Wait for the end that was asked for, but no longer than so many seconds."""
         self._thread.join(seconds)
         if self._thread.is_alive():
-            self._complain(f"{self._name} has not taken all records within {seconds:.0f} s")
+            self._warn(f"{self._name} has not taken all records within {seconds:.0f} s")
 
     def _run(self) -> None:
         try:
             self._serve()
         except Exception as error:  # noqa: BLE001 - whatever breaks in a tracker must not reach the training
             first = (str(error).splitlines() or [""])[0]
-            self._complain(f"tracking with {self._name} stopped: {type(error).__name__}: {first[:300]}")
+            self._warn(f"tracking with {self._name} stopped: {type(error).__name__}: {first[:300]}")
 
     def _serve(self) -> None:
         tracker: Tracker | None = None

@@ -7,27 +7,27 @@ from pathlib import Path
 from trainwright.api.spec.paths import is_uri
 from trainwright_worker.storage import open_storage
 from trainwright_worker.tracking.events import scalars_record, start_record, version_record
-from trainwright_worker.tracking.tracker import Ending, Record, Story
+from trainwright_worker.tracking.tracker import Ending, Record, RunInfo
 
 
 class TensorboardTracker:
     """Writes this launch's event file: appends where there is a file system, else writes the whole object again."""
 
-    def __init__(self, folder: str, story: Story) -> None:
+    def __init__(self, folder: str, info: RunInfo) -> None:
         """Begin the file.
 
         Args:
             folder: Folder of all event files of the job, or URI of their prefix.
-            story: The run.
+            info: The run.
         """
         now = time.time()
         # Readers take the files of a folder in the order of their names.
-        self._name = f"events.out.tfevents.{int(now):010d}.{story.attempt:06d}.{time.time_ns() % 10**9:09d}"
+        self._name = f"events.out.tfevents.{int(now):010d}.{info.attempt:06d}.{time.time_ns() % 10**9:09d}"
         self._folder = folder
         self._content = b""
-        self._newest = story.resumed
+        self._newest = info.resumed
         # From scratch too: an earlier launch may have ended before its first checkpoint.
-        self._add(version_record(now) + start_record(now, story.resumed + 1))
+        self._add(version_record(now) + start_record(now, info.resumed + 1))
 
     def write(self, records: list[Record]) -> None:
         """Write one event per record."""

@@ -15,7 +15,7 @@ class Ending(StrEnum):
 
 
 @dataclass(frozen=True)
-class Story:
+class RunInfo:
     """What is known of a run before its first record.
 
     Attributes:

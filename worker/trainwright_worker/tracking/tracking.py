@@ -1,4 +1,4 @@
-"""What a job asked to be tracked: its trackers, and the records made of what rank 0 tells."""
+"""The trackers that a job asks for, and the records made of what rank 0 reports."""
 
 import importlib.util
 import math
@@ -10,15 +10,14 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from trainwright.api.base import Model
+from trainwright.api.figures import Evaluation
 from trainwright.api.spec.outcome import TrackingSpec, WandbMode
 from trainwright.api.spec.paths import is_uri
-from trainwright.api.status import Evaluation
 from trainwright.api.worker import WorkerConfig
 from trainwright_worker.errors import UserError
 from trainwright_worker.tracking.mlflow import MlflowTracker
 from trainwright_worker.tracking.recorder import Recorder
-from trainwright_worker.tracking.tensorboard import TensorboardTracker
-from trainwright_worker.tracking.tracker import Ending, Record, Story, flatten
+from trainwright_worker.tracking.tracker import Ending, Record, RunInfo, Tracker, flatten
 from trainwright_worker.tracking.wandb import WandbTracker
 
 NETWORK_PAUSE: Final = 5.0
@@ -32,35 +31,33 @@ _DATABASES: Final = frozenset({"sqlite", "postgresql", "mysql", "mssql"})
 class Tracking:
     """The trackers of a job; rank 0 has one of these."""
 
-    def __init__(self, config: WorkerConfig, attempt: int, resumed: int, complain: Callable[[str], None]) -> None:
+    def __init__(self, config: WorkerConfig, attempt: int, resumed: int, warn: Callable[[str], None]) -> None:
         """Start the trackers that the spec asks for.
 
         Args:
             config: The worker's config.
             attempt: Attempt that this launch belongs to.
             resumed: Step that this launch goes on from.
-            complain: Told, from another thread, when a tracker fails.
+            warn: Called from another thread when a tracker fails.
         """
         spec = config.spec.tracking
         folder = config.job_folder
         kept = tempfile.gettempdir() if is_uri(folder) else folder
-        story = Story(config.name, config.uid, attempt, resumed, flatten(config.spec.to_wire()), kept)
+        info = RunInfo(config.name, config.uid, attempt, resumed, flatten(config.spec.to_wire()), kept)
         self._recorders: list[Recorder] = []
         self._evaluated: tuple[str, int] | None = None
         self._newest = resumed
         if spec.tensorboard:
-            make = partial(TensorboardTracker, f"{folder}/tensorboard", story)
+            make = partial(_make_tensorboard, f"{folder}/tensorboard", info)
             # A file grows with every record, an object is written anew.
-            self._recorders.append(Recorder("tensorboard", make, OBJECT_PAUSE if is_uri(folder) else 0.0, complain))
+            self._recorders.append(Recorder("tensorboard", make, OBJECT_PAUSE if is_uri(folder) else 0.0, warn))
         if spec.mlflow is not None:
-            self._recorders.append(
-                Recorder("mlflow", partial(MlflowTracker, spec.mlflow, story), NETWORK_PAUSE, complain)
-            )
+            self._recorders.append(Recorder("mlflow", partial(MlflowTracker, spec.mlflow, info), NETWORK_PAUSE, warn))
         if spec.wandb is not None:
-            self._recorders.append(Recorder("wandb", partial(WandbTracker, spec.wandb, story), NETWORK_PAUSE, complain))
+            self._recorders.append(Recorder("wandb", partial(WandbTracker, spec.wandb, info), NETWORK_PAUSE, warn))
 
     def hear(self, changes: Mapping[str, object]) -> None:
-        """Record what rank 0 tells, where it holds measurements.
+        """Record what rank 0 reports, if it holds measurements.
 
         Args:
             changes: Fields of a report: with a `loss`, the figures of that step; with an `evaluation`, its metrics.
@@ -89,6 +86,13 @@ class Tracking:
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         for recorder in self._recorders:
             recorder.add(Record(step, time.time(), finite))
+
+
+def _make_tensorboard(folder: str, info: RunInfo) -> Tracker:
+    # Imported by the thread that writes the records, with the first of them: no step waits for it.
+    from trainwright_worker.tracking.tensorboard import TensorboardTracker  # noqa: PLC0415
+
+    return TensorboardTracker(folder, info)
 
 
 def check_tracking(spec: TrackingSpec, job_folder: str) -> None:

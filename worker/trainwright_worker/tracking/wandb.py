@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainwright.api.spec.outcome import WandbSpec
-from trainwright_worker.tracking.tracker import Ending, Record, Story
+from trainwright_worker.tracking.tracker import Ending, Record, RunInfo
 
 _EXIT_CODE: Final = {Ending.FINISHED: 0, Ending.FAILED: 1, Ending.PREEMPTED: 0}
 
@@ -14,22 +14,22 @@ _EXIT_CODE: Final = {Ending.FINISHED: 0, Ending.FAILED: 1, Ending.PREEMPTED: 0}
 class WandbTracker:
     """Writes to Weights & Biases, or into the job's folder when offline."""
 
-    def __init__(self, spec: WandbSpec, story: Story) -> None:
+    def __init__(self, spec: WandbSpec, info: RunInfo) -> None:
         """Open the job's run, or begin one."""
         self._wandb: Any = importlib.import_module("wandb")
-        Path(story.folder).mkdir(parents=True, exist_ok=True)
+        Path(info.folder).mkdir(parents=True, exist_ok=True)
         # The console, the machine and the code around us are none of its business; rank 0 reports what it should know.
         quiet = self._wandb.Settings(
             silent=True, console="off", disable_git=True, disable_code=True, save_code=False, x_disable_stats=True
         )
         self._run = self._wandb.init(
             project=spec.project,
-            name=story.name,
-            id=story.uid,
+            name=info.name,
+            id=info.uid,
             resume="allow",
             mode=spec.mode.value,
-            dir=story.folder,
-            config=dict(story.params),
+            dir=info.folder,
+            config=dict(info.params),
             settings=quiet,
         )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.health import NonFinitePolicy
-from trainwright_worker.training.state import Progress
+from trainwright_worker.checkpoint.state import TrainingProgress
 
 MEETING_SECONDS = 1.0
 DEFAULT_CHECKPOINT_SECONDS = 60
@@ -44,7 +44,7 @@ class Agenda:
     holes: list[tuple[int, int]] = field(default_factory=list)
     fixed: int = 0
 
-    def resume(self, progress: Progress) -> None:
+    def resume(self, progress: TrainingProgress) -> None:
         """Take into account what earlier launches have found."""
         self.holes = progress.omissions.holes
         if progress.patience.over:

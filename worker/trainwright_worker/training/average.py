@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from trainwright_worker.training.state import named_weights
+from trainwright_worker.checkpoint.state import named_weights
 
 _PREFIX = "average."
 

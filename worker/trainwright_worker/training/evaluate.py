@@ -1,24 +1,81 @@
-"""Measuring the model on data it was not trained on: exact sums over all ranks, no sample counted twice.
+"""Measures the model on data it was not trained on: exact sums over all ranks, no sample counted twice.
 
 Each rank measures every size-th sample; shares may differ by one. What is added up is brought together once, at the end.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
+from trainwright.api.figures import Evaluation
 from trainwright.api.spec.evaluation import MetricName
 from trainwright_worker.batch import Batch
 from trainwright_worker.data.loader import read_ahead
+from trainwright_worker.data.sampler import largest_pass
 from trainwright_worker.data.table import Split
 from trainwright_worker.distributed.group import Group
 from trainwright_worker.distributed.parallel import share_buffers
-from trainwright_worker.training.measures import Measure
+from trainwright_worker.errors import NON_FINITE_HINT, NonFiniteError
+from trainwright_worker.tasks.measures import LossSum, Measure
+from trainwright_worker.training.run import Run
 
 Forward = Callable[[Batch], Tensor]
 """Maps a batch to the model's outputs, float32."""
+
+SMALLEST_EVALUATION_BATCH: Final = 256
+"""Samples per forward pass of an evaluation where samples are small, however small the batches of training are."""
+SMALL_SAMPLE: Final = 4096
+"""Numbers in a sample that is small."""
+
+
+def measure_split(run: Run, name: str, step: int | None = None) -> Evaluation | None:
+    """Measure the model on the split of that name; None if there is none. All ranks must call this.
+
+    Args:
+        run: This rank.
+        name: validation or test.
+        step: The step that the model's weights are of; the newest by default.
+
+    Raises:
+        NonFiniteError: The loss is not finite.
+    """
+    splits = run.data.dataset.splits
+    samples = splits.validation if name == "validation" else splits.test
+    if samples is None:
+        return None
+    step = run.progress.step if step is None else step
+    learner, facts, device = run.learner, run.data.facts, run.group.device
+    measures = [
+        LossSum(learner.task.evaluation_loss(facts), device),
+        *learner.task.measures(facts, run.data.dataset.normalization.target_deviation, device),
+    ]
+    beat = run.telemetry.pulse.beat
+    batch = evaluation_batch(run)
+    figures = evaluate(learner.model, learner.engine.forward, samples, run.group, measures, batch, beat)
+    if not math.isfinite(figures[MetricName.LOSS]):
+        raise NonFiniteError(f"the loss on the {name} split is not finite at step {step}", NON_FINITE_HINT)
+    figures = learner.task.report(figures)
+    metrics = {metric: value for metric, value in figures.items() if math.isfinite(value)}
+    undefined = [metric for metric in figures if metric not in metrics]
+    shown = [f"{metric} {value:.4g}" for metric, value in metrics.items()]
+    run.telemetry.log(f"step {step}: {name} {', '.join(shown + [f'{metric} undefined' for metric in undefined])}")
+    if undefined:
+        run.telemetry.warn(
+            f"{', '.join(undefined)} of the {name} split: undefined, since its targets do not vary enough to tell",
+            topic=f"undefined on {name}",
+        )
+    return Evaluation(split=name, step=step, metrics=metrics, undefined=undefined or None)
+
+
+def evaluation_batch(run: Run) -> int:
+    """Return how many samples an evaluation passes at once: as many as training does, more if they are small."""
+    facts = run.data.facts
+    usual = largest_pass(run.spec, run.data.sampler.batch)
+    small = facts.vocabulary is None and math.prod(facts.shape) <= SMALL_SAMPLE
+    return max(usual, SMALLEST_EVALUATION_BATCH) if small else usual
 
 
 def evaluate(

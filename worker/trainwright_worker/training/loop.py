@@ -16,13 +16,14 @@ def fit(run: Run) -> None:
         PreemptedError: The ranks agreed to stop early; the state is saved.
         NonFiniteError: The loss or a weight is no longer a number.
     """
-    progress, agenda, pulse, learn, update = run.progress, run.agenda, run.pulse, run.passes.learn, run.update
-    guard, watch, share = update.guard, run.passes.watch, run.sampler.share
+    progress, agenda, pulse = run.progress, run.agenda, run.telemetry.pulse
+    engine, update = run.learner.engine, run.learner.update
+    guard, watch, share = update.guard, engine.watch, run.data.sampler.share
     begin(run)
     while progress.step < agenda.total_steps:
         update.settle()
-        for batch in watch.batches(run.loader.batches(progress.step), agenda, pulse):
-            loss = learn(batch, share(progress.step))
+        for batch in watch.batches(run.data.loader.batches(progress.step), lambda: agenda.next - progress.step):
+            loss = engine.accumulate(batch, share(progress.step))
             pausing = progress.step + 1 == agenda.next
             norm = update.take(progress.step, measured=pausing)
             watch.end()
@@ -30,7 +31,7 @@ def fit(run: Run) -> None:
             progress.step += 1
             pulse.step = progress.step
             pulse.moves += 1
-            if run.metrics is not None:
+            if run.telemetry.metrics is not None:
                 run.step_ends.append(time.perf_counter())
             # A meeting may move the position in the data, or end the run.
             if pausing and (hold(run, norm) or progress.step >= agenda.total_steps):

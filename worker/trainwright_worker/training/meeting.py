@@ -12,32 +12,25 @@ from typing import Final
 
 from torch import Tensor
 
+from trainwright.api.figures import Evaluation
 from trainwright.api.spec.health import NonFinitePolicy
-from trainwright.api.status import Evaluation
 from trainwright.api.worker import WorkerPhase
 from trainwright_worker.checkpoint.staging import State
-from trainwright_worker.data.sampler import largest_pass
+from trainwright_worker.checkpoint.state import gather_state, pack_rank
 from trainwright_worker.distributed.parallel import share_buffers
-from trainwright_worker.errors import NON_FINITE_HINT, NonFiniteError, PreemptedError
+from trainwright_worker.errors import PreemptedError
+from trainwright_worker.reporting.activity import Activity
 from trainwright_worker.reporting.figures import Figures
-from trainwright_worker.reporting.timesheet import Activity
-from trainwright_worker.training.evaluate import evaluate
-from trainwright_worker.training.losses import make_measure
-from trainwright_worker.training.measures import make_measures, shown_figures
+from trainwright_worker.training.evaluate import measure_split
 from trainwright_worker.training.patience import is_better, lose_patience
 from trainwright_worker.training.recovery import count_skipped, is_sound, pass_over, recall_losses, roll_back
 from trainwright_worker.training.run import Run
-from trainwright_worker.training.state import gather_state, pack_rank
 
 LOG_SECONDS: Final = 5.0
-SMALLEST_EVALUATION_BATCH: Final = 256
-"""Samples per forward pass of an evaluation where samples are small, however small the batches of training are."""
-SMALL_SAMPLE: Final = 4096
-"""Numbers in a sample that is small."""
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Agreement:
     """What the ranks agreed on.
 
     Attributes:
@@ -57,7 +50,7 @@ class Verdict:
 
 def begin(run: Run) -> None:
     """Make ready for the first step of this launch."""
-    run.model.train()
+    run.learner.model.train()
     if run.saved_step < 0 and run.spec.health.non_finite == NonFinitePolicy.ROLLBACK:
         _save(run)  # There must be something to go back to.
     recall_losses(run)
@@ -79,30 +72,30 @@ def hold(run: Run, norm: Tensor | None) -> bool:
         PreemptedError: The ranks agreed to stop; the state is saved.
         NonFiniteError: Some rank's loss is not a number, and going back is not wanted or does not help.
     """
-    verdict = _agree(run, norm)
-    run.tolerance.note(run.clock.step_seconds(run.progress.step))
-    run.pulse.rest()  # What follows may take its time: an evaluation, a checkpoint, the way back to one.
-    moved = _follow(run, verdict, norm)
+    agreement = _agree(run, norm)
+    run.telemetry.tolerance.note(run.clock.step_seconds(run.progress.step))
+    run.telemetry.pulse.rest()  # What follows may take its time: an evaluation, a checkpoint, the way back to one.
+    moved = _follow(run, agreement, norm)
     if moved:
-        run.tolerance.restart()
+        run.telemetry.tolerance.restart()
     if run.progress.step < run.agenda.total_steps:
-        run.pulse.expect(run.tolerance.seconds)
+        run.telemetry.pulse.expect(run.telemetry.tolerance.seconds)
     return moved
 
 
-def _follow(run: Run, verdict: Verdict, norm: Tensor | None) -> bool:
+def _follow(run: Run, agreement: Agreement, norm: Tensor | None) -> bool:
     """Do what was agreed on; return whether the position in the data has moved."""
-    if not verdict.sound:
+    if not agreement.sound:
         roll_back(run)
         _leave_bad_data(run)
         run.agenda.plan_next(run.progress.step)
         return True
     count_skipped(run)
-    _attend(run, verdict, norm)
+    _attend(run, agreement, norm)
     if not run.reserved:
         _reserve(run)
     moved = _leave_bad_data(run)
-    run.agenda.interval = verdict.interval
+    run.agenda.interval = agreement.interval
     run.agenda.plan_next(run.progress.step)
     run.clock.meet(run.progress.step)
     return moved
@@ -118,75 +111,36 @@ def _leave_bad_data(run: Run) -> bool:
     return moved
 
 
-def _attend(run: Run, verdict: Verdict, norm: Tensor | None) -> None:
+def _attend(run: Run, agreement: Agreement, norm: Tensor | None) -> None:
     """Do what is due after a step, in the order that makes a checkpoint hold all that belongs to its step."""
     step, agenda = run.progress.step, run.agenda
-    loss = run.clock.window_loss(verdict.loss_sum, _steps_counted(run))
+    loss = run.clock.window_loss(agreement.loss_sum, _steps_counted(run))
     if agenda.ends_epoch(step):
-        _close_epoch(run, verdict)
+        _close_epoch(run, agreement)
     _tell_progress(run, loss, float(norm) if norm is not None else None)
     if agenda.evaluates(step):
         _evaluate(run)
-    if (verdict.save or verdict.stop or agenda.saves(step) or _keeps(run)) and run.saved_step != step:
+    if (agreement.save or agreement.stop or agenda.saves(step) or _keeps(run)) and run.saved_step != step:
         _save(run)
-    if verdict.stop and step < agenda.total_steps:
-        with run.charge(Activity.CHECKPOINTING):
-            run.writer.wait()
+    if agreement.stop and step < agenda.total_steps:
+        with run.telemetry.charge(Activity.CHECKPOINTING):
+            run.checkpoints.writer.wait()
         raise PreemptedError(f"stopped on request at step {step}; the state is saved")
 
 
-def measure_split(run: Run, name: str, step: int | None = None) -> Evaluation | None:
-    """Measure the model on the split of that name; None if there is none. All ranks must call this.
-
-    Args:
-        run: This rank.
-        name: validation or test.
-        step: The step that the model's weights are of; the newest by default.
-    """
-    samples = run.dataset.splits.validation if name == "validation" else run.dataset.splits.test
-    if samples is None:
-        return None
-    step = run.progress.step if step is None else step
-    facts, deviation = run.dataset.facts, run.dataset.normalization.target_deviation
-    measures = make_measures(
-        run.spec,
-        make_measure(run.spec.loss_name, run.spec.loss, facts.outputs),
-        facts.outputs,
-        deviation,
-        run.group.device,
-    )
-    metrics = evaluate(
-        run.model, run.passes.forward, samples, run.group, measures, evaluation_batch(run), run.pulse.beat
-    )
-    metrics = shown_figures(run.spec, metrics)
-    if not all(math.isfinite(value) for value in metrics.values()):
-        raise NonFiniteError(f"the loss on the {name} split is not finite at step {step}", NON_FINITE_HINT)
-    shown = ", ".join(f"{key} {value:.4g}" for key, value in metrics.items())
-    run.log(f"step {step}: {name} {shown}")
-    return Evaluation(split=name, step=step, metrics=metrics)
-
-
-def evaluation_batch(run: Run) -> int:
-    """Return how many samples an evaluation passes at once: as many as training does, more if they are small."""
-    facts = run.dataset.facts
-    usual = largest_pass(run.spec, run.sampler.batch)
-    small = facts.vocabulary is None and math.prod(facts.shape) <= SMALL_SAMPLE
-    return max(usual, SMALLEST_EVALUATION_BATCH) if small else usual
-
-
-def _agree(run: Run, norm: Tensor | None) -> Verdict:
+def _agree(run: Run, norm: Tensor | None) -> Agreement:
     clock, agenda = run.clock, run.agenda
     mine = float(run.progress.loss_sum)
     save = interval = 0.0
-    if run.place.leads:
+    if run.placement.leads:
         waited = time.monotonic() - clock.saved
-        save = float(agenda.save_seconds > 0 and waited >= agenda.save_seconds and not run.writer.busy)
+        save = float(agenda.save_seconds > 0 and waited >= agenda.save_seconds and not run.checkpoints.writer.busy)
         interval = float(agenda.suggest_interval(clock.step_seconds(run.progress.step)))
     sound = is_sound(run, norm)
     stop, save, interval, broken, total = run.group.sum(
         [float(run.stop_requested), save, interval, float(not sound), mine if sound else 0.0]
     )
-    return Verdict(stop > 0, save > 0, int(interval), total / run.group.size, sound=broken == 0)
+    return Agreement(stop > 0, save > 0, int(interval), total / run.group.size, sound=broken == 0)
 
 
 def _steps_counted(run: Run) -> int:
@@ -194,9 +148,9 @@ def _steps_counted(run: Run) -> int:
     return (run.progress.step - 1) % run.agenda.steps_per_epoch + 1 - run.progress.omissions.in_epoch
 
 
-def _close_epoch(run: Run, verdict: Verdict) -> None:
+def _close_epoch(run: Run, agreement: Agreement) -> None:
     progress, counted = run.progress, _steps_counted(run)
-    loss = verdict.loss_sum / counted if counted > 0 else None
+    loss = agreement.loss_sum / counted if counted > 0 else None
     epoch = progress.step // run.agenda.steps_per_epoch
     progress.history.append({"epoch": epoch, "step": progress.step, "loss": loss})
     progress.loss_sum.zero_()
@@ -205,30 +159,30 @@ def _close_epoch(run: Run, verdict: Verdict) -> None:
 
 
 def _tell_progress(run: Run, loss: float | None, norm: float | None) -> None:
-    timed = run.passes.watch.read()
-    run.pulse.seconds = run.passes.watch.own
-    if not run.place.leads and run.metrics is None:
+    timed = run.learner.engine.watch.read()
+    run.telemetry.pulse.seconds = run.learner.engine.watch.own
+    if not run.placement.leads and run.telemetry.metrics is None:
         return
     clock, step = run.clock, run.progress.step
-    samples = run.sampler.samples_before(step)
+    samples = run.data.sampler.samples_before(step)
     epoch = step // run.agenda.steps_per_epoch
-    rate = run.update.rate(step - 1)
+    rate = run.learner.update.rate(step - 1)
     steps_per_second, throughput = clock.rates(step, samples)
     norm = norm if norm is not None and math.isfinite(norm) else None
-    figures = run.scale.measure(throughput, steps_per_second, timed)
-    run.tell(
+    figures = run.telemetry.scale.measure(throughput, steps_per_second, timed)
+    run.telemetry.tell(
         step=step, epoch=epoch, samples=samples, loss=loss, learning_rate=rate, grad_norm=norm, **figures.to_report()
     )
-    if run.metrics is not None:
-        run.metrics.observe(step=step, epoch=epoch, loss=loss, rate=rate, norm=norm, figures=figures)
+    if run.telemetry.metrics is not None:
+        run.telemetry.metrics.observe(step=step, epoch=epoch, loss=loss, rate=rate, norm=norm, figures=figures)
         seconds = [after - before for before, after in zip(run.step_ends, run.step_ends[1:], strict=False)]
-        run.metrics.observe_steps(seconds, samples - run.sampler.samples_before(clock.met_step))
+        run.telemetry.metrics.observe_steps(seconds, samples - run.data.sampler.samples_before(clock.met_step))
         run.step_ends.clear()
     if time.monotonic() - clock.logged >= LOG_SECONDS:
         clock.logged = time.monotonic()
         percent = 100 * step // run.agenda.total_steps
         shown = f"loss {_shown(loss)}{_speed(figures)}"
-        run.log(f"step {step:,}/{run.agenda.total_steps:,} ({percent} %), epoch {epoch}, {shown}")
+        run.telemetry.log(f"step {step:,}/{run.agenda.total_steps:,} ({percent} %), epoch {epoch}, {shown}")
 
 
 def _speed(figures: Figures) -> str:
@@ -243,21 +197,22 @@ def _shown(loss: float | None) -> str:
 
 
 def _evaluate(run: Run) -> None:
-    run.tell(phase=WorkerPhase.EVALUATING)
+    run.telemetry.tell(phase=WorkerPhase.EVALUATING)
     evaluation = _measure_average(run)
     if evaluation is not None:
         run.progress.evaluation = evaluation
-        if is_better(evaluation, run.progress.best, run.spec.training.early_stopping):
+        run.progress.evaluations.append(evaluation)
+        if is_better(evaluation, run.progress.best, run.spec.deciding_metrics):
             run.progress.best = evaluation
         _consider_stopping(run, evaluation)
-    run.tell(phase=WorkerPhase.TRAINING, evaluation=run.progress.evaluation, best=run.progress.best)
+    run.telemetry.tell(phase=WorkerPhase.TRAINING, evaluation=run.progress.evaluation, best=run.progress.best)
 
 
 def _measure_average(run: Run) -> Evaluation | None:
     """Measure the validation split with the averaged weights, if there are any."""
-    if run.update.average is None:
+    if run.learner.update.average is None:
         return measure_split(run, "validation")
-    with run.update.average.applied():
+    with run.learner.update.average.applied():
         return measure_split(run, "validation")
 
 
@@ -266,8 +221,8 @@ def _consider_stopping(run: Run, evaluation: Evaluation) -> None:
     if stopping is None or not lose_patience(run.progress.patience, stopping, evaluation.metrics):
         return
     run.agenda.total_steps = run.progress.step
-    run.tell(total_steps=run.progress.step)
-    run.warn(
+    run.telemetry.tell(total_steps=run.progress.step)
+    run.telemetry.warn(
         f"stopped early at step {run.progress.step}: {stopping.metric} has not got better in {stopping.patience} "
         "evaluation(s)"
     )
@@ -280,25 +235,25 @@ def _keeps(run: Run) -> bool:
 
 
 def _save(run: Run) -> None:
-    with run.charge(Activity.CHECKPOINTING):
+    with run.telemetry.charge(Activity.CHECKPOINTING):
         _begin_saving(run)
 
 
 def _begin_saving(run: Run) -> None:
     """Take the state and hand it to the writer, which waits for the one before."""
-    share_buffers(run.model, run.group)
-    if run.update.average is not None:
-        run.group.spread(run.update.average.buffers)
+    share_buffers(run.learner.model, run.group)
+    if run.learner.update.average is not None:
+        run.group.broadcast_tensors(run.learner.update.average.buffers)
     state = _state_to_save(run)
     run.clock.saved = time.monotonic()
     run.saved_step = run.progress.step
     if state is not None:
         facts = {
-            "trainSamples": run.sampler.samples,
-            "data": run.dataset.measured.to_json(),
+            "trainSamples": run.data.sampler.samples,
+            "data": run.data.dataset.measured.to_json(),
             "optimizer": str(run.spec.optimizer.name),
         }
-        run.writer.save(state, facts | run.progress.to_facts())
+        run.checkpoints.writer.save(state, facts | run.progress.to_facts())
 
 
 def _reserve(run: Run) -> None:
@@ -306,12 +261,12 @@ def _reserve(run: Run) -> None:
     run.reserved = True
     state = _state_to_save(run)
     if state is not None:
-        run.writer.reserve(state)
+        run.checkpoints.writer.reserve(state)
 
 
 def _state_to_save(run: Run) -> State | None:
     """Return the part of the state that this rank saves; None if it saves none. All ranks must call this."""
     packed = run.group.gather(pack_rank(run.progress))
-    if not (run.checkpoints.shared or run.place.leads):
+    if not (run.checkpoints.folder.shared or run.placement.leads):
         return None
-    return gather_state(run.model, run.optimizer, run.update.extras(), packed)
+    return gather_state(run.learner.model, run.learner.optimizer, run.learner.update.extras(), packed)

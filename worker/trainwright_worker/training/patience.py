@@ -1,37 +1,40 @@
 """Which evaluation is the best, and whether there is still progress."""
 
+from collections.abc import Sequence
+
+from trainwright.api.figures import Evaluation
 from trainwright.api.spec import EarlyStoppingSpec
 from trainwright.api.spec.evaluation import LOWER_IS_BETTER, MetricName
-from trainwright.api.status import Evaluation
-from trainwright_worker.training.state import Patience
+from trainwright_worker.checkpoint.state import Patience
 
 
-def is_better(evaluation: Evaluation, best: Evaluation | None, stopping: EarlyStoppingSpec | None) -> bool:
-    """Whether an evaluation is better than the best so far.
+def is_better(evaluation: Evaluation, best: Evaluation | None, metrics: Sequence[MetricName]) -> bool:
+    """Whether an evaluation is better than the best so far: by the first metric that tells them apart.
 
-    Early stopping, if there is any, says by which metric; else it is accuracy, if there is one, and then the loss.
+    A metric that is undefined in either tells nothing.
     """
     if best is None:
         return True
-    by = [MetricName.ACCURACY, MetricName.LOSS] if stopping is None else [stopping.metric]
-    return _score(evaluation, by) > _score(best, by)
-
-
-def _score(evaluation: Evaluation, metrics: list[MetricName]) -> list[float]:
-    """Return the named figures so that larger is better; one that was not measured counts as 0."""
-    found = evaluation.metrics
-    return [found.get(name, 0.0) * (-1 if name in LOWER_IS_BETTER else 1) for name in metrics]
+    for metric in metrics:
+        new, old = evaluation.metrics.get(metric), best.metrics.get(metric)
+        if new is not None and old is not None and new != old:
+            return (new < old) == (metric in LOWER_IS_BETTER)
+    return False
 
 
 def lose_patience(patience: Patience, spec: EarlyStoppingSpec, metrics: dict[str, float]) -> bool:
     """Take in an evaluation and return whether training should end.
+
+    An evaluation in which the metric is undefined is neither progress nor the lack of it.
 
     Args:
         patience: What is known so far; changed.
         spec: What counts as progress, and how long to wait for it.
         metrics: The figures of the evaluation.
     """
-    value = metrics[spec.metric]
+    value = metrics.get(spec.metric)
+    if value is None:
+        return False
     gain = 0.0 if patience.best is None else value - patience.best
     if spec.metric in LOWER_IS_BETTER:
         gain = -gain

@@ -6,12 +6,27 @@ from typing import Final
 from torch import Tensor
 
 from trainwright.api.spec.health import NonFinitePolicy
-from trainwright_worker.errors import NON_FINITE_HINT, NonFiniteError
+from trainwright_worker.checkpoint.resume import find_newest, restore
+from trainwright_worker.errors import NON_FINITE_HINT, InfrastructureError, NonFiniteError
 from trainwright_worker.training.guard import MOST_IN_A_ROW
-from trainwright_worker.training.prepare import reload
 from trainwright_worker.training.run import Run
 
 MOST_ROLLBACKS: Final = 3
+
+
+def reload(run: Run) -> None:
+    """Go back to the newest checkpoint in the middle of training; all ranks must call this.
+
+    Raises:
+        InfrastructureError: None can be read.
+    """
+    run.checkpoints.writer.wait()
+    run.group.barrier()
+    found, _ = find_newest(run.checkpoints.folder, run.group)
+    if found is None:
+        raise InfrastructureError("no checkpoint to go back to can be read", "check the volume in spec.checkpoint")
+    extras = restore(run.checkpoints.folder, found, run.learner.model, run.learner.optimizer, run.progress, run.group)
+    run.learner.update.restore(extras)
 
 
 def is_sound(run: Run, norm: Tensor | None) -> bool:
@@ -19,7 +34,7 @@ def is_sound(run: Run, norm: Tensor | None) -> bool:
 
     A gradient that is none spoils the weights, unless a guard has kept it from them.
     """
-    spoilt = norm is not None and run.update.guard is None and not math.isfinite(norm)
+    spoilt = norm is not None and run.learner.update.guard is None and not math.isfinite(norm)
     return math.isfinite(run.progress.loss_sum) and not spoilt
 
 
@@ -38,7 +53,7 @@ def roll_back(run: Run) -> None:
     run.agenda.holes = run.progress.omissions.holes = [*holes, (sound, step)]
     run.clock.meet(run.progress.step)
     recall_losses(run)
-    run.warn(
+    run.telemetry.warn(
         f"the loss was not finite at step {step}: back to step {run.progress.step}, passing over the data of steps "
         f"{sound + 1} to {step}"
     )
@@ -55,7 +70,7 @@ def pass_over(run: Run) -> bool:
     """Move the position past the bad data that begins here, if any does; return whether it did."""
     step = run.progress.step
     end = max((end for begin, end in run.agenda.holes if begin == step), default=step)
-    run.progress.step = run.pulse.step = end
+    run.progress.step = run.telemetry.pulse.step = end
     run.progress.omissions.passed += end - step
     return end > step
 
@@ -66,13 +81,13 @@ def count_skipped(run: Run) -> None:
     Raises:
         NonFiniteError: There were too many in a row.
     """
-    if run.update.guard is None:
+    if run.learner.update.guard is None:
         return
-    total, most = run.update.guard.read()
+    total, most = run.learner.update.guard.read()
     if most >= MOST_IN_A_ROW:
         raise NonFiniteError(
             f"the gradient was not finite in {most} steps in a row, up to step {run.progress.step}", NON_FINITE_HINT
         )
     if total > run.progress.omissions.skipped and run.spec.health.non_finite == NonFinitePolicy.SKIP:
-        run.warn(f"{total} step(s) left out because the gradient was not finite", topic="skipped")
+        run.telemetry.warn(f"{total} step(s) left out because the gradient was not finite", topic="skipped")
     run.progress.omissions.skipped = total

@@ -10,17 +10,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
 from trainwright.api.base import Model
+from trainwright.api.names import SUMMARY_FILE
 from trainwright.api.spec import DistillationSpec, ModelSpec, RegularizationSpec, TrainingJobSpec
 from trainwright.api.spec.paths import is_uri
 from trainwright.api.spec.training import Precision
 from trainwright_worker.batch import IGNORED, Batch, run_model
-from trainwright_worker.data.dataset import Dataset, Facts
+from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.data.measured import compare as compare_data
 from trainwright_worker.errors import UserError, WorkerError
+from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
-from trainwright_worker.models.files import SUMMARY, local_path, read_summary
+from trainwright_worker.models.files import local_path, read_summary
 from trainwright_worker.models.pretrained import read_pretrained
-from trainwright_worker.training.losses import Loss
+from trainwright_worker.tasks.losses import Loss
 
 FIELD: Final = "spec.distillation.weights"
 
@@ -29,13 +31,14 @@ _NOTHING: Final = RegularizationSpec()
 
 
 def make_distilled(
-    spec: TrainingJobSpec, dataset: Dataset, root: str, device: torch.device, loss: Loss
+    spec: TrainingJobSpec, dataset: Dataset, facts: Facts, root: str, device: torch.device, loss: Loss
 ) -> tuple[Loss, str]:
     """Return the loss that the teacher has a part in, and what a person should know of it, if anything.
 
     Args:
         spec: The job, which has a teacher.
         dataset: The data.
+        facts: What the model knows of it.
         root: Folder at which relative paths start.
         device: Where the model is trained.
         loss: The loss of the right answers.
@@ -47,7 +50,7 @@ def make_distilled(
         return loss, ""
     place = spec.distillation.weights
     doubt = compare_data(dataset.measured, read_summary(local_path(place, root, FIELD)).get("data"), place, FIELD)
-    teacher = load_teacher(spec, spec.distillation, dataset, root).to(device)
+    teacher = load_teacher(spec, spec.distillation, facts, root).to(device)
     half = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}.get(spec.training.precision)
     alpha, temperature = spec.distillation.alpha, spec.distillation.temperature
 
@@ -55,13 +58,13 @@ def make_distilled(
         with torch.no_grad(), torch.autocast(device.type, half, enabled=half is not None):
             shown = run_model(teacher, batch)
         lesson = compare(outputs, shown.float(), batch, temperature)
-        return alpha * lesson + (1 - alpha) * loss(outputs, batch) if alpha < 1 else lesson
+        return alpha * lesson + (1 - alpha) * loss.total(outputs, batch) if alpha < 1 else lesson
 
-    return distilled, doubt
+    return Loss(distilled, loss.count), doubt
 
 
 def compare(outputs: Tensor, shown: Tensor, batch: Batch, temperature: float) -> Tensor:
-    """Return temperature^2 x the mean Kullback-Leibler divergence of a student's outputs from its teacher's.
+    """Return temperature^2 x the Kullback-Leibler divergence of a student's outputs from its teacher's, summed over targets.
 
     The square keeps gradients as large as those of the right answers, whatever the temperature (Hinton et al., 2015,
     arXiv:1503.02531).
@@ -75,11 +78,11 @@ def compare(outputs: Tensor, shown: Tensor, batch: Batch, temperature: float) ->
     both = min(outputs.shape[-1], shown.shape[-1])
     known, learnt = ((logits[..., :both] / temperature).log_softmax(-1) for logits in (shown, outputs))
     divergence = F.kl_div(learnt, known, reduction="none", log_target=True).sum(-1)
-    counted = batch.targets != IGNORED
-    return temperature**2 * (divergence * counted).sum() / counted.sum().clamp(min=1)
+    counted = batch.target != IGNORED
+    return temperature**2 * (divergence * counted).sum()
 
 
-def load_teacher(spec: TrainingJobSpec, teacher: DistillationSpec, dataset: Dataset, root: str) -> nn.Module:
+def load_teacher(spec: TrainingJobSpec, teacher: DistillationSpec, facts: Facts, root: str) -> nn.Module:
     """Return the teacher with its weights, on the host, ready to be asked and never to change.
 
     Raises:
@@ -88,8 +91,8 @@ def load_teacher(spec: TrainingJobSpec, teacher: DistillationSpec, dataset: Data
     twin = spec_of_teacher(spec, read_model(teacher, root), _read_regularization(teacher.weights, root))
     # Drawing its first weights must not change what the student draws.
     with torch.random.fork_rng(devices=[]):
-        built = build_teacher(twin, dataset.facts, root)
-    state, _ = read_pretrained(built, teacher.weights, dataset.facts, root, FIELD)
+        built = build_teacher(twin, facts, root)
+    state, _ = read_pretrained(built, teacher.weights, facts, root, FIELD)
     missing = sorted(name for name in dict(built.named_parameters()) if name not in state)
     if missing:
         raise UserError(
@@ -121,7 +124,7 @@ def spec_of_teacher(spec: TrainingJobSpec, model: ModelSpec, own: Regularization
         own: What the teacher was trained with: its dropouts do nothing any more, but weights behind them are named after
             their places.
     """
-    return spec.model_copy(update={"model": model, "regularization": own})
+    return spec.changed(model=model, regularization=own)
 
 
 def read_model(teacher: DistillationSpec, root: str) -> ModelSpec:
@@ -131,9 +134,9 @@ def read_model(teacher: DistillationSpec, root: str) -> ModelSpec:
         UserError: Neither names a model, or its arguments are wrong.
     """
     if teacher.model is None:
-        model = _parse(ModelSpec, _model_of(teacher.weights, root), f"{FIELD}: {SUMMARY}")
+        model = _parse(ModelSpec, _model_of(teacher.weights, root), f"{FIELD}: {SUMMARY_FILE}")
         # The weights in results have in them what LoRA has added.
-        return model.model_copy(update={"lora": None})
+        return model.changed(lora=None)
     return named_model(teacher, pretrained=True)
 
 
@@ -158,7 +161,7 @@ def _model_of(weights: str, root: str) -> Any:
     if not isinstance(spec, dict) or "model" not in spec:
         where = weights if is_uri(weights) else str(Path(weights))
         raise UserError(
-            f"{FIELD}: {where} holds no {SUMMARY} to say which model its weights are of",
+            f"{FIELD}: {where} holds no {SUMMARY_FILE} to say which model its weights are of",
             "give the results folder of a job, or name the model in spec.distillation.model",
         )
     return spec["model"]
@@ -168,7 +171,7 @@ def _read_regularization(weights: str, root: str) -> RegularizationSpec:
     """Return the regularization that the results beside the weights speak of; none if there are no results."""
     spec = read_summary(local_path(weights, root, FIELD)).get("spec")
     raw = spec.get("regularization", {}) if isinstance(spec, dict) else {}
-    return _parse(RegularizationSpec, raw, f"{FIELD}: {SUMMARY}")
+    return _parse(RegularizationSpec, raw, f"{FIELD}: {SUMMARY_FILE}")
 
 
 def _parse(kind: type[_Kind], raw: Any, field: str) -> _Kind:

@@ -25,7 +25,8 @@ class Pictures(Model):
     grayscale: bool = Field(
         False,
         description="Read images in shades of gray: one channel instead of three. Either way they are turned upright as "
-        "their EXIF data says, and what is transparent is white.",
+        "their EXIF data says, and what is transparent is white. Every value of 16 bits is kept, on one scale with images of "
+        "8 bits: black is 0, white is 255.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -44,7 +45,8 @@ class ImageFolderData(Pictures):
     path: Path = Field(
         description="A folder with train/CLASS/*.jpg, and test and val like it if they exist; or with CLASS/*.jpg directly. "
         "The folders of splits may also be called training, testing, validation, valid or dev, in upper or lower case. Classes "
-        "are the names of the folders, in their order as text. Hidden files are left out."
+        "are the names of the folders, in their order as text. Hidden files are left out. A folder called train beside folders "
+        "that are no splits is refused: put all classes into a folder called train."
     )
 
 

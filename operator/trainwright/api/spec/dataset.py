@@ -12,6 +12,14 @@ from trainwright.api.spec.corpora import (
     WebDatasetData,
 )
 from trainwright.api.spec.preparation import AugmentationSpec, MissingTargets, Normalize, SplitSpec, TokenizerSpec
+from trainwright.api.spec.source import (
+    SOURCE_FIELDS,
+    Modality,
+    Source,
+    find_source,
+    modality_in_cel,
+    sources_where,
+)
 from trainwright.api.spec.sources import (
     BuiltinData,
     BuiltinName,
@@ -22,6 +30,9 @@ from trainwright.api.spec.sources import (
     SyntheticData,
     SyntheticKind,
 )
+
+_IMAGES = sources_where(lambda source: source.modality == Modality.IMAGES)
+_TEXTS = sources_where(lambda source: source.modality == Modality.TEXTS)
 
 __all__ = ["BuiltinName", "DatasetSpec", "MissingTargets", "Normalize", "SplitSpec", "SyntheticKind"]
 
@@ -59,68 +70,28 @@ class DatasetSpec(Model):
     tokenizer: TokenizerSpec | None = Field(None, description="How texts become token ids.")
 
     rules = (
-        one_of(
-            "builtin",
-            "csv",
-            "parquet",
-            "idx",
-            "cifar10",
-            "synthetic",
-            "image_folder",
-            "labeled_text",
-            "text",
-            "huggingface",
-            "webdataset",
-            "labeled_sequences",
-            what="dataset",
-        ),
+        one_of(*SOURCE_FIELDS, what="dataset"),
         Rule(
             field="augmentation",
-            message="augmentation changes images: remove it, or choose imageFolder, webdataset, idx, cifar10, digits or "
-            "an image column of huggingface",
-            cel="!has(self.augmentation) || has(self.imageFolder) || has(self.webdataset) || has(self.idx) || "
-            "has(self.cifar10) || (has(self.huggingface) && has(self.huggingface.image)) || "
-            "(has(self.builtin) && self.builtin.name == 'digits')",
-            holds=lambda self: self.augmentation is None or self.has_images,
+            message=f"augmentation changes images: remove it, or choose {_IMAGES}",
+            cel=f"!has(self.augmentation) || {modality_in_cel('self', Modality.IMAGES)}",
+            holds=lambda self: self.augmentation is None or self.source.modality == Modality.IMAGES,
         ),
         Rule(
             field="normalize",
             message="imagenet describes images: choose standard, or none",
-            cel="self.normalize != 'imagenet' || has(self.imageFolder) || has(self.webdataset) || has(self.idx) || "
-            "has(self.cifar10) || (has(self.huggingface) && has(self.huggingface.image)) || "
-            "(has(self.builtin) && self.builtin.name == 'digits')",
-            holds=lambda self: self.normalize != Normalize.IMAGENET or self.has_images,
+            cel=f"self.normalize != 'imagenet' || {modality_in_cel('self', Modality.IMAGES)}",
+            holds=lambda self: self.normalize != Normalize.IMAGENET or self.source.modality == Modality.IMAGES,
         ),
         Rule(
             field="tokenizer",
-            message="a tokenizer needs texts: remove it, or choose text, labeledText or a text column of huggingface",
-            cel="!has(self.tokenizer) || has(self.text) || has(self.labeledText) || "
-            "(has(self.huggingface) && has(self.huggingface.text))",
-            holds=lambda self: self.tokenizer is None or self.has_texts,
+            message=f"a tokenizer needs texts: remove it, or choose {_TEXTS}",
+            cel=f"!has(self.tokenizer) || {modality_in_cel('self', Modality.TEXTS)}",
+            holds=lambda self: self.tokenizer is None or self.source.modality == Modality.TEXTS,
         ),
     )
 
     @property
-    def has_images(self) -> bool:
-        """Whether the samples are images."""
-        if self.huggingface is not None:
-            return self.huggingface.image is not None
-        if self.builtin is not None:
-            return self.builtin.name == BuiltinName.DIGITS
-        return any(source is not None for source in (self.image_folder, self.webdataset, self.idx, self.cifar10))
-
-    @property
-    def has_texts(self) -> bool:
-        """Whether the samples are texts."""
-        if self.huggingface is not None:
-            return self.huggingface.text is not None
-        return self.text is not None or self.labeled_text is not None
-
-    @property
-    def has_rows(self) -> bool:
-        """Whether the samples are rows of features."""
-        if self.huggingface is not None:
-            return self.huggingface.features is not None
-        if self.builtin is not None:
-            return self.builtin.name != BuiltinName.DIGITS
-        return any(source is not None for source in (self.csv, self.parquet, self.synthetic))
+    def source(self) -> Source:
+        """What the source offers: the kind of its samples, and what it says of them."""
+        return find_source(self)

@@ -1,11 +1,13 @@
 """How gradients become steps: the optimizer and the learning rate over the run."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 
-from trainwright.api.base import Model, Rule
+from trainwright.api.base import Model, Rule, in_cel, listed
 
 
 class OptimizerName(StrEnum):
@@ -37,10 +39,57 @@ class ScheduleName(StrEnum):
     STEP = "step"
 
 
-WITH_MOMENTUM = frozenset({OptimizerName.SGD, OptimizerName.LARS, OptimizerName.MUON})
-WITH_BETAS = frozenset({OptimizerName.ADAM, OptimizerName.ADAMW, OptimizerName.LAMB, OptimizerName.MUON})
-SPARING = frozenset({OptimizerName.LAMB, OptimizerName.LARS, OptimizerName.MUON})
-"""Optimizers whose authors spare biases and norms, and so do we by default."""
+@dataclass(frozen=True)
+class OptimizerTraits:
+    """What is particular to an optimizer.
+
+    Attributes:
+        note: What a person should know who chooses it, in a few words.
+        momentum: Whether it has a momentum.
+        nesterov: Whether Nesterov momentum can be chosen; muon always has it.
+        betas: Whether it has running means of gradients, decayed by betas, and an epsilon.
+        spares_vectors: Whether its authors, and so we by default, let no weights with one dimension decay: biases and norms.
+        shards: Whether it can take a step with weights that are split over processes.
+    """
+
+    note: str = ""
+    momentum: bool = False
+    nesterov: bool = False
+    betas: bool = False
+    spares_vectors: bool = False
+    shards: bool = True
+
+
+OPTIMIZERS: Final = {
+    OptimizerName.SGD: OptimizerTraits(momentum=True, nesterov=True),
+    OptimizerName.ADAM: OptimizerTraits(betas=True),
+    OptimizerName.ADAMW: OptimizerTraits(betas=True),
+    OptimizerName.ADAFACTOR: OptimizerTraits("little memory", shards=False),
+    OptimizerName.LAMB: OptimizerTraits(
+        "large batches: steps in proportion to the size of each weight", betas=True, spares_vectors=True
+    ),
+    OptimizerName.LARS: OptimizerTraits("large batches, as lamb", momentum=True, nesterov=True, spares_vectors=True),
+    OptimizerName.MUON: OptimizerTraits(
+        "orthogonal steps for matrices between embedding and output layer, adamw at the same learning rate for all else",
+        momentum=True,
+        betas=True,
+        spares_vectors=True,
+    ),
+}
+"""The optimizers. A new one is a row here and a maker in the worker's `optim/optimizer.py`."""
+
+
+def optimizers_where(holds: Callable[[OptimizerTraits], bool]) -> tuple[OptimizerName, ...]:
+    """Return the optimizers whose traits meet a condition."""
+    return tuple(name for name, traits in OPTIMIZERS.items() if holds(traits))
+
+
+_MOMENTUM: Final = optimizers_where(lambda traits: traits.momentum)
+_NESTEROV: Final = optimizers_where(lambda traits: traits.nesterov)
+_BETAS: Final = optimizers_where(lambda traits: traits.betas)
+_ALL_DECAY: Final = optimizers_where(lambda traits: not traits.spares_vectors)
+_MATRICES_DECAY: Final = optimizers_where(lambda traits: traits.spares_vectors)
+
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -50,9 +99,8 @@ class OptimizerSpec(Model):
 
     name: OptimizerName = Field(
         OptimizerName.ADAM,
-        description="sgd, adam, adamw; adafactor (little memory); lamb and lars (large batches: steps in proportion to "
-        "the size of each weight); muon (orthogonal steps for matrices between embedding and output layer, adamw at the "
-        "same learning rate for all else).",
+        description="; ".join(f"{name} ({traits.note})" if traits.note else name for name, traits in OPTIMIZERS.items())
+        + ".",
     )
     learning_rate: float = Field(0.001, gt=0, le=1_000, description="Learning rate after the warm-up.")
     momentum: float | None = Field(
@@ -77,37 +125,43 @@ class OptimizerSpec(Model):
     decay_scope: DecayScope | None = Field(
         None,
         description="Which weights decay: all, as torch's optimizers do; or matrices, which spares biases, norms and "
-        "whatever else has one dimension. By default all for sgd, adam, adamw and adafactor, matrices for lamb, lars and "
-        "muon.",
+        f"whatever else has one dimension. By default all for {listed(_ALL_DECAY, 'and')}, matrices for "
+        f"{listed(_MATRICES_DECAY, 'and')}.",
     )
 
     rules = (
         Rule(
             field="momentum",
-            message="momentum belongs to sgd, lars and muon: choose one of these, or remove momentum (the others have betas)",
-            cel="!has(self.momentum) || self.name in ['sgd', 'lars', 'muon']",
-            holds=lambda self: self.momentum is None or self.name in WITH_MOMENTUM,
+            message=f"momentum belongs to {listed(_MOMENTUM, 'and')}: choose one of these, or remove momentum (the others "
+            "have betas)",
+            cel=f"!has(self.momentum) || self.name in {in_cel(_MOMENTUM)}",
+            holds=lambda self: self.momentum is None or self.traits.momentum,
         ),
         Rule(
             field="nesterov",
-            message="nesterov needs sgd or lars, and a momentum above 0 (muon always has it)",
+            message=f"nesterov needs {listed(_NESTEROV, 'or')}, and a momentum above 0 (muon always has it)",
             cel="!has(self.nesterov) || !self.nesterov || (has(self.momentum) && self.momentum > 0.0 && "
-            "self.name != 'muon')",
-            holds=lambda self: not self.nesterov or (bool(self.momentum) and self.name != OptimizerName.MUON),
+            f"self.name in {in_cel(_NESTEROV)})",
+            holds=lambda self: not self.nesterov or (bool(self.momentum) and self.traits.nesterov),
         ),
         Rule(
             field="betas",
-            message="betas belong to adam, adamw, lamb and muon: remove them, or choose one of these",
-            cel="!has(self.betas) || self.name in ['adam', 'adamw', 'lamb', 'muon']",
-            holds=lambda self: self.betas is None or self.name in WITH_BETAS,
+            message=f"betas belong to {listed(_BETAS, 'and')}: remove them, or choose one of these",
+            cel=f"!has(self.betas) || self.name in {in_cel(_BETAS)}",
+            holds=lambda self: self.betas is None or self.traits.betas,
         ),
         Rule(
             field="epsilon",
-            message="epsilon belongs to adam, adamw, lamb and muon: remove it, or choose one of these",
-            cel="!has(self.epsilon) || self.name in ['adam', 'adamw', 'lamb', 'muon']",
-            holds=lambda self: self.epsilon is None or self.name in WITH_BETAS,
+            message=f"epsilon belongs to {listed(_BETAS, 'and')}: remove it, or choose one of these",
+            cel=f"!has(self.epsilon) || self.name in {in_cel(_BETAS)}",
+            holds=lambda self: self.epsilon is None or self.traits.betas,
         ),
     )
+
+    @property
+    def traits(self) -> OptimizerTraits:
+        """What is particular to the optimizer."""
+        return OPTIMIZERS[self.name]
 
 
 class ScheduleSpec(Model):

@@ -46,7 +46,7 @@ def map_paths(part: _AnyModel, change: Callable[[str], str]) -> _AnyModel:
             changed[name] = map_paths(value, change)
         elif isinstance(value, str) and _is_path(info.annotation, info.metadata):
             changed[name] = change(value)
-    return part.model_copy(update=changed)
+    return part.changed(**changed)
 
 
 def _is_path(annotation: Any, metadata: list[Any]) -> bool:

@@ -41,14 +41,20 @@ class TokenizerName(StrEnum):
 class SplitSpec(Model):
     """How much of the data is kept from training. Data that brings a split of its own keeps it."""
 
-    validation: float = Field(0.1, ge=0, lt=1, description="Fraction of the samples held out for evaluation.")
+    validation: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Fraction of the samples held out for evaluation. Samples are drawn at random by training.seed, from "
+        "each class its share; a class with a sample for each split is in each of them, if they are large enough.",
+    )
     test: float = Field(0.1, ge=0, lt=1, description="Fraction held out for the final test.")
 
     rules = (
         Rule(
             field="test",
             message="validation and test together must leave something to train on: keep their sum below 1",
-            cel="self.validation + self.test < 1.0",
+            cel="double(self.validation) + double(self.test) < 1.0",
             holds=lambda self: self.validation + self.test < 1,
         ),
     )

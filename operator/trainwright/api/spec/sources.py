@@ -39,10 +39,16 @@ class BuiltinData(Model):
 
 
 class OwnSplits(Model):
-    """Files of their own for validation and test, which the fractions of `split` then leave alone."""
+    """Files of their own for validation and test, which the fractions of `split` then leave alone. None may be trained on."""
 
-    validation_path: Path | None = Field(None, description="The same for validation; becomes the validation split.")
-    test_path: Path | None = Field(None, description="The same for the final test; becomes the test split.")
+    validation_path: Path | None = Field(
+        None,
+        description="The same for validation; becomes the validation split. Files that are also trained on are refused.",
+    )
+    test_path: Path | None = Field(
+        None,
+        description="The same for the final test; becomes the test split. Files that are also trained on are refused.",
+    )
 
 
 class CsvData(OwnSplits):

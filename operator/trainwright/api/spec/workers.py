@@ -1,7 +1,6 @@
 """Who trains and where: the worker pods, and their allowed pod fields."""
 
 import re
-from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Final, Self
 
@@ -9,7 +8,9 @@ from pydantic import BeforeValidator, Field, JsonValue, PlainValidator, WithJson
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
+from trainwright.api.amounts import QUANTITY, quantity_value
 from trainwright.api.base import Model, Rule, one_of
+from trainwright.api.devices import count_gpus
 
 DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 DnsName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")]
@@ -17,12 +18,7 @@ LabelKey = Annotated[
     str, Field(max_length=317, pattern=r"^([a-z0-9]([-.a-z0-9]*[a-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?$")
 ]
 LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?)?$")]
-# Two digits of an exponent are more than Kubernetes counts to, and an endless one would be no number to compare.
-QUANTITY = r"^[+]?([0-9]+|[0-9]+\.[0-9]*|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]{1,2})?$"
 QUANTITY_LENGTH = 64
-_UNITS: Final = {
-    unit: Decimal(1000) ** power for power, unit in enumerate(("n", "u", "m", "", "k", *"MGTPE"), start=-3)
-} | {f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", start=1)}
 
 
 def _quantity(value: Any) -> int | str:
@@ -31,19 +27,6 @@ def _quantity(value: Any) -> int | str:
     if isinstance(value, str) and len(value) <= QUANTITY_LENGTH and re.fullmatch(QUANTITY, value):
         return value
     raise PydanticCustomError("quantity", "must be a quantity: a whole number, or text like 500m, 1.5 or 16Gi")
-
-
-def amount_of(quantity: int | str) -> Decimal:
-    """Return the number that a quantity stands for: 0.5 for 500m.
-
-    Raises:
-        ValueError: It is no quantity.
-    """
-    found = re.fullmatch(QUANTITY, str(quantity))
-    if found is None:
-        raise ValueError(f"not a quantity: {quantity}")
-    number, unit = found[1], found[2] or ""
-    return Decimal(number) * _UNITS[unit] if unit in _UNITS else Decimal(number + unit)
 
 
 Quantity = Annotated[
@@ -130,7 +113,7 @@ class ResourcesSpec(Model):
         requests, limits = self.requests or {}, self.limits or {}
         for name in sorted(requests.keys() & limits.keys()):
             request, limit = requests[name], limits[name]
-            more = amount_of(request) - amount_of(limit)
+            more = quantity_value(request) - quantity_value(limit)
             if more > 0 or (more and _whole(name)):
                 bound = "equal" if _whole(name) else "be at most"
                 mistakes.append((f"requests.{name}", f"must {bound} its limit, {limit}, found {request}"))
@@ -324,3 +307,8 @@ class WorkersSpec(Model):
             holds=lambda self: not any(e.name.startswith("TRAINWRIGHT_") for e in self.env or ()),
         ),
     )
+
+    @property
+    def gpus(self) -> int:
+        """GPUs, or slices of GPUs, that each worker asks for."""
+        return count_gpus((self.resources and self.resources.limits) or {})

@@ -16,17 +16,19 @@ from trainwright.api.exit_codes import RETRYABLE, SIGNAL_BASE, ExitCode
 from trainwright.api.job import FieldError, InvalidJobError, read_spec
 from trainwright.api.names import GROUP, SINGULAR
 from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.spec.training import Precision
 from trainwright.api.status import Phase, read_status
 from trainwright.cli.local.display import Display, make_display
 from trainwright.cli.local.folder import ANNOTATION_DATA, RunFolder, UnwritableError
 from trainwright.cli.local.logs import ends, follow
 from trainwright.cli.local.session import End, Job, Session, logging_to
 from trainwright.cli.local.summary import show_summary
-from trainwright.cli.manifest import STDIN, Manifest, read_job, read_with_workers
+from trainwright.cli.manifest import STDIN, Manifest, read_here, read_job
 from trainwright.cli.mistakes import show_mistakes
 from trainwright.cluster.local import Folders
-from trainwright.cluster.local.gpus import asked, count_gpus
+from trainwright.cluster.local.gpus import asked, computes_bf16, count_gpus
 from trainwright.cluster.local.mounts import mistakes as path_mistakes
+from trainwright.cluster.local.mounts import named_volumes
 from trainwright.manifests import dump
 
 
@@ -103,7 +105,7 @@ def _prepare(request: Request, manifest: Manifest | None, earlier: Job | None) -
         InvalidJobError: Something speaks against it; nothing was started.
     """
     written = copy.deepcopy(manifest.document if manifest is not None else earlier)
-    document, spec = read_with_workers(written, request.workers)
+    document, spec = read_here(written, manifest.folder if manifest is not None else None, request.workers)
     volumes = named_volumes(request.volumes)
     data = _data_folder(manifest, document)
     mistakes = path_mistakes(spec, data, volumes)
@@ -138,21 +140,6 @@ def _what_is_trained(job: Job) -> TrainingJobSpec:
     return read_spec({**job["spec"], "suspend": False, "workers": {}})
 
 
-def named_volumes(pairs: list[str]) -> dict[str, Path]:
-    """Return the folder of each volume, given as NAME=FOLDER.
-
-    Raises:
-        InvalidJobError: A pair is something else.
-    """
-    volumes = {}
-    for pair in pairs:
-        name, equals, folder = pair.partition("=")
-        if not equals or not folder:
-            raise InvalidJobError([FieldError("--volume", f"expected NAME=FOLDER, found {pair!r}")])
-        volumes[name] = Path(folder).absolute()
-    return volumes
-
-
 def _data_folder(manifest: Manifest | None, document: Job) -> Path:
     if manifest is not None:
         return manifest.folder
@@ -179,7 +166,11 @@ def _job(document: Job, earlier: Job | None, data: Path) -> Job:
 
 
 def _to_go_on_with(status: Job) -> Job:
-    """Return the status of an earlier run. One that failed is tried again: it keeps what it has learned, not its verdict."""
+    """Return the status of an earlier run. One that failed is tried again: it keeps what it has learned, not its verdict.
+
+    What its spec was is forgotten: here a run may go on with another one.
+    """
+    status = {field: value for field, value in status.items() if field != "specDigests"}
     if status.get("phase") != Phase.FAILED:
         return status
     verdict = (
@@ -263,6 +254,10 @@ def _honest_lines(spec: TrainingJobSpec) -> list[str]:
         lines.append(f"each worker asks for {asked(spec)}; this machine has no GPU, so training runs on the CPU")
     elif 0 < gpus < spec.world_size:
         lines.append(f"this machine has {gpus} GPU(s) for {spec.world_size} processes, so training runs on the CPU")
+    if spec.training.precision == Precision.BF16 and gpus < spec.world_size and not computes_bf16():
+        lines.append(
+            "spec.training.precision: bf16 is emulated on this CPU, which has no instructions for it; fp32 is faster here"
+        )
     if spec.suspend:
         lines.append("spec.suspend is true, which a run here does not wait for")
     return lines

@@ -12,8 +12,9 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from trainwright.api.amounts import clock_text
 from trainwright.api.status import Phase, TrainingJobStatus
-from trainwright.cli.local.words import Restarts, clock, figure, here, main_metric
+from trainwright.cli.local.words import Restarts, figure, here, main_metric
 
 _PLAIN_SECONDS = 5.0
 _COLOURS = {
@@ -69,7 +70,7 @@ class _Quiet:
 
 
 class _Lines:
-    """One line whenever something happened, and every few seconds of training."""
+    """A line whenever something has changed; while it trains, at most one in a few seconds."""
 
     def __init__(self, console: Console, name: str) -> None:
         self._console = console
@@ -88,16 +89,17 @@ class _Lines:
         restart = self._restarts.news(status)
         if restart is not None:
             self.note(_stamped(restart))
-        # While it trains the message changes with every step; then time decides, not the message.
-        news = (status.phase, status.reason, "" if status.phase == Phase.RUNNING else status.message, status.restarts)
+        running = status.phase == Phase.RUNNING
+        doing = _doing(status)
+        facts = " · ".join(_standing(status)) if running else ""
+        news = (doing, facts or status.message, status.restarts)
         now = time.monotonic()
-        if status.phase is None or (news == self._said and now - self._said_at < _PLAIN_SECONDS):
-            return
-        if news == self._said and status.phase != Phase.RUNNING:
+        # Training changes with every report: then time decides.
+        too_soon = running and self._said[:1] == news[:1] and now - self._said_at < _PLAIN_SECONDS
+        if status.phase is None or news == self._said or too_soon:
             return
         self._said, self._said_at = news, now
-        facts = " · ".join(facts_of(status)) if status.phase == Phase.RUNNING else ""
-        line = f"{self._name}  {status.phase}  {facts or here(status.message)}"
+        line = f"{self._name}  {doing}  {facts or here(status.message)}"
         self._console.print(line.rstrip(), soft_wrap=True, markup=False)
 
     def note(self, text: str) -> None:
@@ -139,7 +141,7 @@ class _Terminal:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         status, width = self._status, options.max_width
         phase = status.phase or Phase.PENDING
-        waited = "" if phase == Phase.RUNNING else f" {clock(time.monotonic() - self._since)}"
+        waited = "" if phase == Phase.RUNNING else f" {clock_text(time.monotonic() - self._since)}"
         title = Text.assemble((self._name, "bold"), "  ", (f"{phase}{waited}", _COLOURS.get(phase, "cyan")), " ")
         said = _said(status)
         beside = width - title.cell_len >= _NARROW
@@ -165,6 +167,24 @@ def _said(status: TrainingJobStatus) -> str:
     return "" if usual else here(status.message)
 
 
+def _doing(status: TrainingJobStatus) -> str:
+    """Return the phase in words; of a job that runs, what it does: training, evaluating, writing predictions."""
+    if status.phase == Phase.RUNNING:
+        return status.message.partition(":")[0] or "training"
+    return str(status.phase).lower()
+
+
+def _standing(status: TrainingJobStatus) -> list[str]:
+    """Return where a running job stands, for a line that cannot change: what the bar of a terminal shows, and the facts."""
+    progress, facts = status.progress, facts_of(status)
+    if progress.total_steps is None:
+        return facts
+    step = f"step {progress.step:,}/{progress.total_steps:,}"
+    remaining = remaining_seconds(status)
+    left = [] if remaining is None else [f"{clock_text(remaining)} left"]
+    return [f"{step} ({progress.percent} %)", *left, *(fact for fact in facts if fact != step)]
+
+
 def _bar(status: TrainingJobStatus, width: int) -> Table:
     progress = status.progress
     known = progress.total_steps is not None
@@ -172,7 +192,7 @@ def _bar(status: TrainingJobStatus, width: int) -> Table:
     if known:
         remaining = remaining_seconds(status)
         cells = [Text(f"{progress.percent:3d}%", "bold"), Text(f"step {progress.step:,}/{progress.total_steps:,}")]
-        cells += [] if remaining is None else [Text(f"{clock(remaining)} left", "cyan")]
+        cells += [] if remaining is None else [Text(f"{clock_text(remaining)} left", "cyan")]
     least, most = _BAR
     beside = [cell.cell_len + 2 for cell in cells]
     while least + 4 + sum(beside) > width and len(cells) > 1:

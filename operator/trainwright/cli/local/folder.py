@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, TextIO
 
 from trainwright.api.job import FieldError, InvalidJobError
+from trainwright.api.spec.paths import is_uri
 from trainwright.cluster.port import Manifest as JobManifest
 from trainwright.manifests import dump, load
 
@@ -153,6 +154,8 @@ class _LossyFile(io.FileIO):
 
 
 def shorten(path: Path | str) -> str:
-    """Return a path relative to the current folder if it lies below it."""
+    """Return a path relative to the current folder if it lies below it; an URI stays as it is."""
+    if is_uri(str(path)):
+        return str(path)
     path = Path(path)
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

@@ -10,20 +10,17 @@ from typing import Final
 
 from rich.console import Console
 
-from trainwright.api.amounts import bytes_text, seconds_text
+from trainwright.api.amounts import bytes_text, quantity_value, seconds_text
 from trainwright.api.devices import GPUS, find_gpu
 from trainwright.api.exit_codes import ExitCode
 from trainwright.api.job import FieldError, InvalidJobError
-from trainwright.api.plan import Answer, Question
+from trainwright.api.preflight import PreflightAnswer, PreflightRequest
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.api.spec.paths import list_paths
-from trainwright.api.spec.workers import amount_of
-from trainwright.cli.local.command import named_volumes
-from trainwright.cli.manifest import Manifest, read_job, read_with_workers
+from trainwright.cli.manifest import Manifest, read_here, read_job
 from trainwright.cli.mistakes import show_mistakes
 from trainwright.cluster.local import Folders
 from trainwright.cluster.local.gpus import asked, count_gpus
-from trainwright.cluster.local.mounts import absent_paths, localize_spec
+from trainwright.cluster.local.mounts import absent_paths, describe_absence, localize_spec, named_volumes
 
 DOES_NOT_FIT: Final = 1
 _PREFLIGHT: Final = "trainwright_worker.preflight"
@@ -62,14 +59,15 @@ def execute(request: Request) -> int:
     manifest: Manifest | None = None
     try:
         manifest = read_job(request.source)
-        question = _question(request, manifest)
+        question, absent = _question(request, manifest)
         # Large models take a while, on a terminal not in silence.
         with errors.status("following the model's passes and counting what they need"):
             answer = _ask(question)
     except InvalidJobError as error:
         show_mistakes(errors, request.source, error.errors, manifest)
         return ExitCode.USER_ERROR
-    _say_what_is_absent(errors, question)
+    for line in absent:
+        errors.print(line, soft_wrap=True, markup=False)
     if answer.mistake is not None:
         field, _, message = answer.mistake.partition(": ")
         named = field.startswith("spec")
@@ -91,28 +89,22 @@ def execute(request: Request) -> int:
     return ExitCode.SUCCESS if answer.preflight is None or answer.preflight.fits else DOES_NOT_FIT
 
 
-def _question(request: Request, manifest: Manifest) -> Question:
-    _, written = read_with_workers(manifest.document, request.workers)
+def _question(request: Request, manifest: Manifest) -> tuple[PreflightRequest, list[str]]:
+    """Return what to ask, and a line for every path that leads to nothing here."""
+    _, written = read_here(manifest.document, manifest.folder, request.workers)
     folders = Folders(Path(), manifest.folder, named_volumes(request.volumes))
-    absent = [field for field, _ in absent_paths(written, folders)]
+    absent = absent_paths(written, folders)
     spec, root = localize_spec(written, folders)
     gpu = _gpu(request.gpu, spec)
-    return Question(
+    question = PreflightRequest(
         spec=spec,
         data_root=str(root),
-        absent=absent,
+        absent=[field for field, _ in absent],
         gpu=gpu,
         unnamed_gpu=gpu is None and bool(asked(spec)) and not count_gpus(),
         memory=_memory(request.memory, gpu, spec),
     )
-
-
-def _say_what_is_absent(errors: Console, question: Question) -> None:
-    """Name every path that leads to nothing here: it may be another machine's, or mistyped."""
-    paths = dict(list_paths(question.spec))
-    for field in question.absent:
-        place = Path(question.data_root) / paths[field]
-        errors.print(f"{field}: {place} does not exist here", soft_wrap=True, markup=False)
+    return question, [f"{field}: {describe_absence(written, path, folders)}" for field, path in absent]
 
 
 def _memory(text: str | None, gpu: str | None, spec: TrainingJobSpec) -> int | None:
@@ -148,7 +140,7 @@ def _gpu(name: str | None, spec: TrainingJobSpec) -> str | None:
 def _bytes(field: str, text: str) -> int:
     """Return the bytes of a quantity."""
     try:
-        number = int(amount_of(text))
+        number = int(quantity_value(text))
     except ValueError:
         number = 0
     if not number:
@@ -156,7 +148,7 @@ def _bytes(field: str, text: str) -> int:
     return number
 
 
-def _ask(question: Question) -> Answer:
+def _ask(question: PreflightRequest) -> PreflightAnswer:
     """Have the worker's preflight answer, in a process of its own: torch is never imported here."""
     if any(importlib.util.find_spec(name) is None for name in ("torch", "trainwright_worker")):
         reason = (
@@ -173,10 +165,10 @@ def _ask(question: Question) -> Answer:
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
         raise InvalidJobError([FieldError("trainwright plan", f"the preflight failed: {last[0]}")])
-    return Answer.model_validate_json(done.stdout.splitlines()[-1])
+    return PreflightAnswer.model_validate_json(done.stdout.splitlines()[-1])
 
 
-def _print(request: Request, answer: Answer, taken: int) -> None:
+def _print(request: Request, answer: PreflightAnswer, taken: int) -> None:
     if request.json:
         wire = answer.to_wire()
         wire.pop("table", None)
@@ -195,5 +187,5 @@ def _print(request: Request, answer: Answer, taken: int) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def _assumptions(answer: Answer) -> str:
+def _assumptions(answer: PreflightAnswer) -> str:
     return f"assumed of what is not at hand: {'; '.join(answer.assumed)}"

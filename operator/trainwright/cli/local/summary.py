@@ -1,6 +1,8 @@
 """What a person reads at the end: what came of it and where it lies, or why it failed and what to do."""
 
+import shlex
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -8,11 +10,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from trainwright.api.amounts import bytes_text, seconds_text
-from trainwright.api.figures import StepTime
+from trainwright.api.amounts import bytes_text, clock_text, quantity_value, seconds_text
+from trainwright.api.figures import Evaluation, StepTime
+from trainwright.api.job import read_spec
+from trainwright.api.spec.paths import is_uri
 from trainwright.api.status import (
     Checkpoint,
-    Evaluation,
     Export,
     Failure,
     Metrics,
@@ -22,7 +25,9 @@ from trainwright.api.status import (
     read_status,
 )
 from trainwright.cli.local.folder import RunFolder, shorten
-from trainwright.cli.local.words import cause_of, clock, figure, here, metric_texts
+from trainwright.cli.local.outcome import doubts, equation_text, read_summary
+from trainwright.cli.local.words import cause_of, figure, here, metric_texts
+from trainwright.cluster.local.gpus import count_gpus
 
 Row = tuple[str, str]
 """A name and what there is to say of it."""
@@ -34,9 +39,11 @@ def show_summary(console: Console, job: dict[str, Any], folder: RunFolder) -> No
     """Print the end of a run."""
     status = read_status(job.get("status"))
     failed = status.phase == Phase.FAILED
-    mark, colour = ("✗", "red") if failed else ("✓", "green")
+    summary = read_summary(status.results.folder) if status.results is not None else {}
+    doubtful = doubts(summary)
+    mark, colour = ("✗", "red") if failed else ("!", "yellow") if doubtful else ("✓", "green")
     seconds = _seconds(job, status)
-    took = f"{'after' if failed else 'in'} {clock(seconds)}" if seconds is not None else ""
+    took = f"{'after' if failed else 'in'} {clock_text(seconds)}" if seconds is not None else ""
     head = Text.assemble(
         (f"{mark} ", f"bold {colour}"), (job["metadata"]["name"], "bold"), " ", (str(status.phase).lower(), colour)
     )
@@ -46,7 +53,12 @@ def show_summary(console: Console, job: dict[str, Any], folder: RunFolder) -> No
         _print_rows(console, _failure(status.failure, folder))
         _print_last_words(console, status.failure, folder)
     else:
-        _print_rows(console, _facts(status, folder))
+        rows = [("doubt", doubt) for doubt in doubtful] + _facts(status, folder)
+        equation, memory = equation_text(summary), _memory_warning(job, status)
+        rows += [("equation", equation)] if equation else []
+        rows += [("memory", memory)] if memory else []
+        rows += _tensorboard(status)
+        _print_rows(console, rows)
     console.print()
 
 
@@ -70,6 +82,30 @@ def _facts(status: TrainingJobStatus, folder: RunFolder) -> list[Row]:
     else:
         rows.append(("run", folder.shown))
     return rows
+
+
+def _memory_warning(job: dict[str, Any], status: TrainingJobStatus) -> str | None:
+    """Return that a cluster would have killed the workers, if they held more memory than their limit."""
+    spec, peak = read_spec(job["spec"]), status.metrics.peak_memory_bytes
+    limits = spec.workers.resources.limits if spec.workers.resources and spec.workers.resources.limits else {}
+    # On GPUs the peak is of their memory.
+    if peak is None or "memory" not in limits or count_gpus():
+        return None
+    held, limit = peak * spec.workers.processes_per_worker, int(quantity_value(limits["memory"]))
+    if held <= limit:
+        return None
+    return (
+        f"each worker held up to {bytes_text(held)}, more than spec.workers.resources.limits.memory allows "
+        f"({bytes_text(limit)}): a cluster would have killed it"
+    )
+
+
+def _tensorboard(status: TrainingJobStatus) -> list[Row]:
+    """Return how the records of a run are looked at, if it kept any here."""
+    if status.results is None or is_uri(status.results.folder):
+        return []
+    records = Path(status.results.folder).parent / "tensorboard"
+    return [("tensorboard", f"tensorboard --logdir {shlex.quote(shorten(records))}")] if records.is_dir() else []
 
 
 def _best(best: Evaluation, checkpoints: list[Checkpoint]) -> str:

@@ -1,9 +1,10 @@
 """How a run on this machine says what happened: figures and causes, in few words. The same for the display and the end."""
 
-from trainwright.api.status import Evaluation, Failure, TrainingJobStatus
+from trainwright.api.figures import Evaluation
+from trainwright.api.spec.task import order_metrics
+from trainwright.api.status import Failure, TrainingJobStatus
 from trainwright.cluster.local.pod_status import NODE
 
-_METRICS = ("accuracy", "mae", "r2", "perplexity", "character-error-rate", "loss")
 _SMALL, _LARGE = 0.001, 100
 """Below the one, four decimals say too little; from the other on, they would be invented."""
 _SPLITS = {"validation": "val"}
@@ -34,26 +35,18 @@ def figure(value: float) -> str:
 
 
 def metric_texts(evaluation: Evaluation | None) -> list[str]:
-    """Return the metrics of an evaluation, the telling one first: `accuracy 0.9710`, `loss 0.1043`."""
+    """Return the metrics of an evaluation, the main one first: `accuracy 0.9710`, `loss 0.1043`, `auroc undefined`."""
     if evaluation is None:
         return []
-    names = [name for name in _METRICS if name in evaluation.metrics]
-    names += [name for name in evaluation.metrics if name not in _METRICS]
-    return [f"{name} {figure(evaluation.metrics[name])}" for name in names]
+    defined = [f"{name} {figure(evaluation.metrics[name])}" for name in order_metrics(evaluation.metrics)]
+    return [*defined, *(f"{name} undefined" for name in evaluation.undefined or ())]
 
 
 def main_metric(evaluation: Evaluation | None) -> list[str]:
-    """Return the telling metric with the split that it was measured on, if there is one: `val accuracy 0.9710`."""
+    """Return the main metric with the split that it was measured on, if there is one: `val accuracy 0.9710`."""
     if evaluation is None:
         return []
     return [f"{_SPLITS.get(evaluation.split, evaluation.split)} {text}" for text in metric_texts(evaluation)[:1]]
-
-
-def clock(seconds: float) -> str:
-    """Return a duration as m:ss, or h:mm:ss."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 class Restarts:

@@ -12,11 +12,11 @@ from trainwright.cluster.local.kubelet import Kubelet
 from trainwright.cluster.local.mounts import Folders
 from trainwright.cluster.local.objects import Objects, identity
 from trainwright.cluster.port import (
-    InLine,
     JobKey,
     Listing,
     Manifest,
     NotFoundError,
+    PendingWorkload,
     PodIdentity,
     RejectedError,
     Sink,
@@ -146,7 +146,7 @@ class LocalCluster:
         """Return False: whatever starts here starts at once."""
         return False
 
-    async def line(self, namespace: str, queue: str) -> list[InLine]:  # noqa: ARG002 - there are no queues
+    async def pending_workloads(self, namespace: str, queue: str) -> list[PendingWorkload]:  # noqa: ARG002 - there are no queues
         """Return nothing: nobody waits here."""
         return []
 

@@ -1,9 +1,10 @@
-"""Hands out this machine's GPUs to workers, as a cluster's device plugin does: no two processes share one."""
+"""What this machine computes with: its GPUs, handed out so that no two processes share one, and what its CPU can do."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from trainwright.api.devices import is_gpu
 from trainwright.api.spec import TrainingJobSpec
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -17,7 +18,14 @@ def count_gpus(environment: Mapping[str, str] = os.environ, devices: Path = Path
 def asked(spec: TrainingJobSpec) -> str:
     """Return the GPUs that each worker asks for, `8 nvidia.com/gpu`; empty if it asks for none."""
     limits = spec.workers.resources.limits if spec.workers.resources and spec.workers.resources.limits else {}
-    return ", ".join(f"{limits[key]} {key}" for key in limits if key.rpartition("/")[2] == "gpu")
+    return ", ".join(f"{limits[key]} {key}" for key in limits if is_gpu(key))
+
+
+def computes_bf16(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
+    """Return whether this machine's CPU has instructions for bfloat16; true where nothing tells."""
+    if not cpu_info.is_file():
+        return True
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(cpu_info.read_text(encoding="utf-8").split()))
 
 
 def assign(

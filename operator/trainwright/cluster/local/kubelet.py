@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from pydantic import ValidationError
+
+from trainwright.api.exit_codes import ExitCode, classify
+from trainwright.api.mistakes import message_of
 from trainwright.api.names import CONFIG_FILE, TERMINATION_MESSAGE_BYTES, TOKEN_FILE
-from trainwright.api.worker import WorkerConfig
+from trainwright.api.worker import Termination, WorkerConfig
 from trainwright.cluster.local import pod_status
 from trainwright.cluster.local.mounts import TERMINATION_FILE, Folders, environment, localize, write_files
 from trainwright.cluster.local.objects import now_text
 from trainwright.cluster.local.process import PodProcess
 from trainwright.cluster.port import Manifest, PodIdentity
-
-CANNOT_START = 128
-"""The exit code that Kubernetes gives to a container that could not be started."""
 
 
 class PodStore(Protocol):
@@ -101,7 +102,7 @@ class Kubelet:
             code = await process.wait()
             message = self._last_words(pod)
         except (OSError, ValueError) as error:
-            code, message = CANNOT_START, f"cannot start the worker: {error}"
+            code, message = ExitCode.USER_ERROR, _cannot_start(error)
         finally:
             for held in (self._processes, self._lives):
                 held.pop(uid, None)
@@ -131,6 +132,18 @@ class Kubelet:
     def _kill(self, uid: str) -> None:
         if uid in self._processes:
             self._processes[uid].kill()
+
+
+def _cannot_start(error: OSError | ValueError) -> str:
+    """Return the termination message of a worker that never ran. Another try would end alike, so its class allows none."""
+    if isinstance(error, ValidationError):
+        found = [f"{'.'.join(map(str, each['loc']))}: {message_of(each)}" for each in error.errors(include_url=False)]
+        reason = "; ".join(found)
+    else:
+        reason = str(error)
+    code = ExitCode.USER_ERROR
+    ending = Termination(exit_code=code, category=classify(code), message=f"cannot start the worker: {reason}"[:1024])
+    return ending.model_dump_json(by_alias=True, exclude_none=True)
 
 
 def _token_audience(pod: Manifest) -> str | None:

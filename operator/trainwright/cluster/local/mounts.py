@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from trainwright.api.job import FieldError
+from trainwright.api.job import FieldError, InvalidJobError
 from trainwright.api.names import (
     CA_FILE,
     CONFIG_FILE,
@@ -30,6 +30,18 @@ TERMINATION_FILE = "termination.json"
 
 _INHERITED = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
 """What a worker sees of the caller's environment. Little on purpose: a run must not depend on whose shell started it."""
+_OBJECT_STORE = ("AWS_", "FSSPEC_S3_", "BOTO_CONFIG")
+"""Beginnings of the variables by which botocore and s3fs find an object store, its credentials and profiles."""
+_CONNECTION = {
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "all_proxy",
+    "requests_ca_bundle",
+    "ssl_cert_file",
+    "ssl_cert_dir",
+}
+"""Variables of any case that say how a network is reached."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,21 @@ class Folders:
         return self.run / "logs" / f"{name}.log"
 
 
+def named_volumes(pairs: list[str]) -> dict[str, Path]:
+    """Return the absolute folder of each volume, given as NAME=FOLDER.
+
+    Raises:
+        InvalidJobError: A pair is something else.
+    """
+    volumes = {}
+    for pair in pairs:
+        name, equals, folder = pair.partition("=")
+        if not equals or not folder:
+            raise InvalidJobError([FieldError("--volume", f"expected NAME=FOLDER, found {pair!r}")])
+        volumes[name] = Path(folder).resolve()
+    return volumes
+
+
 def mistakes(spec: TrainingJobSpec, data: Path, volumes: Mapping[str, Path]) -> list[FieldError]:
     """Return what is wrong with running this spec here: unknown volumes, folders and dataset files that do not exist."""
     known = [volume.name for volume in spec.workers.volumes or ()]
@@ -72,14 +99,24 @@ def mistakes(spec: TrainingJobSpec, data: Path, volumes: Mapping[str, Path]) -> 
     told: set[str] = set()
     for field, path in absent_paths(spec, folders):
         volume = _volume_of(spec, str(PurePosixPath(DATA_MOUNT) / path))
-        if volume is None or volume.name in volumes:
-            found.append(FieldError(field, f"{_place(spec, path, folders)} does not exist"))
-        elif volume.name not in told:
+        if volume is None or volume.name not in told:
+            found.append(FieldError(field, describe_absence(spec, path, folders)))
+        if volume is not None and volume.name not in volumes:
             told.add(volume.name)
-            advice = f"pass --volume {volume.name}=FOLDER with the folder that holds its files"
-            text = f"{path} lies in the volume {volume.name!r}, which this machine does not have: {advice}"
-            found.append(FieldError(field, text))
     return found
+
+
+def describe_absence(spec: TrainingJobSpec, path: str, folders: Folders) -> str:
+    """Return why a path leads to nothing here: its volume was not given, or there is no such file."""
+    volume = _volume_of(spec, str(PurePosixPath(DATA_MOUNT) / path))
+    if volume is None or volume.name in folders.volumes:
+        return f"{_place(spec, path, folders)} does not exist"
+    return _advise_volume(path, volume)
+
+
+def _advise_volume(path: str, volume: VolumeSpec) -> str:
+    advice = f"pass --volume {volume.name}=FOLDER with the folder that holds its files"
+    return f"{path} lies in the volume {volume.name!r}, which this machine does not have: {advice}"
 
 
 def absent_paths(spec: TrainingJobSpec, folders: Folders) -> list[tuple[str, str]]:
@@ -94,7 +131,7 @@ def absent_paths(spec: TrainingJobSpec, folders: Folders) -> list[tuple[str, str
 def localize(config: WorkerConfig, folders: Folders, pod: str) -> WorkerConfig:
     """Return the config of a worker with every path replaced by this machine's own."""
     spec, root = localize_spec(config.spec, folders)
-    wire = config.model_copy(update={"spec": spec}).to_wire()
+    wire = config.changed(spec=spec).to_wire()
     if spec.start_from is not None and not is_uri(spec.start_from.path):
         # Each run here has a folder of its own, so what an earlier one left is named from where its manifest lies.
         wire["spec"]["startFrom"]["path"] = str(folders.data / spec.start_from.path)
@@ -114,7 +151,7 @@ def localize_spec(spec: TrainingJobSpec, folders: Folders) -> tuple[TrainingJobS
 
 def environment(pod: Manifest, config: WorkerConfig, folder: Path) -> dict[str, str]:
     """Return the environment of a pod's process: little of the caller's, what the container says, and local paths."""
-    own = {key: os.environ[key] for key in _INHERITED if key in os.environ}
+    own = {key: value for key, value in os.environ.items() if _is_inherited(key)}
     own |= {ENV_SHARING_PROCESSES: str(config.spec.world_size), "PYTHONUNBUFFERED": "1"}
     own |= assign(config.spec, int(pod["metadata"]["labels"][LABEL_WORKER]))
     entries = pod["spec"]["containers"][0].get("env") or ()
@@ -134,6 +171,10 @@ def write_files(folder: Path, files: Mapping[str, str]) -> None:
         path = folder / name
         path.touch(mode=0o600)
         path.write_text(text)
+
+
+def _is_inherited(variable: str) -> bool:
+    return variable in _INHERITED or variable.startswith(_OBJECT_STORE) or variable.lower() in _CONNECTION
 
 
 def _exists(place: Path) -> bool:

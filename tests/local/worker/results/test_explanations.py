@@ -10,12 +10,12 @@ from torch import nn
 from trained import BAD, GOOD, train, write_reviews
 
 from trainwright.api.spec import ExplanationSpec
-from trainwright.api.spec.objective import LossName
 from trainwright.api.spec.outcome import ExplanationMethod
 from trainwright_worker.batch import Batch
 from trainwright_worker.results.attribution import Subject, attribute
 from trainwright_worker.results.explain import explain
 from trainwright_worker.results.folder import ResultsFolder
+from trainwright_worker.tasks.table import make_task
 
 pytestmark = pytest.mark.local
 
@@ -27,7 +27,7 @@ def linear_subject(inputs, background):
     model = nn.Linear(len(WEIGHTS), 2)
     with torch.no_grad():
         model.weight.copy_(torch.stack([torch.zeros_like(WEIGHTS), WEIGHTS]))
-    return Subject(model.eval(), Batch(inputs[None], torch.zeros(1)), 1, background)
+    return Subject(model.eval(), Batch.of(inputs[None], torch.zeros(1)), 1, background)
 
 
 def test_saliency_of_a_linear_model_is_the_size_of_its_weights():
@@ -48,7 +48,7 @@ def test_shap_adds_up_to_the_difference_from_the_background():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3)).eval()
     inputs, background = torch.randn(1, 8), torch.zeros(8)
-    found = attribute(ExplanationMethod.SHAP, Subject(model, Batch(inputs, torch.zeros(1)), 2, background), 0)
+    found = attribute(ExplanationMethod.SHAP, Subject(model, Batch.of(inputs, torch.zeros(1)), 2, background), 0)
     with torch.no_grad():
         difference = model(inputs)[0, 2] - model(background[None])[0, 2]
     assert float(found.sum()) == pytest.approx(float(difference), abs=1e-3)
@@ -56,7 +56,7 @@ def test_shap_adds_up_to_the_difference_from_the_background():
 
 def test_a_single_feature_explains_everything():
     model = nn.Linear(1, 1)
-    subject = Subject(model, Batch(torch.tensor([[2.0]]), torch.zeros(1, 1)), 0, torch.zeros(1))
+    subject = Subject(model, Batch.of(torch.tensor([[2.0]]), torch.zeros(1, 1)), 0, torch.zeros(1))
     assert float(attribute(ExplanationMethod.SHAP, subject, 0)) == pytest.approx(2 * model.weight.item())
 
 
@@ -65,7 +65,7 @@ def test_only_the_part_of_an_image_that_decides_is_blamed():
         def forward(self, inputs):
             return torch.stack([inputs[:, 0, :4, :4].sum((1, 2)), inputs.sum((1, 2, 3)) * 0], 1)
 
-    subject = Subject(Corner(), Batch(torch.rand(1, 1, 16, 16) + 0.5, torch.zeros(1)), 0, torch.zeros(1, 16, 16))
+    subject = Subject(Corner(), Batch.of(torch.rand(1, 1, 16, 16) + 0.5, torch.zeros(1)), 0, torch.zeros(1, 16, 16))
     assert attribute(ExplanationMethod.SALIENCY, subject, 0).nonzero().max() == 3
     for method in (ExplanationMethod.LIME, ExplanationMethod.SHAP):
         squares = attribute(method, subject, 0)
@@ -76,9 +76,9 @@ def test_only_the_part_of_an_image_that_decides_is_blamed():
 def test_the_words_that_decide_a_review_are_found(tmp_path):
     write_reviews(tmp_path / "reviews.jsonl")
     job = {"model": {"name": "gru", "args": {"hidden": 16, "bidirectional": True}}}
-    _, data, model = train(job | {"dataset": {"labeledText": {"path": "reviews.jsonl"}}}, 80, str(tmp_path))
+    spec, data, model = train(job | {"dataset": {"labeledText": {"path": "reviews.jsonl"}}}, 80, str(tmp_path))
     where = explain(
-        ExplanationSpec.model_validate_json(ALL), model, data, LossName.CROSS_ENTROPY, ResultsFolder(str(tmp_path))
+        ExplanationSpec.model_validate_json(ALL), model, data, make_task(spec), ResultsFolder(str(tmp_path))
     )
     assert where == f"{tmp_path}/results/explanations"
     files = sorted((tmp_path / "results/explanations").glob("*.json"))
@@ -100,12 +100,12 @@ def test_images_and_rows_become_pictures(tmp_path):
     for name, size in (("digits", 1620), ("diabetes", None)):
         task = "regression" if name == "diabetes" else "classification"
         job = {"model": {"name": "mlp"}, "dataset": {"builtin": {"name": name}}, "task": task}
-        _, data, model = train(job, 20)
+        spec, data, model = train(job, 20)
         explain(
             ExplanationSpec.model_validate_json(ALL),
             model,
             data,
-            LossName.CROSS_ENTROPY,
+            make_task(spec),
             ResultsFolder(str(tmp_path / name)),
         )
         pictures = sorted((tmp_path / name / "results/explanations").glob("*.png"))

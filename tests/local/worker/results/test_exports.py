@@ -15,7 +15,7 @@ from trainwright_worker.errors import UserError
 from trainwright_worker.results import export as exports
 from trainwright_worker.results.export import check_export, export, measured_split
 from trainwright_worker.results.folder import ResultsFolder
-from trainwright_worker.training.losses import make_measure
+from trainwright_worker.tasks.table import make_task
 
 pytestmark = pytest.mark.local
 
@@ -38,20 +38,21 @@ def make(job, steps, folder):
     write_reviews(folder / "reviews.jsonl")
     (folder / "plain.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 200)
     spec, data, model = train(job, steps, str(folder))
-    check_export(spec.model_copy(update={"export": BOTH}), data, str(folder))
-    made = export(BOTH, model, data, spec, ResultsFolder(str(folder)), lambda _, make: make())
+    task = make_task(spec)
+    check_export(spec.model_copy(update={"export": BOTH}), data, task.facts(data), str(folder))
+    made = export(BOTH, model, data, task, ResultsFolder(str(folder)), lambda _, make: make())
     return spec, data, model, {one.format: one for one in made}
 
 
 def run(path, batch):
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    given = {"inputs": batch.inputs.numpy()} | ({} if batch.mask is None else {"mask": batch.mask.numpy()})
+    given = {"inputs": batch.input.numpy()} | ({} if batch.mask is None else {"mask": batch.mask.numpy()})
     return torch.from_numpy(session.run(None, given)[0])
 
 
 def accuracy(path, split):
     batch = split.take(torch.arange(len(split)))
-    return int((run(path, batch).argmax(1) == batch.targets).sum()) / len(split)
+    return int((run(path, batch).argmax(1) == batch.target).sum()) / len(split)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_a_language_model_is_exported_for_texts_of_any_length(tmp_path):
     ids = torch.randint(3, 20, (3, 9))
     with torch.no_grad():
         expected = trained(ids)
-    assert torch.allclose(run(made["onnx"].path, Batch(ids, ids)), expected, atol=1e-4)
+    assert torch.allclose(run(made["onnx"].path, Batch.of(ids, ids)), expected, atol=1e-4)
     assert made["onnx"].metrics["token-accuracy"] > 0.3
     assert made["int8"].metrics["loss"] == pytest.approx(made["onnx"].metrics["loss"], rel=0.1)
 
@@ -170,8 +171,8 @@ def test_exports_are_measured_as_the_job_is(task, loss, figures, tmp_path):
     name = "diabetes" if task == "regression" else "wine"
     job = {"model": {"name": "mlp"}, "dataset": {"builtin": {"name": name}}, "task": task, "loss": loss}
     spec, dataset, trained, made = make(job, 5, tmp_path)
-    batch = dataset.splits.test.take(torch.arange(len(dataset.splits.test)))
-    expected = make_measure(spec.loss_name, spec.loss)(run_model(trained, batch), batch)
+    batch, task = dataset.splits.test.take(torch.arange(len(dataset.splits.test))), make_task(spec)
+    expected = task.evaluation_loss(task.facts(dataset)).mean(run_model(trained, batch), batch)
     for one in made.values():
         assert one.metrics.keys() == figures | {"samples", "maxDifference"}
     assert made["onnx"].metrics["loss"] == pytest.approx(float(expected), rel=1e-4)
@@ -194,7 +195,7 @@ def test_a_file_that_computes_something_else_is_not_published(tmp_path, monkeypa
             problems.append(f"{name}: {error}")
             return None
 
-    assert export(BOTH, model, data, spec, ResultsFolder(str(tmp_path)), attempt) == []
+    assert export(BOTH, model, data, make_task(spec), ResultsFolder(str(tmp_path)), attempt) == []
     assert problems == ["spec.export.formats: onnx: its outputs differ by up to 0.1 from those of the trained model"]
     assert not (tmp_path / "results").exists()
 
@@ -208,7 +209,7 @@ def test_what_cannot_be_exported_is_refused_before_training(tmp_path, monkeypatc
 
     monkeypatch.setattr(exports, "build", lambda *_: Stubborn())
     with pytest.raises(UserError, match=r"spec\.export: this model cannot be exported: \w+"):
-        check_export(spec, data, "")
+        check_export(spec, data, make_task(spec).facts(data), "")
 
 
 def test_the_folder_for_transformers_is_read_by_transformers(tmp_path):

@@ -13,6 +13,7 @@ from trainwright_worker.batch import run_model
 from trainwright_worker.data.dataset import measure, process, read
 from trainwright_worker.models.build import build
 from trainwright_worker.models.generation import generate
+from trainwright_worker.tasks.table import make_task
 
 pytestmark = pytest.mark.local
 
@@ -33,7 +34,7 @@ def trained_model(job):
     spec, root = job.config.spec, job.config.data_root
     splits, classes = read(spec, root)
     data = process(spec, splits, measure(spec, splits, classes, root))
-    model = build(spec, data.facts, root)
+    model = build(spec, make_task(spec).facts(data), root)
     model.load_state_dict(load_file(job.results / "weights.safetensors"))
     return data, model.eval()
 
@@ -59,7 +60,7 @@ def test_predictions_of_several_ranks_are_those_of_the_weights_in_the_order_of_t
     batch = data.splits.test.take(torch.arange(21))
     with torch.no_grad():
         shares = run_model(model, batch).softmax(1)
-    for row, expected, target in zip(rows, shares.tolist(), batch.targets.tolist(), strict=True):
+    for row, expected, target in zip(rows, shares.tolist(), batch.target.tolist(), strict=True):
         assert list(row["probabilities"].values()) == pytest.approx(expected, abs=1e-5)
         assert row["target"] == data.classes[target]
     hits = sum(row["prediction"] == row["target"] for row in rows)

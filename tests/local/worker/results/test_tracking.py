@@ -9,7 +9,7 @@ import pytest
 from corpora import object_store
 
 from trainwright_worker.tracking.tensorboard import TensorboardTracker
-from trainwright_worker.tracking.tracker import Record, Story
+from trainwright_worker.tracking.tracker import Record, RunInfo
 
 pytestmark = pytest.mark.local
 
@@ -85,10 +85,10 @@ def test_the_test_of_the_best_weights_wipes_nothing_out(make_job):
 
 def test_tensorboard_shows_nothing_twice_of_a_job_that_began_again_from_scratch(tmp_path):
     for attempt, last in ((1, 3), (2, 2)):
-        tracker = TensorboardTracker(str(tmp_path), Story("job", "u1", attempt, 0, {}, ""))
+        tracker = TensorboardTracker(str(tmp_path), RunInfo("job", "u1", attempt, 0, {}, ""))
         tracker.write([Record(step, 1.0, {"train/loss": float(attempt)}) for step in range(1, last + 1)])
     assert points(tmp_path)["train/loss"] == [(1, 2.0), (2, 2.0)]
-    tracker = TensorboardTracker(str(tmp_path), Story("job", "u1", 3, 1, {}, ""))
+    tracker = TensorboardTracker(str(tmp_path), RunInfo("job", "u1", 3, 1, {}, ""))
     tracker.write([Record(2, 1.0, {"train/loss": 3.0})])
     assert points(tmp_path)["train/loss"] == [(1, 2.0), (2, 3.0)], "what came before the checkpoint is kept"
 
@@ -97,7 +97,7 @@ def test_event_files_lie_whole_in_a_bucket(tmp_path, monkeypatch):
     with object_store("runs") as store:
         for name, value in store.env.items():
             monkeypatch.setenv(name, value)
-        tracker = TensorboardTracker("s3://runs/job/tensorboard", Story("job", "u1", 1, 0, {}, ""))
+        tracker = TensorboardTracker("s3://runs/job/tensorboard", RunInfo("job", "u1", 1, 0, {}, ""))
         for step in (5, 10):
             tracker.write([Record(step, 1.0, {"train/loss": 1 / step})])
         (key,) = store.files.ls("runs/job/tensorboard")

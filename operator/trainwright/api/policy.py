@@ -1,0 +1,139 @@
+"""The ValidatingAdmissionPolicy: what relates fields to each other, and what may not change once workers were started.
+
+It judges writes of a job's spec only. The same rules in the CRD would be judged with every write of a status as well, which
+is nearly all that is ever written. Whoever writes gets every mistake at once, with its field. Pure: no files, no YAML.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+from trainwright.api.crd import spec_schema
+from trainwright.api.immutable import BY_NAME, COUNT, COUNT_REFUSAL, REFUSAL, fixed_fields
+from trainwright.api.names import GROUP, PLURAL, VERSION
+from trainwright.api.schema import RULES, Schema, levels
+
+_NAME: Final = f"{PLURAL}.{GROUP}"
+_API_VERSION: Final = "admissionregistration.k8s.io/v1"
+
+
+def policy() -> dict[str, Any]:
+    """Return the ValidatingAdmissionPolicy of TrainingJob."""
+    mistakes = {path: _mistakes(path, level[RULES]) for path, level in _levels_with_rules()}
+    return {
+        "apiVersion": _API_VERSION,
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": _NAME},
+        "spec": {
+            "failurePolicy": "Fail",
+            "matchConstraints": {
+                "resourceRules": [
+                    {
+                        "apiGroups": [GROUP],
+                        "apiVersions": [VERSION],
+                        "operations": ["CREATE", "UPDATE"],
+                        "resources": [PLURAL],
+                    }
+                ]
+            },
+            # Labels and finalizers of a job stay free to change, also where its spec is one that a later version refuses.
+            "matchConditions": [
+                {
+                    "name": "the-spec-is-written",
+                    "expression": "request.operation == 'CREATE' || object.spec != oldObject.spec",
+                }
+            ],
+            "variables": [
+                *({"name": _variable(path), "expression": expression} for path, expression in mistakes.items()),
+                {"name": "mistakes", "expression": " + ".join(f"variables.{_variable(path)}" for path in mistakes)},
+                {
+                    "name": "started",
+                    "expression": "oldObject != null && oldObject.?status.?attempt.orValue(0) >= 1",
+                },
+                {"name": "changed", "expression": _changed()},
+            ],
+            "validations": [
+                {
+                    "expression": "variables.mistakes.size() == 0",
+                    "message": "fields of spec contradict each other",
+                    "messageExpression": "variables.mistakes.join('; ')",
+                    "reason": "Invalid",
+                },
+                {
+                    "expression": "!variables.started || variables.changed.size() == 0",
+                    "message": f"what is trained {REFUSAL}",
+                    "messageExpression": f"variables.changed.join(', ') + ' {REFUSAL}'",
+                    "reason": "Invalid",
+                },
+                {"expression": _count_may_change(), "message": f"spec.{COUNT} {COUNT_REFUSAL}", "reason": "Invalid"},
+            ],
+        },
+    }
+
+
+def binding() -> dict[str, Any]:
+    """Return the object that puts the policy in force."""
+    return {
+        "apiVersion": _API_VERSION,
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": _NAME},
+        "spec": {"policyName": _NAME, "validationActions": ["Deny"]},
+    }
+
+
+def _levels_with_rules() -> Iterator[tuple[str, Schema]]:
+    return ((path, level) for path, level in levels(spec_schema(), "spec") if RULES in level)
+
+
+def _variable(path: str) -> str:
+    return path.replace("[]", "").replace(".", "_")
+
+
+def _mistakes(path: str, rules: list[Schema]) -> str:
+    """Return a CEL expression for the list of what is wrong with the objects at a path; in the rules each is `self`."""
+    parent, is_list, within = path.partition("[]")
+    if within:
+        raise ValueError(f"{path}: a rule within the items of a list has no expression here yet")
+    first, *rest = parent.split(".")
+    there = ".?".join((f"object.{first}", *rest)) if rest else f"optional.of(object.{first})"
+    if is_list:
+        items = f"{there}.orValue([])"
+        number = f"string({items}.indexOf(self))"
+        return " + ".join(
+            f"{items}.filter(self, !({rule['rule']})).map(self, '{parent}[' + {number} + {_quoted(']' + _complaint(rule))})"
+            for rule in rules
+        )
+    found = ", ".join(f"({rule['rule']}) ? '' : {_quoted(path + _complaint(rule))}" for rule in rules)
+    return f"{there}.optMap(self, [{found}].filter(mistake, mistake != '')).orValue([])"
+
+
+def _complaint(rule: Schema) -> str:
+    return f"{rule.get('fieldPath', '')}: {rule['message']}"
+
+
+def _quoted(text: str) -> str:
+    """Return a text as CEL writes it, whose escapes are JSON's."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _changed() -> str:
+    """Return a CEL expression for the list of fields that may not change and did. An optional field that comes or goes did."""
+    named = (f"{_same(path)} ? '' : 'spec.{path}'" for path in fixed_fields())
+    return f"[{', '.join(named)}].filter(path, path != '')"
+
+
+def _same(path: str) -> str:
+    *parents, last = path.split(".")
+    new, old = (".".join((each, "spec", *parents, f"?{last}")) for each in ("object", "oldObject"))
+    if path in BY_NAME:
+        return f"({new}.hasValue() == {old}.hasValue() && sets.equivalent({new}.orValue([]), {old}.orValue([])))"
+    return f"{new} == {old}"
+
+
+def _count_may_change() -> str:
+    """Return the rule that keeps a job from losing what it has learnt to a change of its size."""
+    return (
+        "oldObject == null || object.spec.workers.count == oldObject.spec.workers.count || "
+        "oldObject.?status.?progress.?step.orValue(0) == 0 || has(object.spec.checkpoint.persistentVolumeClaim) || "
+        "has(object.spec.checkpoint.uri)"
+    )

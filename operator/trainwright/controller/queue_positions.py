@@ -1,0 +1,71 @@
+"""Looks up the positions of jobs in queues: once for all jobs of a queue, seldom, and without ever failing a pass."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from trainwright.cluster.port import Cluster, ClusterError, JobKey, PendingWorkload
+from trainwright.plan.types import QueueEntry, QueuePosition
+
+log = structlog.get_logger(__name__)
+
+INTERVAL: Final = 15.0
+"""Seconds between two requests for the same queue."""
+_HASH = 6
+"""Characters that Kueue appends to what it names after a single pod: a hyphen and a hash."""
+
+
+class QueuePositions:
+    """Remembers the position of every job that waits in a queue of Kueue.
+
+    Args:
+        cluster: Whom to ask.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._next: dict[tuple[str, str], float] = {}
+        self._pending: dict[tuple[str, str], Sequence[PendingWorkload]] = {}
+        self._positions: dict[JobKey, QueuePosition] = {}
+
+    def position(self, key: JobKey) -> QueuePosition | None:
+        """Return the job's position as last looked up, or None."""
+        return self._positions.get(key)
+
+    async def look_up(self, key: JobKey, entry: QueueEntry) -> float:
+        """Look up the job's position; return the seconds until the job needs another pass: 0 if the position has changed."""
+        clock = asyncio.get_running_loop().time
+        queue = (key.namespace, entry.queue)
+        if clock() >= self._next.get(queue, 0.0):
+            self._next[queue] = clock() + INTERVAL
+            await self._ask(queue)
+        before, position = self._positions.get(key), _find(self._pending.get(queue, ()), entry)
+        if position is None:
+            self._positions.pop(key, None)
+        else:
+            self._positions[key] = position
+        return 0.0 if position != before else max(0.1, self._next[queue] - clock())
+
+    async def _ask(self, queue: tuple[str, str]) -> None:
+        try:
+            self._pending[queue] = await self._cluster.pending_workloads(*queue)
+        except ClusterError as error:
+            self._pending.pop(queue, None)
+            log.debug("the positions in a queue cannot be read", namespace=queue[0], queue=queue[1], error=str(error))
+
+    def forget(self, key: JobKey) -> None:
+        """Forget the position of a job that waits no longer."""
+        self._positions.pop(key, None)
+
+
+def _find(pending: Sequence[PendingWorkload], entry: QueueEntry) -> QueuePosition | None:
+    for workload in pending:
+        if workload.name == entry.group or (entry.group is None and _is_named_after(workload.name, entry.pod)):
+            return QueuePosition(workload.position, len(pending), workload.overall)
+    return None
+
+
+def _is_named_after(name: str, pod: str) -> bool:
+    return name.startswith(f"pod-{pod}-") and len(name) == len(f"pod-{pod}") + _HASH

@@ -1,0 +1,167 @@
+"""Which files are which part of the data, which are none of it, and where samples come from."""
+
+import io
+import json
+import os
+import tarfile
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from trainwright.api.job import read_spec
+from trainwright.api.spec import DatasetSpec
+from trainwright_worker.data.dataset import measure, process, read
+from trainwright_worker.data.origin import Origins
+from trainwright_worker.data.overlap import refuse_overlap
+from trainwright_worker.data.table import Samples, Table
+from trainwright_worker.errors import DataError
+
+
+def spec_of(dataset, task="classification", model=None):
+    training = {"epochs": 1, "globalBatchSize": 1}
+    usual = {"name": "gpt" if task == "language-modeling" else "linear"}
+    return read_spec({"model": model or usual, "dataset": dataset, "task": task, "training": training})
+
+
+def read_data(dataset, root, task="classification"):
+    return read(spec_of(dataset, task), str(root))
+
+
+def write_texts(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"text": f"{path.name} {n}", "label": "xy"[n % 2]} for n in range(4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def draw(path, shade=7):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((4, 4), shade, np.uint8)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("own", "link"),
+    [
+        ("data/b.jsonl", None),
+        ("./data//b.jsonl", None),
+        ("da*/b.jsonl", None),
+        ("own.jsonl", os.symlink),
+        ("own.jsonl", os.link),
+        ("own/*.jsonl", os.symlink),
+    ],
+)
+def test_files_that_are_trained_on_are_refused_by_any_name(tmp_path, own, link):
+    for name in ("a", "b"):
+        write_texts(tmp_path / f"data/{name}.jsonl")
+    (tmp_path / "own").mkdir()
+    if link is not None:
+        link(tmp_path / "data/b.jsonl", tmp_path / own.replace("*", "c"))
+    for key in ("testPath", "validationPath"):
+        source = {"labeledText": {"path": "data/*.jsonl", key: own}}
+        with pytest.raises(DataError, match=rf"spec.dataset.labeledText.{key}: \S* is also one of the training files"):
+            read_data(source, tmp_path)
+    write_texts(tmp_path / "apart.jsonl")
+    read_data({"labeledText": {"path": "data/*.jsonl", "testPath": "apart.jsonl"}}, tmp_path)
+
+
+def test_shards(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, content in (("1.png", b"p"), ("1.cls", b"0"), ("2.png", b"p"), ("2.cls", b"1")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    (tmp_path / "b.tar").symlink_to("a.tar")
+    with pytest.raises(
+        DataError, match=r"webdataset.testPath: \S*b.tar is also one of the training files, as \S*a.tar"
+    ):
+        read_data({"webdataset": {"path": "a.tar", "testPath": "b.tar"}}, tmp_path)
+    splits, _ = read_data({"webdataset": {"path": "a.tar"}, "split": {"validation": 0, "test": 0}}, tmp_path)
+    found = {splits.train.origins.describe(index)["file"] for index in range(2)}
+    assert found == {f"{tmp_path}/a.tar/1.png", f"{tmp_path}/a.tar/2.png"}
+
+
+def test_images_of_a_test_folder_that_are_links_to_those_of_training(tmp_path):
+    for number, name in enumerate(("train/cat/1.png", "train/dog/2.png", "test/cat/3.png")):
+        draw(tmp_path / "images" / name, number)
+    folder = {"imageFolder": {"path": "images", "size": 4}}
+    splits, _ = read_data(folder, tmp_path)
+    assert splits.test.origins.describe(0) == {"file": f"{tmp_path}/images/test/cat/3.png"}
+    (tmp_path / "images/test/dog").mkdir()
+    os.link(tmp_path / "images/train/dog/2.png", tmp_path / "images/test/dog/4.png")
+    with pytest.raises(
+        DataError, match=r"imageFolder.path: \S*test/dog/4.png is also one of .*, as \S*train/dog/2.png"
+    ):
+        read_data(folder, tmp_path)
+
+
+def test_remote_files_are_the_same_by_their_names():
+    def samples(name):
+        return Samples(torch.zeros(2, 1), torch.zeros(2), origins=Origins.of_file(name, torch.arange(2)))
+
+    data = DatasetSpec.model_validate({"parquet": {"path": "s3://b/*", "target": "y", "testPath": "s3://b/x"}})
+    refuse_overlap(Table(samples("s3://b/y"), None, samples("s3://b/x")), data)
+    with pytest.raises(DataError, match=r"spec.dataset.parquet.testPath: s3://b/x is also one of the training files"):
+        refuse_overlap(Table(samples("s3://b/x"), None, samples("s3://b/x")), data)
+
+
+@pytest.mark.parametrize("source", ["imageFolder", "labeledText"])
+def test_a_class_that_is_called_train_is_not_taken_for_the_training_split(tmp_path, source):
+    for name in ("train", "plane", "test"):
+        if source == "imageFolder":
+            draw(tmp_path / "vehicles" / name / "1.png")
+            draw(tmp_path / "vehicles" / name / "inner" / "1.png")
+        else:
+            (tmp_path / "vehicles" / name / "inner").mkdir(parents=True)
+            (tmp_path / "vehicles" / name / "inner" / "1.txt").write_text("text")
+    dataset = {source: {"path": "vehicles"}}
+    with pytest.raises(DataError, match=rf"{source}.path: \S* holds 'train', .* beside 'plane', which are no splits"):
+        read_data(dataset, tmp_path)
+    (tmp_path / "vehicles/train").rename(tmp_path / "vehicles/car")
+    splits, classes = read_data(dataset, tmp_path)
+    assert classes == ("car", "plane", "test")
+    assert any("no folder called train, so that 'test' is taken for a class" in note for note in splits.notes)
+
+
+@pytest.mark.parametrize("source", ["imageFolder", "labeledText", "text"])
+def test_files_of_other_kinds_are_counted(tmp_path, source):
+    for label in ("a", "b"):
+        draw(tmp_path / f"data/{label}/1.png")
+        (tmp_path / f"data/{label}/1.txt").write_text("text")
+        (tmp_path / f"data/{label}/1.pdf").write_text("text")
+    task = "language-modeling" if source == "text" else "classification"
+    splits, _ = read_data({source: {"path": "data"}, "split": {"validation": 0, "test": 0}}, tmp_path, task)
+    note = next(note for note in splits.notes if "left out" in note)
+    assert source in note
+    assert "4 files are left out, since their extensions (" in note
+    assert ".pdf" in note
+
+
+def test_texts_that_fill_the_length_are_counted(tmp_path):
+    rows = [{"text": " ".join(["word"] * count), "label": "xy"[count % 2]} for count in (2, 3, 5, 9)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"labeledText": {"path": "t.jsonl"}, "tokenizer": {"maxLength": 4}, "split": {"validation": 0, "test": 0}}
+    spec = spec_of(source, model={"name": "lstm"})
+    splits, classes = read(spec, str(tmp_path))
+    notes = process(spec, splits, measure(spec, splits, classes, str(tmp_path))).splits.notes
+    words = "spec.dataset.tokenizer.maxLength: 2 of 4 texts of the training split have 4 tokens or more"
+    assert any(note.startswith(words) for note in notes)
+
+
+def test_splits_of_a_saved_dataset_that_are_none_of_ours_are_told(tmp_path):
+    rows = datasets.Dataset.from_dict({"a": [0.0, 1.0] * 10, "label": [0, 1] * 10})
+    datasets.DatasetDict(train=rows, validation_matched=rows, test=rows).save_to_disk(tmp_path / "saved")
+    splits, _ = read_data({"huggingface": {"path": "saved", "features": ["a"]}}, tmp_path)
+    assert any("saved has the splits validation_matched, which are left out" in note for note in splits.notes)
+
+
+def test_idx_files_lead_back_to_their_images(tmp_path):
+    (tmp_path / "i").write_bytes(np.array([2051, 3, 1, 1], ">u4").tobytes() + b"abc")
+    (tmp_path / "l").write_bytes(np.array([2049, 3], ">u4").tobytes() + bytes([0, 1, 1]))
+    source = {"idx": {"images": "i", "labels": "l"}, "split": {"validation": 0.3, "test": 0}}
+    splits, _ = read_data(source, tmp_path)
+    for part in (splits.train, splits.validation):
+        for index in range(len(part)):
+            shade = part.inputs[index].item()
+            assert part.origins.describe(index) == {"file": f"{tmp_path}/i", "row": shade - ord("a") + 1}

@@ -1,0 +1,203 @@
+"""What tells one state of the data from another, so that a resumed run goes on with the same samples, or is refused.
+
+The split is a function of the seed and of the samples in their order. A fingerprint is taken of them file by file, cheaply:
+values in memory are hashed, of images the names and sizes, of files of texts their sizes, and of each up to a megabyte if they are few.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor
+
+from trainwright_worker.data.corpus import Texts
+from trainwright_worker.data.pictures import Pictures
+from trainwright_worker.data.ragged import Array
+from trainwright_worker.data.sequences import Frames
+from trainwright_worker.data.table import Part, Samples, Table
+from trainwright_worker.files import Location
+
+_PIECES: Final = 256
+"""How many pieces of a part are told apart; it is saved with every checkpoint."""
+_BLOCKS: Final = 16
+_BLOCK_BYTES: Final = 1 << 16
+"""Of a large file so many blocks of this size are read, evenly spread."""
+_OPENED: Final = 256
+"""Of more files of texts than these only the sizes are looked at."""
+_SHOWN: Final = 5
+"""How many changes a message lists."""
+_SPLIT: Final = "split"
+"""The part of which samples are held out, unless validation and test have files of their own."""
+
+Content = Iterable[Tensor | Array]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A file or a folder of the data.
+
+    Attributes:
+        name: Its path from the folder that all pieces have in common.
+        samples: How many samples it holds; None if that is not known by piece.
+        digest: Hash of what they are, in their order.
+    """
+
+    name: str
+    samples: int | None
+    digest: str
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """The pieces of each part of the data: of the samples to split, and of files of their own for validation and test."""
+
+    parts: dict[str, tuple[Piece, ...]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON types."""
+        return {
+            part: [[piece.name, piece.samples, piece.digest] for piece in pieces] for part, pieces in self.parts.items()
+        }
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Self:
+        """Return what `to_json` wrote."""
+        return cls({part: tuple(Piece(*piece) for piece in pieces) for part, pieces in raw.items()})
+
+    def find_changes(self, before: "Fingerprint") -> str:
+        """Return what has changed since `before`, as the end of a sentence; nothing if nothing has."""
+        changes = [
+            f"{change}{'' if part == _SPLIT else f' ({part} files)'}"
+            for part in dict.fromkeys((*before.parts, *self.parts))
+            for change in _changes(before.parts.get(part, ()), self.parts.get(part, ()))
+        ]
+        return "; ".join(changes[:_SHOWN]) + (f"; and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else "")
+
+
+def fingerprint(table: Table) -> Fingerprint:
+    """Return the fingerprint of a dataset as it was read."""
+    parts = {_SPLIT: table.samples, "validation": table.validation, "test": table.test}
+    return Fingerprint({name: tuple(_merge(_pieces(part))) for name, part in parts.items() if part is not None})
+
+
+def _changes(before: Sequence[Piece], now: Sequence[Piece]) -> Iterator[str]:
+    old, new = ({piece.name: piece for piece in pieces} for pieces in (before, now))
+    for name in old.keys() - new.keys():
+        yield f"{name} is missing{_counted(old[name])}"
+    for name, piece in new.items():
+        if name not in old:
+            yield f"{name} is new{_counted(piece)}"
+        elif piece.samples != old[name].samples:
+            yield f"{name} has {piece.samples:,} samples instead of {old[name].samples:,}"
+        elif piece != old[name]:
+            yield f"{name} holds other samples, or in another order"
+    if before != now and old == new:
+        yield "the files come in another order"
+
+
+def _counted(piece: Piece) -> str:
+    return "" if piece.samples is None else f", with {piece.samples:,} samples"
+
+
+def _pieces(part: Part) -> list[Piece]:
+    match part:
+        case Samples():
+            return _by_file(part, lambda begin, end: (part.inputs[begin:end], part.targets[begin:end]))
+        case Frames():
+            return _by_file(part, lambda begin, end: _of_frames(part, begin, end))
+        case Pictures():
+            marks = part.images.marks()
+            return _cut(
+                marks.pieces,
+                torch.from_numpy(marks.piece)[part.rows],
+                lambda begin, end: (marks.values[part.rows[begin:end]], part.targets[begin:end]),
+            )
+        case Texts():
+            places = part.store.places
+            names = _shorten([place.name for place in places])
+            whole = len(places) <= _OPENED
+            files = [Piece(name, None, _digest(place, whole=whole)) for name, place in zip(names, places, strict=True)]
+            return [*files, Piece("the data", len(part), _hash((part.rows, part.targets, part.ends)))]
+    raise TypeError(type(part))
+
+
+def _by_file(part: Samples | Frames, content: Callable[[int, int], Content]) -> list[Piece]:
+    """Return a piece for each file that samples come from, one after the other."""
+    if part.origins is None:
+        return [Piece("the data", len(part), _hash(content(0, len(part))))]
+    return _cut(part.origins.files, part.origins.file, content)
+
+
+def _cut(names: Sequence[str], piece: Tensor, content: Callable[[int, int], Content]) -> list[Piece]:
+    """Return a piece for each run of samples that lie in one.
+
+    Args:
+        names: Names of all pieces.
+        piece: In which of them each sample lies ([samples] whole numbers).
+        content: Returns what identifies the samples from one index up to another.
+    """
+    numbers, counts = torch.unique_consecutive(piece, return_counts=True)
+    ends = counts.cumsum(0).tolist()
+    short = _shorten([names[number] for number in numbers.tolist()])
+    return [
+        Piece(name, count, _hash(content(end - count, end)))
+        for name, count, end in zip(short, counts.tolist(), ends, strict=True)
+    ]
+
+
+def _of_frames(part: Frames, begin: int, end: int) -> Content:
+    """Return how long sequences are, and their transcripts."""
+    for number in part.rows[begin:end].tolist():
+        yield part.transcripts.row(number)
+        yield part.frames.ends[number : number + 2] - part.frames.ends[number]
+
+
+def _hash(content: Content) -> str:
+    found = xxhash.xxh3_128()
+    for part in content:
+        found.update(np.ascontiguousarray(part).data)
+    return found.hexdigest()
+
+
+def _digest(place: Location, *, whole: bool) -> str:
+    """Return the hash of a file's size and of blocks of it; of a remote one, of its size and the store's tag.
+
+    Args:
+        place: The file.
+        whole: Whether to open files on a volume; of many small ones the size must do.
+    """
+    _, size, tag = place.stamp()
+    found = xxhash.xxh3_128(size.encode())
+    if place.protocol is not None:
+        found.update(tag.encode())
+    elif whole:
+        with place.reading(), Path(place.path).open("rb") as file:
+            for begin in np.linspace(0, max(0, int(size) - _BLOCK_BYTES), _BLOCKS).astype(int).tolist():
+                file.seek(begin)
+                found.update(file.read(_BLOCK_BYTES))
+    return found.hexdigest()
+
+
+def _shorten(names: Sequence[str]) -> list[str]:
+    """Return paths from the folder that all have in common: the data may lie elsewhere after a restart."""
+    folder = os.path.commonpath([os.path.dirname(name) for name in names])  # noqa: PTH120 - URIs are no paths
+    return [os.path.relpath(name, folder) if folder else name for name in names]
+
+
+def _merge(pieces: list[Piece]) -> Iterator[Piece]:
+    """Yield at most _PIECES pieces: of more, neighbours become one."""
+    size = -(-len(pieces) // _PIECES)
+    for begin in range(0, len(pieces), max(1, size)):
+        some = pieces[begin : begin + size]
+        if len(some) == 1:
+            yield some[0]
+            continue
+        counts = [piece.samples for piece in some]
+        total = None if None in counts else sum(count or 0 for count in counts)
+        digest = xxhash.xxh3_128("".join(piece.name + piece.digest for piece in some).encode()).hexdigest()
+        yield Piece(f"{some[0].name} to {some[-1].name}", total, digest)

@@ -1,0 +1,1 @@
+"""One training process: gathers what it trains with, trains, and ends."""

@@ -1,0 +1,40 @@
+"""A linear model in the units of its data: what a person reads as y = w x + b."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainwright_worker.data.dataset import Dataset
+from trainwright_worker.data.table import Samples
+
+
+def equation(model: nn.Module, dataset: Dataset) -> dict[str, Any] | None:
+    """Return the coefficients by feature and the intercept of a linear regression, in the units of the data.
+
+    A feature without a name is `x1`, `x2` and so on. Training saw scaled numbers; here the scaling is undone.
+
+    Args:
+        model: The trained model, on the CPU.
+        dataset: Its data.
+
+    Returns:
+        `{"coefficients": {"area": 3.2}, "intercept": 40.1}`; None if the model is more than one linear layer with one output, or
+        the data is no table of numbers.
+    """
+    layers = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
+    train = dataset.splits.train
+    if len(layers) != 1 or not isinstance(layers[0], nn.Linear) or layers[0].out_features != 1:
+        return None
+    if dataset.classes is not None or not isinstance(train, Samples) or train.inputs.dim() != 2:  # noqa: PLR2004
+        return None
+    layer, scale = layers[0], dataset.normalization
+    weights = layer.weight.detach()[0].double() * scale.target_deviation[0]
+    intercept = scale.target_mean[0]
+    if layer.bias is not None:
+        intercept += float(layer.bias.detach()[0].double() * scale.target_deviation[0])
+    if scale.mean:
+        weights = weights / torch.tensor(scale.deviation, dtype=torch.float64)
+        intercept -= float(weights @ torch.tensor(scale.mean, dtype=torch.float64))
+    names = train.features or [f"x{number}" for number in range(1, len(weights) + 1)]
+    return {"coefficients": dict(zip(names, weights.tolist(), strict=True)), "intercept": intercept}
