@@ -172,7 +172,9 @@ def to_samples(texts: Texts, tokenizer: Tokenizer, scratch: Scratch, *, fixed: b
     empty = np.flatnonzero(ids.lengths() == 0)
     if len(empty):
         raise DataError(f"{texts.store.field}: the text number {empty[0]} (from 0) holds no token")
-    return Tokens(ids, texts.rows, texts.targets, tokenizer.padding, tokenizer.max_length, fixed, texts.origins)
+    return Tokens(
+        ids, texts.rows, texts.targets, tokenizer.padding, tokenizer.max_length, fixed, texts.origins, texts.store
+    )
 
 
 def to_blocks(texts: Texts, tokenizer: Tokenizer, scratch: Scratch, part: str) -> Blocks:

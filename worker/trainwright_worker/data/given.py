@@ -37,6 +37,10 @@ class Given:
         """What makes reading take its time: nothing."""
         return Reading.INSTANT
 
+    @property
+    def origins(self) -> None:
+        """The file and the row of each sample: the spec itself gives them."""
+
     def take(self, indices: Tensor, epoch: int | None = None) -> Batch:  # noqa: ARG002 - nothing is trained on here
         """Return the samples at `indices`."""
         return self.batch.select(indices)

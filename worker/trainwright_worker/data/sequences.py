@@ -17,6 +17,7 @@ from trainwright_worker.data.normalization import Normalization
 from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.ragged import Array, Ragged
 from trainwright_worker.data.table import Reading
+from trainwright_worker.data.texts import TextStore
 
 ROUNDING: Final = 8
 """Padded lengths are multiples of this: few different shapes, and what matrix units are fastest with."""
@@ -51,6 +52,7 @@ class Tokens:
         max_length: Tokens of the longest sample.
         fixed: Whether to pad every batch to the longest sample, rather than to its own longest.
         origins: The file and the row of each sample.
+        store: The texts themselves, of all samples of the source.
     """
 
     ids: Ragged
@@ -60,6 +62,7 @@ class Tokens:
     max_length: int
     fixed: bool = False
     origins: Origins | None = None
+    store: TextStore | None = None
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -140,6 +143,10 @@ class Blocks:
     def reading(self) -> Reading:
         """What makes reading take its time."""
         return Reading.INSTANT
+
+    @property
+    def origins(self) -> None:
+        """The file and the row of each sample: a block may hold many, or a part of one."""
 
     def take(self, indices: Tensor, epoch: int | None = None) -> Batch:  # noqa: ARG002 - nothing is augmented here
         """Return the blocks at `indices` ([k, length]), and as targets the same one token further on."""

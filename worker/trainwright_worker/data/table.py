@@ -38,6 +38,10 @@ class Split(Protocol):
     def reading(self) -> "Reading":
         """What makes reading take its time."""
 
+    @property
+    def origins(self) -> Origins | None:
+        """The file and the row of each sample; None if samples have none of their own."""
+
     def take(self, indices: Tensor, epoch: int | None = None) -> Batch:
         """Return the samples at `indices` ([k] int64) as a batch.
 

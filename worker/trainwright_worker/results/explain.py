@@ -1,6 +1,7 @@
 """Explanations of single predictions: a JSON file and a picture each."""
 
 import json
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -13,6 +14,7 @@ from trainwright_worker.data.table import Samples, Split
 from trainwright_worker.results.attribution import Subject, attribute
 from trainwright_worker.results.explanation import Explanation
 from trainwright_worker.results.folder import ResultsFolder
+from trainwright_worker.results.identity import Identities
 from trainwright_worker.results.picture import draw
 from trainwright_worker.results.quality import evenly
 from trainwright_worker.tasks.task import Task
@@ -35,9 +37,10 @@ def explain(
         seed: Seed of what LIME and SHAP try.
     """
     split = existing_split(dataset, spec.split, "spec.explanation.split")
-    background = _background(dataset)
+    background, identities = _background(dataset), Identities(split)
     for index in evenly(len(split), spec.samples).tolist():
-        explanation = explain_one(spec, model, dataset, task, split, index, background, seed)
+        found = explain_one(spec, model, dataset, task, split, index, background, seed)
+        explanation = replace(found, facts={**found.facts, **identities.describe(index)})
         name = f"explanations/{spec.split}-{index:06}"
         folder.write(f"{name}.json", json.dumps(explanation.to_json(), indent=1, ensure_ascii=False).encode())
         folder.write(f"{name}.png", draw(explanation))

@@ -191,6 +191,7 @@ class _Results:
             "history": progress.history,
             "evaluations": [evaluation.to_wire() for evaluation in progress.evaluations],
             "data": dataset.measured.to_json(),
+            "features": getattr(dataset.splits.train, "features", None),
             **({} if found is None else {"equation": found}),
             "processes": run.group.size,
             **results.model_dump(mode="json", by_alias=True, include={"exports", "problems"}),

@@ -6,22 +6,18 @@ Sharing costs nothing where one rank would do, and sharded models cannot compute
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from trainwright.api.spec.outcome import PredictionFormat
-from trainwright_worker.batch import Batch
-from trainwright_worker.data.dataset import Dataset
-from trainwright_worker.data.given import Given
 from trainwright_worker.data.loader import Request, read_ahead
-from trainwright_worker.data.pictures import Pictures
 from trainwright_worker.data.table import Split
 from trainwright_worker.distributed.group import Group
 from trainwright_worker.distributed.parallel import share_buffers
+from trainwright_worker.results.identity import Identities
 from trainwright_worker.tasks.task import Row
 from trainwright_worker.training.run import Run
 
@@ -37,7 +33,7 @@ def predict(run: Run, split: Split, batch: int, *, known: bool) -> Iterator[Row]
     """
     share_buffers(run.learner.model, run.group)
     dataset, task = run.data.dataset, run.learner.task
-    describe = _describer(dataset, split)
+    identities = Identities(split) if run.placement.leads else None
     size, rank = run.group.size, run.group.rank
     shares = [
         torch.arange(begin, min(begin + batch, len(split))) for begin in range(rank * batch, len(split), size * batch)
@@ -53,10 +49,11 @@ def predict(run: Run, split: Split, batch: int, *, known: bool) -> Iterator[Row]
         if number < len(shares):
             indices, local = shares[number].tolist(), part.to(torch.device("cpu"))
             predicted = task.describe(local, outputs, dataset, known=known)
-            described = zip(indices, describe(indices, local), predicted, strict=True)
-            rows = [{"index": index} | name | row for index, name, row in described]
+            rows = [{"index": index} | row for index, row in zip(indices, predicted, strict=True)]
         run.telemetry.pulse.beat()
-        yield from _gather(rows, run.group)
+        for row in _gather(rows, run.group):
+            identity = {} if identities is None else identities.describe(row["index"])
+            yield {"index": row["index"]} | identity | row
 
 
 def encode(rows: Iterator[Row], form: PredictionFormat) -> Iterator[bytes]:
@@ -94,25 +91,6 @@ def _csv_line(values: Any) -> bytes:
     line = io.StringIO()
     csv.writer(line).writerow(values)
     return line.getvalue().encode()
-
-
-def _describer(dataset: Dataset, split: Split) -> Callable[[list[int], Batch], list[dict[str, str]]]:
-    """Return what says of samples, given their indices and their batch, which they are: a text, or the name of a file."""
-    if isinstance(split, Given):
-        texts = split.texts
-        return lambda indices, _: [{} if texts is None else {"text": texts[index]} for index in indices]
-    if isinstance(split, Pictures):
-        return lambda indices, _: [{"file": split.images.name(row)} for row in split.rows[indices].tolist()]
-    tokenizer = dataset.tokenizer
-    if tokenizer is not None:
-        return lambda indices, batch: [
-            {"text": tokenizer.decode(_real_ids(batch, row).tolist())} for row in range(len(indices))
-        ]
-    return lambda indices, _: [{} for _ in indices]
-
-
-def _real_ids(batch: Batch, row: int) -> Tensor:
-    return batch.input[row] if batch.mask is None else batch.input[row][batch.mask[row]]
 
 
 def _gather(rows: list[Row], group: Group) -> Iterator[Row]:
