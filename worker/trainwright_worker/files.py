@@ -26,6 +26,8 @@ from trainwright_worker.object_store import open_store
 
 _FIELD_CHARACTERS: Final = 1 << 28
 """Longest field of a CSV file; what goes on beyond that is rather a quote that nobody has closed."""
+_HEADERS: Final = 10
+"""How many repeated headers are named."""
 _WILD: Final = re.compile(r"[*?\[]")
 _RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _COMPRESSED: Final = frozenset({".gz", ".bz2", ".xz"})
@@ -308,33 +310,61 @@ def _is_hidden(below: str, pattern: str = "") -> bool:
 
 
 def csv_rows(file: BinaryIO, location: Location, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line number and the values of each row of a CSV file that is not blank: first the names of its columns.
+    """Yield the line at which each row of a CSV file begins, and its values, without blank lines: first the header.
 
     Raises:
-        DataError: It is no CSV, or a row has more or fewer values than its header.
+        DataError: It is no CSV, a row has more or fewer values than its header, or repeats the header.
     """
     csv.field_size_limit(_FIELD_CHARACTERS)
     lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     # Otherwise a quote that nobody closes would swallow what comes after it without a word.
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    headers = list[int]()
     line = 1
     try:
-        names = [name.strip() for name in next(rows, [])]
+        names = _header(next(rows, []))
+        known, some = sorted(names), set(names)
         yield rows.line_num, names
         line = rows.line_num + 1
         for row in rows:
             if row and len(row) != len(names):
                 raise DataError(
-                    f"{location.field}: line {rows.line_num} of {location.name} has {len(row)} values, its header "
-                    f"{len(names)}",
+                    f"{location.field}: line {line} of {location.name} has {len(row)} values, its header {len(names)}",
                     f"check {location.field.rpartition('.')[0]}.delimiter and the quotes in the file",
                 )
-            if row:
-                yield rows.line_num, row
+            # The columns of a second header may be in another order. To look at one value first costs next to no time.
+            if row and row[0].strip("\ufeff ") in some and sorted(_header(row)) == known:
+                headers.append(line)
+            elif row:
+                yield line, row
             line = rows.line_num + 1
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{location.field}: cannot read {location.name} from line {line} on as UTF-8 CSV: {error}",
+            _encoding_hint(error),
+        ) from error
+    except csv.Error as error:
         place = f"{location.name} from line {line} on"
         raise DataError(f"{location.field}: cannot read {place} as UTF-8 CSV: {error}") from error
+    if headers:
+        shown = ", ".join(map(str, headers[:_HEADERS])) + (", …" if len(headers) > _HEADERS else "")
+        raise DataError(
+            f"{location.field}: {location.name} has its header again in line {shown}, as files that were joined do",
+            "remove these lines; if the columns after them are in another order, write all in one",
+        )
+
+
+def _header(row: list[str]) -> list[str]:
+    return [name.strip("\ufeff").strip() for name in row]
+
+
+def _encoding_hint(error: UnicodeDecodeError) -> str:
+    """Return how to turn a file that is no UTF-8 into one."""
+    if error.object.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "it seems to be UTF-16: convert it with iconv -f UTF-16 -t UTF-8"
+    if error.object.startswith(b"PK\x03\x04"):
+        return "it seems to be a workbook of Excel or a zip file: export it as CSV"
+    return "if it is Latin-1 or Windows-1252, convert it with iconv -f WINDOWS-1252 -t UTF-8"
 
 
 @contextmanager

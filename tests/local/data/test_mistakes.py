@@ -42,21 +42,29 @@ def refused(open_data):
         (
             GOOD,
             {"textField": "review"},
-            r"labeledText.textField: line 1 of .*a.jsonl has no 'review'; it has text, label",
+            r"labeledText.textField: line 1 of .*a.jsonl has no column 'review'; it has text, label",
         ),
-        (GOOD, {"labelField": "stars"}, r"labeledText.labelField: line 1 of .*a.jsonl has no 'stars'"),
-        ([*GOOD, {"text": " ", "label": "x"}], {}, r"labeledText.path: line 3 of .*a.jsonl: the text in 'text' is ' '"),
-        ([{"text": 3, "label": "x"}], {}, r"line 1 of .*a.jsonl: the text in 'text' is 3"),
-        ([{"text": "a", "label": [1]}], {}, r"the label in 'label' is \[1\]"),
+        (GOOD, {"labelField": "stars"}, r"labeledText.labelField: line 1 of .*a.jsonl has no column 'stars'"),
+        (
+            [*GOOD, {"text": " ", "label": "x"}],
+            {},
+            r"labeledText.path: column 'text' must hold text in every row, but holds ' ' in line 3",
+        ),
+        ([{"text": 3, "label": "x"}], {}, r"'text' must hold text in every row, but holds 3 in line 1"),
+        (
+            [{"text": "a", "label": [1]}],
+            {},
+            r"labelField: column 'label' must hold text or whole numbers, but holds \[1\] in line 1",
+        ),
         (
             [*GOOD, {"text": "half \ud83d", "label": "x"}],
             {},
-            r"labeledText.path: line 3 of .*a.jsonl: the text in 'text' holds '\\ud83d' at place 5",
+            r"labeledText.path: column 'text' must hold text in every row, but holds 'half \\ud83d' in line 3",
         ),
         (
             [{"text": "a", "label": "\ud83d"}],
             {},
-            r"line 1 of .*a.jsonl: the label in 'label' holds '\\ud83d' at place 0",
+            r"column 'label' must hold text or whole numbers, but holds '\\ud83d' in line 1",
         ),
         (["no object"], {}, r"labeledText.path: line 1 of .*a.jsonl is no JSON object"),
         ([], {}, r"labeledText.path: a.jsonl holds no texts"),
@@ -73,7 +81,7 @@ def test_labelled_text(refused, tmp_path, rows, source, words):
         ("text,label\na, and b,x\nc,y\n", "labeledText.path: line 2 of .*a.csv has 3 values, its header 2"),
         ("text,label\na,x\nc\n", "labeledText.path: line 3 of .*a.csv has 1 values, its header 2"),
         ("text,label,label\na,x,y\n", "labeledText.path: .*a.csv has 2 columns named 'label'"),
-        ("text,stars\na,x\n", "labeledText.labelField: .*a.csv has no 'label'; it has text, stars"),
+        ("text,stars\na,x\n", "labeledText.labelField: .*a.csv has no column 'label'; it has text, stars"),
         ('text,label\na,x\n"b,y\nc,y\n', "cannot read .*a.csv from line 3 on as UTF-8 CSV: unexpected end"),
     ],
 )
@@ -85,9 +93,18 @@ def test_labelled_text_in_csv(refused, tmp_path, lines, words):
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"review": ["a"], "label": ["x"]}, "labeledText.textField: .*a.parquet has no 'text'; it has review, label"),
-        ({"text": ["a", None], "label": ["x", "y"]}, "row 1 of .*a.parquet: the text in 'text' is None"),
-        ({"text": ["a", "b"], "label": ["x", None]}, "row 1 of .*a.parquet: the label in 'label' is None"),
+        (
+            {"review": ["a"], "label": ["x"]},
+            "labeledText.textField: .*a.parquet has no column 'text'; it has review, label",
+        ),
+        (
+            {"text": ["a", None], "label": ["x", "y"]},
+            "column 'text' must hold text in every row, but holds None in row 2 of .*a.parquet",
+        ),
+        (
+            {"text": ["a", "b"], "label": ["x", None]},
+            "labelField: column 'label' must hold a target in every row, but holds None in row 2",
+        ),
     ],
 )
 def test_labelled_text_in_parquet(refused, tmp_path, columns, words):
@@ -243,8 +260,14 @@ def test_shards_that_are_read_no_further_than_they_are_whole(refused, tmp_path, 
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        (["x", None], "spec.dataset.parquet.target: row 1 of .*a.parquet, column 'y': None is no class"),
-        ([1.0, float("nan")], "spec.dataset.parquet.target: row 1 of .*a.parquet, column 'y': nan is no class"),
+        (
+            ["x", None],
+            "spec.dataset.parquet.target: column 'y' must hold a target in every row, but holds None in row 2",
+        ),
+        (
+            [1.0, float("nan")],
+            "spec.dataset.parquet.target: column 'y' must hold a target in every row, but holds nan in row 2",
+        ),
         ([0.5, 1.0], "spec.dataset.parquet.target: column 'y' holds 2 different numbers, as 0.5"),
     ],
 )
@@ -263,18 +286,18 @@ def test_saved_datasets(refused, tmp_path):
         "huggingface.text: .* has no column 'body'; it has text, label",
         {"huggingface": {"path": "saved", "text": "body"}},
     )
-    words = "huggingface.label: row 1 of the training split of saved has the class -1, but classes are 0 to 1"
+    words = "huggingface.label: column 'label' must hold a target in every row, but holds None in row 2 of the training"
     refused(words, {"huggingface": {"path": "saved", "text": "text"}})
     refused("huggingface.image: 'text' .* holds .*, not images", {"huggingface": {"path": "saved", "image": "text"}})
     refused(
-        "huggingface.features: 'text' .* does not hold numbers",
+        "huggingface.features: column 'text' must hold finite numbers of 32 bits, but holds 'u' in row 1",
         {"huggingface": {"path": "saved", "features": ["text"]}},
     )
     datasets.DatasetDict(test=rows).save_to_disk(tmp_path / "tests")
     rows = datasets.Dataset.from_dict({"text": ["u", ""], "label": [0, 1]})
     datasets.DatasetDict(train=rows).save_to_disk(tmp_path / "blank")
     blank = {"huggingface": {"path": "blank", "text": "text"}}
-    refused("huggingface.text: the text in row 1 of the training split of blank is ''", blank)
+    refused("huggingface.text: column 'text' must hold text in every row, but holds '' in row 2", blank)
     refused("has no split called train; it has test", {"huggingface": {"path": "tests", "text": "text"}})
 
 
@@ -283,15 +306,21 @@ def test_saved_datasets(refused, tmp_path):
     [
         (
             {"frames": [[1, float("nan")]] * 9, "text": "a"},
-            "framesField: line 1 of .*: the frames are no list of .* finite",
+            "framesField: 'frames' must hold a list of lists of finite numbers, but .* line 1",
         ),
-        ({"frames": [[1], [1, 2]], "text": "a"}, "framesField: line 1 of .*: the frames are no equally long lists"),
-        ({"frames": [], "text": "a"}, "framesField: line 1"),
-        ({"frames": [[10**400]] * 3, "text": "a"}, "framesField: line 1 of .*: the frames are no .* lists of numbers"),
-        ({"frames": [[1.0]] * 3, "text": ""}, "textField: line 1 of .*: the transcript is ''"),
-        ({"frames": [[1.0]] * 3, "text": "\ud83d"}, r"textField: line 1 of .*: the transcript holds '\\ud83d'"),
-        ({"frames": [[1.0]] * 3, "text": "aab"}, "3 frames cannot spell 3 characters, 1 of them doubled"),
-        ({"spectrum": [], "text": "a"}, "framesField: line 1 of .* has no 'frames'; it has spectrum, text"),
+        ({"frames": [[1], [1, 2]], "text": "a"}, "framesField: 'frames' must hold a list of lists .* line 1"),
+        ({"frames": [], "text": "a"}, "framesField: 'frames' must hold .* line 1"),
+        ({"frames": [[10**400]] * 3, "text": "a"}, "framesField: 'frames' must hold a list of lists .* line 1"),
+        (
+            {"frames": [[1.0]] * 3, "text": ""},
+            "textField: column 'text' must hold a target in every row, but holds '' in line 1",
+        ),
+        (
+            {"frames": [[1.0]] * 3, "text": "\ud83d"},
+            r"textField: column 'text' must hold text in every row, but holds '\\ud83d' in line 1",
+        ),
+        ({"frames": [[1.0]] * 3, "text": "aab"}, "must have a frame for each character, .* but holds 'aab' in line 1"),
+        ({"spectrum": [], "text": "a"}, "framesField: line 1 of .* has no column 'frames'; it has spectrum, text"),
     ],
 )
 def test_sequences(refused, tmp_path, row, words):
@@ -303,7 +332,9 @@ def test_sequences_of_a_test_file(refused, tmp_path):
     write_jsonl(tmp_path / "s.jsonl", [{"frames": [[1.0]] * 3, "text": "a"}])
     write_jsonl(tmp_path / "t.jsonl", [{"frames": [[1.0]] * 3, "text": "b"}])
     source = {"labeledSequences": {"path": "s.jsonl", "testPath": "t.jsonl"}}
-    refused("labeledSequences.testPath: t.jsonl has the character 'b', which training has not", source, "transcription")
+    refused(
+        "labeledSequences.testPath: t.jsonl has the characters 'b', which training has not", source, "transcription"
+    )
 
 
 def test_texts_in_parquet_that_are_not_utf8(refused, tmp_path):
@@ -326,7 +357,7 @@ def test_texts_in_parquet_that_are_not_utf8(refused, tmp_path):
 )
 def test_what_is_no_number_in_parquet(refused, tmp_path, column):
     parquet.write_table(pa.table({"a": column, "y": ["u", "v"]}), tmp_path / "t.parquet")
-    words = "parquet.path: .*, column 'a' holds values that are not finite numbers of 32 bits"
+    words = "parquet.path: column 'a' must hold finite numbers of 32 bits, but holds .* in row 2 of .*t.parquet"
     refused(words, {"parquet": {"path": "t.parquet", "target": "y"}})
 
 
@@ -347,7 +378,7 @@ def test_parquet(refused, tmp_path):
     parquet.write_table(pa.table({"a": [1.0, None], "y": ["u", None]}), tmp_path / "t.parquet")
     refused("parquet.target: .* has no column 'z'; it has a, y", {"parquet": {"path": "t.parquet", "target": "z"}})
     refused(
-        "parquet.path: .*, column 'a' holds values that are not finite",
+        "parquet.target: column 'y' must hold a target in every row",
         {"parquet": {"path": "t.parquet", "target": "y"}},
     )
     (tmp_path / "t.parquet").write_bytes(b"PAR1")

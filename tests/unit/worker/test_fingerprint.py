@@ -137,7 +137,9 @@ def test_a_run_goes_on_with_the_same_data_alone(tmp_path, group):
     saved = json.loads(json.dumps(first.measured.to_json()))
     assert torch.equal(load(spec, str(tmp_path), group, saved).splits.train.inputs, first.splits.train.inputs)
     (tmp_path / "t.csv").write_text("a,y\n" + "".join(f"{n},{'uv'[n % 2]}\n" for n in reversed(range(20))))
-    with pytest.raises(DataError, match=r"spec.dataset: the data has changed since .*: the data holds other") as caught:
+    with pytest.raises(
+        DataError, match=r"spec.dataset: the data has changed since .*: t.csv holds other samples"
+    ) as caught:
         load(spec, str(tmp_path), group, saved)
     assert caught.value.hint == "put the data back as it was, or start a new job"
 

@@ -80,12 +80,28 @@ def test_csv_reads_a_regression_with_chosen_columns_and_delimiter(tmp_path):
             {"csv": {"path": "points.csv", "target": "y", "features": ["z"]}},
             "spec.dataset.csv.features: .* has no column 'z'",
         ),
-        ("a,y\n1,0\n\nx,1\n", CSV, "line 4 of .*, column 'a': 'x' is not a finite number"),
-        ("a,y\n1,0\n,1\n", CSV, "line 3 of .*, column 'a': '' is not a finite number"),
-        ("a,y\ninf,0\n", CSV, "'inf' is not a finite number"),
-        ("a,y\n1,0\n-1e39,1\n", CSV, "line 3 of .*, column 'a': '-1e39' is not a finite number of 32 bits"),
+        (
+            "a,y\n1,0\n\nx,1\n",
+            CSV,
+            "column 'a' must hold finite numbers of 32 bits, but holds 'x' in line 4 of .*points.csv",
+        ),
+        (
+            "a,y\n1,0\n,1\n",
+            CSV,
+            "column 'a' must hold finite numbers of 32 bits, but holds '' in line 3 of .*points.csv",
+        ),
+        (
+            "a,y\ninf,0\n",
+            CSV,
+            "column 'a' must hold finite numbers of 32 bits, but holds 'inf' in line 2 of .*points.csv",
+        ),
+        (
+            "a,y\n1,0\n-1e39,1\n",
+            CSV,
+            "column 'a' must hold finite numbers of 32 bits, but holds '-1e39' in line 3 of .*points.csv",
+        ),
         ("a,y\n1,0\n1\n", CSV, "line 3 of .* has 1 values, its header 2"),
-        ("a,y\n", CSV, "has a header but no rows"),
+        ("a,y\n", CSV, "points.csv has no rows"),
         ("y\n1\n", CSV, "no column besides the target"),
         ("", CSV, "has no column 'y'"),
         (
@@ -103,15 +119,20 @@ def test_csv_mistakes_name_the_place(tmp_path, text, dataset, words):
 
 def test_a_target_that_is_infinite_in_32_bits_is_refused(tmp_path):
     write_csv(tmp_path, "a,y\n1,3e38\n2,1e39\n")
-    with pytest.raises(DataError, match=r"line 3 of .*, column 'y': '1e39' is not a finite number of 32 bits"):
+    with pytest.raises(
+        DataError, match=r"column 'y' must hold finite numbers of 32 bits, but holds '1e39' in line 3 of"
+    ):
         read(spec_of(CSV, task="regression"), str(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ("1,x\n2, \n", "spec.dataset.csv.target: line 3 of .*points.csv, column 'y': ' ' is no class"),
-        ("1,x\n2,NaN\n", "spec.dataset.csv.target: line 3 of .*points.csv, column 'y': 'NaN' is no class"),
+        ("1,x\n2, \n", "spec.dataset.csv.target: column 'y' must hold a target in every row, but holds ' ' in line 3"),
+        (
+            "1,x\n2,NaN\n",
+            "spec.dataset.csv.target: column 'y' must hold a target in every row, but holds 'NaN' in line 3",
+        ),
         ("1,2.5\n2,3\n", "spec.dataset.csv.target: column 'y' holds 2 different numbers, as 2.5, which are no cl"),
         ("1,x\n2,x\n", "spec.dataset: all samples are of one class, 'x'"),
         ("".join(f"1,{n}\n" for n in range(20)), "spec.dataset: each of the 20 samples has a class of its own, as '0'"),

@@ -13,6 +13,7 @@ from torch import Tensor
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.preparation import TokenizerName, TokenizerSpec
 from trainwright.api.spec.source import Target
+from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.ragged import Array, Ragged, Scratch
 from trainwright_worker.data.sequences import Blocks, Tokens
 from trainwright_worker.data.texts import TextStore
@@ -39,12 +40,14 @@ class Texts:
         targets: Class of each sample ([samples] int64); zeros where the text itself is the target.
         ends: Whether each text stands for itself or ends something that did, so that a language model is shown where it
             ends ([samples] bool).
+        origins: The file and the row of each text; None for a language model, which sees blocks of many.
     """
 
     store: TextStore
     rows: Tensor
     targets: Tensor
     ends: Tensor
+    origins: Origins | None = None
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -52,7 +55,10 @@ class Texts:
 
     def select(self, indices: Tensor) -> "Texts":
         """Return the texts at `indices` ([k] int64)."""
-        return replace(self, rows=self.rows[indices], targets=self.targets[indices], ends=self.ends[indices])
+        origins = None if self.origins is None else self.origins.select(indices)
+        return replace(
+            self, rows=self.rows[indices], targets=self.targets[indices], ends=self.ends[indices], origins=origins
+        )
 
     def read(self) -> Iterator[str]:
         """Read these texts, in the order of the store."""
@@ -77,9 +83,16 @@ class Texts:
             yield "".join(begun), False
 
 
-def whole(store: TextStore, targets: Tensor) -> Texts:
-    """Return all texts of a store, each of which stands for itself."""
-    return Texts(store, torch.arange(len(targets)), targets, torch.ones(len(targets), dtype=torch.bool))
+def chosen(store: TextStore, rows: Tensor, targets: Tensor, origins: Origins) -> Texts:
+    """Return some texts of a store, each of which stands for itself.
+
+    Args:
+        store: All texts.
+        rows: Which of them ([samples] int64).
+        targets: Class of each, or its value.
+        origins: The file and the row of each.
+    """
+    return Texts(store, rows, targets, torch.ones(len(rows), dtype=torch.bool), origins)
 
 
 def filled(store: TextStore, origin: str) -> tuple[Texts, tuple[str, ...]]:
@@ -159,7 +172,7 @@ def to_samples(texts: Texts, tokenizer: Tokenizer, scratch: Scratch, *, fixed: b
     empty = np.flatnonzero(ids.lengths() == 0)
     if len(empty):
         raise DataError(f"{texts.store.field}: the text number {empty[0]} (from 0) holds no token")
-    return Tokens(ids, texts.rows, texts.targets, tokenizer.padding, tokenizer.max_length, fixed)
+    return Tokens(ids, texts.rows, texts.targets, tokenizer.padding, tokenizer.max_length, fixed, texts.origins)
 
 
 def to_blocks(texts: Texts, tokenizer: Tokenizer, scratch: Scratch, part: str) -> Blocks:

@@ -3,7 +3,9 @@
 import torch
 
 from trainwright.api.spec.corpora import LabeledTextData, TextData
-from trainwright_worker.data.corpus import Texts, filled, whole
+from trainwright.api.spec.preparation import MissingTargets
+from trainwright_worker.data.cells import Faults, Gaps
+from trainwright_worker.data.corpus import Texts, chosen, filled
 from trainwright_worker.data.splits import say_left_out
 from trainwright_worker.data.table import Table
 from trainwright_worker.data.texts import JSONL, PLAIN, Files, PlainText, Reviews, open_labeled, open_text
@@ -14,37 +16,43 @@ _LABELED = "spec.dataset.labeledText"
 _TEXT = "spec.dataset.text"
 
 
-def read_labeled(data: LabeledTextData, root: str) -> Table:
+def read_labeled(data: LabeledTextData, root: str, missing: MissingTargets) -> Table:
     """Return texts with the classes that their labels spell.
 
+    Args:
+        data: Which files, and which of their fields.
+        root: Folder at which relative paths start.
+        missing: What becomes of texts without a label.
+
     Raises:
-        DataError: A file, a field or a value is not as the spec says.
+        DataError: A file, a field or a value is not as the spec says; shows the lines of all such values.
     """
-    stores = open_labeled(data, data.path, root, f"{_LABELED}.path")
-    train = stores["train"]
-    labels = train.labels()
-    if not len(labels):
-        raise DataError(f"{_LABELED}.path: {data.path} holds no texts")
-    classes = labels.classes()
-
-    def part(store: Files | Reviews, field: str) -> Texts:
-        found = store.labels()
-        if not len(found):
-            raise DataError(f"{field}: it leads to no texts")
-        return whole(store, found.index(classes, field))
-
-    def own(name: str, path: str | None, key: str) -> Texts | None:
-        """Return a split from files of its own, else from a folder beside that of training."""
+    faults = Faults()
+    gaps = Gaps(missing, faults, f"{_LABELED}.labelField", data.label_field)
+    field = f"{_LABELED}.path"
+    stores = {name: (store, data.path, field) for name, store in open_labeled(data, data.path, root, field).items()}
+    for name, path, key in (
+        ("test", data.test_path, "testPath"),
+        ("validation", data.validation_path, "validationPath"),
+    ):
         if path is not None:
-            return part(open_labeled(data, path, root, f"{_LABELED}.{key}")["train"], f"{_LABELED}.{key}")
-        return part(stores[name], f"{_LABELED}.path") if name in stores else None
-
-    test, validation = (
-        own("test", data.test_path, "testPath"),
-        own("validation", data.validation_path, "validationPath"),
-    )
-    notes = [note for store in stores.values() if isinstance(store, Reviews) for note in store.notes]
-    return Table(whole(train, labels.index(classes, _LABELED)), classes, test, validation, notes=tuple(notes))
+            field = f"{_LABELED}.{key}"
+            stores[name] = (open_labeled(data, path, root, field)["train"], path, field)
+    found = {name: store.read_labels(faults, gaps) for name, (store, _, _) in stores.items()}
+    faults.check()
+    for name, (_, path, field) in stores.items():
+        if not len(found[name].labels):
+            raise DataError(f"{field}: {path} holds no texts" + (" with a label" if gaps.count else ""))
+    labels = found["train"].labels
+    labels.check_names(data.label_field, f"{_LABELED}.labelField")
+    classes = labels.classes()
+    parts = {
+        name: chosen(store, found[name].rows, found[name].labels.index(classes, field), found[name].origins)
+        for name, (store, _, field) in stores.items()
+    }
+    others = [note for store, _, _ in stores.values() if isinstance(store, Reviews) for note in store.notes]
+    notes = (*others, *gaps.notes(), *labels.notes(_LABELED))
+    return Table(parts["train"], classes, parts.get("test"), parts.get("validation"), notes=notes)
 
 
 def read_text(data: TextData, root: str) -> Table:

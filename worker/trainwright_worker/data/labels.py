@@ -1,18 +1,32 @@
 """From labels as the data spells them to the numbers of classes."""
 
+import difflib
+import math
+import unicodedata
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
+from typing import Final
 
 import torch
 from torch import Tensor
 
+from trainwright_worker.data.cells import show
 from trainwright_worker.errors import DataError
+
+_SHOWN: Final = 10
+"""How many labels a message lists."""
 
 
 class Labels:
-    """Labels as they are read: a number each, and every spelling once."""
+    """Labels as they are read: a number each, and every spelling once.
 
-    def __init__(self, values: Iterable[str] = ()) -> None:
+    Spellings that differ only in the space around them or in their Unicode form (a letter with an accent as one character
+    or as two) are one class.
+    """
+
+    def __init__(self, values: Iterable[object] = ()) -> None:
+        self._spellings: dict[str, int] = {}
         self._names: dict[str, int] = {}
         self._codes = array("q")
         for value in values:
@@ -23,15 +37,20 @@ class Labels:
         return len(self._codes)
 
     def add(self, value: object) -> None:
-        """Take the label of the next sample; whole numbers and text spell the same class in the same way."""
-        self._codes.append(self._names.setdefault(str(value).strip(), len(self._names)))
+        """Take the label of the next sample; a whole number spells the same class as int, float or text."""
+        # Where a value was missing once, pandas wrote whole numbers as fractions.
+        spelling = str(int(value) if isinstance(value, float | Decimal) and value % 1 == 0 else value)
+        code = self._spellings.get(spelling)
+        if code is None:
+            name = unicodedata.normalize("NFC", spelling).strip()
+            code = self._spellings[spelling] = self._names.setdefault(name, len(self._names))
+        self._codes.append(code)
 
     def classes(self) -> tuple[str, ...]:
         """Return the classes: whole numbers in their order, anything else as text."""
-        try:
-            return tuple(sorted(self._names, key=int))
-        except ValueError:
-            return tuple(sorted(self._names))
+        if all(_is_whole(name) for name in self._names):
+            return tuple(sorted(self._names, key=lambda name: (int(name), name)))
+        return tuple(sorted(self._names))
 
     def index(self, classes: tuple[str, ...], field: str) -> Tensor:
         """Return the index of each label's class ([labels] int64).
@@ -41,13 +60,83 @@ class Labels:
             field: Field of the spec that led to these labels.
 
         Raises:
-            DataError: A label is none of the classes.
+            DataError: Some labels are none of the classes.
         """
         position = {name: index for index, name in enumerate(classes)}
-        for name in self._names:
-            if name not in position:
-                shown = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")  # noqa: PLR2004 - enough to see
-                raise DataError(f"{field}: the label {name!r} is no class of the training data, which has {shown}")
+        unknown = [name for name in self._names if name not in position]
+        if unknown:
+            what = "label {} is no class" if len(unknown) == 1 else "labels {} are no classes"
+            close = difflib.get_close_matches(unknown[0], classes, n=1)
+            raise DataError(
+                f"{field}: the {what.format(_listed(list(map(repr, unknown))))} of the training data, which has "
+                f"{_listed(classes)}",
+                f"did you mean {close[0]!r} by {unknown[0]!r}?" if close else None,
+            )
         numbers = torch.tensor([position[name] for name in self._names], dtype=torch.int64)
         codes = torch.frombuffer(self._codes, dtype=torch.int64) if self._codes else torch.zeros(0, dtype=torch.int64)
         return numbers[codes] if len(numbers) else codes
+
+    def check_names(self, column: str, field: str) -> None:
+        """Refuse numbers with fractions, which measure something instead of naming it.
+
+        Args:
+            column: The column of the labels.
+            field: Field of the spec that names it.
+
+        Raises:
+            DataError: All labels are numbers, and one has a fraction.
+        """
+        numbers = [_number(name) for name in self._names]
+        fraction = next((number for number in numbers if not number.is_integer()), None)
+        if fraction is None or any(map(math.isnan, numbers)):
+            return
+        raise DataError(
+            f"{field}: column {column!r} holds {len(numbers):,} different numbers, as {fraction}, which are no classes",
+            "predict them with task: regression, or write the classes as text",
+        )
+
+    def notes(self, field: str) -> list[str]:
+        """Return what a person should know of spellings that are one class, and of classes that may be meant as one."""
+        notes = []
+        merged = _together(self._spellings, lambda spelling: str(self._spellings[spelling]))
+        if merged:
+            notes.append(
+                f"{field}: labels that differ only in the space around them or in their Unicode form are one class: "
+                f"{_listed([' and '.join(map(show, group)) for group in merged])}"
+            )
+        alike = _together(self._names, _folded)
+        if alike:
+            notes.append(
+                f"{field}: classes that are the same number, or differ only in upper and lower case, are different classes: "
+                f"{_listed([' and '.join(map(show, group)) for group in alike])}"
+            )
+        return notes
+
+
+def _together(names: Iterable[str], key: Callable[[str], str]) -> list[list[str]]:
+    """Return the groups of names that have one key, those of two names or more."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(key(name), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _folded(name: str) -> str:
+    number = _number(name)
+    return name.casefold() if math.isnan(number) else str(number)
+
+
+def _number(name: str) -> float:
+    """Return the number that a class is named by, with leading zeros or without; NaN if it is none."""
+    try:
+        return math.nan if "_" in name else float(name)
+    except ValueError:
+        return math.nan
+
+
+def _is_whole(name: str) -> bool:
+    return name.removeprefix("-").isdecimal()
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from trainwright.api.spec import DatasetSpec, TrainingJobSpec
 from trainwright.api.spec.paths import list_paths
+from trainwright.api.spec.preparation import MissingTargets
 from trainwright.api.spec.source import Modality, Target
 from trainwright_worker.data.builtin import read_builtin
 from trainwright_worker.data.folders import read_image_folder
@@ -30,12 +31,14 @@ class Job:
         scratch: Where to keep what is derived from the data.
         target: What is to be learnt from the data.
         seed: Seed of what is drawn at random.
+        missing: What becomes of samples without a target.
     """
 
     root: str
     scratch: Scratch
     target: Target
     seed: int
+    missing: MissingTargets
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Reader:
 
 
 def _read_rows(data: Any, job: Job) -> Table:
-    return read_table(data, job.root, classify=job.target == Target.CLASS)
+    return read_table(data, job.root, classify=job.target == Target.CLASS, missing=job.missing)
 
 
 READERS: Final = {
@@ -63,11 +66,13 @@ READERS: Final = {
     "cifar10": Reader(lambda data, job: read_cifar10(data, job.root)),
     "synthetic": Reader(lambda data, job: generate(data, job.seed)),
     "image_folder": Reader(lambda data, job: read_image_folder(data, job.root), ("PIL.Image",)),
-    "labeled_text": Reader(lambda data, job: read_labeled(data, job.root)),
+    "labeled_text": Reader(lambda data, job: read_labeled(data, job.root, job.missing)),
     "text": Reader(lambda data, job: read_text(data, job.root)),
-    "huggingface": Reader(lambda data, job: read_saved(data, job.root, job.target), ("datasets", "PIL.Image")),
+    "huggingface": Reader(
+        lambda data, job: read_saved(data, job.root, job.target, job.missing), ("datasets", "PIL.Image")
+    ),
     "webdataset": Reader(lambda data, job: read_shards(data, job.root, job.scratch), ("PIL.Image",)),
-    "labeled_sequences": Reader(lambda data, job: read_sequences(data, job.root, job.scratch)),
+    "labeled_sequences": Reader(lambda data, job: read_sequences(data, job.root, job.scratch, job.missing)),
 }
 
 
@@ -83,7 +88,7 @@ def read_source(spec: TrainingJobSpec, root: str, scratch: Scratch) -> Table:
         DataError: The data is missing, damaged or not what the spec says.
     """
     name = spec.dataset.source.field
-    job = Job(root, scratch, spec.traits.target, spec.training.seed)
+    job = Job(root, scratch, spec.traits.target, spec.training.seed, spec.dataset.missing_targets)
     return READERS[name].read(getattr(spec.dataset, name), job)
 
 

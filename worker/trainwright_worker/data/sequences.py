@@ -50,6 +50,7 @@ class Tokens:
         padding: Id that fills up shorter texts.
         max_length: Tokens of the longest sample.
         fixed: Whether to pad every batch to the longest sample, rather than to its own longest.
+        origins: The file and the row of each sample.
     """
 
     ids: Ragged
@@ -58,6 +59,7 @@ class Tokens:
     padding: int
     max_length: int
     fixed: bool = False
+    origins: Origins | None = None
 
     def __len__(self) -> int:
         """Return the number of samples."""

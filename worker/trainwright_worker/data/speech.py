@@ -3,41 +3,52 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 
 from trainwright.api.spec.corpora import LabeledSequencesData
-from trainwright.api.spec.preparation import Normalize
+from trainwright.api.spec.preparation import MissingTargets, Normalize
+from trainwright_worker.data.cells import Faults, Gaps
 from trainwright_worker.data.normalization import Normalization
+from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.ragged import Array, Scratch
 from trainwright_worker.data.sequences import Frames
 from trainwright_worker.data.table import Table
-from trainwright_worker.data.texts import find_fault, read_records
+from trainwright_worker.data.texts import add_text_fault, read_records, rows_of
 from trainwright_worker.errors import DataError, UserError
 from trainwright_worker.files import Location, find_all
 
 _FIELD: Final = "spec.dataset.labeledSequences"
+_SHOWN: Final = 10
+"""How many characters a message shows."""
 _FRAME_DIMENSIONS: Final = 2
 
 
-def read_sequences(data: LabeledSequencesData, root: str, scratch: Scratch) -> Table:
+def read_sequences(data: LabeledSequencesData, root: str, scratch: Scratch, missing: MissingTargets) -> Table:
     """Return sequences; the classes are the characters of the training transcripts.
+
+    Args:
+        data: Which files, and which of their fields.
+        root: Folder at which relative paths start.
+        scratch: Where to keep what is derived from the data.
+        missing: What becomes of sequences without a transcript.
 
     Raises:
         DataError: A file, a field or a value is not as the spec says; names the line.
     """
-    train = _open(data, data.path, root, "path", scratch)
+    notes = list[str]()
+    train = _open(data, data.path, root, "path", scratch, missing, notes)
     characters = np.unique(train.transcripts.values)
 
     def own(path: str | None, key: str) -> Frames | None:
         if path is None:
             return None
-        found = _open(data, path, root, key, scratch)
-        unknown = np.setdiff1d(found.transcripts.values, characters)
-        if len(unknown):
-            raise DataError(f"{_FIELD}.{key}: {path} has the character {chr(unknown[0])!r}, which training has not")
+        found = _open(data, path, root, key, scratch, missing, notes)
+        unknown = "".join(map(chr, np.setdiff1d(found.transcripts.values, characters)[:_SHOWN]))
+        if unknown:
+            raise DataError(f"{_FIELD}.{key}: {path} has the characters {unknown!r}, which training has not")
         if found.frames.values.shape[1] != train.frames.values.shape[1]:
             raise DataError(
                 f"{_FIELD}.{key}: {path} has frames of {found.frames.values.shape[1]} numbers, training of "
@@ -48,7 +59,8 @@ def read_sequences(data: LabeledSequencesData, root: str, scratch: Scratch) -> T
     test, validation = own(data.test_path, "testPath"), own(data.validation_path, "validationPath")
     longest = max(part.max_length for part in (train, test, validation) if part is not None)
     test, validation = (None if part is None else replace(part, max_length=longest) for part in (test, validation))
-    return Table(replace(train, max_length=longest), tuple(map(chr, characters.tolist())), test, validation)
+    classes = tuple(map(chr, characters.tolist()))
+    return Table(replace(train, max_length=longest), classes, test, validation, notes=tuple(notes))
 
 
 def measure_frames(train: Frames, spec: Normalize) -> Normalization:
@@ -80,52 +92,80 @@ def measure_frames(train: Frames, spec: Normalize) -> Normalization:
 
 @dataclass(frozen=True)
 class _Line:
-    """A sequence and its transcript, as code points."""
+    """A sequence, its transcript as code points, and where it lies: the number of the file, and the line."""
 
     frames: Array
     transcript: Array
+    place: Array
 
 
-def _open(data: LabeledSequencesData, path: str, root: str, key: str, scratch: Scratch) -> Frames:
-    places = find_all(path, root, f"{_FIELD}.{key}", (".jsonl", ".ndjson"))
-    stamp = ["sequences", [place.stamp() for place in places], data.frames_field, data.text_field]
-    frames, transcripts = scratch.ragged(
-        stamp, ("float32", "int32"), lambda: ((line.frames, line.transcript) for line in _lines(places, data))
-    )
+def _open(
+    data: LabeledSequencesData,
+    path: str,
+    root: str,
+    key: str,
+    scratch: Scratch,
+    missing: MissingTargets,
+    notes: list[str],
+) -> Frames:
+    field = f"{_FIELD}.{key}"
+    places = find_all(path, root, field, (".jsonl", ".ndjson"))
+    faults = Faults()
+    gaps = Gaps(missing, faults, f"{_FIELD}.textField", data.text_field)
+    stamp = ["sequences", [place.stamp() for place in places], data.frames_field, data.text_field, missing]
+
+    def left() -> str:
+        """Return what is to be said of sequences that are left out, by whichever rank has read the files."""
+        found = scratch.arrays([*stamp, "notes"], lambda: {"notes": np.array("\n".join(gaps.notes()))})
+        return str(found["notes"])
+
+    def rows() -> Iterator[tuple[Array, ...]]:
+        for line in _lines(places, data, faults, gaps):
+            yield line.frames, line.transcript, line.place
+        faults.check()
+        left()
+
+    frames, transcripts, found = scratch.ragged(stamp, ("float32", "int32", "int64"), rows)
+    notes.extend(left().splitlines())
     if not len(frames):
-        raise DataError(f"{_FIELD}.{key}: {path} holds no sequences")
-    return Frames(frames, transcripts, torch.arange(len(frames)), Normalization(), int(frames.lengths().max()))
+        raise DataError(f"{field}: {path} holds no sequences" + (" with a transcript" if notes else ""))
+    file, line = torch.from_numpy(found.values.reshape(-1, 2).copy()).T
+    origins = Origins([place.name for place in places], file.int(), line.contiguous())
+    longest = int(frames.lengths().max())
+    return Frames(frames, transcripts, torch.arange(len(frames)), Normalization(), longest, origins=origins)
 
 
-def _lines(places: list[Location], data: LabeledSequencesData) -> Iterator[_Line]:
+def _lines(places: list[Location], data: LabeledSequencesData, faults: Faults, gaps: Gaps) -> Iterator[_Line]:
+    """Yield the sequences that can be trained on; take in what is wrong with the others."""
     width = None
     columns = {"framesField": data.frames_field, "textField": data.text_field}
-    for place in places:
-        for where, record in read_records(place, columns):
-            line = _line(record, where, data)
-            width = width or line.frames.shape[1]
-            if line.frames.shape[1] != width:
-                raise DataError(
-                    f"{_FIELD}.framesField: {where} has frames of {line.frames.shape[1]} numbers, not {width}"
-                )
-            yield line
+    for file, place in enumerate(places):
+        rows = rows_of(place)
+        for number, record in read_records(place, columns):
+            text, frames = record[data.text_field], _frames(record[data.frames_field])
+            if gaps.holds(text, rows, number):
+                continue
+            if frames is None or (width is not None and frames.shape[1] != width):
+                shape = "finite numbers" if width is None else f"{width} finite numbers"
+                need = (f"{_FIELD}.framesField", f"{data.frames_field!r} must hold a list of lists of {shape}")
+                faults.add(need, rows, [(number, record[data.frames_field])], "write frames of one length")
+                continue
+            width = frames.shape[1]
+            if add_text_fault(faults, f"{_FIELD}.textField", data.text_field, rows, number, text, blank=True):
+                continue
+            # CTC puts a blank between two equal characters.
+            needed = len(text) + sum(a == b for a, b in itertools.pairwise(text))
+            if needed > len(frames):
+                need = (_FIELD, "a sequence must have a frame for each character, and one more between two equal ones")
+                faults.add(need, rows, [(number, text)], "remove these sequences, or cut their transcripts")
+                continue
+            yield _Line(frames, np.array([ord(character) for character in text], np.int32), np.array([file, number]))
 
 
-def _line(record: dict[str, Any], where: str, data: LabeledSequencesData) -> _Line:
+def _frames(value: object) -> Array | None:
+    """Return frames ([length, features] float32); None if they are no list of equally long lists of finite numbers."""
     try:
-        frames = np.array(record[data.frames_field], np.float32)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{_FIELD}.framesField: {where}: the frames are no equally long lists of numbers") from error
-    if frames.ndim != _FRAME_DIMENSIONS or not frames.size or not np.isfinite(frames).all():
-        raise DataError(
-            f"{_FIELD}.framesField: {where}: the frames are no list of equally long lists of finite numbers"
-        )
-    text = record[data.text_field]
-    if fault := find_fault(text, blank=text != ""):
-        raise DataError(f"{_FIELD}.textField: {where}: the transcript {fault}")
-    repeats = sum(a == b for a, b in itertools.pairwise(text))
-    if len(text) + repeats > len(frames):
-        raise DataError(
-            f"{_FIELD}: {where}: {len(frames)} frames cannot spell {len(text)} characters, {repeats} of them doubled"
-        )
-    return _Line(frames, np.array([ord(character) for character in text], np.int32))
+        frames = np.array(value, np.float32)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return frames if frames.ndim == _FRAME_DIMENSIONS and frames.size and np.isfinite(frames).all() else None

@@ -1,6 +1,7 @@
 """What a reader returns: all samples of a dataset, unscaled; those of small data in memory."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final, Protocol
 
@@ -57,12 +58,14 @@ class Samples:
         targets: int64 class indices [samples], or float32 values [samples, 1]; float64 as above.
         features: Name of each feature, where they have names.
         origins: The file and the row of each sample, where they were read from files of rows.
+        units: Columns of times, with the types that they have in the data; they are read in the unit of the first.
     """
 
     inputs: Tensor
     targets: Tensor
     features: tuple[str, ...] | None = None
     origins: Origins | None = None
+    units: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of samples."""

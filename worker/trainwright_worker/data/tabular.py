@@ -1,82 +1,273 @@
 """Tables: numbers in the feature columns, numbers or class names in the target column; CSV or Parquet."""
 
-import math
 import re
-from array import array
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from decimal import Decimal
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from trainwright.api.spec.preparation import MissingTargets
 from trainwright.api.spec.sources import CsvData, ParquetData
+from trainwright_worker.data.cells import LOOKED_AT, Faults, Gaps, Rows, find_unusable, parse_numbers
+from trainwright_worker.data.columns import Columns, Units, add_faults, check_alike, choose_features, kind_of
 from trainwright_worker.data.labels import Labels
-from trainwright_worker.data.table import LARGEST, Samples, Table
+from trainwright_worker.data.origin import Origins
+from trainwright_worker.data.ragged import Array
+from trainwright_worker.data.table import Samples, Table
 from trainwright_worker.errors import DataError
 from trainwright_worker.files import Location, csv_rows, find, find_all
 
-_NOTHING: Final = ("", "nan")
-"""How tables spell that a value is missing."""
+_AT_ONCE: Final = 256
+"""How many rows of a CSV file are turned into numbers at once: with more, their texts leave the processor's cache."""
 _ROW_NUMBER: Final = re.compile(r"__index_level_\d+__")
 """What pandas calls the column in which it writes the numbers of the rows."""
 
 
-@dataclass(frozen=True)
-class _Read:
-    """A table as it was read.
-
-    Attributes:
-        inputs: float64 [rows, features].
-        names: Names of the feature columns.
-        targets: Values of the target: numbers, or spellings of classes.
-        notes: What a person should know of the columns.
-    """
-
-    inputs: Tensor
-    names: list[str]
-    targets: "array[float] | Labels"
-    notes: tuple[str, ...] = ()
-
-
-def read_table(data: CsvData | ParquetData, root: str, *, classify: bool) -> Table:
+def read_table(data: CsvData | ParquetData, root: str, *, classify: bool, missing: MissingTargets) -> Table:
     """Return the table in files of CSV or Parquet.
 
     Args:
         data: Which files and columns.
         root: Folder at which relative paths start.
         classify: Read the target as a class, whose names may be any text; otherwise as a number.
+        missing: What becomes of rows without a target.
 
     Raises:
-        DataError: A file, a column or a value is not as the spec says; names the line.
+        DataError: A file, a column or a value is not as the spec says; shows the rows of all such values.
     """
-    field = "spec.dataset.csv" if isinstance(data, CsvData) else "spec.dataset.parquet"
-
-    def read(path: str, key: str) -> _Read:
-        if isinstance(data, CsvData):
-            return _read_csv(_one_file(path, root, f"{field}.{key}"), data, field, classify=classify)
-        return _read_parquet(find_all(path, root, f"{field}.{key}", (".parquet",)), data, field, classify=classify)
-
-    train = read(data.path, "path")
+    reader = _TableReader(data, root, missing, classify=classify)
+    train = reader.read(data.path, "path")
+    test = None if data.test_path is None else reader.read(data.test_path, "testPath")
+    validation = None if data.validation_path is None else reader.read(data.validation_path, "validationPath")
+    reader.faults.check()
     classes = None
-    if isinstance(train.targets, Labels):
-        classes = train.targets.classes()
-        _check_classes(classes, data.target, f"{field}.target")
+    if classify:
+        train.labels.check_names(data.target, f"{reader.field}.target")
+        classes = train.labels.classes()
 
-    def own(path: str | None, key: str) -> Samples | None:
-        if path is None:
-            return None
-        found = read(path, key)
-        if found.names != train.names:
+    def samples(rows: _RowsRead, key: str) -> Samples:
+        return rows.samples(classes, f"{reader.field}.{key}", tuple(reader.features), reader.columns.units)
+
+    return Table(
+        samples(train, "target"),
+        classes,
+        None if test is None else samples(test, "testPath"),
+        None if validation is None else samples(validation, "validationPath"),
+        notes=(*reader.notes, *train.labels.notes(f"{reader.field}.target")),
+    )
+
+
+class _RowsRead:
+    """The rows of a split as they are read.
+
+    Attributes:
+        labels: Labels, if the target is a class.
+    """
+
+    def __init__(self) -> None:
+        self.labels = Labels()
+        self._inputs = list[Array]()
+        self._targets = list[Array]()
+        self._rows = dict[str, list[Array]]()
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return sum(map(len, self._inputs))
+
+    def add(self, file: str, rows: Array, inputs: Array, targets: Array | Sequence[object]) -> None:
+        """Take rows of a file.
+
+        Args:
+            file: Its name.
+            rows: Their numbers ([rows] int64).
+            inputs: Their features ([rows, features] float64).
+            targets: Their targets ([rows] float64), or the values that spell their classes.
+        """
+        self._rows.setdefault(file, []).append(rows)
+        self._inputs.append(inputs)
+        if isinstance(targets, np.ndarray):
+            self._targets.append(targets)
+        else:
+            for target in targets:
+                self.labels.add(target)
+
+    def samples(self, classes: tuple[str, ...] | None, field: str, features: tuple[str, ...], units: Units) -> Samples:
+        """Return all rows as samples.
+
+        Args:
+            classes: The classes; None if the targets are numbers.
+            field: Field of the spec that led here.
+            features: Names of the features.
+            units: Columns that hold times.
+        """
+        inputs = torch.from_numpy(np.concatenate(self._inputs))
+        self._inputs.clear()  # A large table hardly fits into memory twice.
+        if classes is not None:
+            targets = self.labels.index(classes, field)
+        else:
+            targets = torch.from_numpy(np.concatenate(self._targets)).unsqueeze(1)
+        files = [(file, torch.from_numpy(np.concatenate(rows))) for file, rows in self._rows.items()]
+        return Samples(inputs, targets, features, Origins.of_files(files), units)
+
+
+class _TableReader:
+    """Reads one split after the other; the first file of the training data decides what the columns of all mean.
+
+    Attributes:
+        field: Field of the spec that describes the source.
+        features: Columns to learn from, in the order of the first file.
+        faults: Cells that are refused.
+        columns: What the columns of Parquet hold.
+        notes: What a person should know of the data.
+    """
+
+    def __init__(self, data: CsvData | ParquetData, root: str, missing: MissingTargets, *, classify: bool) -> None:
+        self.field = "spec.dataset.csv" if isinstance(data, CsvData) else "spec.dataset.parquet"
+        self.faults = Faults()
+        self.columns = Columns(self.field)
+        self._data = data
+        self._root = root
+        self._classify = classify
+        self._gaps = Gaps(missing, self.faults, f"{self.field}.target", data.target)
+        self.features = list[str]()
+        self._first = ""
+        self._kind_of_classes: tuple[str, str] | None = None
+        self._left = dict[str, None]()
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of the data."""
+        return [*self._left, *self._gaps.notes()]
+
+    def read(self, path: str, key: str) -> _RowsRead:
+        """Return the rows of a path.
+
+        Args:
+            path: As the spec gives it.
+            key: Field of the source that gives it.
+
+        Raises:
+            DataError: A file is not there, is damaged, or has other columns than it must.
+        """
+        field = f"{self.field}.{key}"
+        found = _RowsRead()
+        if isinstance(self._data, CsvData):
+            place = _one_file(path, self._root, field)
+            self._read_csv(place, self._data, found)
+        else:
+            places = find_all(path, self._root, field, (".parquet",))
+            place = places[0]
+            for other in places:
+                self._read_parquet(other, self._data, found)
+        if not len(found):
+            self.faults.check()
+            without = " with a target" if self._gaps.count else ""
+            raise DataError(f"{field}: {place.name} has no rows{without}")
+        return found
+
+    def _choose_features(self, names: Sequence[str], location: Location, left: Collection[str]) -> None:
+        """See that a file has the features of the first, in whatever order: a model knows them by their places there."""
+        data = self._data
+        features = choose_features(names, data.target, data.features, location.name, self.field, left)
+        if not self._first:
+            self.features, self._first = features, location.name
+        different = {*self.features} ^ {*features}
+        if different:
+            name = min(different)
+            poorer, richer = (location.name, self._first) if name in self.features else (self._first, location.name)
             raise DataError(
-                f"{field}.{key}: {path} has the features {', '.join(found.names)}, not those of {data.path}"
+                f"{location.field}: {poorer} has no column {name!r}, which {richer} has",
+                f"name the columns that all files have in {self.field}.features",
             )
-        return _samples(found, classes, f"{field}.{key}")
 
-    test, validation = own(data.test_path, "testPath"), own(data.validation_path, "validationPath")
-    return Table(_samples(train, classes, field), classes, test, validation, notes=train.notes)
+    def _read_csv(self, location: Location, data: CsvData, found: _RowsRead) -> None:
+        with location.open() as file, location.reading():
+            rows = csv_rows(file, location, data.delimiter)
+            _, names = next(rows)
+            _check_delimiter(names, data, location, self.field)
+            self._choose_features(names, location, left=("",))
+            if data.features is None and "" in names:
+                self._left[
+                    f"{self.field}.features: {location.name} has a column without a name, as pandas writes the numbers of "
+                    "the rows, which is left out; to keep it, name it in the file's first line"
+                ] = None
+            while some := list(islice(rows, _AT_ONCE)):
+                self._add_csv(some, names, location, found)
+
+    def _add_csv(
+        self, some: list[tuple[int, list[str]]], names: list[str], location: Location, found: _RowsRead
+    ) -> None:
+        place, target = Rows("line", location.name), names.index(self._data.target)
+        some = [(line, row) for line, row in some if not self._gaps.holds(row[target], place, line)]
+        if not some:
+            return
+        lines = np.array([line for line, _ in some])
+        columns = list(zip(*(row for _, row in some), strict=True))
+
+        def numbers(name: str) -> Array:
+            texts = columns[names.index(name)]
+            values = parse_numbers(texts)
+            unusable = find_unusable(values)
+            shown = [texts[index] for index in unusable[:LOOKED_AT].tolist()]
+            self.faults.add_numbers(name, location.field, place, lines[unusable], shown)
+            return values
+
+        inputs = np.stack([numbers(name) for name in self.features], axis=1)
+        found.add(location.name, lines, inputs, columns[target] if self._classify else numbers(self._data.target))
+
+    def _read_parquet(self, location: Location, data: ParquetData, found: _RowsRead) -> None:
+        from pyarrow import ArrowInvalid  # noqa: PLC0415 - only jobs with Parquet files need it
+        from pyarrow.parquet import ParquetFile  # noqa: PLC0415 - the same
+
+        with location.open() as file, location.reading():
+            try:
+                parquet = ParquetFile(file)
+                self._check_parquet(parquet.schema_arrow, location)
+                first = 1
+                for batch in parquet.iter_batches(columns=[*self.features, data.target]):
+                    self._add_parquet(batch, first, location, found)
+                    first += len(batch)
+            except (ArrowInvalid, UnicodeDecodeError) as error:
+                raise DataError(f"{location.field}: cannot read {location.name} as Parquet: {error}") from error
+
+    def _check_parquet(self, schema: Any, location: Location) -> None:
+        """See that the columns of a file are those of the first, and hold what those held."""
+        data = self._data
+        written = (schema.pandas_metadata or {}).get("index_columns", [])
+        index = [name for name in schema.names if name in written or _ROW_NUMBER.fullmatch(name)]
+        self._choose_features(schema.names, location, index)
+        if data.features is None:
+            for name in (name for name in index if name != data.target):
+                self._left[
+                    f"{self.field}.features: the column {name!r} is an index that pandas wrote and left out; list it to "
+                    "learn from it"
+                ] = None
+        numeric = self.features if self._classify else [*self.features, data.target]
+        self.columns.check({name: schema.field(name).type for name in numeric}, location.name, location.field)
+        kind = kind_of(schema.field(data.target).type)
+        if self._classify and kind:
+            self._kind_of_classes = self._kind_of_classes or (kind, location.name)
+            first, origin = self._kind_of_classes
+            check_alike(first, kind, f"{self.field}.target: column {data.target!r}", origin, location.name)
+
+    def _add_parquet(self, batch: Any, first: int, location: Location, found: _RowsRead) -> None:
+        place, target = Rows("row", location.name), self._data.target
+        numbers = np.arange(first, first + len(batch))
+        values = batch.column(target).to_pylist()
+        kept = [index for index, value in enumerate(values) if not self._gaps.holds(value, place, first + index)]
+        if len(kept) < len(batch):
+            batch, numbers, values = batch.take(kept), numbers[kept], [values[index] for index in kept]
+        if not kept:
+            return
+        columns = {name: self.columns.to_numbers(name, batch.column(name)) for name in self.features}
+        targets: Array | list[object] = values
+        wanted = dict(columns)
+        if not self._classify:
+            wanted[target] = targets = self.columns.to_numbers(target, batch.column(target))
+        add_faults(self.faults, wanted, batch, location.field, place, numbers)
+        found.add(location.name, numbers, np.stack(list(columns.values()), axis=1), targets)
 
 
 def _one_file(path: str, root: str, field: str) -> Location:
@@ -89,201 +280,15 @@ def _one_file(path: str, root: str, field: str) -> Location:
     return found
 
 
-def choose_features(
-    names: Sequence[str], data: CsvData | ParquetData, place: str, field: str, left: Collection[str]
-) -> list[str]:
-    """Return the columns to learn from: those of the spec, or all but the target and those in `left`.
-
-    Raises:
-        DataError: A column is missing or there twice, or the target is among the features, or nothing is left.
-    """
-    wanted = {f"{field}.target": [data.target], f"{field}.features": data.features or []}
-    for key, columns in wanted.items():
-        for name in columns:
-            if name not in names:
-                raise DataError(f"{key}: {place} has no column {name!r}; it has {', '.join(names) or 'none'}")
-    features = data.features or [name for name in names if name != data.target and name not in left]
-    if not features:
-        raise DataError(f"{field}.path: {place} has no column besides the target {data.target!r}")
-    if data.target in features:
-        raise DataError(f"{field}.features: {data.target!r} is the target; the model would learn to copy it")
-    for name in (*features, data.target):
-        if names.count(name) > 1:
+def _check_delimiter(names: list[str], data: CsvData, location: Location, field: str) -> None:
+    """Refuse a header that another character divides."""
+    for other in ";\t|,":
+        if (
+            len(names) == 1
+            and data.target in (name.strip() for name in names[0].split(other))
+            and names != [data.target]
+        ):
             raise DataError(
-                f"{field}.path: {place} has {names.count(name)} columns named {name!r}",
-                f"rename them, or leave them out with {field}.features",
+                f"{field}.delimiter: {data.delimiter!r}, but the header of {location.name} is {names[0]!r}",
+                f"set it to {other!r}",
             )
-    return features
-
-
-def _samples(table: _Read, classes: tuple[str, ...] | None, field: str) -> Samples:
-    if isinstance(table.targets, Labels):
-        return Samples(table.inputs, table.targets.index(classes or (), field), tuple(table.names))
-    targets = torch.tensor(table.targets, dtype=torch.float64).unsqueeze(1)
-    return Samples(table.inputs, targets, tuple(table.names))
-
-
-def _read_csv(location: Location, data: CsvData, field: str, *, classify: bool) -> _Read:
-    inputs = array("d")
-    labels, numbers = Labels(), array("d")
-    with location.open() as file, location.reading():
-        rows = csv_rows(file, location, data.delimiter)
-        _, names = next(rows)
-        features = choose_features(names, data, location.name, field, left=("",))
-        columns, target = [names.index(name) for name in features], names.index(data.target)
-        for line, row in rows:
-            inputs.extend([_number(row[i], names[i], line, location, field) for i in columns])
-            if classify:
-                labels.add(_class(row[target], f"line {line} of {location.name}", data.target, field))
-            else:
-                numbers.append(_number(row[target], data.target, line, location, field))
-    if not inputs:
-        raise DataError(f"{location.field}: {location.name} has a header but no rows")
-    values = torch.frombuffer(inputs, dtype=torch.float64).reshape(-1, len(features))
-    notes = []
-    if data.features is None and "" in names:
-        notes.append(
-            f"{field}.features: {location.name} has a column without a name, as pandas writes the numbers of the rows, "
-            "which is left out; to keep it, name it in the file's first line"
-        )
-    return _Read(values, features, labels if classify else numbers, tuple(notes))
-
-
-def _number(text: str, column: str, line: int, location: Location, field: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not abs(value) <= LARGEST:  # Not a number is not, either.
-        raise DataError(
-            f"{location.field}: line {line} of {location.name}, column {column!r}: {text!r} is not a finite number "
-            "of 32 bits",
-            f"fill or remove the value, or leave the column out with {field}.features",
-        )
-    return value
-
-
-@dataclass(frozen=True)
-class _Form:
-    """What the columns of a Parquet file are.
-
-    Attributes:
-        location: The file.
-        features: Columns to learn from.
-        classes: What spells its classes: numbers, texts, …; empty in a regression.
-        left: Columns in which pandas wrote its index, and that are left out.
-    """
-
-    location: Location
-    features: list[str]
-    classes: str
-    left: list[str]
-
-
-def _read_parquet(places: list[Location], data: ParquetData, field: str, *, classify: bool) -> _Read:
-    from pyarrow import ArrowInvalid  # noqa: PLC0415 - only jobs with Parquet files need it
-    from pyarrow.parquet import ParquetFile  # noqa: PLC0415 - the same
-
-    parts, forms = list[Any](), list[_Form]()
-    labels, numbers = Labels(), array("d")
-    for location in places:
-        before = len(labels)
-        with location.open() as file, location.reading():
-            try:
-                parquet = ParquetFile(file)
-                forms.append(_form(parquet.schema_arrow, data, location, field, classify=classify))
-                _check_same(forms[0], forms[-1], data.target, field)
-                # Files may have the same columns in any order; a model knows its features by their places.
-                features = forms[0].features
-                for batch in parquet.iter_batches(columns=[*features, data.target]):
-                    parts.append(np.stack([_column(batch, name, location, field) for name in features], axis=1))
-                    if classify:
-                        for value in batch.column(data.target).to_pylist():
-                            row = f"row {len(labels) - before} of {location.name}"
-                            labels.add(_class(value, row, data.target, field))
-                    else:
-                        numbers.extend(_column(batch, data.target, location, field).tolist())
-            except ArrowInvalid as error:
-                raise DataError(f"{location.field}: cannot read {location.name} as Parquet: {error}") from error
-    if not sum(map(len, parts)):
-        raise DataError(f"{places[0].field}: {places[0].name} has columns but no rows")
-    notes = tuple(
-        f"{field}.features: the column {name!r} is an index that pandas wrote and left out; list it to learn from it"
-        for name in dict.fromkeys(name for form in forms for name in form.left)
-    )
-    values = torch.from_numpy(np.concatenate(parts))
-    return _Read(values, forms[0].features, labels if classify else numbers, notes)
-
-
-def _form(schema: Any, data: ParquetData, location: Location, field: str, *, classify: bool) -> _Form:
-    written = (schema.pandas_metadata or {}).get("index_columns", [])
-    index = [name for name in schema.names if name in written or _ROW_NUMBER.fullmatch(name)]
-    features = choose_features(schema.names, data, location.name, field, index)
-    left = [name for name in index if name not in features and name != data.target and data.features is None]
-    return _Form(location, features, _kind(schema.field(data.target).type) if classify else "", left)
-
-
-def _kind(column: Any) -> str:
-    """Return what a column holds, as far as classes are spelt by it."""
-    from pyarrow import types  # noqa: PLC0415 - only jobs with Parquet files need it
-
-    if types.is_dictionary(column):
-        return _kind(column.value_type)
-    if types.is_integer(column) or types.is_floating(column) or types.is_decimal(column):
-        return "numbers"
-    return "texts" if types.is_string(column) or types.is_large_string(column) else str(column)
-
-
-def _check_same(first: _Form, form: _Form, target: str, field: str) -> None:
-    """Refuse a file that has not the features of the first, or spells the classes by something else."""
-    different = {*first.features} ^ {*form.features}
-    if different:
-        name = min(different)
-        poorer, richer = (form, first) if name in first.features else (first, form)
-        raise DataError(
-            f"{form.location.field}: {poorer.location.name} has no column {name!r}, which {richer.location.name} has",
-            f"name the columns that all files have in {field}.features",
-        )
-    if first.classes != form.classes:
-        raise DataError(
-            f"{field}.target: column {target!r} holds {first.classes} in {first.location.name}, but {form.classes} in "
-            f"{form.location.name}",
-            "write all files with one type",
-        )
-
-
-def _column(batch: Any, name: str, location: Location, field: str) -> Any:
-    """Return a column of finite numbers ([rows] float64)."""
-    column = batch.column(name)
-    whole = not column.null_count  # What is no time or date would become a number like any other.
-    try:
-        values = column.to_numpy(zero_copy_only=False).astype(np.float64) if whole else np.empty(0)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{location.field}: {location.name}, column {name!r} does not hold numbers: {error}") from error
-    if not (whole and (np.abs(values) <= LARGEST).all()):
-        raise DataError(
-            f"{location.field}: {location.name}, column {name!r} holds values that are not finite numbers of 32 bits",
-            f"fill or remove them, or leave the column out with {field}.features",
-        )
-    return values
-
-
-def _class(value: object, where: str, column: str, field: str) -> object:
-    """Return what spells a class, if it does; a whole number in one way."""
-    if value is None or str(value).strip().lower() in _NOTHING:
-        raise DataError(f"{field}.target: {where}, column {column!r}: {value!r} is no class", "fill or remove the rows")
-    # Where a value was missing once, pandas wrote whole numbers as fractions.
-    return int(value) if isinstance(value, float | Decimal) and value % 1 == 0 else value
-
-
-def _check_classes(classes: tuple[str, ...], column: str, field: str) -> None:
-    """Refuse numbers with fractions, which measure something instead of naming it."""
-    try:
-        fraction = next((name for name in classes if not float(name).is_integer()), None)
-    except ValueError:
-        return
-    if fraction is not None:
-        raise DataError(
-            f"{field}: column {column!r} holds {len(classes):,} different numbers, as {fraction}, which are no classes",
-            "predict them with task: regression, or write the classes as text",
-        )

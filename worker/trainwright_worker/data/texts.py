@@ -1,14 +1,22 @@
 """Stores of texts: read from beginning to end, never held as a whole."""
 
 import json
+import re
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol
 
+import torch
+from torch import Tensor
+
 from trainwright.api.spec.corpora import LabeledTextData, TextData
+from trainwright_worker.data.cells import Faults, Gaps, Rows
+from trainwright_worker.data.columns import missing_column
 from trainwright_worker.data.labels import Labels
+from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.splits import find_own, refuse_others, say_left_out, say_taken_as_classes
 from trainwright_worker.errors import DataError
 from trainwright_worker.files import Location, csv_rows, find, find_all
@@ -18,6 +26,8 @@ JSONL: Final = (".jsonl", ".ndjson")
 TABLES: Final = (".csv", ".tsv", ".parquet")
 UNLABELED: Final = "unsup"
 """Folder of the IMDB reviews whose texts have no label."""
+_HALF: Final = re.compile(r"[\ud800-\udfff]")
+"""Halves of characters, which Python's text can hold and UTF-8 cannot."""
 CHUNK_BYTES: Final = 32_768
 CHUNKS: Final = 1_000
 """Plain text is held out in chunks: about so many at least, none much larger than CHUNK_BYTES."""
@@ -42,6 +52,21 @@ class TextStore(Protocol):
 
 
 @dataclass(frozen=True)
+class Labeled:
+    """The labels of a store of texts.
+
+    Attributes:
+        labels: The label of each text that has one.
+        rows: Which of the store's texts these are ([labels] int64).
+        origins: The file and the row of each of them.
+    """
+
+    labels: Labels
+    rows: Tensor
+    origins: Origins
+
+
+@dataclass(frozen=True)
 class Files:
     """Where the texts of a store lie, and what to read there.
 
@@ -62,32 +87,45 @@ class Files:
     blank: bool = False
 
     def texts(self) -> Iterator[str]:
-        """Read all texts in their order."""
-        return (text for text, _ in self.records())
-
-    def records(self) -> Iterator[tuple[str, str]]:
-        """Read all texts and their labels in their order; without a field of labels, they are empty.
+        """Read all texts in their order.
 
         Raises:
-            DataError: A line or a value is not as the spec says; names the line.
+            DataError: A file is damaged, or, once all are read, some are no texts.
         """
-        columns = {"textField": self.text_field}
-        if self.label_field is not None:
-            columns["labelField"] = self.label_field
+        faults = Faults()
         for location in self.places:
-            for where, record in read_records(location, columns, self.delimiter):
+            rows = rows_of(location)
+            for number, record in read_records(location, {"textField": self.text_field}, self.delimiter):
                 text = record[self.text_field]
-                if fault := find_fault(text, blank=self.blank):
-                    raise DataError(f"{self.field}.path: {where}: the text in {self.text_field!r} {fault}")
-                label = record[self.label_field] if self.label_field is not None else ""
-                spelling = str(label) if isinstance(label, int) else label
-                if fault := find_fault(spelling, blank=self.label_field is None):
-                    raise DataError(f"{self.field}.path: {where}: the label in {self.label_field!r} {fault}")
-                yield text, spelling
+                if not add_text_fault(
+                    faults, f"{self.field}.path", self.text_field, rows, number, text, blank=self.blank
+                ):
+                    yield text
+        faults.check()
 
-    def labels(self) -> Labels:
-        """Read all labels."""
-        return Labels(label for _, label in self.records())
+    def read_labels(self, faults: Faults, gaps: Gaps) -> "Labeled":
+        """Read all labels, and see that the texts beside them are some.
+
+        Args:
+            faults: What takes texts and labels that are none.
+            gaps: What takes labels that are missing.
+        """
+        label_field = self.label_field or ""
+        columns = {"textField": self.text_field, "labelField": label_field}
+        labels, kept, lines = Labels(), array("q"), list[tuple[str, Tensor]]()
+        texts = 0
+        for location in self.places:
+            rows, found = rows_of(location), array("q")
+            for number, record in read_records(location, columns, self.delimiter):
+                label = record[label_field]
+                add_text_fault(faults, f"{self.field}.path", self.text_field, rows, number, record[self.text_field])
+                if not gaps.holds(label, rows, number) and not _add_label_fault(faults, gaps, rows, number, label):
+                    labels.add(label)
+                    kept.append(texts)
+                    found.append(number)
+                texts += 1
+            lines.append((location.name, torch.tensor(found, dtype=torch.int64)))
+        return Labeled(labels, torch.tensor(kept, dtype=torch.int64), Origins.of_files(lines))
 
     def stamp(self) -> object:
         """Return what changes when the texts do, as JSON types."""
@@ -143,9 +181,11 @@ class Reviews:
                 raise DataError(f"{self.field}: {place.name} is empty")
             yield text
 
-    def labels(self) -> Labels:
+    def read_labels(self, faults: Faults, gaps: Gaps) -> "Labeled":  # noqa: ARG002 - no folder lacks a name
         """Return all labels; they follow from the names of the folders."""
-        return Labels(label for label, places in self._places.items() for _ in places)
+        labels = Labels(label for label, places in self._places.items() for _ in places)
+        files = [place.name for places in self._places.values() for place in places]
+        return Labeled(labels, torch.arange(len(files)), Origins(files, torch.arange(len(files), dtype=torch.int32)))
 
     def stamp(self) -> object:
         """Return what changes when the texts do, as JSON types."""
@@ -248,10 +288,15 @@ def open_text(data: TextData, path: str, root: str, field: str) -> "Files | Plai
     return Files(places, "spec.dataset.text", data.text_field, blank=True)
 
 
+def rows_of(location: Location) -> Rows:
+    """Return how to speak of the records of a file."""
+    return Rows("row" if location.suffix == ".parquet" else "line", location.name)
+
+
 def read_records(
     location: Location, columns: Mapping[str, str], delimiter: str = ","
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield where each record lies, for errors, and its fields.
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the line, or the row, of each record (from 1) and its fields.
 
     Args:
         location: A .jsonl, .csv or .parquet file.
@@ -278,26 +323,45 @@ def decode(content: bytes, name: str, field: str) -> str:
         raise DataError(f"{field}: {name} is not UTF-8 text: {error}") from error
 
 
-def find_fault(value: object, *, blank: bool) -> str:
-    """Return what a value that should be a text is or holds instead, as the end of a sentence; nothing if it is one.
+def add_text_fault(
+    faults: Faults, field: str, column: str, rows: Rows, number: int, value: object, *, blank: bool = False
+) -> bool:
+    """Take a value that should be a text if it is none, and return whether it was taken.
 
     Args:
+        faults: What takes it.
+        field: Field of the spec that led here.
+        column: Column, or field of a record, that holds it.
+        rows: The file.
+        number: Its row.
         value: What a record holds.
         blank: Whether a text may be blank.
     """
+    need = (field, f"column {column!r} must hold text in every row")
     if not isinstance(value, str) or not (blank or value.strip()):
-        return f"is {value!r}"
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        # JSON can spell it, as what is left of an emoji that was cut in half; no tokenizer takes it.
-        return f"holds {value[error.start]!r} at place {error.start} (from 0): half of a character"
-    return ""
+        faults.add(need, rows, [(number, value)], "write text where there is none, or remove these rows")
+        return True
+    # JSON can spell what is left of an emoji that was cut in half; no tokenizer takes it.
+    if not value.isascii() and _HALF.search(value):
+        faults.add(
+            need, rows, [(number, value)], "write whole characters: these texts hold a half of one (a surrogate)"
+        )
+        return True
+    return False
+
+
+def _add_label_fault(faults: Faults, gaps: Gaps, rows: Rows, number: int, value: object) -> bool:
+    """Take a label that is neither text nor a number."""
+    if isinstance(value, str | int | float) and not (isinstance(value, str) and _HALF.search(value)):
+        return False
+    need = (gaps.field, f"column {gaps.column!r} must hold text or whole numbers")
+    faults.add(need, rows, [(number, value)], "write what names the class")
+    return True
 
 
 def _json_records(
     file: Iterable[bytes], location: Location, columns: Mapping[str, str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
+) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(file, start=1):
         if not line.strip():
             continue
@@ -309,31 +373,28 @@ def _json_records(
         if not isinstance(record, dict):
             raise DataError(f"{location.field}: {where} is no JSON object")
         _check_columns([*record], columns, where, location)
-        yield where, record
+        yield number, record
 
 
 def _csv_records(
     file: BinaryIO, location: Location, columns: Mapping[str, str], delimiter: str
-) -> Iterator[tuple[str, dict[str, Any]]]:
+) -> Iterator[tuple[int, dict[str, Any]]]:
     rows = csv_rows(file, location, delimiter)
     _, names = next(rows)
     _check_columns(names, columns, location.name, location)
     for line, row in rows:
-        yield f"line {line} of {location.name}", dict(zip(names, row, strict=True))
+        yield line, dict(zip(names, row, strict=True))
 
 
-def _parquet_records(file: Any, location: Location, columns: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet_records(file: Any, location: Location, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
     from pyarrow import ArrowInvalid  # noqa: PLC0415 - only jobs with Parquet files need it
     from pyarrow.parquet import ParquetFile  # noqa: PLC0415 - the same
 
     try:
         parquet = ParquetFile(file)
         _check_columns(parquet.schema_arrow.names, columns, location.name, location)
-        number = 0
-        for batch in parquet.iter_batches(batch_size=1024, columns=[*columns.values()]):
-            for record in batch.to_pylist():
-                yield f"row {number} of {location.name}", record
-                number += 1
+        batches = parquet.iter_batches(batch_size=1024, columns=[*columns.values()])
+        yield from enumerate((record for batch in batches for record in batch.to_pylist()), start=1)
     except (UnicodeDecodeError, ArrowInvalid) as error:
         raise DataError(f"{location.field}: cannot read {location.name} as Parquet: {error}") from error
 
@@ -342,7 +403,6 @@ def _check_columns(names: Sequence[str], columns: Mapping[str, str], where: str,
     """Refuse a table or a record that has not each of the columns wanted, once."""
     for key, name in columns.items():
         if name not in names:
-            field = f"{location.field.rpartition('.')[0]}.{key}"
-            raise DataError(f"{field}: {where} has no {name!r}; it has {', '.join(names) or 'none'}")
+            raise missing_column(f"{location.field.rpartition('.')[0]}.{key}", where, name, names)
         if names.count(name) > 1:
             raise DataError(f"{location.field}: {where} has {names.count(name)} columns named {name!r}", "rename them")

@@ -11,7 +11,7 @@ from trainwright.api.spec.corpora import (
     TextData,
     WebDatasetData,
 )
-from trainwright.api.spec.preparation import AugmentationSpec, Normalize, SplitSpec, TokenizerSpec
+from trainwright.api.spec.preparation import AugmentationSpec, MissingTargets, Normalize, SplitSpec, TokenizerSpec
 from trainwright.api.spec.source import (
     SOURCE_FIELDS,
     Modality,
@@ -34,7 +34,7 @@ from trainwright.api.spec.sources import (
 _IMAGES = sources_where(lambda source: source.modality == Modality.IMAGES)
 _TEXTS = sources_where(lambda source: source.modality == Modality.TEXTS)
 
-__all__ = ["BuiltinName", "DatasetSpec", "Normalize", "SplitSpec", "SyntheticKind"]
+__all__ = ["BuiltinName", "DatasetSpec", "MissingTargets", "Normalize", "SplitSpec", "SyntheticKind"]
 
 
 class DatasetSpec(Model):
@@ -53,6 +53,12 @@ class DatasetSpec(Model):
     webdataset: WebDatasetData | None = Field(None, description="Images in tar files.")
     labeled_sequences: LabeledSequencesData | None = Field(None, description="Sequences of frames with transcripts.")
     split: SplitSpec = Field(SplitSpec(), description="Fractions held out for validation and test.")
+    missing_targets: MissingTargets = Field(
+        MissingTargets.REFUSE,
+        description="What becomes of samples without a target: null, NaN, blank, or the text NA, N/A, NaN, null, None or the "
+        "like, as pandas reads it. refuse: the job fails and says where they are. drop: they are left out of every split, and "
+        "their number is logged. class: refuse, but such a text is the name of a class.",
+    )
     normalize: Normalize = Field(
         Normalize.STANDARD,
         description="standard: zero mean and unit variance, measured on the training split (per feature; per channel "

@@ -21,6 +21,14 @@ class Normalize(StrEnum):
     NONE = "none"
 
 
+class MissingTargets(StrEnum):
+    """What becomes of samples whose target is missing."""
+
+    REFUSE = "refuse"
+    DROP = "drop"
+    CLASS = "class"
+
+
 class TokenizerName(StrEnum):
     """How a text is cut into tokens, where the vocabulary is learnt from the training split."""
 
