@@ -7,8 +7,9 @@ from trainwright.api.spec.dataset import Normalize, SplitSpec
 from trainwright_worker.data import normalization
 from trainwright_worker.data.normalization import Normalization, measure_samples
 from trainwright_worker.data.sampler import Sampler
+from trainwright_worker.data.samples import Samples
 from trainwright_worker.data.splits import split
-from trainwright_worker.data.table import Samples, Table
+from trainwright_worker.data.table import Table
 from trainwright_worker.errors import DataError, UserError
 
 CPU = torch.device("cpu")
@@ -74,11 +75,15 @@ def test_splits_that_leave_nothing_to_train_on_are_refused():
         split(table_of(2), SplitSpec(validation=0.1, test=0.1), 0)
 
 
+def measure(samples, spec):
+    return measure_samples(samples.inputs, samples.targets, spec)
+
+
 def test_normalization_is_measured_per_feature_and_survives_json():
     inputs = torch.tensor([[1.0, 5.0], [3.0, 5.0]])
     samples = Samples(inputs, torch.tensor([[10.0], [30.0]]))
-    found = Normalization.from_json(measure_samples(samples, Normalize.STANDARD).to_json())
-    scaled = found.apply(samples)
+    found = Normalization.from_json(measure(samples, Normalize.STANDARD).to_json())
+    scaled = samples.scaled(found)
     assert scaled.inputs.tolist() == [[-1, 0], [1, 0]], "a constant column becomes 0"
     assert scaled.targets.tolist() == [[-1], [1]]
     assert (found.target_mean, found.target_deviation) == ((20,), (10,))
@@ -87,13 +92,13 @@ def test_normalization_is_measured_per_feature_and_survives_json():
 def test_numbers_that_only_64_bits_tell_apart_are_scaled_before_they_are_rounded():
     seconds = 1_700_000_000 + torch.arange(4.0, dtype=torch.float64)[:, None]
     samples = Samples(torch.cat([seconds, 1000 * seconds], 1), seconds)
-    found = measure_samples(samples, Normalize.STANDARD)
+    found = measure(samples, Normalize.STANDARD)
     expected = (torch.arange(4.0) - 1.5)[:, None] / 1.25**0.5
-    scaled = found.apply(samples)
+    scaled = samples.scaled(found)
     assert (scaled.inputs.dtype, scaled.targets.dtype) == (torch.float32, torch.float32)
     assert torch.allclose(scaled.inputs, expected.expand(-1, 2))
     assert torch.allclose(scaled.targets, expected)
-    assert measure_samples(samples, Normalize.NONE).apply(samples).inputs.dtype == torch.float32
+    assert samples.scaled(measure(samples, Normalize.NONE)).inputs.dtype == torch.float32
 
 
 @pytest.mark.parametrize("spec", [Normalize.STANDARD, Normalize.UNIT])
@@ -101,7 +106,7 @@ def test_numbers_that_only_64_bits_tell_apart_are_scaled_before_they_are_rounded
 def test_a_column_that_changes_by_nothing_but_rounding_is_left_at_0(spec, noise):
     column = torch.full((1000, 1), 0.1, dtype=torch.float64)
     column[::3] += noise
-    found = measure_samples(Samples(column, column.clone()), spec)
+    found = measure(Samples(column, column.clone()), spec)
     assert (found.deviation, found.target_deviation) == ((1,), (1,))
     assert found.apply_to_inputs(column).abs().max() < 1e-15
 
@@ -109,7 +114,7 @@ def test_a_column_that_changes_by_nothing_but_rounding_is_left_at_0(spec, noise)
 def test_each_target_of_a_regression_is_scaled_by_itself():
     rows = torch.arange(5.0)
     targets = torch.stack([1000 + rows, 0.001 * rows, torch.full((5,), 7.0)], dim=1)
-    scale = measure_samples(Samples(rows[:, None], targets), Normalize.STANDARD)
+    scale = measure(Samples(rows[:, None], targets), Normalize.STANDARD)
     found = Normalization.from_json(scale.to_json())
     scaled = found.apply_to_targets(targets)
     assert torch.allclose(scaled.std(0, correction=0), torch.tensor([1.0, 1.0, 0.0]), atol=1e-5)
@@ -125,8 +130,8 @@ def test_a_scale_that_all_targets_once_shared_is_still_read():
 def test_normalization_of_images_is_per_channel_and_leaves_classes_alone():
     images = torch.rand(6, 3, 4, 4) * torch.tensor([1.0, 10.0, 100.0]).reshape(1, 3, 1, 1)
     samples = Samples(images, torch.arange(6))
-    found = measure_samples(samples, Normalize.STANDARD)
-    scaled = found.apply(samples)
+    found = measure(samples, Normalize.STANDARD)
+    scaled = samples.scaled(found)
     assert len(found.mean) == 3
     assert torch.allclose(scaled.inputs.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)
     assert torch.allclose(scaled.inputs.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-5)
@@ -138,15 +143,15 @@ def test_samples_are_scaled_where_they_are_and_measured_part_by_part(monkeypatch
     images = 1000 + torch.rand(11, 2, 2, 3) * torch.tensor([1.0, 10.0]).reshape(1, 2, 1, 1)
     samples = Samples(images, torch.arange(11))
     deviation, mean = torch.std_mean(images.double(), (0, 2, 3), correction=0)
-    found = measure_samples(samples, Normalize.STANDARD)
+    found = measure(samples, Normalize.STANDARD)
     assert found.mean == pytest.approx(tuple(mean.tolist()), rel=1e-12)
     assert found.deviation == pytest.approx(tuple(deviation.tolist()), rel=1e-12)
-    assert found.apply(samples).inputs is images
+    assert samples.scaled(found).inputs is images
 
 
 def test_no_normalization_keeps_values():
     samples = table_of(3).samples
-    assert measure_samples(samples, Normalize.NONE).apply(samples).inputs is samples.inputs
+    assert samples.scaled(measure(samples, Normalize.NONE)).inputs is samples.inputs
 
 
 def epoch(sampler, step=0):

@@ -16,7 +16,8 @@ from trainwright.api.spec import DatasetSpec
 from trainwright_worker.data.dataset import measure, process, read
 from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.overlap import refuse_overlap
-from trainwright_worker.data.table import Samples, Table
+from trainwright_worker.data.samples import Samples
+from trainwright_worker.data.table import Table
 from trainwright_worker.errors import DataError
 
 

@@ -1,6 +1,7 @@
 """Images: augmented, cropped, scaled, checked."""
 
 import io
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -16,9 +17,9 @@ from trainwright.api.spec.dataset import Normalize
 from trainwright.api.spec.preparation import AugmentationSpec
 from trainwright_worker.data.augment import augment, center, draw_part
 from trainwright_worker.data.normalization import Normalization, measure_samples
-from trainwright_worker.data.pictures import ChangedSamples, Pictures, choose_some, measure_pictures
+from trainwright_worker.data.pictures import Pictures, choose_some, measure_pictures
 from trainwright_worker.data.pixels import decode
-from trainwright_worker.data.table import Samples
+from trainwright_worker.data.samples import AugmentedSamples, Samples
 from trainwright_worker.errors import DataError, UserError
 
 
@@ -77,9 +78,8 @@ def test_the_centre_is_what_evaluation_sees():
 def test_training_that_crops_nothing_sees_what_evaluation_sees(resize):
     form, only = ImageFolderData(path="p", size=8, resize=resize), torch.tensor([0])
     mirror = AugmentationSpec.model_validate({"horizontalFlip": 1})
-    pictures = Pictures(Drawn([encoded(Image.fromarray(image(20, 30)), "PNG")]), only, only, form, "f").processed(
-        Normalization(), mirror, 0
-    )
+    drawn = Drawn([encoded(Image.fromarray(image(20, 30)), "PNG")])
+    pictures = Pictures(drawn, only, only, form, "f", augmentation=mirror)
     assert torch.equal(pictures.take(only, 0).input.flip(3), pictures.take(only).input)
 
 
@@ -171,7 +171,9 @@ def test_images_of_different_depths_share_one_scale_with_all_their_values():
     assert dark_ones.mean == pytest.approx([950 / 257])
     assert dark_ones.deviation == pytest.approx([50 / 257])
     jitter = AugmentationSpec.model_validate({"resizedCrop": {"scale": [0.5, 0.5]}, "horizontalFlip": 1})
-    changed = pictures.processed(dark_ones, jitter, 0).take(torch.tensor([2, 3]), 0).input
+    changed = (
+        replace(pictures, normalization=dark_ones, augmentation=jitter, seed=0).take(torch.tensor([2, 3]), 0).input
+    )
     assert changed[0].unique().item() == pytest.approx(-1, abs=1e-4)
     assert changed[1].unique().item() == pytest.approx(1, abs=1e-4)
 
@@ -232,7 +234,7 @@ def test_images_without_black_and_white_are_refused(dtype, words):
 def test_images_in_memory_change_with_the_epoch_alone_and_not_when_measured():
     images = Samples(torch.rand(20, 3, 8, 8) * 255, torch.arange(20))
     spec = AugmentationSpec.model_validate({"randomCrop": {"padding": 2}, "horizontalFlip": 0.5})
-    split = ChangedSamples(images, Normalization((1.0,) * 3, (2.0,) * 3), spec, 7, 255)
+    split = AugmentedSamples(images, Normalization((1.0,) * 3, (2.0,) * 3), spec, 7, 255)
     whole = split.take(torch.arange(20), 3)
     assert torch.equal(whole.input[5:9], split.take(torch.arange(5, 9), 3).input), "whatever it is read with"
     assert not torch.equal(whole.input, split.take(torch.arange(20), 4).input)
@@ -241,9 +243,11 @@ def test_images_in_memory_change_with_the_epoch_alone_and_not_when_measured():
 
 def test_images_are_scaled_to_one_or_as_imagenet_was():
     images = Samples(torch.full((4, 3, 2, 2), 100.0), torch.zeros(4, dtype=torch.int64))
-    assert measure_samples(images, Normalize.UNIT).apply(images).inputs.max() == 1
-    assert measure_samples(images, Normalize.IMAGENET).mean == pytest.approx((123.675, 116.28, 103.53))
+    assert images.scaled(measure_samples(images.inputs, images.targets, Normalize.UNIT)).inputs.max() == 1
+    assert measure_samples(images.inputs, images.targets, Normalize.IMAGENET).mean == pytest.approx(
+        (123.675, 116.28, 103.53)
+    )
     with pytest.raises(UserError, match=r"spec.dataset.normalize: imagenet, but the images have 1 channel"):
-        measure_samples(Samples(torch.zeros(4, 1, 2, 2), torch.zeros(4)), Normalize.IMAGENET)
+        measure_samples(torch.zeros(4, 1, 2, 2), torch.zeros(4), Normalize.IMAGENET)
     rows = Samples(torch.tensor([[1.0, 5.0], [3.0, 5.0]]), torch.zeros(2, dtype=torch.int64))
-    assert measure_samples(rows, Normalize.UNIT).apply(rows).inputs.tolist() == [[0, 0], [1, 0]]
+    assert rows.scaled(measure_samples(rows.inputs, rows.targets, Normalize.UNIT)).inputs.tolist() == [[0, 0], [1, 0]]

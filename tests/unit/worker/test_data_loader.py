@@ -7,9 +7,8 @@ from trainwright.api.spec.preparation import AugmentationSpec
 from trainwright_worker.batch import Batch
 from trainwright_worker.data.loader import Loader, read_ahead
 from trainwright_worker.data.normalization import Normalization
-from trainwright_worker.data.pictures import ChangedSamples
 from trainwright_worker.data.sampler import Sampler
-from trainwright_worker.data.table import Samples
+from trainwright_worker.data.samples import AugmentedSamples, Samples
 from trainwright_worker.errors import DataError
 
 CPU = torch.device("cpu")
@@ -19,7 +18,7 @@ CPU = torch.device("cpu")
 def test_a_loader_that_begins_at_a_step_yields_what_one_that_came_there_would(threads):
     images = Samples(torch.rand(20, 1, 8, 8), torch.arange(20))
     spec = AugmentationSpec.model_validate({"randomCrop": {"padding": 2}})
-    split = ChangedSamples(images, Normalization(), spec, 7, 1)
+    split = AugmentedSamples(images, Normalization(), spec, 7, 1)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -35,7 +34,7 @@ def test_a_loader_that_begins_at_a_step_yields_what_one_that_came_there_would(th
 
 
 def test_a_failing_reader_ends_the_loop_with_its_error():
-    class Broken(ChangedSamples):
+    class Broken(AugmentedSamples):
         def take(self, indices, epoch=None):  # noqa: ARG002
             raise DataError("broken")
 

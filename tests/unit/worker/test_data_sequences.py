@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from trainwright.api.spec.preparation import Normalize
 from trainwright_worker.batch import IGNORED, Batch
 from trainwright_worker.data import sequences
+from trainwright_worker.data.frames import Frames, measure_frames
 from trainwright_worker.data.normalization import Normalization
 from trainwright_worker.data.ragged import Ragged
-from trainwright_worker.data.sequences import Blocks, Frames, Tokens, pad, round_up
-from trainwright_worker.data.speech import measure_frames
+from trainwright_worker.data.sequences import Blocks, Tokens, pad, round_up
 
 
 def test_batches_are_padded_to_a_multiple_of_eight_but_not_beyond_the_longest_sample():

@@ -7,8 +7,8 @@ from torch import nn
 from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.data.measured import Measured
 from trainwright_worker.data.normalization import Normalization
+from trainwright_worker.data.samples import Samples
 from trainwright_worker.data.splits import Splits
-from trainwright_worker.data.table import Samples
 from trainwright_worker.results.equation import equation
 
 SCALED = Normalization((10.0, 4.0), (2.0, 0.5), (100.0,), (20.0,))

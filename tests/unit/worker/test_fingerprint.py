@@ -11,9 +11,10 @@ from PIL import Image
 
 from trainwright.api.job import read_spec
 from trainwright.api.worker import WorkerConfig
-from trainwright_worker.data.fingerprint import Fingerprint, fingerprint
+from trainwright_worker.data.fingerprint import fingerprint
 from trainwright_worker.data.load import load
 from trainwright_worker.data.measured import Measured
+from trainwright_worker.data.pieces import Fingerprint
 from trainwright_worker.data.ragged import Scratch
 from trainwright_worker.data.readers import read_source
 from trainwright_worker.distributed.group import Group

@@ -11,7 +11,7 @@ from trainwright.api.spec import EarlyStoppingSpec
 from trainwright.api.spec.evaluation import MetricName
 from trainwright_worker.batch import IGNORED, Batch
 from trainwright_worker.checkpoint.state import Patience
-from trainwright_worker.data.table import Samples
+from trainwright_worker.data.samples import Samples
 from trainwright_worker.errors import UserError
 from trainwright_worker.facts import Facts
 from trainwright_worker.tasks.measures import LossSum

@@ -7,7 +7,8 @@ import torch
 
 from trainwright.api.spec.sources import BuiltinData, BuiltinName
 from trainwright_worker.data.origin import Origins
-from trainwright_worker.data.table import Samples, Table
+from trainwright_worker.data.samples import Samples
+from trainwright_worker.data.table import Table
 
 DIGITS_SHAPE = (1, 8, 8)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.preparation import TokenizerName, TokenizerSpec
 from trainwright.api.spec.source import Target
+from trainwright_worker.data.measured import Measured
 from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.ragged import Array, Ragged, Scratch
 from trainwright_worker.data.sequences import Blocks, Tokens
@@ -59,6 +60,19 @@ class Texts:
         return replace(
             self, rows=self.rows[indices], targets=self.targets[indices], ends=self.ends[indices], origins=origins
         )
+
+    def measure(self, spec: TrainingJobSpec, root: str) -> Measured:
+        """Return their tokenizer."""
+        return Measured(tokenizer=make_tokenizer(spec, self, root))
+
+    def process(self, spec: TrainingJobSpec, measured: Measured, name: str, scratch: Scratch) -> Tokens | Blocks:
+        """Return texts as tokens: one after the other in blocks for a language model, else each as a sample of its own."""
+        if measured.tokenizer is None:
+            raise TypeError("texts were measured without a tokenizer")
+        if spec.traits.target == Target.TOKENS:
+            return to_blocks(self, measured.tokenizer, scratch, name)
+        scaled = replace(self, targets=measured.normalization.apply_to_targets(self.targets))
+        return to_samples(scaled, measured.tokenizer, scratch, fixed=spec.training.compile)
 
     def read(self) -> Iterator[str]:
         """Read these texts, in the order of the store."""

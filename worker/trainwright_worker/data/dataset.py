@@ -10,17 +10,17 @@ from torch import Tensor
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.source import Target
 from trainwright_worker.batch import Batch
-from trainwright_worker.data.corpus import Texts, make_tokenizer, to_blocks, to_samples
+from trainwright_worker.data.corpus import Texts
 from trainwright_worker.data.measured import Measured
-from trainwright_worker.data.normalization import Normalization, measure_samples
+from trainwright_worker.data.normalization import Normalization
 from trainwright_worker.data.overlap import refuse_overlap
-from trainwright_worker.data.pictures import ChangedSamples, Pictures, measure_pictures
+from trainwright_worker.data.pictures import Pictures
 from trainwright_worker.data.ragged import Scratch
 from trainwright_worker.data.readers import read_source
-from trainwright_worker.data.sequences import Frames, Tokens, pad
-from trainwright_worker.data.speech import measure_frames
+from trainwright_worker.data.samples import Samples
+from trainwright_worker.data.sequences import Tokens, pad
 from trainwright_worker.data.splits import Splits, split
-from trainwright_worker.data.table import Part, Samples, Split, Table
+from trainwright_worker.data.table import Part, Split, Table
 from trainwright_worker.data.tokens import Tokenizer
 from trainwright_worker.errors import DataError, UserError
 
@@ -156,16 +156,7 @@ def measure(spec: TrainingJobSpec, splits: Splits[Part], classes: tuple[str, ...
         DataError: The tokenizer's folder holds none.
         UserError: The spec asks for a scaling or a vocabulary that does not fit.
     """
-    train = splits.train
-    if isinstance(train, Samples):
-        return Measured(classes, measure_samples(train, spec.dataset.normalize))
-    if isinstance(train, Texts):
-        return Measured(classes, tokenizer=make_tokenizer(spec, train, root))
-    if isinstance(train, Pictures):
-        return Measured(classes, measure_pictures(train, spec.dataset.normalize))
-    if isinstance(train, Frames):
-        return Measured(classes, measure_frames(train, spec.dataset.normalize))
-    raise TypeError(type(train))
+    return replace(splits.train.measure(spec, root), classes=classes)
 
 
 def process(spec: TrainingJobSpec, splits: Splits[Part], measured: Measured, scratch: Scratch | None = None) -> Dataset:
@@ -182,26 +173,7 @@ def process(spec: TrainingJobSpec, splits: Splits[Part], measured: Measured, scr
         UserError: A split is too short for a single block.
     """
     place = scratch or Scratch()
-    augmentation, seed = spec.dataset.augmentation, spec.training.seed
-
-    def change(part: Part, name: str) -> Split:
-        if isinstance(part, Samples):
-            if name != "train" or augmentation is None:
-                return measured.normalization.apply(part)
-            return ChangedSamples(part, measured.normalization, augmentation, seed, float(part.inputs.max()))
-        if isinstance(part, Pictures):
-            return part.processed(measured.normalization, augmentation, seed)
-        if isinstance(part, Frames):
-            classes = tuple(map(ord, measured.classes or ()))
-            return replace(part, normalization=measured.normalization, classes=classes, fixed=spec.training.compile)
-        if isinstance(part, Texts) and measured.tokenizer is not None:
-            if spec.traits.target == Target.TOKENS:
-                return to_blocks(part, measured.tokenizer, place, name)
-            scaled = replace(part, targets=measured.normalization.apply_to_targets(part.targets))
-            return to_samples(scaled, measured.tokenizer, place, fixed=spec.training.compile)
-        raise TypeError(type(part))
-
-    changed = splits.map(change)
+    changed = splits.map(lambda part, name: part.process(spec, measured, name, place))
     return Dataset(replace(changed, notes=(*changed.notes, *_say_what_is_cut(changed))), measured)
 
 

@@ -6,9 +6,8 @@ values in memory are hashed, of images the names and sizes, of files of texts th
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final
 
 import numpy as np
 import torch
@@ -16,10 +15,12 @@ import xxhash
 from torch import Tensor
 
 from trainwright_worker.data.corpus import Texts
+from trainwright_worker.data.frames import Frames
 from trainwright_worker.data.pictures import Pictures
+from trainwright_worker.data.pieces import SPLIT, Fingerprint, Piece
 from trainwright_worker.data.ragged import Array
-from trainwright_worker.data.sequences import Frames
-from trainwright_worker.data.table import Part, Samples, Table
+from trainwright_worker.data.samples import Samples
+from trainwright_worker.data.table import Part, Table
 from trainwright_worker.files import Location
 
 _PIECES: Final = 256
@@ -29,79 +30,14 @@ _BLOCK_BYTES: Final = 1 << 16
 """Of a large file so many blocks of this size are read, evenly spread."""
 _OPENED: Final = 256
 """Of more files of texts than these only the sizes are looked at."""
-_SHOWN: Final = 5
-"""How many changes a message lists."""
-_SPLIT: Final = "split"
-"""The part of which samples are held out, unless validation and test have files of their own."""
 
 Content = Iterable[Tensor | Array]
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A file or a folder of the data.
-
-    Attributes:
-        name: Its path from the folder that all pieces have in common.
-        samples: How many samples it holds; None if that is not known by piece.
-        digest: Hash of what they are, in their order.
-    """
-
-    name: str
-    samples: int | None
-    digest: str
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """The pieces of each part of the data: of the samples to split, and of files of their own for validation and test."""
-
-    parts: dict[str, tuple[Piece, ...]]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything as JSON types."""
-        return {
-            part: [[piece.name, piece.samples, piece.digest] for piece in pieces] for part, pieces in self.parts.items()
-        }
-
-    @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> Self:
-        """Return what `to_json` wrote."""
-        return cls({part: tuple(Piece(*piece) for piece in pieces) for part, pieces in raw.items()})
-
-    def find_changes(self, before: "Fingerprint") -> str:
-        """Return what has changed since `before`, as the end of a sentence; nothing if nothing has."""
-        changes = [
-            f"{change}{'' if part == _SPLIT else f' ({part} files)'}"
-            for part in dict.fromkeys((*before.parts, *self.parts))
-            for change in _changes(before.parts.get(part, ()), self.parts.get(part, ()))
-        ]
-        return "; ".join(changes[:_SHOWN]) + (f"; and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else "")
-
-
 def fingerprint(table: Table) -> Fingerprint:
     """Return the fingerprint of a dataset as it was read."""
-    parts = {_SPLIT: table.samples, "validation": table.validation, "test": table.test}
+    parts = {SPLIT: table.samples, "validation": table.validation, "test": table.test}
     return Fingerprint({name: tuple(_merge(_pieces(part))) for name, part in parts.items() if part is not None})
-
-
-def _changes(before: Sequence[Piece], now: Sequence[Piece]) -> Iterator[str]:
-    old, new = ({piece.name: piece for piece in pieces} for pieces in (before, now))
-    for name in old.keys() - new.keys():
-        yield f"{name} is missing{_counted(old[name])}"
-    for name, piece in new.items():
-        if name not in old:
-            yield f"{name} is new{_counted(piece)}"
-        elif piece.samples != old[name].samples:
-            yield f"{name} has {piece.samples:,} samples instead of {old[name].samples:,}"
-        elif piece != old[name]:
-            yield f"{name} holds other samples, or in another order"
-    if before != now and old == new:
-        yield "the files come in another order"
-
-
-def _counted(piece: Piece) -> str:
-    return "" if piece.samples is None else f", with {piece.samples:,} samples"
 
 
 def _pieces(part: Part) -> list[Piece]:

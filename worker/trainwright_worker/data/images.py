@@ -10,7 +10,8 @@ from torch import Tensor
 
 from trainwright.api.spec.sources import Cifar10Data, IdxData
 from trainwright_worker.data.origin import Origins
-from trainwright_worker.data.table import Samples, Table
+from trainwright_worker.data.samples import Samples
+from trainwright_worker.data.table import Table
 from trainwright_worker.errors import DataError
 from trainwright_worker.files import Location, find
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from trainwright.api.spec import TrainingJobSpec
 from trainwright_worker.data.dataset import Dataset, measure, process, read_table
-from trainwright_worker.data.fingerprint import Fingerprint, fingerprint
+from trainwright_worker.data.fingerprint import fingerprint
 from trainwright_worker.data.measured import Measured
+from trainwright_worker.data.pieces import Fingerprint
 from trainwright_worker.data.ragged import Scratch
 from trainwright_worker.data.splits import Splits, split
 from trainwright_worker.data.table import Part

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from trainwright_worker.batch import Batch
 from trainwright_worker.data.sampler import Sampler
-from trainwright_worker.data.table import Reading, Samples, Split
+from trainwright_worker.data.samples import Samples
+from trainwright_worker.data.table import Reading, Split
 
 _NETWORK_THREADS: Final = 16
 _SPARE: Final = 2

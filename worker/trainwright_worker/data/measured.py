@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from trainwright_worker.data.fingerprint import Fingerprint
 from trainwright_worker.data.normalization import Normalization
+from trainwright_worker.data.pieces import Fingerprint
 from trainwright_worker.data.tokens import Tokenizer
 from trainwright_worker.errors import UserError
 

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from trainwright.api.spec.dataset import Normalize
 from trainwright_worker.data.pixels import PIXEL_MAXIMUM
-from trainwright_worker.data.table import Samples
+from trainwright_worker.data.ragged import Array
 from trainwright_worker.errors import UserError
 
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
@@ -105,17 +106,20 @@ class Normalization:
             self.target_mean, self.target_deviation, other.target_mean, other.target_deviation
         )
 
-    def apply(self, samples: Samples) -> Samples:
-        """Return scaled samples; the inputs are scaled where they are, since large ones hardly fit into memory twice."""
-        inputs, targets = self.apply_to_inputs(samples.inputs), self.apply_to_targets(samples.targets)
-        return replace(samples, inputs=inputs, targets=targets)
+    def write_image(self, image: Array, place: Array) -> None:
+        """Write an image [height, width, channels], scaled, to [channels, height, width] float32."""
+        place[...] = image.transpose(2, 0, 1)
+        if self.mean:
+            place -= np.array(self.mean, np.float32)[:, None, None]
+            place /= np.array(self.deviation, np.float32)[:, None, None]
 
 
-def measure_samples(train: Samples, spec: Normalize) -> Normalization:
-    """Return the scaling of samples in memory, measured on `train` in float64 for the sake of large splits.
+def measure_samples(inputs: Tensor, targets: Tensor, spec: Normalize) -> Normalization:
+    """Return the scaling of samples in memory, measured in float64 for the sake of large splits.
 
     Args:
-        train: The training split.
+        inputs: Those of the training split ([samples, features] or [samples, channels, height, width]).
+        targets: Their targets.
         spec: How to scale: images per channel, anything else per feature.
 
     Raises:
@@ -123,8 +127,8 @@ def measure_samples(train: Samples, spec: Normalize) -> Normalization:
     """
     if spec == Normalize.NONE:
         return Normalization()
-    mean, deviation = _scale(train.inputs, spec)
-    return Normalization(tuple(mean.tolist()), tuple(deviation.tolist())).with_targets(train.targets)
+    mean, deviation = _scale(inputs, spec)
+    return Normalization(tuple(mean.tolist()), tuple(deviation.tolist())).with_targets(targets)
 
 
 def imagenet(channels: int) -> Normalization:

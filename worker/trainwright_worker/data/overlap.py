@@ -9,10 +9,11 @@ from trainwright.api.spec import DatasetSpec
 from trainwright.api.spec.paths import is_uri, list_paths
 from trainwright_worker.data.corpus import Texts
 from trainwright_worker.data.folders import ImageFiles
+from trainwright_worker.data.frames import Frames
 from trainwright_worker.data.pictures import Pictures
-from trainwright_worker.data.sequences import Frames
+from trainwright_worker.data.samples import Samples
 from trainwright_worker.data.shards import Shards
-from trainwright_worker.data.table import Part, Samples, Table
+from trainwright_worker.data.table import Part, Table
 from trainwright_worker.errors import DataError
 
 

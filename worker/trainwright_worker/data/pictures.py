@@ -10,15 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.corpora import Pictures as Form
 from trainwright.api.spec.preparation import AugmentationSpec, Normalize
 from trainwright_worker.batch import Batch
 from trainwright_worker.data.augment import augment, center
+from trainwright_worker.data.measured import Measured
 from trainwright_worker.data.normalization import Normalization, imagenet
 from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.pixels import PIXEL_MAXIMUM, decode
-from trainwright_worker.data.ragged import Array
-from trainwright_worker.data.table import Reading, Samples
+from trainwright_worker.data.ragged import Array, Scratch
+from trainwright_worker.data.table import Reading
 
 CHECKED: Final = 2048
 """Images that are decoded before training begins: to measure their scaling, and to find out what cannot be decoded."""
@@ -132,10 +134,17 @@ class Pictures:
         """Return the images at `indices` ([k] int64)."""
         return replace(self, rows=self.rows[indices], targets=self.targets[indices])
 
-    def processed(self, normalization: Normalization, augmentation: AugmentationSpec | None, seed: int) -> "Pictures":
-        """Return the same images, scaled and changed."""
-        targets = normalization.apply_to_targets(self.targets)
-        return replace(self, targets=targets, normalization=normalization, augmentation=augmentation, seed=seed)
+    def measure(self, spec: TrainingJobSpec, root: str) -> Measured:  # noqa: ARG002 - they are where the reader found them
+        """Return their scaling."""
+        return Measured(normalization=measure_pictures(self, spec.dataset.normalize))
+
+    def process(self, spec: TrainingJobSpec, measured: Measured, name: str, scratch: Scratch) -> "Pictures":  # noqa: ARG002
+        """Return the same images, scaled, and changed at random when they are trained on."""
+        targets = measured.normalization.apply_to_targets(self.targets)
+        augmentation, seed = spec.dataset.augmentation, spec.training.seed
+        return replace(
+            self, targets=targets, normalization=measured.normalization, augmentation=augmentation, seed=seed
+        )
 
     def take(self, indices: Tensor, epoch: int | None = None) -> Batch:
         """Return the samples at `indices` as images [k, channels, size, size].
@@ -145,7 +154,7 @@ class Pictures:
         """
         inputs = np.empty((len(indices), *self.shape), np.float32)
         for place, row in enumerate(self.rows[indices].tolist()):
-            write_scaled(self._picture(row, epoch), self.normalization, inputs[place])
+            self.normalization.write_image(self._picture(row, epoch), inputs[place])
         return Batch.of(torch.from_numpy(inputs), self.targets[indices])
 
     def _picture(self, row: int, epoch: int | None) -> Array:
@@ -155,66 +164,6 @@ class Pictures:
             draw = Random(f"{self.seed}/{epoch}/{row}")  # noqa: S311 - nothing secret
             return augment(image, self.augmentation, size, resized, PIXEL_MAXIMUM, draw)
         return center(image, size, resized)
-
-
-@dataclass(frozen=True)
-class ChangedSamples:
-    """Images in memory that are changed at random in training.
-
-    Attributes:
-        samples: The images, unscaled.
-        normalization: How they are scaled.
-        augmentation: What is changed.
-        seed: Seed of the changes.
-        maximum: Value of the brightest pixel.
-    """
-
-    samples: Samples
-    normalization: Normalization
-    augmentation: AugmentationSpec
-    seed: int
-    maximum: float
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.samples)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
-        return self.samples.shape
-
-    @property
-    def reading(self) -> Reading:
-        """What makes reading take its time."""
-        return Reading.DECODING
-
-    @property
-    def origins(self) -> Origins | None:
-        """The file and the row of each sample, if they are known."""
-        return self.samples.origins
-
-    def take(self, indices: Tensor, epoch: int | None = None) -> Batch:
-        """Return the samples at `indices` as images [k, channels, height, width]."""
-        if epoch is None:
-            return self.normalization.apply(self.samples.select(indices)).take(torch.arange(len(indices)))
-        inputs = np.empty((len(indices), *self.shape), np.float32)
-        images = self.samples.inputs.numpy()
-        size = (self.shape[1], self.shape[2])
-        for place, row in enumerate(indices.tolist()):
-            draw = Random(f"{self.seed}/{epoch}/{row}")  # noqa: S311 - nothing secret
-            image = images[row].transpose(1, 2, 0)
-            changed = augment(image, self.augmentation, size, min(size), self.maximum, draw)
-            write_scaled(changed, self.normalization, inputs[place])
-        return Batch.of(torch.from_numpy(inputs), self.samples.targets[indices])
-
-
-def write_scaled(image: Array, normalization: Normalization, place: Array) -> None:
-    """Write an image [height, width, channels], scaled, to [channels, height, width] float32."""
-    place[...] = image.transpose(2, 0, 1)
-    if normalization.mean:
-        place -= np.array(normalization.mean, np.float32)[:, None, None]
-        place /= np.array(normalization.deviation, np.float32)[:, None, None]
 
 
 def measure_pictures(train: Pictures, spec: Normalize) -> Normalization:

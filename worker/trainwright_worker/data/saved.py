@@ -20,8 +20,9 @@ from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.pictures import Marks, Pictures
 from trainwright_worker.data.ragged import Array
+from trainwright_worker.data.samples import Samples
 from trainwright_worker.data.splits import find_own, say_other_splits
-from trainwright_worker.data.table import Part, Reading, Samples, Table
+from trainwright_worker.data.table import Part, Reading, Table
 from trainwright_worker.data.texts import add_text_fault
 from trainwright_worker.errors import DataError
 from trainwright_worker.files import Location, find, place

@@ -4,7 +4,7 @@ Texts that take little memory are padded once and kept: cutting a batch from one
 is worth 4 % of the speed of a small LSTM.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainwright_worker.batch import IGNORED, Batch
-from trainwright_worker.data.normalization import Normalization
+from trainwright_worker.batch import Batch
 from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.ragged import Array, Ragged
 from trainwright_worker.data.table import Reading
@@ -154,67 +153,6 @@ class Blocks:
         blocks = np.stack([self.ids[begin : begin + self.length + 1] for begin in begins]).astype(np.int64)
         found = torch.from_numpy(blocks)
         return Batch.of(found[:, :-1].contiguous(), found[:, 1:].contiguous())
-
-
-@dataclass(frozen=True)
-class Frames:
-    """Sequences of frames, each with a transcript.
-
-    Attributes:
-        frames: Frames of every sequence of the source ([total, features]), unscaled.
-        transcripts: Code points of every transcript ([total]).
-        rows: Which of these sequences belong to this split ([samples] int64).
-        normalization: How frames are scaled.
-        max_length: Frames of the longest sample.
-        classes: Code points of the characters in the order of their classes; a character is its class + 1, since CTC's
-            blank is 0.
-        fixed: Whether to pad every batch to the longest sample, rather than to its own longest.
-        origins: The file and the row of each sample.
-    """
-
-    frames: Ragged
-    transcripts: Ragged
-    rows: Tensor
-    normalization: Normalization
-    max_length: int
-    classes: tuple[int, ...] = ()
-    fixed: bool = False
-    origins: Origins | None = None
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.rows)
-
-    def select(self, indices: Tensor) -> "Frames":
-        """Return the sequences at `indices` ([k] int64)."""
-        return replace(
-            self, rows=self.rows[indices], origins=None if self.origins is None else self.origins.select(indices)
-        )
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
-        return (self.max_length, self.frames.values.shape[1])
-
-    @property
-    def reading(self) -> Reading:
-        """What makes reading take its time."""
-        return Reading.INSTANT
-
-    def take(self, indices: Tensor, epoch: int | None = None) -> Batch:  # noqa: ARG002 - nothing is augmented here
-        """Return the samples at `indices` as frames [k, length, features] with their mask."""
-        rows = self.rows[indices].tolist()
-        frames = [self.frames.row(row) for row in rows]
-        if self.normalization.mean:
-            mean, deviation = (
-                np.array(part, np.float32) for part in (self.normalization.mean, self.normalization.deviation)
-            )
-            frames = [(part - mean) / deviation for part in frames]
-        transcripts = [np.searchsorted(self.classes, self.transcripts.row(row)) + 1 for row in rows]
-        length = self.max_length if self.fixed else round_up(max(map(len, frames)), self.max_length)
-        inputs, mask = pad(frames, length, 0.0)
-        targets, _ = pad(transcripts, max(map(len, transcripts)), IGNORED)
-        return Batch.of(torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(mask))
 
 
 def round_up(length: int, longest: int) -> int:

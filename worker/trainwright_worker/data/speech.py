@@ -9,15 +9,15 @@ import numpy as np
 import torch
 
 from trainwright.api.spec.corpora import LabeledSequencesData
-from trainwright.api.spec.preparation import MissingTargets, Normalize
+from trainwright.api.spec.preparation import MissingTargets
 from trainwright_worker.data.cells import Faults, Gaps
+from trainwright_worker.data.frames import Frames
 from trainwright_worker.data.normalization import Normalization
 from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.ragged import Array, Scratch
-from trainwright_worker.data.sequences import Frames
 from trainwright_worker.data.table import Table
 from trainwright_worker.data.texts import add_text_fault, read_records, rows_of
-from trainwright_worker.errors import DataError, UserError
+from trainwright_worker.errors import DataError
 from trainwright_worker.files import Location, find_all
 
 _FIELD: Final = "spec.dataset.labeledSequences"
@@ -61,33 +61,6 @@ def read_sequences(data: LabeledSequencesData, root: str, scratch: Scratch, miss
     test, validation = (None if part is None else replace(part, max_length=longest) for part in (test, validation))
     classes = tuple(map(chr, characters.tolist()))
     return Table(replace(train, max_length=longest), classes, test, validation, notes=tuple(notes))
-
-
-def measure_frames(train: Frames, spec: Normalize) -> Normalization:
-    """Return the scaling of frames per feature, measured on the training split in float64.
-
-    Raises:
-        UserError: The scaling is one of images.
-    """
-    if spec == Normalize.NONE:
-        return Normalization()
-    if spec == Normalize.IMAGENET:
-        raise UserError("spec.dataset.normalize: imagenet, but the data has no images")
-    width = train.frames.values.shape[1]
-    count, total, squares = 0, np.zeros(width), np.zeros(width)
-    least, most = np.full(width, np.inf), np.full(width, -np.inf)
-    # Counted from the first frame, what never changes is 0 throughout: of larger numbers rounding would leave a spread.
-    origin = train.frames.row(int(train.rows[0]))[0].astype(np.float64)
-    for number in train.rows.tolist():
-        row = train.frames.row(number).astype(np.float64) - origin
-        count += len(row)
-        total += row.sum(0)
-        squares += (row**2).sum(0)
-        least, most = np.minimum(least, row.min(0)), np.maximum(most, row.max(0))
-    offset = least if spec == Normalize.UNIT else total / count
-    spread = most - least if spec == Normalize.UNIT else np.sqrt(np.maximum(squares / count - offset**2, 0))
-    mean = origin + offset
-    return Normalization(tuple(mean.tolist()), tuple(float(value) or 1.0 for value in spread))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 import torch
 
 from trainwright.api.spec.sources import SyntheticData, SyntheticKind
-from trainwright_worker.data.table import Samples, Table
+from trainwright_worker.data.samples import Samples
+from trainwright_worker.data.table import Table
 
 LINE_SLOPE = 2.0
 LINE_INTERCEPT = 1.0

@@ -1,16 +1,17 @@
-"""What a reader returns: all samples of a dataset, unscaled; those of small data in memory."""
+"""What readers return and what training consumes, as protocols: parts of the data as they were read, and splits."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from trainwright.api.spec import TrainingJobSpec
 from trainwright_worker.batch import Batch
+from trainwright_worker.data.measured import Measured
 from trainwright_worker.data.origin import Origins
+from trainwright_worker.data.ragged import Scratch
 
 LARGEST: Final = float(np.finfo(np.float32).max)
 """The largest number that a model can be shown; what is larger would be infinite to it."""
@@ -52,57 +53,6 @@ class Split(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Inputs and their targets.
-
-    Attributes:
-        inputs: float32, [samples, features] or [samples, channels, height, width]; float64 where they were read from a table
-            and are not scaled yet.
-        targets: int64 class indices [samples], or float32 values [samples, 1]; float64 as above.
-        features: Name of each feature, where they have names.
-        origins: The file and the row of each sample, where they were read from files of rows.
-        units: Columns of times, with the types that they have in the data; they are read in the unit of the first.
-    """
-
-    inputs: Tensor
-    targets: Tensor
-    features: tuple[str, ...] | None = None
-    origins: Origins | None = None
-    units: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.inputs)
-
-    def select(self, indices: Tensor) -> "Samples":
-        """Return the samples at `indices` ([k] int64), copied."""
-        return replace(
-            self,
-            inputs=self.inputs.index_select(0, indices),
-            targets=self.targets.index_select(0, indices),
-            origins=None if self.origins is None else self.origins.select(indices),
-        )
-
-    def take(self, indices: Tensor, epoch: int | None = None) -> Batch:  # noqa: ARG002 - nothing is augmented here
-        """Return the samples at `indices` ([k] int64) as a batch."""
-        return Batch.of(self.inputs.index_select(0, indices), self.targets.index_select(0, indices))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
-        return tuple(self.inputs.shape[1:])
-
-    @property
-    def reading(self) -> Reading:
-        """What makes reading take its time."""
-        return Reading.INSTANT
-
-    def to(self, device: torch.device) -> "Samples":
-        """Return the samples on `device`."""
-        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
-
-
 class Part(Protocol):
     """Samples as they were read, of which a part can be chosen."""
 
@@ -111,6 +61,32 @@ class Part(Protocol):
 
     def select(self, indices: Tensor) -> "Part":
         """Return the samples at `indices` ([k] int64)."""
+
+    def measure(self, spec: TrainingJobSpec, root: str) -> Measured:
+        """Return what processing needs to know of these samples, if they are the training split; without the classes.
+
+        Args:
+            spec: The job.
+            root: Folder at which relative paths start.
+
+        Raises:
+            DataError: The tokenizer's folder holds none.
+            UserError: The spec asks for a scaling or a vocabulary that does not fit.
+        """
+
+    def process(self, spec: TrainingJobSpec, measured: Measured, name: str, scratch: Scratch) -> Split:
+        """Return these samples as the model sees them; those in memory are changed where they are.
+
+        Args:
+            spec: The job.
+            measured: What was measured on the training split, by this run or the one that it continues.
+            name: Which split they are: train, validation or test.
+            scratch: Where to keep what is derived from the data.
+
+        Raises:
+            DataError: A text holds no token.
+            UserError: The split is too short for a single block.
+        """
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from trainwright_worker.data.columns import Columns, Units, add_faults, check_al
 from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.ragged import Array
-from trainwright_worker.data.table import Samples, Table
+from trainwright_worker.data.samples import Samples
+from trainwright_worker.data.table import Table
 from trainwright_worker.errors import DataError
 from trainwright_worker.files import Location, csv_rows, find, find_all
 

@@ -12,8 +12,9 @@ from trainwright.api.devices import Gpu, find_gpu
 from trainwright.api.figures import MemoryUse
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.training import Precision
+from trainwright_worker.data.frames import Frames
 from trainwright_worker.data.sampler import largest_pass
-from trainwright_worker.data.sequences import Frames, Tokens, round_up
+from trainwright_worker.data.sequences import Tokens, round_up
 from trainwright_worker.data.table import Split
 from trainwright_worker.distributed.parallel import is_sharded
 from trainwright_worker.preflight.measure import PassCost, Weights

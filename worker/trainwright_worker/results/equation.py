@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from trainwright_worker.data.dataset import Dataset
-from trainwright_worker.data.table import Samples
+from trainwright_worker.data.samples import Samples
 
 
 def equation(model: nn.Module, dataset: Dataset) -> dict[str, Any] | None:

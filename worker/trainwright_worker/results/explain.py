@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from trainwright.api.spec import ExplanationSpec
 from trainwright_worker.batch import Batch, run_model
 from trainwright_worker.data.dataset import Dataset, existing_split
-from trainwright_worker.data.table import Samples, Split
+from trainwright_worker.data.samples import Samples
+from trainwright_worker.data.table import Split
 from trainwright_worker.results.attribution import Subject, attribute
 from trainwright_worker.results.explanation import Explanation
 from trainwright_worker.results.folder import ResultsFolder
