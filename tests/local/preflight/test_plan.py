@@ -150,7 +150,7 @@ def test_a_dense_layer_that_expects_other_inputs_is_found_without_the_data(plan)
     code, _, errors = plan(TWO_CONVOLUTIONS)
     assert code == 64
     assert "spec.model.layers[3].dense.inputs" in errors
-    assert "3136 given, but the layers before it produce 9216" in errors
+    assert "3136, but the layers before it produce 9216" in errors
     assert plan(TWO_CONVOLUTIONS.replace("3136", "9216"))[0] == 0
 
 

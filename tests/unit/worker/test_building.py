@@ -47,7 +47,7 @@ def test_models_have_the_expected_weights_and_run(model, shape, weights):
         (
             [{"conv2d": {"channels": 64, "kernelSize": 3}}, {"dense": {"units": 10, "inputs": 3136}}],
             (1, 7, 7),
-            r"spec.model.layers\[1\].dense.inputs: 3136 given, but the layers before it produce 1600",
+            r"spec.model.layers\[1\].dense.inputs: 3136, but the layers before it produce 1600",
         ),
         (
             [{"maxPool2d": {}}, {"conv2d": {"channels": 4, "kernelSize": 5}}, {"dense": {"units": 10}}],
