@@ -89,7 +89,7 @@ def _build_recurrent(spec: TrainingJobSpec, args: RecurrentArgs, facts: Facts) -
     _need_sequences(spec, facts)
     if args.bidirectional and spec.traits.causal:
         raise UserError(
-            f"spec.model.args.bidirectional: true, but task {spec.task} predicts the next position, which the model would see",
+            f"spec.model.args.bidirectional: true, but task {spec.task} predicts positions that the model would see",
             "remove it",
         )
     kind = ModelName(str(spec.model.name))

@@ -88,7 +88,7 @@ def build_layers(spec: TrainingJobSpec, facts: Facts) -> Layers:
             added, shape = _add(layer, shape, name)
         if spec.traits.causal and any(_reads_backwards(module) for module in added):
             raise UserError(
-                f"{name}: bidirectional: true, but task {spec.task} predicts the next position, which the model would see",
+                f"{name}: bidirectional: true, but task {spec.task} predicts positions that the model would see",
                 "remove it",
             )
         modules += added

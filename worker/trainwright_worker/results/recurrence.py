@@ -19,7 +19,7 @@ _OPSET: Final = 14
 
 
 def with_operators(model: nn.Module) -> nn.Module:
-    """Return a copy of the model with ONNX operators as recurrent layers, for tracing; the model itself if it has none."""
+    """Return a copy of the model with ONNX operators as recurrent layers, for tracing; the model itself if none."""
     found = [name for name, module in model.named_modules() if isinstance(module, RecurrentLayers)]
     if not found:
         return model
