@@ -217,7 +217,7 @@ def test_regularization_gives_the_dropout_that_args_do_not():
             {"name": "lstm", "args": {"bidirectional": True}},
             TEXT,
             "language-modeling",
-            "spec.model.args.bidirectional: true, but task language-modeling predicts the next position",
+            "spec.model.args.bidirectional: true, but task language-modeling predicts positions that the model would see",
         ),
         ({"name": "transformer"}, FRAMES, "language-modeling", "spec.task: language-modeling needs text"),
         (
@@ -229,7 +229,7 @@ def test_regularization_gives_the_dropout_that_args_do_not():
             },
             TEXT,
             "language-modeling",
-            r"spec.model.layers\[1\]: bidirectional: true, but task language-modeling predicts the next position",
+            r"spec.model.layers\[1\]: bidirectional: true, but task language-modeling predicts positions that the model would see",
         ),
     ],
 )

@@ -90,7 +90,7 @@ class Group:
         return parts or []
 
     def concatenate(self, rows: Tensor) -> Tensor:
-        """Return the concatenated rows of all ranks on every rank ([sum of n, ...], CPU); the number of rows n may differ."""
+        """Return the concatenated rows of all ranks on every rank ([sum of n, ...], CPU); n may differ."""
         if self.size == 1:
             return rows
         counts = [

@@ -42,7 +42,7 @@ class StoreServer:
             raise OSError(f"cannot listen on port {port}")
 
     def close(self) -> None:
-        """End the server. It ignores SIGTERM, so that it outlives the other processes of a worker that is being stopped."""
+        """End the server. It ignores SIGTERM, so that it outlives the other processes of a stopping worker."""
         self._process.signal(signal.SIGKILL)
         self._process.wait(STORE_TIMEOUT.total_seconds())
 
