@@ -1,4 +1,4 @@
-"""Small real datasets that ship with scikit-learn. Importing it takes seconds, so only jobs that ask for one do."""
+"""Small real datasets of scikit-learn. The import takes seconds, so it happens only in jobs that use them."""
 
 import importlib
 from typing import Any
@@ -40,5 +40,5 @@ def _load(name: BuiltinName) -> Any:
         case BuiltinName.BREAST_CANCER:
             return datasets.load_breast_cancer()
         case BuiltinName.DIABETES:
-            # Scaled columns hide the units; our own normalization is the one that is saved with the state.
+            # Unscaled, because scaled columns hide the units, and normalization is applied and saved later.
             return datasets.load_diabetes(scaled=False)
