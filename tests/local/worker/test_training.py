@@ -320,7 +320,7 @@ def test_teachers_that_cannot_teach_are_refused(make_job):
     user, data = ExitCode.USER_ERROR, ExitCode.DATA
     for name, lesson, code, words in (
         ("gone", {"weights": "nowhere"}, data, "spec.distillation.weights: nowhere does not exist"),
-        ("other", {"weights": "teacher"}, user, "spec.distillation.weights: teacher was taught the classes"),
+        ("other", {"weights": "teacher"}, user, "spec.distillation.weights: teacher was trained on the classes"),
         (
             "named",
             {"weights": "teacher", "model": "mlp", "args": {"hidden": [9]}},
