@@ -187,7 +187,7 @@ def test_one_extreme_value_in_the_test_split_costs_its_measure_and_nothing_else(
     (data / "train.csv").write_text("a,b,t\n" + "".join(f"{number},0,{2 * number}\n" for number in range(64)))
     (data / "test.csv").write_text("a,b,t\n1,0,2\n2,1e30,4\n")
     job.run()
-    problem = "the loss on the test split is not finite at step 16; look for extreme values in it"
+    problem = "the loss on the test split is not finite at step 16; check the split for extreme values"
     assert last(job).problems == [problem]
     assert job.summary["problems"] == [problem]
     assert job.summary["test"] is None
