@@ -58,7 +58,8 @@ def plan(tmp_path):
     return run
 
 
-def test_a_job_that_fits(plan):
+def test_a_job_that_fits_whatever_files_lie_beside_it(plan, tmp_path):
+    (tmp_path / "random.py").write_text("raise SystemExit('this is not the random of Python')\n")
     code, output, _ = plan(MLP, "--device-memory", "1Gi")
     rows = dict(line.split("  ", 1) for line in output.splitlines() if "  " in line)
     # 100 x 64 + 64, 64 x 64 + 64 and 64 x 10 + 10
