@@ -137,7 +137,7 @@ def test_text_files(refused, tmp_path):
     (tmp_path / "broken.jsonl").write_text('{"text": "a", "label"')
     refused("line 1 of .*broken.jsonl is not valid JSON", {"labeledText": {"path": "broken.jsonl"}})
     (tmp_path / "imdb" / "train").mkdir(parents=True)
-    refused("imdb/train holds no LABEL", {"labeledText": {"path": "imdb"}})
+    refused("imdb/train contains no LABEL", {"labeledText": {"path": "imdb"}})
     (tmp_path / "imdb" / "train" / "pos").mkdir()
     (tmp_path / "imdb" / "train" / "pos" / "1.txt").write_text("\n")
     refused("spec.dataset: all samples have the same class, 'pos'", {"labeledText": {"path": "imdb"}})
@@ -280,7 +280,7 @@ def test_what_spells_no_class_in_parquet(refused, tmp_path, labels, words):
 
 def test_saved_datasets(refused, tmp_path):
     (tmp_path / "empty").mkdir()
-    refused("huggingface.path: .*empty is no dataset", {"huggingface": {"path": "empty", "text": "text"}})
+    refused("huggingface.path: .*empty is not a dataset", {"huggingface": {"path": "empty", "text": "text"}})
     features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["a", "b"]))
     rows = datasets.Dataset.from_dict({"text": ["u", "v"], "label": [0, -1]}, features=features)
     datasets.DatasetDict(train=rows).save_to_disk(tmp_path / "saved")

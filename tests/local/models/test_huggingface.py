@@ -286,7 +286,7 @@ def test_nothing_is_allocated_on_the_meta_device():
         ("vit", {"args": SMALL}, REVIEWS, "classification", "transformers has no such model for text"),
         ("vit", {"args": SMALL | {"image_size": 64}}, Facts((3, 32, 32), 2), "classification", "not accept images of 3x32x32"),
         ("bert", {"args": SMALL}, Facts((9, 4), 2), "transcription", "reads text or images, but the data has inputs of 9x4"),
-        ("roberta", {"args": SMALL}, Facts((512,), 2, 90, 1), "classification", "sees 510 positions, .* of 512"),
+        ("roberta", {"args": SMALL}, Facts((512,), 2, 90, 1), "classification", "takes 510 positions, .* of length 512"),
     ],
 )  # fmt: skip
 def test_a_model_that_does_not_fit_is_refused_by_name(kind, model, facts, task, words):
@@ -302,7 +302,7 @@ def test_a_model_that_does_not_fit_is_refused_by_name(kind, model, facts, task, 
         ({}, {"args": {"hidden_size": 64}}, REVIEWS, r"has shape \(32,\), but the model needs \(64,\)"),
         ({}, {}, Facts((16,), 2, 91, 1), "the model's vocabulary has 90 tokens, but the tokenizer's has 91"),
         ({}, {}, Facts((16,), 2, 90, 5), "with the padding token 1, but the tokenizer's is 5"),
-        ({}, {}, Facts((600,), 2, 90, 1), "sees 512 positions, but the data has sequences of 600"),
+        ({}, {}, Facts((600,), 2, 90, 1), "takes 512 positions, but the data has sequences of length 600"),
     ],
 )
 def test_a_folder_that_does_not_fit_is_refused(tmp_path, change, model, facts, words):

@@ -205,7 +205,7 @@ class Gaps:
         self._faults = faults
         self._need = (field, f"column {column!r} must hold a target in every row")
 
-    def holds(self, value: object, rows: Rows, number: int) -> bool:
+    def record_if_missing(self, value: object, rows: Rows, number: int) -> bool:
         """Return whether a target is missing, and record its sample if it is.
 
         Args:

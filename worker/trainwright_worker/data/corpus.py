@@ -121,7 +121,7 @@ def without_blank_texts(store: TextStore, origin: str) -> tuple[Texts, tuple[str
     found = torch.from_numpy(np.fromiter((bool(text.strip()) for text in store.texts()), bool))
     rows = found.nonzero().flatten()
     if not len(rows):
-        raise DataError(f"{store.field}: {origin} holds no text")
+        raise DataError(f"{store.field}: {origin} contains no text")
     blank = len(found) - len(rows)
     notes = (f"{store.field}: {blank:,} of {len(found):,} texts in {origin} are blank and left out",) if blank else ()
     zeros = torch.zeros(len(rows), dtype=torch.int64)

@@ -39,7 +39,7 @@ class Measured:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Self:
-        """Return what `to_json` wrote."""
+        """Return the measurements that `to_json` wrote."""
         return cls(
             None if raw["classes"] is None else tuple(raw["classes"]),
             Normalization.from_json(raw["normalization"]),

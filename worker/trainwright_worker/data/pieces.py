@@ -39,7 +39,7 @@ class Fingerprint:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Self:
-        """Return what `to_json` wrote."""
+        """Return the fingerprint that `to_json` wrote."""
         return cls({part: tuple(Piece(*piece) for piece in pieces) for part, pieces in raw.items()})
 
     def find_changes(self, before: "Fingerprint") -> str:

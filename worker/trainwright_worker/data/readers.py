@@ -28,7 +28,7 @@ class Job:
 
     Attributes:
         root: Folder that relative paths are resolved against.
-        scratch: Where to keep what is derived from the data.
+        scratch: Cache of derived data.
         target: Kind of target.
         seed: Seed of random numbers.
         missing: What to do with samples without a target.
@@ -82,10 +82,10 @@ def read_source(spec: TrainingJobSpec, root: str, scratch: Scratch) -> Table:
     Args:
         spec: The job.
         root: Folder that relative paths are resolved against.
-        scratch: Where to keep what is derived from the data.
+        scratch: Cache of derived data.
 
     Raises:
-        DataError: The data is missing, damaged or not what the spec says.
+        DataError: The data is missing or damaged, or does not match the spec.
     """
     name = spec.dataset.source.field
     job = Job(root, scratch, spec.traits.target, spec.training.seed, spec.dataset.missing_targets)

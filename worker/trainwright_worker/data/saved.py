@@ -269,7 +269,7 @@ class _Reader:
         kept = np.arange(len(values))
         if values.shape[1] == 1:
             doubtful = np.flatnonzero(np.isnan(values[:, 0])).tolist()
-            gaps = [row for row in doubtful if self._gaps.holds(cells[row].as_py(), place, row + 1)]
+            gaps = [row for row in doubtful if self._gaps.record_if_missing(cells[row].as_py(), place, row + 1)]
             kept = np.setdiff1d(kept, gaps)
         self._check_numbers(values, cells, name, "label", origin, kept)
         return torch.from_numpy(kept), torch.from_numpy(values[kept])
@@ -287,7 +287,7 @@ class _Reader:
         labels, kept, classes = Labels(), array("q"), array("q")
         for row, value in enumerate(_values(rows, name)):
             # The library writes -1 for an unknown class.
-            if self._gaps.holds(None if known and value == -1 else value, place, row + 1):
+            if self._gaps.record_if_missing(None if known and value == -1 else value, place, row + 1):
                 continue
             if known is not None and 0 <= value < len(known):
                 classes.append(value)

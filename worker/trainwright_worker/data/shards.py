@@ -65,7 +65,7 @@ class Shards:
 
     @property
     def reading(self) -> Reading:
-        """What makes reading take its time."""
+        """How expensive reading is."""
         return Reading.DECODING if self.places[0].protocol is None else Reading.NETWORK
 
     def read(self, row: int) -> bytes:
@@ -186,9 +186,9 @@ def _samples(place: Location, data: WebDatasetData) -> _Index:
     for sample in images:
         if not labels.get(sample):
             raise DataError(f"{place.field}: the sample {sample!r} in {place.name} has no .{data.label}")
-    if lonely := labels.keys() - images.keys():
+    if unmatched := labels.keys() - images.keys():
         wanted = ", ".join(f".{extension}" for extension in data.image)
-        raise DataError(f"{place.field}: the sample {min(lonely)!r} in {place.name} has no image ({wanted})")
+        raise DataError(f"{place.field}: the sample {min(unmatched)!r} in {place.name} has no image ({wanted})")
     samples = [(begin, end, labels[sample], name) for sample, (begin, end, name) in images.items()]
     return _Index(samples, [name for sample, name in others if sample not in images])
 

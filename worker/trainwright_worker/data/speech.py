@@ -32,7 +32,7 @@ def read_sequences(data: LabeledSequencesData, root: str, scratch: Scratch, miss
     Args:
         data: The files and the names of their fields.
         root: Folder that relative paths are resolved against.
-        scratch: Where to keep what is derived from the data.
+        scratch: Cache of derived data.
         missing: What to do with sequences without a transcript.
 
     Raises:
@@ -116,7 +116,7 @@ def _lines(places: list[Location], data: LabeledSequencesData, faults: Faults, g
         rows = rows_of(place)
         for number, record in read_records(place, columns):
             text, frames = record[data.text_field], _frames(record[data.frames_field])
-            if gaps.holds(text, rows, number):
+            if gaps.record_if_missing(text, rows, number):
                 continue
             if frames is None or (width is not None and frames.shape[1] != width):
                 shape = "finite numbers" if width is None else f"{width} finite numbers"

@@ -81,7 +81,7 @@ class Part(Protocol):
             spec: The job.
             measured: Measurements of the training split, made by this run or the run that it resumes.
             name: Name of the split: train, validation or test.
-            scratch: Where to keep what is derived from the data.
+            scratch: Cache of derived data.
 
         Raises:
             DataError: A text has no tokens.

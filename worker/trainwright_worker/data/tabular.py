@@ -201,7 +201,7 @@ class _TableReader:
         self, some: list[tuple[int, list[str]]], names: list[str], location: Location, found: _RowsRead
     ) -> None:
         place, target = Rows("line", location.name), names.index(self._data.target)
-        some = [(line, row) for line, row in some if not self._gaps.holds(row[target], place, line)]
+        some = [(line, row) for line, row in some if not self._gaps.record_if_missing(row[target], place, line)]
         if not some:
             return
         lines = np.array([line for line, _ in some])
@@ -257,7 +257,9 @@ class _TableReader:
         place, target = Rows("row", location.name), self._data.target
         numbers = np.arange(first, first + len(batch))
         values = batch.column(target).to_pylist()
-        kept = [index for index, value in enumerate(values) if not self._gaps.holds(value, place, first + index)]
+        kept = [
+            index for index, value in enumerate(values) if not self._gaps.record_if_missing(value, place, first + index)
+        ]
         if len(kept) < len(batch):
             batch, numbers, values = batch.take(kept), numbers[kept], [values[index] for index in kept]
         if not kept:

@@ -120,7 +120,9 @@ class Files:
             for number, record in read_records(location, columns, self.delimiter):
                 label = record[label_field]
                 add_text_fault(faults, f"{self.field}.path", self.text_field, rows, number, record[self.text_field])
-                if not gaps.holds(label, rows, number) and not add_label_fault(faults, gaps, rows, number, label):
+                if not gaps.record_if_missing(label, rows, number) and not add_label_fault(
+                    faults, gaps, rows, number, label
+                ):
                     labels.add(label)
                     kept.append(texts)
                     found.append(number)
@@ -139,11 +141,11 @@ class Reviews:
 
     Attributes:
         folder: The parent folder.
-        doubts: Notes about the names of the folders.
+        name_notes: Notes about the names of the folders.
     """
 
     folder: Location
-    doubts: tuple[str, ...] = ()
+    name_notes: tuple[str, ...] = ()
 
     @property
     def field(self) -> str:
@@ -154,7 +156,7 @@ class Reviews:
     def notes(self) -> tuple[str, ...]:
         """Notes about the folders for the user."""
         others = [file.suffix for files in self._listed.values() for file in files if file.suffix != ".txt"]
-        return (*self.doubts, *note_ignored_files(others, self.field, ".txt"))
+        return (*self.name_notes, *note_ignored_files(others, self.field, ".txt"))
 
     @property
     def places(self) -> list[Location]:

@@ -107,7 +107,7 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Self:
-        """Return what `to_json` wrote."""
+        """Return the tokenizer that `to_json` wrote."""
         return cls(raw["definition"], raw["padding"], raw["end"], raw["maxLength"], raw.get("chatTemplate"))
 
     @cached_property

@@ -98,7 +98,7 @@ class Gauge:
             spec: The job.
             facts: Input shape, number of outputs and vocabulary size of the data.
             cuda: Whether the job runs on GPUs, where attention does not keep its scores.
-            root: Folder at which relative paths start, for the configuration beside pretrained weights.
+            root: Folder that relative paths are resolved against, to find the configuration of pretrained weights.
             teacher: The teacher model of distillation.
         """
         self._spec = spec

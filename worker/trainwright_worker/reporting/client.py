@@ -34,7 +34,7 @@ class Client:
         self._sender = sender
         self._url = urlsplit(endpoint.url)
         self._connection: http.client.HTTPConnection | None = None
-        self._complained: str | None = None
+        self._logged_reason: str | None = None
 
     def post(self, report: WorkerReport) -> bool:
         """Send a report, and return whether it was accepted. A repeated reason for failure is logged only once."""
@@ -50,12 +50,12 @@ class Client:
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._drop()
             self.pause = 0.0
-            return self._complain(f"{type(error).__name__}: {error}")
+            return self._log_failure(f"{type(error).__name__}: {error}")
         if status < http.HTTPStatus.MULTIPLE_CHOICES:
-            self._complained = None
+            self._logged_reason = None
             return True
         meaning = "the job is deleted or has restarted" if status in _REFUSED else "refused"
-        return self._complain(f"HTTP {status}, {meaning}")
+        return self._log_failure(f"HTTP {status}, {meaning}")
 
     def _post(self, body: bytes) -> int:
         if self._connection is None:
@@ -83,8 +83,8 @@ class Client:
             self._connection.close()
             self._connection = None
 
-    def _complain(self, reason: str) -> bool:
-        if reason != self._complained:
+    def _log_failure(self, reason: str) -> bool:
+        if reason != self._logged_reason:
             say(self._sender, f"report not delivered ({reason}); training continues, and the report will be retried")
-            self._complained = reason
+            self._logged_reason = reason
         return False

@@ -54,7 +54,7 @@ class Pulse(ctypes.Structure):
         """Record a heartbeat without a step."""
         self.moves += 1
 
-    def rest(self) -> None:
+    def pause(self) -> None:
         """Record that no step is expected from now on."""
         self.patience = 0.0
 
@@ -101,7 +101,7 @@ class Tolerance:
         return max(float(self._spec.min_seconds), self._spec.factor * percentile(self._known, 0.99))
 
 
-def rest_while_compiling(pulse: Pulse) -> None:
+def pause_while_compiling(pulse: Pulse) -> None:
     """Pause hang detection while torch compiles, which inputs of a new shape may cause during training."""
     from torch._dynamo import callback  # noqa: PLC0415 - few jobs compile
 
@@ -110,7 +110,7 @@ def rest_while_compiling(pulse: Pulse) -> None:
     def begin(*_: object) -> None:
         nonlocal patience
         patience = pulse.patience
-        pulse.rest()
+        pulse.pause()
 
     def end(*_: object) -> None:
         if patience:

@@ -45,17 +45,17 @@ def finish(run: Run, step: int) -> None:
         run: This rank.
         step: The step of the model's weights.
     """
-    run.telemetry.tell(phase=WorkerPhase.EVALUATING)
+    run.telemetry.report(phase=WorkerPhase.EVALUATING)
     test, problems = _measure_test(run, step)
     if test is not None:
         run.progress.evaluation = test
-    run.telemetry.tell(phase=WorkerPhase.PREDICTING, evaluation=run.progress.evaluation)
+    run.telemetry.report(phase=WorkerPhase.PREDICTING, evaluation=run.progress.evaluation)
     folder = ResultsFolder(run.config.job_folder)
     predictions = _predict(run, folder)
     weights = weights_of(run)
     if run.placement.leads:
         results = _Results(run, folder, model_of(run, weights), step, test, problems).write(predictions)
-        run.telemetry.tell(phase=WorkerPhase.FINISHED, results=results)
+        run.telemetry.report(phase=WorkerPhase.FINISHED, results=results)
         run.telemetry.log(f"finished: {results.folder}")
     run.group.wait_for_leader()
 

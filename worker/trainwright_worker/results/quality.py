@@ -10,7 +10,7 @@ from torch import Tensor
 from trainwright_worker.batch import Batch
 from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.data.table import Split
-from trainwright_worker.tasks.measures import Alone, LossSum
+from trainwright_worker.tasks.measures import LossSum, SingleProcess
 from trainwright_worker.tasks.task import Task
 
 MEASURED: Final = 4096
@@ -51,5 +51,5 @@ def measure(model: Callable[[Batch], Tensor], split: Split, task: Task, dataset:
         for one in measures:
             one.add(outputs, batch)
     for one in measures:
-        figures |= one.figures(Alone())
+        figures |= one.figures(SingleProcess())
     return {"samples": samples, **{name: value for name, value in task.report(figures).items() if math.isfinite(value)}}

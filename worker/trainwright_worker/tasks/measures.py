@@ -15,7 +15,7 @@ from trainwright_worker.batch import IGNORED, Batch
 from trainwright_worker.tasks.losses import Loss
 
 
-class Together(Protocol):
+class Reducer(Protocol):
     """Combines the sums of all ranks, such as their process group."""
 
     def sum(self, values: list[float]) -> list[float]:
@@ -25,7 +25,7 @@ class Together(Protocol):
         """Return the concatenated rows of all ranks."""
 
 
-class Alone:
+class SingleProcess:
     """A single process without other ranks."""
 
     def sum(self, values: list[float]) -> list[float]:
@@ -43,7 +43,7 @@ class Measure(Protocol):
     def add(self, outputs: Tensor, batch: Batch) -> None:
         """Add a batch and the model's outputs (float32) for it."""
 
-    def figures(self, group: Together) -> dict[str, float]:
+    def figures(self, group: Reducer) -> dict[str, float]:
         """Return the metrics over all ranks, which must all call this; NaN if undefined on the split."""
 
 
@@ -59,7 +59,7 @@ class LossSum:
         count = torch.as_tensor(self._loss.count(batch), device=outputs.device).double()
         self._sums += torch.stack([count, self._loss.total(outputs, batch).double()])
 
-    def figures(self, group: Together) -> dict[str, float]:
+    def figures(self, group: Reducer) -> dict[str, float]:
         """Return the loss."""
         count, loss = group.sum(self._sums.tolist())
         return {MetricName.LOSS: loss / max(count, 1)}
@@ -78,7 +78,7 @@ class Hits:
         hits = (outputs.argmax(-1) == batch.target) & counted
         self._sums += torch.stack([counted.sum(), hits.sum()])
 
-    def figures(self, group: Together) -> dict[str, float]:
+    def figures(self, group: Reducer) -> dict[str, float]:
         """Return the fraction of correct predictions."""
         count, hits = group.sum(self._sums.tolist())
         return {self._name: hits / max(count, 1)}
@@ -103,7 +103,7 @@ class TorchMetric:
         """Add a batch."""
         self._metric.update(*self._arguments(outputs, batch))
 
-    def figures(self, group: Together) -> dict[str, float]:
+    def figures(self, group: Reducer) -> dict[str, float]:
         """Return the metric."""
         for state, value in self._metric.metric_state.items():
             setattr(self._metric, state, _reduce(value, group))
@@ -113,7 +113,7 @@ class TorchMetric:
         return float(self._metric.compute())
 
 
-def _reduce(value: Tensor | list[Tensor], group: Together) -> Tensor | list[Tensor]:
+def _reduce(value: Tensor | list[Tensor], group: Reducer) -> Tensor | list[Tensor]:
     """Return the state over all ranks: sums are added up, lists of samples are concatenated."""
     if isinstance(value, list):
         return [group.concatenate(torch.cat(value).cpu())]

@@ -14,7 +14,7 @@ from trainwright_worker.batch import Batch
 from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.facts import Facts
 from trainwright_worker.tasks.losses import Loss
-from trainwright_worker.tasks.measures import Measure, Together
+from trainwright_worker.tasks.measures import Measure, Reducer
 from trainwright_worker.tasks.task import Row, Task, example_inputs, short
 
 _ROUNDING: Final = 1e-12
@@ -97,7 +97,7 @@ class Errors:
             [count, errors.abs().sum(0), errors.square().sum(0), targets.sum(0), targets.square().sum(0)]
         )
 
-    def figures(self, group: Together) -> dict[str, float]:
+    def figures(self, group: Reducer) -> dict[str, float]:
         """Return mae, rmse and r2."""
         sums = torch.tensor(group.sum(self._sums.flatten().tolist()), dtype=torch.float64).reshape(self._sums.shape)
         count, absolute, squared, target, squares = sums

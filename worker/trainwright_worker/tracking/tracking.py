@@ -56,7 +56,7 @@ class Tracking:
         if spec.wandb is not None:
             self._recorders.append(Recorder("wandb", partial(WandbTracker, spec.wandb, info), NETWORK_PAUSE, warn))
 
-    def hear(self, changes: Mapping[str, object]) -> None:
+    def record_report(self, changes: Mapping[str, object]) -> None:
         """Record the measurements in changes of rank 0's report.
 
         Args:

@@ -34,7 +34,7 @@ class Guard:
         self._buffers = list(model.buffers())
         self._sound: list[Tensor] = []
 
-    def settle(self) -> None:
+    def mark_valid(self) -> None:
         """Remember the model's current buffers as valid."""
         self._sound = [buffer.clone() for buffer in self._buffers]
 
@@ -64,7 +64,7 @@ class Guard:
         return total, most
 
     def state(self) -> dict[str, Tensor]:
-        """Return what a checkpoint must hold, by name."""
+        """Return the state that a checkpoint must save, by name."""
         return {_NAME: self._counts}
 
     def restore(self, state: dict[str, Tensor]) -> None:

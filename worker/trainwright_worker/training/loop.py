@@ -2,7 +2,7 @@
 
 import time
 
-from trainwright_worker.training.meeting import begin, hold
+from trainwright_worker.training.meeting import begin, meet
 from trainwright_worker.training.run import Run
 
 
@@ -21,7 +21,7 @@ def fit(run: Run) -> None:
     guard, watch, share = update.guard, engine.watch, run.data.sampler.share
     begin(run)
     while progress.step < agenda.total_steps:
-        update.settle()
+        update.mark_valid()
         for batch in watch.batches(run.data.loader.batches(progress.step), lambda: agenda.next - progress.step):
             loss = engine.accumulate(batch, share(progress.step))
             pausing = progress.step + 1 == agenda.next
@@ -34,5 +34,5 @@ def fit(run: Run) -> None:
             if run.telemetry.metrics is not None:
                 run.step_ends.append(time.perf_counter())
             # A meeting may change the position in the data or end the run.
-            if pausing and (hold(run, norm) or progress.step >= agenda.total_steps):
+            if pausing and (meet(run, norm) or progress.step >= agenda.total_steps):
                 break

@@ -64,7 +64,7 @@ def begin(run: Run) -> None:
     run.agenda.plan_next(run.progress.step)
 
 
-def hold(run: Run, norm: Tensor | None) -> bool:
+def meet(run: Run, norm: Tensor | None) -> bool:
     """Meet the other ranks after a step, and carry out what is due.
 
     Args:
@@ -80,7 +80,7 @@ def hold(run: Run, norm: Tensor | None) -> bool:
     """
     agreement = _agree(run, norm)
     run.telemetry.tolerance.note(run.clock.step_seconds(run.progress.step))
-    run.telemetry.pulse.rest()  # An evaluation, a checkpoint or a rollback may take long, so pause the hang detection.
+    run.telemetry.pulse.pause()  # An evaluation, a checkpoint or a rollback may take long, so pause the hang detection.
     moved = _follow(run, agreement, norm)
     if moved:
         run.telemetry.tolerance.restart()
@@ -123,7 +123,7 @@ def _carry_out(run: Run, agreement: Agreement, norm: Tensor | None) -> None:
     loss = run.clock.window_loss(agreement.loss_sum, _steps_counted(run))
     if agenda.ends_epoch(step):
         _close_epoch(run, agreement)
-    _tell_progress(run, loss, float(norm) if norm is not None else None)
+    _report_progress(run, loss, float(norm) if norm is not None else None)
     if agenda.evaluates(step):
         _evaluate(run)
     if (agreement.save or agreement.stop or agenda.saves(step) or _is_best_to_keep(run)) and run.saved_step != step:
@@ -164,7 +164,7 @@ def _close_epoch(run: Run, agreement: Agreement) -> None:
     run.clock.expect_losses()
 
 
-def _tell_progress(run: Run, loss: float | None, norm: float | None) -> None:
+def _report_progress(run: Run, loss: float | None, norm: float | None) -> None:
     timed = run.learner.engine.watch.read()
     run.telemetry.pulse.seconds = run.learner.engine.watch.own
     if not run.placement.leads and run.telemetry.metrics is None:
@@ -176,7 +176,7 @@ def _tell_progress(run: Run, loss: float | None, norm: float | None) -> None:
     steps_per_second, throughput = clock.rates(step, samples)
     norm = norm if norm is not None and math.isfinite(norm) else None
     figures = run.telemetry.scale.measure(throughput, steps_per_second, timed)
-    run.telemetry.tell(
+    run.telemetry.report(
         step=step, epoch=epoch, samples=samples, loss=loss, learning_rate=rate, grad_norm=norm, **figures.to_report()
     )
     if run.telemetry.metrics is not None:
@@ -203,7 +203,7 @@ def _shown(loss: float | None) -> str:
 
 
 def _evaluate(run: Run) -> None:
-    run.telemetry.tell(phase=WorkerPhase.EVALUATING)
+    run.telemetry.report(phase=WorkerPhase.EVALUATING)
     evaluation = _measure_average(run)
     if evaluation is not None:
         run.progress.evaluation = evaluation
@@ -211,7 +211,7 @@ def _evaluate(run: Run) -> None:
         if is_better(evaluation, run.progress.best, run.spec.deciding_metrics):
             run.progress.best = evaluation
         _consider_stopping(run, evaluation)
-    run.telemetry.tell(phase=WorkerPhase.TRAINING, evaluation=run.progress.evaluation, best=run.progress.best)
+    run.telemetry.report(phase=WorkerPhase.TRAINING, evaluation=run.progress.evaluation, best=run.progress.best)
 
 
 def _measure_average(run: Run) -> Evaluation | None:
@@ -227,7 +227,7 @@ def _consider_stopping(run: Run, evaluation: Evaluation) -> None:
     if stopping is None or not should_stop_early(run.progress.patience, stopping, evaluation.metrics):
         return
     run.agenda.total_steps = run.progress.step
-    run.telemetry.tell(total_steps=run.progress.step)
+    run.telemetry.report(total_steps=run.progress.step)
     run.telemetry.warn(
         f"stopped early at step {run.progress.step}: {stopping.metric} has not improved in {stopping.patience} "
         "evaluation(s)"

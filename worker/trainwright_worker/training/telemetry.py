@@ -37,12 +37,12 @@ class Telemetry:
     tracking: Tracking | None = None
     notes: dict[str, str] = field(default_factory=dict)
 
-    def tell(self, **changes: object) -> None:
+    def report(self, **changes: object) -> None:
         """Update fields of the report and pass them to the trackers; does nothing on ranks without a reporter."""
         if self.reporter is not None:
             self.reporter.update(**changes)
         if self.tracking is not None:
-            self.tracking.hear(changes)
+            self.tracking.record_report(changes)
 
     def charge(self, activity: Activity) -> AbstractContextManager[None]:
         """Account the time inside the context to an activity, for the job's goodput."""

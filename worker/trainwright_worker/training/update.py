@@ -51,10 +51,10 @@ class Update:
         self._varies = not is_constant(spec.schedule)
         self._on_device = can_skip_on_device(optimizer)
 
-    def settle(self) -> None:
+    def mark_valid(self) -> None:
         """Remember the model's state as valid; call this before the first step and after restoring a checkpoint."""
         if self.guard is not None:
-            self.guard.settle()
+            self.guard.mark_valid()
 
     def rate(self, step: int) -> float:
         """Return the learning rate of the step after `step` steps."""
