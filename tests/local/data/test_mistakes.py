@@ -290,7 +290,7 @@ def test_saved_datasets(refused, tmp_path):
     )
     words = "huggingface.label: column 'label' must hold a target in every row, but holds None in row 2 of the training"
     refused(words, {"huggingface": {"path": "saved", "text": "text"}})
-    refused("huggingface.image: 'text' .* holds .*, not images", {"huggingface": {"path": "saved", "image": "text"}})
+    refused("huggingface.image: 'text' .* contains .*, not images", {"huggingface": {"path": "saved", "image": "text"}})
     refused(
         "huggingface.features: column 'text' must hold finite numbers of 32 bits, but holds 'u' in row 1",
         {"huggingface": {"path": "saved", "features": ["text"]}},

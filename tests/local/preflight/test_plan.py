@@ -128,7 +128,7 @@ def test_what_was_assumed_is_said_of_a_job_that_is_wrong_too(plan):
 """
     )
     assert code == 64
-    assert "inputs: 5, but" in errors
+    assert "5, but the layers before it produce 32" in errors
     assert "assumed of what is not at hand: 32 features" in errors
 
 
