@@ -34,7 +34,7 @@ _COMPRESSED: Final = frozenset({".gz", ".bz2", ".xz"})
 _PROTOCOLS: Final = frozenset({"s3", "gs", "az", "abfs", "http", "https"})
 _AHEAD_BYTES: Final = 8 << 20
 """Bytes of a remote file that one request downloads when the file is read sequentially."""
-_PASSING: Final = frozenset(
+_TRANSIENT: Final = frozenset(
     {"ConnectTimeoutError", "ReadTimeoutError", "EndpointConnectionError", "ConnectionClosedError", "HTTPClientError"}
 )
 """Transient errors of an object store's client, which do not depend on the request."""
@@ -190,12 +190,12 @@ class Location:
             hint = "it is damaged or truncated: write or download it again"
             raise DataError(f"{self.field}: cannot read {self.name}: {error}", hint) from error
         except OSError as error:
-            if type(error).__name__ in _PASSING or isinstance(error, ConnectionError | TimeoutError):
+            if type(error).__name__ in _TRANSIENT or isinstance(error, ConnectionError | TimeoutError):
                 raise UnreachableError(f"{self.field}: cannot reach {self.name}: {error}") from error
             raise DataError(f"{self.field}: cannot read {self.name}: {error}") from error
         except Exception as error:
             names = {kind.__name__ for kind in type(error).__mro__}
-            if names & _PASSING:
+            if names & _TRANSIENT:
                 raise UnreachableError(f"{self.field}: cannot reach {self.name}: {error}") from error
             if names & {"BotoCoreError", "ClientError"}:
                 hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in spec.workers.env"

@@ -70,7 +70,7 @@ def _identity(name: str) -> Hashable:
         return name
     try:
         found = os.stat(name)  # noqa: PTH116 - fast enough for a million files
-    except OSError:  # The name has an encoding that the system does not find.
+    except OSError:  # A name that is not valid UTF-8 is escaped, so the system does not find it.
         return name
     return found.st_dev, found.st_ino
 

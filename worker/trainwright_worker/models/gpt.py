@@ -1,8 +1,8 @@
 """GPT-2's architecture in the published sizes of GPT-2 and GPT-3.
 
 GPT-3 has the same blocks. It uses locally banded attention in every other block, but the details are not published, so
-attention is dense here, as in other reimplementations. The paper's number of heads for 1.3B and its width for 13B do
-not divide evenly; this module uses the nearest values that do.
+attention is dense here, as in other reimplementations. The paper's dimension, number of heads and size of a head are
+inconsistent for 1.3B and 13B. This module changes the number of heads of 1.3B and the dimension of 13B.
 """
 
 import math

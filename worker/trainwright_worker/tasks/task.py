@@ -147,4 +147,4 @@ def needs_more_classes(name: MetricName, task: Task, classes: int) -> UserError:
     """Return the error for a metric that needs more classes."""
     named = name in (task.spec.evaluation.metrics or ())
     field = "spec.evaluation.metrics" if named else "spec.training.earlyStopping.metric"
-    return UserError(f"{field}: {name}, but the data has only {classes} classes", "remove it")
+    return UserError(f"{field}: {name}, but the data has only {classes} classes", "choose another metric")
