@@ -60,7 +60,7 @@ class TrainingProgress:
 
     Attributes:
         step: Optimizer steps done.
-        loss_sum: This rank's sum of batch losses since the epoch began (float64 scalar on the device).
+        loss_sum: This rank's sum of batch losses since the start of the epoch (float64 scalar on the device).
         evaluation: The latest evaluation.
         best: The best evaluation on the validation split.
         history: One entry per finished epoch: its number, mean loss and step.

@@ -9,7 +9,7 @@ from trainwright_worker.files import Location
 
 BLOCK_BYTES: Final = 8 << 20
 KEPT_BLOCKS: Final = 40
-"""Blocks kept per process, 320 MiB: more than two windows of the order in which samples are read (see sampler.py)."""
+"""Blocks kept per process (320 MiB): more than two of the windows in which samples are shuffled (see sampler.py)."""
 
 
 class BlockReader:

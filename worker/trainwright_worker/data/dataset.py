@@ -49,7 +49,7 @@ class Dataset:
 
     @property
     def normalization(self) -> Normalization:
-        """The scaling that was applied."""
+        """The normalization of the data."""
         return self.measured.normalization
 
     @property

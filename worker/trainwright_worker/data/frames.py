@@ -23,7 +23,7 @@ class Frames:
     """Sequences of frames, each with a transcript.
 
     Attributes:
-        frames: Frames of every sequence of the source ([total, features]), unscaled.
+        frames: Frames of every sequence of the source ([total, features]), not normalized.
         transcripts: Code points of every transcript ([total]).
         rows: Indices of the sequences of this split ([samples] int64).
         normalization: Normalization of the frames.

@@ -89,7 +89,7 @@ class Pictures:
     Attributes:
         images: The encoded images.
         rows: Indices of the images of this split ([samples] int64).
-        targets: Class of each sample ([samples] int64), or its values ([samples, 1] float32, float64 until scaled).
+        targets: Class of each sample ([samples] int64), or its values ([samples, 1] float32, float64 until normalized).
         form: Size and channels of the model's inputs.
         field: Field of the spec that error messages name.
         normalization: Normalization of pixels from 0 to 255 and of the targets of a regression.

@@ -54,7 +54,7 @@ class TextStore(Protocol):
 
 @dataclass(frozen=True)
 class Labeled:
-    """The labels of a store of texts.
+    """The labels of the texts in a store.
 
     Attributes:
         labels: Labels of the texts that have one.

@@ -23,7 +23,7 @@ def generate(
         model: A causal language model that returns logits for every position. Three optional attributes are used:
             `vocabulary` (outputs beyond it are ignored), `context` (maximum sequence length) and `new_cache` (a method
             that returns an empty cache; without it, the model reads the whole text again for every token).
-        prompt_ids: Token ids, int64 [batch, length], at least one each and without padding.
+        prompt_ids: Token ids, int64 [batch, length], with at least one token each and without padding.
         max_tokens: Maximum number of tokens to add.
         temperature: 0 always takes the likeliest token; below 1 sharpens the model's distribution, above 1 flattens it.
         top_k: Sample from this many of the likeliest tokens only.

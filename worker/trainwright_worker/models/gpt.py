@@ -72,7 +72,7 @@ def build_gpt(args: GptArgs, facts: Facts, dropout: float, pretrained: dict[str,
         pretrained: The config.json of the pretrained folder, if there is one; it then determines the size.
 
     Raises:
-        UserError: The arguments do not fit each other, the data or the pretrained weights.
+        UserError: The arguments contradict each other, or do not fit the data or the pretrained weights.
     """
     size = SIZES[args.size] if pretrained is None else _stored_size(args, pretrained)
     dimension = args.dimension or size.dimension

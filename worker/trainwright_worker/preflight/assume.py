@@ -105,7 +105,7 @@ def teacher_as_known(spec: TrainingJobSpec, absent: list[str], root: str) -> tup
         root: Folder that relative paths are resolved against.
 
     Raises:
-        UserError: The teacher's folder names no model, or its arguments are wrong.
+        UserError: The teacher's folder names no model, or its arguments are invalid.
     """
     teacher = spec.distillation
     if teacher is None:

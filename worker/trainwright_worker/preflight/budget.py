@@ -135,7 +135,7 @@ def add_up(weights: Weights, optimizer: int, passes: PassCost, setup: Setup) -> 
         weights: Sizes of the model's weights.
         optimizer: Bytes of the optimizer's whole state.
         passes: Cost of one micro-batch.
-        setup: How the job is run.
+        setup: The setup.
     """
     shards = setup.processes if setup.sharded else 1
     whole = weights.rest + _PREFETCHED * weights.block

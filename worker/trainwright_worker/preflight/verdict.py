@@ -30,7 +30,7 @@ def judge(need: Need, setup: Setup, device: Device, length: int | None = None) -
         need: What the job needs.
         setup: The setup of the job.
         device: The device of each process.
-        length: How long the sequences of a batch are on average; None for all as long as the longest.
+        length: Average length of the sequences of a batch; None to assume the maximum length.
 
     Raises:
         UserError: The model does not fit the data.

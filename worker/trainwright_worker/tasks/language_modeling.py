@@ -34,7 +34,7 @@ class LanguageModeling(Task):
         return cross_entropy(count_tokens, self.label_smoothing, self.known_outputs(facts))
 
     def evaluation_loss(self, facts: Facts) -> Loss:
-        """Return the same without label smoothing."""
+        """Return the training loss without label smoothing."""
         return cross_entropy(count_tokens, known=self.known_outputs(facts))
 
     def measures(self, facts: Facts, deviation: Sequence[float], device: torch.device) -> list[Measure]:  # noqa: ARG002

@@ -134,7 +134,7 @@ def example_inputs(facts: Facts, samples: int) -> Tensor:
 
 
 def example_of_classes(facts: Facts, samples: int, *shape: int) -> Batch:
-    """Return a batch whose targets are classes, of samples or of their positions."""
+    """Return a batch with classes as targets, one per sample or (with `shape`) per position."""
     return Batch.of(example_inputs(facts, samples), torch.empty(samples, *shape, dtype=torch.int64))
 
 

@@ -92,7 +92,7 @@ def evaluate(
     Args:
         model: The model; it is in evaluation mode during this call, and in training mode afterwards.
         forward: The model's forward pass in the precision of the job.
-        samples: The whole split, scaled, the same on every rank.
+        samples: The whole processed split, the same on every rank.
         group: All ranks, which must all call this.
         measures: New accumulators of loss and metrics, with the loss first.
         batch: Number of samples per forward pass.
