@@ -1,5 +1,6 @@
 """Paths of a pod, mapped to paths of this machine, as a kubelet maps them by mounting volumes."""
 
+import glob
 import os
 import re
 from collections.abc import Mapping
@@ -179,8 +180,8 @@ def _is_inherited(variable: str) -> bool:
 
 def _exists(place: Path) -> bool:
     """Return whether a path leads to data; it may name many files by wildcards, or shards by {000..015}."""
-    pattern = re.sub(r"\{[^}]*\}", "*", place.name)
-    return place.exists() or any(place.parent.glob(pattern))
+    pattern = re.sub(r"\{[^}]*\}\*?", "*", str(place))
+    return place.exists() or any(glob.iglob(pattern, recursive=True))  # noqa: PTH207 - pathlib refuses part**
 
 
 def _place(spec: TrainingJobSpec, path: str, folders: Folders) -> Path:
