@@ -12,13 +12,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from trainwright_worker.optim.eager import eager
-
 _TRUST: float = 0.001
 """LARS: how large a step may be, as a part of the weight."""
 
 
-@eager
 class Lamb(Optimizer):
     """LAMB (You et al., 2020, arXiv:1904.00962, algorithm 2): Adam whose step is as long as the weight times the rate.
 
@@ -60,7 +57,6 @@ class Lamb(Optimizer):
         weight.add_(step, alpha=-group["lr"])
 
 
-@eager
 class Lars(Optimizer):
     """LARS (You et al., 2017, arXiv:1708.03888): SGD whose step is measured by the weight before momentum is added.
 

@@ -6,11 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parameter import Parameter
-from torch.optim import Optimizer
+from torch.optim import AdamW, Muon, Optimizer
 
-from trainwright_worker.optim.eager import eager
-
-Muon, AdamW = eager(torch.optim.Muon), eager(torch.optim.AdamW)
 MATRIX = 2
 
 
@@ -27,7 +24,6 @@ def hidden_matrices(model: nn.Module) -> set[Parameter]:
     return {weight for weight in model.parameters() if weight.dim() == MATRIX} - outer
 
 
-@eager
 class MuonWithAdamW(Optimizer):
     """Muon and AdamW behind one interface, with one state to save.
 

@@ -7,11 +7,10 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parameter import Parameter
-from torch.optim import Optimizer
+from torch.optim import SGD, Adafactor, Adam, AdamW, Optimizer
 
 from trainwright.api.spec import OptimizerSpec
 from trainwright.api.spec.optimization import DecayScope, OptimizerName
-from trainwright_worker.optim.eager import eager
 from trainwright_worker.optim.layerwise import Lamb, Lars
 from trainwright_worker.optim.muon import MuonWithAdamW, hidden_matrices
 
@@ -19,9 +18,6 @@ DEFAULT_BETAS: Final = (0.9, 0.999)
 DEFAULT_EPSILON: Final = 1e-8
 LAMB_EPSILON: Final = 1e-6
 MUON_MOMENTUM: Final = 0.95
-
-SGD, Adafactor = eager(torch.optim.SGD), eager(torch.optim.Adafactor)
-Adam, AdamW = eager(torch.optim.Adam), eager(torch.optim.AdamW)
 
 Groups = list[dict[str, Any]]
 

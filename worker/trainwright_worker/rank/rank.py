@@ -8,6 +8,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+# torch.optim imports this on first use, for seconds. Imported here, the agent does it once, and every process that it
+# forks later, restarts included, inherits it.
+import torch._dynamo  # noqa: F401
+
 from trainwright.api.exit_codes import ExitCode
 from trainwright.api.worker import Cause, WorkerConfig
 from trainwright_worker.agent.stacks import answer_with_stacks
