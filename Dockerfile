@@ -23,7 +23,7 @@ RUN pip --python /opt/build wheel --no-cache-dir --no-deps --no-build-isolation 
 # --- everything outside a training pod
 FROM ${OPERATOR_BASE} AS operator
 LABEL org.opencontainers.image.title="Trainwright operator" \
-      org.opencontainers.image.description="Trains PyTorch models on Kubernetes: one TrainingJob, and the resource itself tells the truth." \
+      org.opencontainers.image.description="Trains PyTorch models on Kubernetes with one TrainingJob, whose status shows progress, metrics and the cause of every failure." \
       org.opencontainers.image.licenses="Apache-2.0"
 # Bytecode is compiled at build time: the root file system is read-only when this runs. LOGNAME: the user has a number only,
 # and libraries that ask for a name would fail.

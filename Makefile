@@ -36,7 +36,7 @@ demo: $(INSTALLED) ## Train a CNN on real handwritten digits on this machine, no
 	$(BIN)/trainwright run manifests/examples/digits-cnn.yaml
 
 .PHONY: check
-check: $(INSTALLED) ## The fast inner loop: format, lint, types, import arrows, unit and property tests
+check: $(INSTALLED) ## The fast inner loop: format, lint, types, import contracts, unit and property tests
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/ruff check --quiet
 	$(BIN)/mypy

@@ -12,6 +12,7 @@ from trainwright.cluster.port import (
     PodIdentity,
     RejectedError,
 )
+from trainwright.cluster.rest import TooLargeError
 
 
 @pytest.fixture
@@ -76,21 +77,43 @@ async def test_deletes_only_the_job_it_means(cluster, namespace):
 async def test_tells_the_newest_warning_about_a_pod(cluster, server, namespace):
     stored = await cluster.create(pod(namespace))
     uid = stored["metadata"]["uid"]
-    assert await cluster.pod_warning(namespace, uid) is None
-    for number, (kind, seen) in enumerate([("Warning", 10), ("Warning", 12), ("Normal", 14), ("Warning", 11)]):
+
+    async def emit(number, kind, seen, message=""):
         event = {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"name": f"event-{number}", "namespace": namespace},
+            "metadata": {"name": f"event-{number:03}", "namespace": namespace},
             "involvedObject": {"kind": "Pod", "namespace": namespace, "name": "digits-0-1", "uid": uid},
             "type": kind,
             "reason": f"At{seen}",
-            "message": f"seen at {seen}",
+            "message": message or f"seen at {seen}",
             "lastTimestamp": f"2026-01-01T00:00:{seen}Z",
         }
         await server.request("POST", collection("v1", "events", namespace), "events", event)
+
+    assert await cluster.pod_warning(namespace, uid) is None
+    for number, (kind, seen) in enumerate([("Warning", 10), ("Warning", 12), ("Normal", 14), ("Warning", 11)]):
+        await emit(number, kind, seen)
     assert await cluster.pod_warning(namespace, uid) == ("At12", "seen at 12")
     assert await cluster.pod_warning(namespace, "another-uid") is None
+    for number in range(10, 70):
+        await emit(number, "Warning", 10)
+    await emit(99, "Warning", 20)
+    assert await cluster.pod_warning(namespace, uid) == ("At20", "seen at 20"), "also on the second page"
+    for number in range(100, 110):
+        await emit(number, "Warning", 30, "x" * 1_300_000)
+    with pytest.raises(TooLargeError):
+        await cluster.pod_warning(namespace, uid)
+
+
+async def test_pods_of_any_size_are_listed_few_at_a_time(cluster, namespace):
+    for number in range(5):
+        large = pod(namespace)
+        large["metadata"]["name"] = f"digits-{number}-1"
+        large["spec"]["containers"][0]["env"] = [{"name": "LARGE", "value": "x" * 900_000}]
+        await cluster.create(large)
+    listed = await cluster.list_pods(JobKey(namespace, "digits"))
+    assert [item["metadata"]["name"] for item in listed] == [f"digits-{number}-1" for number in range(5)]
 
 
 async def test_tells_the_pod_of_a_token(cluster, server, namespace):

@@ -1,9 +1,10 @@
 # ruff: noqa: T201 - a bench prints its table
 """How fast the operator is and what it costs, on a real API server, etcd, scheduler and controller manager.
 
-The nodes are 200 of KWOK's: pods are scheduled, run and end, but nothing runs in them, so reports come from stand-ins for
-rank 0 over the operator's real endpoint. Everything runs as plain processes of this machine and ends with the bench; a
-bare client that creates the same objects in the same minute shows how much of a figure is the API server's.
+KWOK simulates 200 nodes: pods are scheduled, run and end, but no containers run in them, so the bench sends the reports
+of rank 0 to the operator's real endpoint. All programs run as plain processes of one machine and stop when the bench
+ends. A bare client that creates the same objects within the same minute shows how much of a figure is due to the API
+server.
 
     python tests/bench/control_plane.py [--only NAME ...] [--markdown docs/benchmarks-control-plane.md]
 """
@@ -128,11 +129,11 @@ def _node(number: int) -> Manifest:
 def _report(bench: Bench) -> str:
     lines = (__doc__ or "").strip().splitlines()
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    about = " ".join(line for line in lines[2:5] if line)
+    about = " ".join(lines[2 : lines.index("", 2)])
     return (
-        f"# Benchmarks of the control plane\n\n{lines[0]}\n{about}\n\n"
-        f"Written by `tests/bench/control_plane.py --markdown` on a machine with {os.cpu_count()} cores, which all of it\n"
-        f"shares; load averages at the end: {load}. What was missed is bold.\n\n{markdown(bench.rows)}"
+        f"# Benchmarks of the control plane\n\n{lines[0]}\n\n{about}\n\n"
+        f"Written by `tests/bench/control_plane.py --markdown` on a machine with {os.cpu_count()} cores, which all these\n"
+        f"processes share; load averages at the end: {load}. Bold figures miss their goal.\n\n{markdown(bench.rows)}"
     )
 
 

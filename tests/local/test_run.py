@@ -192,7 +192,7 @@ def test_ctrl_c_saves_and_resume_goes_on(run, tmp_path):
     other = {**a_long_job(workers=2)["spec"], "model": {"name": "mlp"}}
     code, refused, said = run(a_job(**other), "--resume", "runs/digits-1").end()
     assert (code, refused["status"]["phase"]) == (64, "Failed"), said
-    assert "holds another model" in said
+    assert "the model differs from that of the checkpoint" in said
     assert (tmp_path / "runs" / "digits-1" / "job.yaml").read_text() == left
 
     code, resumed, said = run(a_long_job(workers=2), "--resume", "runs/digits-1").end()

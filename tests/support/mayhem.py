@@ -180,19 +180,19 @@ class Mayhem:
 ACTS: dict[str, tuple[int, Act]] = {
     "worker 0's pod deleted": (1, lambda m, kind: m.delete_pod(kind, first=True, force=False)),
     "another pod deleted": (1, lambda m, kind: m.delete_pod(kind, first=False, force=False)),
-    "worker 0's pod gone by force": (1, lambda m, kind: m.delete_pod(kind, first=True, force=True)),
-    "another pod gone by force": (1, lambda m, kind: m.delete_pod(kind, first=False, force=True)),
+    "worker 0's pod force-deleted": (1, lambda m, kind: m.delete_pod(kind, first=True, force=True)),
+    "another pod force-deleted": (1, lambda m, kind: m.delete_pod(kind, first=False, force=True)),
     "rank killed": (3, lambda m, kind: m.signal_rank(kind, signal.SIGKILL)),
-    "rank stopped": (1, lambda m, kind: m.signal_rank(kind, signal.SIGSTOP)),
-    "newest checkpoint spoilt": (1, Mayhem.corrupt_checkpoint),
+    "rank paused": (1, lambda m, kind: m.signal_rank(kind, signal.SIGSTOP)),
+    "newest checkpoint corrupted": (1, Mayhem.corrupt_checkpoint),
     "job suspended": (1, Mayhem.suspend),
     "all operators killed": (1, Mayhem.kill_operators),
     "leading operator killed": (1, Mayhem.kill_leader),
     "API server killed": (1, Mayhem.crash_api_server),
     "API server restarted": (1, Mayhem.restart_api_server),
     "node drained": (1, Mayhem.drain),
-    "node silent": (1, Mayhem.silence),
+    "node paused": (1, Mayhem.silence),
 }
 """By kind of fault: how often it comes up before any of them comes up anew, and what it is."""
-LONG = {"job suspended", "API server killed", "API server restarted", "node drained", "node silent"}
+LONG = {"job suspended", "API server killed", "API server restarted", "node drained", "node paused"}
 """Those that take their time."""

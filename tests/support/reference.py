@@ -9,7 +9,7 @@ Schema = dict[str, Any]
 
 _HEAD = """# API reference
 
-Generated from the types in `operator/trainwright/api` by `make generate`; `kubectl explain tj.spec --recursive` says the same.
+Generated from the types in `operator/trainwright/api` by `make generate`; `kubectl explain tj.spec --recursive` shows the same.
 """
 
 

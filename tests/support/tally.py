@@ -1,4 +1,4 @@
-"""What a chaos run came to, as lines of Markdown."""
+"""The result of a chaos run, as lines of Markdown."""
 
 from statistics import median
 
@@ -7,19 +7,19 @@ from history import Fault, History
 from mayhem import ACTS
 
 _HEAD = (
-    "| fault | times | seconds lost, all jobs | median of one | restarts | steps replayed |",
+    "| fault | times | seconds lost (all jobs) | median per fault | restarts | steps replayed |",
     "|---|---|---|---|---|---|",
 )
 
 
 def tally(history: History, fleet: Fleet, seed: int, seconds: float) -> list[str]:
-    """Return the table of faults, and under it what must be nothing.
+    """Return the table of faults, and below it what must be zero: broken rules, lost jobs, unexplained restarts.
 
     Args:
-        history: What was seen.
-        fleet: What became of the jobs.
-        seed: Of the schedule.
-        seconds: How long it took, the end of the last jobs included.
+        history: What the observer saw.
+        fleet: The jobs and how they ended.
+        seed: The seed of the schedule.
+        seconds: How long the run took, including the end of the last jobs.
     """
     rows = [_row(kind, [fault for fault in history.faults if fault.kind == kind]) for kind in ACTS]
     return [
@@ -42,8 +42,8 @@ def _row(kind: str, faults: list[Fault]) -> str:
 def _verdict(history: History, fleet: Fleet, seed: int, seconds: float) -> str:
     nothing = history.unexplained
     return (
-        f"In {seconds / 60:.1f} minutes (seed {seed}) {fleet.finished} jobs ended with the same weights, bit for bit, as "
-        f"undisturbed ones; lost: {len(fleet.lost)}. Lost without a fault: {nothing.seconds} s, {nothing.restarts} restarts. "
-        f"Rules broken: {len(history.violations)}, two pods of a worker at once and steps that fell unexplained among them. "
-        f"Longest silence of a running job: {history.longest_silence:.0f} s."
+        f"In {seconds / 60:.1f} minutes (seed {seed}) {fleet.finished} jobs ended with the same weights as undisturbed runs, "
+        f"bit for bit; {len(fleet.lost)} jobs were lost. Without a fault, {nothing.seconds} s and {nothing.restarts} restarts "
+        f"were lost. {len(history.violations)} rules were broken. The longest time without a report from a running job was "
+        f"{history.longest_silence:.0f} s."
     )

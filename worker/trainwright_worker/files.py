@@ -1,7 +1,7 @@
-"""Reading files from a mounted volume or an object store: one way for both, through fsspec.
+"""Reads files from mounted volumes and object stores through fsspec.
 
-Credentials and endpoints of an object store come from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …). What goes
-wrong on the way is translated here, once: what the user can mend becomes a DataError that names the field.
+Credentials and endpoints of an object store come from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …). Errors
+are translated here: those that the user can fix become a DataError that names the field.
 """
 
 import csv
@@ -25,31 +25,31 @@ from trainwright_worker.errors import DataError, UnreachableError
 from trainwright_worker.object_store import open_store
 
 _FIELD_CHARACTERS: Final = 1 << 28
-"""Longest field of a CSV file; what goes on beyond that is rather a quote that nobody has closed."""
+"""Maximum length of a field of a CSV file; a longer one is probably an unclosed quote."""
 _HEADERS: Final = 10
-"""How many repeated headers are named."""
+"""Maximum number of repeated headers that a message lists."""
 _WILD: Final = re.compile(r"[*?\[]")
 _RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _COMPRESSED: Final = frozenset({".gz", ".bz2", ".xz"})
 _PROTOCOLS: Final = frozenset({"s3", "gs", "az", "abfs", "http", "https"})
 _AHEAD_BYTES: Final = 8 << 20
-"""How much of a remote file is fetched at once when it is read from its beginning."""
-_PASSING: Final = frozenset(
+"""Bytes of a remote file that one request downloads when the file is read sequentially."""
+_TRANSIENT: Final = frozenset(
     {"ConnectTimeoutError", "ReadTimeoutError", "EndpointConnectionError", "ConnectionClosedError", "HTTPClientError"}
 )
-"""Errors of an object store's client that have nothing to do with what was asked for."""
+"""Transient errors of an object store's client, which do not depend on the request."""
 
 
 @dataclass(frozen=True)
 class Location:
-    """A file or a folder that the spec names, directly or by a pattern.
+    """A file or folder that the spec names, directly or by a pattern.
 
     Attributes:
         path: Its path within its file system.
-        name: How to speak of it: the path on this machine, or the URI.
-        field: Field of the spec that leads to it.
+        name: Its name for messages: the path on this machine, or the URI.
+        field: Field of the spec that error messages name.
         protocol: Protocol of its URI; None on a mounted volume.
-        size: Its size in bytes, if whatever led to it tells.
+        size: Its size in bytes, if it is known from a listing.
     """
 
     path: str
@@ -60,7 +60,7 @@ class Location:
 
     @cached_property
     def system(self) -> Any:
-        """The file system it lies in; fsspec keeps one per process and kind."""
+        """Its file system; fsspec keeps one instance per process and kind."""
         import fsspec  # noqa: PLC0415 - only jobs that read files need it
 
         if self.protocol is None:
@@ -70,48 +70,48 @@ class Location:
         except ImportError as error:
             raise DataError(
                 f"{self.field}: {self.name}: this worker cannot read {self.protocol}:// ({error})",
-                "use s3://, or a worker image with that library",
+                "use s3://, or a worker image with the library for this protocol",
             ) from error
 
     @property
     def suffix(self) -> str:
-        """Its extension in lower case, without that of a compression."""
+        """Its extension in lower case, without that of compression."""
         path = Path(self.path)
         return Path(path.stem if path.suffix.lower() in _COMPRESSED else path.name).suffix.lower()
 
     @property
     def compressed(self) -> bool:
-        """Whether its name says that it is compressed, so that it can only be read from its beginning."""
+        """Whether it is compressed according to its name, so that it can only be read sequentially."""
         return Path(self.path).suffix.lower() in _COMPRESSED
 
     def open(self, ahead: int = _AHEAD_BYTES) -> BinaryIO:
-        """Return the file, open for reading from its beginning, decompressed if its name says that it is compressed.
+        """Return the file opened for sequential reading, decompressed if it is compressed according to its name.
 
         Args:
-            ahead: How much of a remote file is fetched at once; what is skipped beyond that is not fetched.
+            ahead: Bytes of a remote file that one request downloads. A skipped range beyond that is not downloaded.
         """
         with self.reading():
             file: BinaryIO = self.system.open(self.path, "rb", block_size=ahead, compression="infer")
         return file
 
     def read(self, begin: int | None = None, end: int | None = None) -> bytes:
-        """Return the bytes from `begin` up to `end` as they are stored. Safe from any thread."""
+        """Return the stored bytes from `begin` up to `end`. Thread-safe."""
         with self.reading():
             content: bytes = self.system.cat_file(self.path, start=begin, end=end)
         return content
 
     def beside(self, path: str) -> "Location":
-        """Return another path of the same file system."""
-        # A name in an old encoding opens its file as it is, but no message may hold it so.
+        """Return another path in the same file system."""
+        # A name that is not valid UTF-8 can be opened unchanged, but must be escaped in messages.
         name = f"{self.protocol}://{path}" if self.protocol else os.fsencode(path).decode(errors="backslashreplace")
         return Location(path, name, self.field, self.protocol)
 
     def child(self, name: str) -> "Location":
-        """Return an entry of this folder, there or not."""
+        """Return an entry of this folder, which need not exist."""
         return self.beside(f"{self.path.rstrip('/')}/{name}")
 
     def exists(self) -> bool:
-        """Whether there is such a file or folder."""
+        """Whether it exists."""
         with self.reading():
             return bool(self.system.exists(self.path))
 
@@ -121,7 +121,7 @@ class Location:
             return bool(self.system.isdir(self.path))
 
     def files(self) -> list["Location"]:
-        """Return the files under this folder at any depth, in the order of their paths; hidden ones left out."""
+        """Return the files under this folder at any depth, sorted by path, without hidden ones."""
         with self.reading():
             found = sorted(self._walk(self.path, frozenset()))
         return [
@@ -131,21 +131,21 @@ class Location:
         ]
 
     def _walk(self, folder: str, entered: frozenset[Path]) -> Iterator[tuple[str, int]]:
-        """Yield the files under a folder with their sizes, and those under the folders that links lead to, which fsspec by itself does not enter."""
+        """Yield the files under a folder with their sizes, including linked folders, which fsspec does not enter."""
         for path, entry in self.system.find(folder, detail=True).items():
             if not (entry.get("islink") and self.system.isdir(path)):
                 yield path, entry["size"] or 0
                 continue
             target = Path(path).resolve()
-            # A link to what holds it would never end.
+            # A link to a parent folder would never end.
             if target not in entered and not Path(path).parent.resolve().is_relative_to(target):
                 yield from self._walk(path, entered | {target})
 
     def folders(self) -> list["Location"]:
-        """Return the folders in this folder, linked ones too, in the order of their names; hidden ones left out.
+        """Return the folders in this folder, including linked ones, sorted by name, without hidden ones.
 
         Raises:
-            DataError: One has a name that is no UTF-8, so that it cannot be the name of a class.
+            DataError: The name of a folder is not valid UTF-8, so it cannot be the name of a class.
         """
         with self.reading():
             entries = self.system.ls(self.path, detail=True)
@@ -157,45 +157,45 @@ class Location:
         folders = [self.beside(path) for path in sorted(found) if not Path(path).name.startswith(".")]
         for folder in folders:
             if folder.path.encode(errors="replace").decode() != folder.path:
-                raise DataError(f"{self.field}: the name of the folder {folder.name} is no UTF-8", "rename it")
+                raise DataError(f"{self.field}: the name of the folder {folder.name} is not valid UTF-8", "rename it")
         return folders
 
     def matches(self) -> list["Location"]:
-        """Return the files that fit this path as a pattern, in the order of their paths; hidden ones only if it says so."""
+        """Return the files that match this path as a pattern, sorted; hidden ones only if the pattern includes them."""
         with self.reading():
-            if self.protocol is None:  # fsspec would not enter linked folders.
-                found = glob.glob(self.path, recursive=True, include_hidden=True)  # noqa: PTH207 - nor would pathlib
+            if self.protocol is None:  # fsspec does not enter linked folders.
+                found = glob.glob(self.path, recursive=True, include_hidden=True)  # noqa: PTH207 - nor does pathlib
             else:
                 found = self.system.glob(self.path)
         fixed = len(_WILD.split(self.path)[0].rpartition("/")[0])
         return [self.beside(path) for path in sorted(found) if not _is_hidden(path[fixed:], self.path)]
 
     def stamp(self) -> list[str]:
-        """Return what changes when the file does: its path, size and time or tag."""
+        """Return its name, size and modification time or tag, which change when the file changes."""
         with self.reading():
             info = self.system.info(self.path)
         return [self.name, str(info.get("size")), str(info.get("ETag", info.get("mtime")))]
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Translate what reading this place may raise."""
+        """Translate the errors of reading this location."""
         try:
             yield
         except FileNotFoundError as error:
             raise DataError(f"{self.field}: {self.name} does not exist", self._remedy()) from error
         except PermissionError as error:
-            hint = "check AWS_ACCESS_KEY_ID and what it may read" if self.protocol else "check the permissions"
-            raise DataError(f"{self.field}: not allowed to read {self.name}: {error}", hint) from error
+            hint = "check AWS_ACCESS_KEY_ID and its permissions" if self.protocol else "check the permissions"
+            raise DataError(f"{self.field}: access to {self.name} is denied: {error}", hint) from error
         except (EOFError, zlib.error, lzma.LZMAError) as error:
-            hint = "it is damaged or cut short: write or fetch it again"
+            hint = "it is damaged or truncated: write or download it again"
             raise DataError(f"{self.field}: cannot read {self.name}: {error}", hint) from error
         except OSError as error:
-            if type(error).__name__ in _PASSING or isinstance(error, ConnectionError | TimeoutError):
+            if type(error).__name__ in _TRANSIENT or isinstance(error, ConnectionError | TimeoutError):
                 raise UnreachableError(f"{self.field}: cannot reach {self.name}: {error}") from error
             raise DataError(f"{self.field}: cannot read {self.name}: {error}") from error
         except Exception as error:
             names = {kind.__name__ for kind in type(error).__mro__}
-            if names & _PASSING:
+            if names & _TRANSIENT:
                 raise UnreachableError(f"{self.field}: cannot reach {self.name}: {error}") from error
             if names & {"BotoCoreError", "ClientError"}:
                 hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in spec.workers.env"
@@ -204,28 +204,30 @@ class Location:
 
     def _remedy(self) -> str:
         if self.protocol is not None:
-            return "check bucket and key, and AWS_ENDPOINT_URL if it is not Amazon's"
+            return "check bucket and key, and AWS_ENDPOINT_URL if the store is not Amazon S3"
         return "mount the volume that holds the data with spec.workers.volumes, or correct the path"
 
 
 def place(path: str, root: str, field: str) -> Location:
-    """Return where a path of the spec leads, there or not.
+    """Return the location of a path of the spec, which need not exist.
 
     Args:
-        path: As the spec gives it: an URI, an absolute path, or one that starts at `root`.
+        path: The path in the spec: a URI, an absolute path, or a path relative to `root`.
         root: The data root of the worker.
-        field: Field of the spec that names it, for errors.
+        field: Field of the spec that error messages name.
 
     Raises:
         DataError: The URI's protocol is unknown.
     """
     if not is_uri(path):
-        local = os.path.normpath(Path(root, path).absolute())  # as file systems name what lies below it
+        local = os.path.normpath(Path(root, path).absolute())  # Normalized, like the paths in listings.
         return Location(local, local, field)
     protocol, _, rest = path.partition("://")
     if protocol not in _PROTOCOLS:
-        raise DataError(f"{field}: {path}: {protocol}:// is unknown", f"use one of {', '.join(sorted(_PROTOCOLS))}")
-    # http file systems take the whole address for a path; object stores take bucket/key.
+        raise DataError(
+            f"{field}: {path}: the protocol {protocol}:// is unknown", f"use one of {', '.join(sorted(_PROTOCOLS))}"
+        )
+    # The path is the whole address for http, and bucket/key for object stores.
     return Location(path if protocol.startswith("http") else rest.rstrip("/"), path, field, protocol)
 
 
@@ -233,7 +235,7 @@ def find(path: str, root: str, field: str) -> Location:
     """Return an existing file or folder.
 
     Raises:
-        DataError: Nothing is there.
+        DataError: It does not exist.
     """
     location = place(path, root, field)
     if not location.exists():
@@ -243,13 +245,13 @@ def find(path: str, root: str, field: str) -> Location:
 
 
 def find_all(path: str, root: str, field: str, suffixes: tuple[str, ...] = ()) -> list[Location]:
-    """Return the files that a path stands for: itself, those in a folder, or those that fit its `*` and ranges.
+    """Return the files of a path: the file itself, those in a folder, or those that match its `*` and ranges.
 
     Args:
-        path: As the spec gives it.
+        path: The path in the spec.
         root: The data root of the worker.
-        field: Field of the spec that names it, for errors.
-        suffixes: Extensions of the files wanted from a folder.
+        field: Field of the spec that error messages name.
+        suffixes: Extensions of the files to return from a folder.
 
     Raises:
         DataError: There is no such file.
@@ -259,25 +261,25 @@ def find_all(path: str, root: str, field: str, suffixes: tuple[str, ...] = ()) -
     if "*" in path:
         found = [match for pattern in places for match in pattern.matches()]
         if not found:
-            raise DataError(f"{field}: no file fits {path} (looked at {places[0].name})")
+            raise DataError(f"{field}: no file matches {path} (looked at {places[0].name})")
         return found
     found = [find(name, root, field) for name in names]
     if len(found) > 1 or not found[0].is_folder():
         return found
     found = [file for file in places[0].files() if file.suffix in suffixes]
     if not found:
-        raise DataError(f"{field}: the folder {places[0].name} holds no {', '.join(suffixes)} file")
+        raise DataError(f"{field}: the folder {places[0].name} contains no {', '.join(suffixes)} files")
     return found
 
 
-def list_left_out(path: str, root: str, field: str, suffixes: tuple[str, ...]) -> list[str]:
-    """Return the extensions of the files in a folder that `find_all` leaves out; none if the path is no folder.
+def list_ignored_files(path: str, root: str, field: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Return the extensions of the files in a folder that `find_all` ignores; empty if the path is not a folder.
 
     Args:
-        path: As the spec gives it.
+        path: The path in the spec.
         root: The data root of the worker.
-        field: Field of the spec that names it, for errors.
-        suffixes: Extensions of the files wanted from a folder.
+        field: Field of the spec that error messages name.
+        suffixes: Extensions of the files that are not ignored.
     """
     folder = place(path, root, field)
     if "*" in path or len(expand(path)) > 1 or not folder.is_folder():
@@ -286,7 +288,7 @@ def list_left_out(path: str, root: str, field: str, suffixes: tuple[str, ...]) -
 
 
 def expand(path: str) -> list[str]:
-    """Return the paths that ranges stand for: `a-{08..10}.tar` is a-08.tar, a-09.tar, a-10.tar."""
+    """Return the paths of a path with ranges: `a-{08..10}.tar` is a-08.tar, a-09.tar, a-10.tar."""
     found = _RANGE.search(path)
     if found is None:
         return [path]
@@ -297,11 +299,11 @@ def expand(path: str) -> list[str]:
 
 
 def _is_hidden(below: str, pattern: str = "") -> bool:
-    """Return whether a file is none of the data: `.ipynb_checkpoints/a.png`, or `_temporary/a.parquet`, which Spark leaves.
+    """Return whether a file is hidden and not data, such as `.ipynb_checkpoints/a.png` or Spark's `_temporary/a`.
 
     Args:
-        below: Its path from the folder that the spec names.
-        pattern: The pattern that it fits, if any; a hidden name in there is wanted.
+        below: Its path relative to the folder that the spec names.
+        pattern: The pattern that it matches, if any; hidden names that the pattern contains are not hidden.
     """
     marks = (".", "_") if below.endswith(".parquet") else (".",)
     wanted = [part for part in pattern.split("/") if part.startswith(marks)]
@@ -310,14 +312,14 @@ def _is_hidden(below: str, pattern: str = "") -> bool:
 
 
 def csv_rows(file: BinaryIO, location: Location, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line at which each row of a CSV file begins, and its values, without blank lines: first the header.
+    """Yield the first line number and the values of each row of a CSV file, header included, without blank lines.
 
     Raises:
-        DataError: It is no CSV, a row has more or fewer values than its header, or repeats the header.
+        DataError: It is not valid CSV, or a row has another number of values than the header or repeats the header.
     """
     csv.field_size_limit(_FIELD_CHARACTERS)
     lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    # Otherwise a quote that nobody closes would swallow what comes after it without a word.
+    # strict: otherwise an unclosed quote would silently swallow the rest of the file.
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     headers = list[int]()
     line = 1
@@ -329,10 +331,11 @@ def csv_rows(file: BinaryIO, location: Location, delimiter: str) -> Iterator[tup
         for row in rows:
             if row and len(row) != len(names):
                 raise DataError(
-                    f"{location.field}: line {line} of {location.name} has {len(row)} values, its header {len(names)}",
+                    f"{location.field}: line {line} of {location.name} has {len(row)} values, but the header has "
+                    f"{len(names)}",
                     f"check {location.field.rpartition('.')[0]}.delimiter and the quotes in the file",
                 )
-            # The columns of a second header may be in another order. To look at one value first costs next to no time.
+            # A repeated header may have the columns in another order. Checking one value first keeps this fast.
             if row and row[0].strip("\ufeff ") in some and sorted(_header(row)) == known:
                 headers.append(line)
             elif row:
@@ -349,8 +352,8 @@ def csv_rows(file: BinaryIO, location: Location, delimiter: str) -> Iterator[tup
     if headers:
         shown = ", ".join(map(str, headers[:_HEADERS])) + (", …" if len(headers) > _HEADERS else "")
         raise DataError(
-            f"{location.field}: {location.name} has its header again in line {shown}, as files that were joined do",
-            "remove these lines; if the columns after them are in another order, write all in one",
+            f"{location.field}: {location.name} repeats its header in line {shown}, probably because files were joined",
+            "remove these lines; if the columns after them are in another order, reorder them",
         )
 
 
@@ -359,17 +362,17 @@ def _header(row: list[str]) -> list[str]:
 
 
 def _encoding_hint(error: UnicodeDecodeError) -> str:
-    """Return how to turn a file that is no UTF-8 into one."""
+    """Return how to convert a file to UTF-8."""
     if error.object.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "it seems to be UTF-16: convert it with iconv -f UTF-16 -t UTF-8"
     if error.object.startswith(b"PK\x03\x04"):
-        return "it seems to be a workbook of Excel or a zip file: export it as CSV"
+        return "it seems to be an Excel workbook or a zip file: export it as CSV"
     return "if it is Latin-1 or Windows-1252, convert it with iconv -f WINDOWS-1252 -t UTF-8"
 
 
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Hold the lock that a file stands for: of the processes of this machine, one at a time is inside."""
+    """Hold an exclusive lock on a file, among the processes of this machine."""
     with file.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -1,8 +1,8 @@
-"""Where a job's files lie: a folder of a mounted volume, or a prefix of an object store, behind one small interface.
+"""Storage of a job's files, with one interface for folders on mounted volumes and prefixes in object stores.
 
-Names are relative and use `/`. A file appears whole or not at all, and is durable once `write` returns. Folders can be
-renamed in a file system and cannot in an object store; whoever needs several files to appear together has to know
-(`renames`). Nothing here decides what the files mean.
+Names are relative and use `/`. Files are written atomically, and are durable once `write` returns. Folders can be
+renamed in a file system but not in an object store (`renames`), which matters to callers that need several files to
+appear together. This module does not know what the files mean.
 """
 
 import importlib
@@ -25,16 +25,16 @@ _PART_BYTES: Final = 64 * 1024 * 1024
 _UNFINISHED: Final = ".unfinished"
 
 Part = bytes | memoryview
-"""A piece of a file's content."""
+"""A part of a file's content."""
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a store says about a file.
+    """Metadata of a file.
 
     Attributes:
-        size: Bytes.
-        modified: When it was written.
+        size: Size in bytes.
+        modified: Time of the last write.
     """
 
     size: int
@@ -44,40 +44,40 @@ class FileFacts:
 class Storage(Protocol):
     """Files under one root.
 
-    Every method raises OSError if the storage fails, FileNotFoundError if there is no such file.
+    Every method raises OSError if the storage fails, and FileNotFoundError if a file does not exist.
     """
 
     root: str
-    """The folder or URI under which all names lie."""
+    """The folder or URI that all names are relative to."""
     renames: bool
-    """Whether folders can be renamed, all of their files at once."""
+    """Whether folders can be renamed atomically."""
 
     def open(self, name: str) -> BinaryIO:
-        """Return a file opened for reading; it can be searched (`seek`)."""
+        """Return a file opened for reading, which supports `seek`."""
 
     def write(self, name: str, parts: Iterable[Part]) -> None:
-        """Write a file from its parts, whole and durably or not at all."""
+        """Write a file from its parts, atomically and durably."""
 
     def list(self, folder: str) -> list[str]:
-        """Return the names of the files and folders directly in a folder, sorted; none if there is no such folder."""
+        """Return the sorted names of files and folders directly in a folder; empty if the folder does not exist."""
 
     def walk(self, folder: str) -> dict[str, FileFacts]:
-        """Return every file below a folder, by its name relative to that folder."""
+        """Return all files below a folder by their names relative to it."""
 
     def rename(self, folder: str, name: str) -> None:
-        """Rename a folder; only where `renames`."""
+        """Rename a folder; only if `renames` is true."""
 
     def delete(self, folder: str) -> None:
-        """Delete a folder with all in it, if there is one."""
+        """Delete a folder with its contents, if it exists."""
 
 
 def open_storage(root: str) -> Storage:
-    """Return the storage at a folder or URI; nothing is touched yet."""
+    """Return the storage at a folder or URI; does no I/O."""
     return ObjectStorage(root) if is_uri(root) else FolderStorage(root)
 
 
 def preload(root: str) -> None:
-    """Import what the storage will need, in the agent, so that its processes inherit it and restarts cost no import."""
+    """Import the storage's libraries in the agent, so that forked ranks inherit them and restarts are fast."""
     if is_uri(root):
         importlib.import_module("s3fs")
 
@@ -89,14 +89,14 @@ def read(storage: Storage, name: str) -> bytes:
 
 
 def check_storage(storage: Storage, field: str) -> None:
-    """Check, before training, that files can be written.
+    """Check before training that files can be written.
 
     Args:
-        storage: Any storage.
-        field: The field of the spec that asks for it.
+        storage: The storage.
+        field: Field of the spec that names it.
 
     Raises:
-        UserError: The place does not exist, or writing is not allowed.
+        UserError: It does not exist, or access is denied.
         InfrastructureError: The storage failed.
     """
     probe = f"{_UNFINISHED}-probe"
@@ -113,10 +113,10 @@ class FolderStorage:
     renames = True
 
     def __init__(self, root: str) -> None:
-        """Remember where.
+        """Prepare; does no I/O.
 
         Args:
-            root: The folder; made when first written to.
+            root: The folder, which is created by the first write.
         """
         self.root = root.rstrip("/") or "/"
         self._folder = Path(self.root)
@@ -126,7 +126,7 @@ class FolderStorage:
         return (self._folder / name).open("rb")
 
     def write(self, name: str, parts: Iterable[Part]) -> None:
-        """Write under another name, flush to the disk, and rename."""
+        """Write to a temporary file, flush it to the disk, and rename it."""
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{_UNFINISHED}-{path.name}")
@@ -136,20 +136,20 @@ class FolderStorage:
                     _write_all(file, part)
                 os.fsync(file.fileno())
         except BaseException:
-            temporary.unlink(missing_ok=True)  # On a full disk it would keep out what still fits.
+            temporary.unlink(missing_ok=True)  # Free the space on a full disk.
             raise
         temporary.replace(path)
         _flush(path.parent)
 
     def list(self, folder: str) -> list[str]:
-        """Return what lies directly in a folder."""
+        """Return the names of files and folders directly in a folder."""
         try:
             return sorted(path.name for path in (self._folder / folder).iterdir())
         except (FileNotFoundError, NotADirectoryError):
             return []
 
     def walk(self, folder: str) -> dict[str, FileFacts]:
-        """Return every file below a folder."""
+        """Return all files below a folder."""
         found = {}
         for place, _, names in os.walk(self._folder / folder):
             for name in names:
@@ -161,7 +161,7 @@ class FolderStorage:
         return found
 
     def rename(self, folder: str, name: str) -> None:
-        """Rename a folder; when this returns, the name is durable."""
+        """Rename a folder durably."""
         target = self._folder / name
         (self._folder / folder).rename(target)
         _flush(target.parent)
@@ -190,12 +190,12 @@ class ObjectStorage:
         return open_store(self._scheme, self._prefix, use_listings_cache=False)
 
     def open(self, name: str) -> BinaryIO:
-        """Return an object opened for reading; ranges are fetched as they are asked for."""
+        """Return an object opened for reading; ranges are downloaded on demand."""
         with _as_os_errors():
             return cast("BinaryIO", self._system.open(self._key(name), "rb"))
 
     def write(self, name: str, parts: Iterable[Part]) -> None:
-        """Upload an object; it exists once the upload is complete."""
+        """Upload an object, which exists once the upload is complete."""
         with _as_os_errors():
             file: Any = self._system.open(self._key(name), "wb", block_size=_PART_BYTES)
             try:
@@ -209,7 +209,7 @@ class ObjectStorage:
             file.close()
 
     def list(self, folder: str) -> list[str]:
-        """Return what lies directly under a prefix."""
+        """Return the names of objects and prefixes directly under a prefix."""
         key = self._key(folder)
         with _as_os_errors():
             try:
@@ -219,7 +219,7 @@ class ObjectStorage:
         return sorted({entry.removeprefix(key).strip("/") for entry in entries} - {""})
 
     def walk(self, folder: str) -> dict[str, FileFacts]:
-        """Return every object below a prefix."""
+        """Return all objects below a prefix."""
         key = self._key(folder)
         with _as_os_errors():
             found = self._system.find(key, detail=True)
@@ -229,11 +229,11 @@ class ObjectStorage:
         }
 
     def rename(self, folder: str, name: str) -> None:
-        """Do not: an object store cannot."""
+        """Not supported by object stores."""
         raise NotImplementedError
 
     def delete(self, folder: str) -> None:
-        """Delete every object below a prefix."""
+        """Delete all objects below a prefix."""
         with _as_os_errors(), suppress(FileNotFoundError):
             self._system.rm(self._key(folder), recursive=True)
 
@@ -243,7 +243,7 @@ class ObjectStorage:
 
 @contextmanager
 def _as_os_errors() -> Iterator[None]:
-    """Give what the client of the store raises the types that a file system would."""
+    """Translate errors of the store's client to the exceptions that a file system would raise."""
     from botocore.exceptions import (  # noqa: PLC0415 - see ObjectStorage
         BotoCoreError,
         EndpointConnectionError,
@@ -265,13 +265,13 @@ def _as_os_errors() -> Iterator[None]:
 
 def _explain(error: OSError, what: str) -> WorkerError:
     if isinstance(error, (PermissionError, FileNotFoundError, NotADirectoryError)):
-        return UserError(f"{what}: {error}", "check the place and what the workers may do there")
+        return UserError(f"{what}: {error}", "check that the path exists and that the workers may write to it")
     kind = UnreachableError if isinstance(error, ConnectionError) else InfrastructureError
     return kind(f"{what}: {error}", "check the storage in spec.checkpoint")
 
 
 def _write_all(file: Any, part: Part) -> None:
-    """Write a whole part: an unbuffered file may take less than it is given."""
+    """Write a whole part, because an unbuffered file may accept less than it is given."""
     view = memoryview(part).cast("B")
     while view:
         view = view[file.write(view) :]

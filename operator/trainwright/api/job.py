@@ -29,6 +29,13 @@ METADATA_FIELDS = (
 """The fields of Kubernetes' ObjectMeta: kubectl refuses any other."""
 
 
+SPEC_CHARACTERS = 128 << 10
+"""Length of the longest spec, as JSON text. `args` may hold anything, and 250,000 empty objects fit into what etcd takes."""
+TOO_LARGE = f"is longer than {SPEC_CHARACTERS:,} characters as JSON: keep long values in files or ConfigMaps"
+OVERSIZED = "(left out: too large)"
+"""Kept in place of a spec that is too large; no spec is a text."""
+
+
 @dataclass(frozen=True)
 class FieldError:
     """One mistake in a manifest.
@@ -61,12 +68,15 @@ def read_spec(raw: Any) -> TrainingJobSpec:
     """Return the typed spec of a TrainingJob.
 
     Raises:
-        InvalidJobError: The spec breaks the schema or a rule; carries every mistake with its field.
+        InvalidJobError: The spec is too large, or breaks the schema or a rule; carries every mistake with its field.
     """
     if raw is None:
         raise InvalidJobError([FieldError("spec", REQUIRED)])
+    text = json.dumps(raw, default=str)
+    if raw == OVERSIZED or len(text) > SPEC_CHARACTERS:
+        raise InvalidJobError([FieldError("spec", TOO_LARGE)])
     try:
-        return _parsed(json.dumps(raw, default=str))
+        return _parsed(text)
     except ValidationError as error:
         raise InvalidJobError([mistake for detail in error.errors() for mistake in _field_errors(detail)]) from None
 

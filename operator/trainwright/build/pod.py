@@ -123,23 +123,19 @@ def _placement(workers: WorkersSpec, avoided: tuple[str, ...]) -> Manifest:
 def _keep_off(affinity: Manifest, nodes: tuple[str, ...]) -> Manifest:
     """Return the affinity with these nodes ruled out.
 
-    The terms of a node selector are alternatives, so each of them has to rule the nodes out. What the user wrote may not be
-    an affinity at all; then it is left for the API server to refuse.
+    The terms of a node selector are alternatives, so each of them has to rule the nodes out.
     """
     required = "requiredDuringSchedulingIgnoredDuringExecution"
     others = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
-    try:
-        ours = affinity.get("nodeAffinity") or {}
-        selector = ours.get(required) or {}
-        # A term without any demand matches no node, and must not come to match all others.
-        terms = [
-            {**term, "matchFields": [*(term.get("matchFields") or ()), *others]}
-            for term in selector.get("nodeSelectorTerms") or [{"matchFields": []}]
-            if term
-        ]
-    except (AttributeError, TypeError):
-        return affinity
-    return {**affinity, "nodeAffinity": {**ours, required: {**selector, "nodeSelectorTerms": terms}}}
+    ours = affinity.get("nodeAffinity", {})
+    alternatives = ours.get(required, {}).get("nodeSelectorTerms", [])
+    # A term without any condition matches no node, and must not come to match all others.
+    terms = [
+        {**term, "matchFields": [*term.get("matchFields", ()), *others]} for term in alternatives if any(term.values())
+    ]
+    if not alternatives:
+        terms = [{"matchFields": others}]
+    return {**affinity, "nodeAffinity": {**ours, required: {"nodeSelectorTerms": terms or alternatives}}}
 
 
 def _patience(workers: WorkersSpec) -> list[Manifest]:

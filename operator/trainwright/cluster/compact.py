@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+from trainwright.api.job import OVERSIZED, SPEC_CHARACTERS
 from trainwright.cluster.port import Manifest
 
 _UNREAD = frozenset({"managedFields", "selfLink"})
@@ -27,7 +28,9 @@ _WORD = 24
 
 
 def compact(manifest: Manifest) -> Manifest:
-    """Return a copy of the manifest without bookkeeping that nobody reads."""
+    """Return a copy of the manifest without bookkeeping that nobody reads, and without a spec that is too large."""
+    if not _is_short(manifest.get("spec"), SPEC_CHARACTERS):
+        manifest = {**manifest, "spec": OVERSIZED}
     kept: Manifest = _share(manifest)
     annotations = kept["metadata"].get("annotations")
     if annotations:
@@ -56,6 +59,24 @@ def compact_pod(pod: Manifest) -> Manifest:
         kept["status"]["conditions"] = conditions
     shared: Manifest = _share(kept)
     return shared
+
+
+def _is_short(value: Any, most: int) -> bool:
+    """Return whether JSON data may have as few characters as text: counts the least that they can take, without a copy."""
+    rest, left = [value], most
+    while rest and left >= 0:
+        match rest.pop():
+            case dict() as fields:
+                left -= 2 + sum(len(name) + 4 for name in fields)
+                rest += fields.values()
+            case list() as items:
+                left -= 1 + len(items)
+                rest += items
+            case str() as text:
+                left -= len(text) + 2
+            case _:
+                left -= 1
+    return left >= 0
 
 
 def _has_failed(container: Manifest) -> bool:

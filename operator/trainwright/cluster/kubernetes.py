@@ -16,10 +16,15 @@ from trainwright.cluster.port import (
     PodIdentity,
     RejectedError,
 )
-from trainwright.cluster.rest import ApiServer
+from trainwright.cluster.rest import LARGEST, ApiServer, TooLargeError
 
 _PAGE = 50
 """Objects listed at once. What a page takes while it is read stays with the process: 20 MiB for 500 pods."""
+_PAGE_BYTES = 2 << 20
+"""Bytes of a page beyond which fewer objects are asked for at once."""
+_EVENT_PAGES = 4
+_EVENT_BYTES = 256 << 10
+"""Bytes of a page of events beyond which it is not read: an event of Kubernetes' own components takes about one KiB."""
 _PLURALS = {
     KIND: PLURAL,
     "ConfigMap": "configmaps",
@@ -94,10 +99,22 @@ class KubernetesCluster:
         return await self._server.request("PUT", path, f"{PLURAL}/status", body)
 
     async def pod_warning(self, namespace: str, uid: str) -> tuple[str, str] | None:
-        """Return the newest warning about the pod with this UID as (reason, message), or None if there is none."""
-        query: dict[str, str | int] = {"fieldSelector": f"involvedObject.uid={uid},type=Warning"}
-        answer = await self._server.request("GET", collection("v1", "events", namespace), "events", query=query)
-        newest = max(answer.get("items") or (), key=_last_seen, default=None)
+        """Return the newest warning about the pod with this UID as (reason, message), or None if there is none.
+
+        Anybody who may create events can add to those of a pod: of more than 200, only the first 200 by name are read.
+
+        Raises:
+            ClusterError: Or one of its kinds; also where the events are far larger than any of Kubernetes' own.
+        """
+        path = collection("v1", "events", namespace)
+        query: dict[str, str | int] = {"fieldSelector": f"involvedObject.uid={uid},type=Warning", "limit": _PAGE}
+        newest: Manifest | None = None
+        for _ in range(_EVENT_PAGES):
+            page = await self._server.request("GET", path, "events", query=query, largest=_EVENT_BYTES)
+            newest = max((*filter(None, [newest]), *(page.get("items") or ())), key=_last_seen, default=None)
+            query["continue"] = (page.get("metadata") or {}).get("continue") or ""
+            if not query["continue"]:
+                break
         return None if newest is None else (newest.get("reason") or "Warning", newest.get("message") or "")
 
     async def serves(self, api_version: str, resource: str) -> bool:
@@ -195,16 +212,26 @@ class KubernetesCluster:
     ) -> Listing:
         """List page by page, and keep of each only what is read: whole pods would fill the memory."""
         items: list[Manifest] = []
-        query: dict[str, str | int] = {"limit": _PAGE, **({"labelSelector": selector} if selector else {})}
+        path = collection(api_version, resource, namespace)
+        query: dict[str, str | int] = {"labelSelector": selector} if selector else {}
+        limit = _PAGE
         while True:
-            page = await self._server.request(
-                "GET", collection(api_version, resource, namespace), resource, query=query
-            )
+            query["limit"] = limit
+            try:
+                page = await self._server.request(
+                    "GET", path, resource, query=query, largest=_PAGE_BYTES if limit > 1 else LARGEST
+                )
+            except TooLargeError:
+                if limit == 1:
+                    raise
+                limit = max(1, limit // 8)
+                continue
             items += [shrink(item) for item in page.get("items") or ()]
             meta = page.get("metadata") or {}
             query["continue"] = meta.get("continue") or ""
             if not query["continue"]:
                 return Listing(items, int(meta.get("resourceVersion") or 0))
+            limit = min(_PAGE, 2 * limit)
 
 
 def collection(api_version: str, resource: str, namespace: str | None) -> str:

@@ -8,7 +8,7 @@ import asyncio
 import json
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Self
+from typing import Any, Final, Self
 from urllib.parse import urlencode
 
 import aiohttp
@@ -26,14 +26,21 @@ from trainwright.cluster.port import (
     RejectedError,
 )
 
+LARGEST: Final = 4 << 20
+"""Bytes of the largest answer that is read. No object in etcd is as large; parsing may take 24 times as much memory."""
 _TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10)
 _UNAUTHORIZED = 401
 _REJECTIONS = frozenset({400, 403, 405, 413, 415, 422})
 _WEBHOOK_DOWN = "failed calling webhook"
 """Said with status 500. It is the admission that is missing, not the API server that fails, and lasts until somebody mends it."""
 
+
 Counter = Callable[[str, str, str], None]
 """Told of every request: verb, resource, status code."""
+
+
+class TooLargeError(ClusterError):
+    """The answer is larger than what was to be read."""
 
 
 async def log_in() -> Configuration:
@@ -92,7 +99,13 @@ class ApiServer:
         await self._client.close()
 
     async def request(
-        self, verb: str, path: str, resource: str, body: Any = None, query: Mapping[str, str | int] | None = None
+        self,
+        verb: str,
+        path: str,
+        resource: str,
+        body: Any = None,
+        query: Mapping[str, str | int] | None = None,
+        largest: int = LARGEST,
     ) -> Manifest:
         """Send one request and return the answer.
 
@@ -102,23 +115,25 @@ class ApiServer:
             resource: What to count the request under.
             body: What to send, as JSON.
             query: Query parameters.
+            largest: Bytes of an answer beyond which it is not read: tenants decide how large their objects are.
 
         Raises:
+            TooLargeError: The answer is larger.
             ClusterError: Or one of its kinds; see the port.
         """
         url = f"{self._configuration.host}{path}{f'?{urlencode(query)}' if query else ''}"
-        status, data = await self._send(verb, url, resource, body)
+        status, data = await self._send(verb, url, resource, body, largest)
         if status == _UNAUTHORIZED and await self._log_in_again():
-            status, data = await self._send(verb, url, resource, body)
+            status, data = await self._send(verb, url, resource, body, largest)
         return _read(status, data)
 
-    async def _send(self, verb: str, url: str, resource: str, body: Any) -> tuple[int, bytes]:
+    async def _send(self, verb: str, url: str, resource: str, body: Any, largest: int) -> tuple[int, bytes]:
         code = "none"
         try:
             answer = await self._client.request(
                 verb, url, headers=await self._headers(), body=body, _request_timeout=_TIMEOUT
             )
-            data: bytes = await answer.read()
+            data = await _read_at_most(largest, answer.response)
             code = str(answer.status)
         except (aiohttp.ClientError, TimeoutError, OSError, asyncio.IncompleteReadError) as error:
             raise ClusterError(f"no answer from the API server: {str(error) or type(error).__name__}") from error
@@ -153,6 +168,16 @@ async def _credentials(configuration: Configuration) -> str:
     if not token and configuration.username:
         token = configuration.get_basic_auth_token()
     return str(token or "")
+
+
+async def _read_at_most(largest: int, answer: aiohttp.ClientResponse) -> bytes:
+    data = bytearray()
+    async for part in answer.content.iter_any():
+        data += part
+        if len(data) > largest:
+            answer.close()  # the rest is not to come over this connection
+            raise TooLargeError(f"the answer of the API server is larger than {largest:,} bytes")
+    return bytes(data)
 
 
 def _read(status: int, data: bytes) -> Manifest:

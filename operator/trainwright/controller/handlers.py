@@ -86,7 +86,8 @@ def settings() -> kopf.OperatorSettings:
     chosen.watching.server_timeout = 600
     chosen.watching.connect_timeout = 10
     chosen.watching.inactivity_timeout = 70
-    chosen.watching.chunk_size = 50
+    # Tenants decide how large their pods are, up to a megabyte each: a page of the largest must fit into the memory.
+    chosen.watching.chunk_size = 20
     chosen.networking.request_timeout = 60
     chosen.networking.connect_timeout = 10
     # An API server that is back is not waited for any longer: kopf's own pauses grow to minutes.

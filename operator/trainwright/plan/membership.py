@@ -20,7 +20,7 @@ from trainwright.build import (
 )
 from trainwright.build.naming import companion_name
 from trainwright.plan import placement
-from trainwright.plan.pods import Pod, WorkerPods
+from trainwright.plan.pods import TERMINATION_SLACK, Pod, WorkerPods
 from trainwright.plan.types import Job, Pass, PodDeletion
 
 LISTED_WORKERS = 100
@@ -144,12 +144,12 @@ def _group(current: Pass, status: TrainingJobStatus) -> Group | None:
 def skip_taken_names(current: Pass, status: TrainingJobStatus) -> TrainingJobStatus:
     """Return the status, in a later attempt if an earlier job's pod holds a name that is needed and does not go away.
 
-    A job that is deleted and created again uses the same pod names, and waits until they are free. On a dead node that
-    takes for ever.
+    A job that is deleted and created again uses the same pod names, and waits until they are free. On a dead node, or where a
+    finalizer holds the pod, that takes for ever.
     """
     needed = without_pod(current, status)
     former = current.observed.former_pods
-    stuck = [pod for pod in former if pod.deleting and not pod.ended and pod.is_over(current.now)]
+    stuck = [pod for pod in former if pod.deletes_at is not None and current.now >= pod.deletes_at + TERMINATION_SLACK]
     if not any(pod.index in needed and pod.attempt == status.attempt for pod in stuck):
         return status
     return status.changed(attempt=max(pod.attempt for pod in stuck) + 1)

@@ -71,6 +71,16 @@ def _out_of_budget(current: Pass) -> tuple[str, str]:
     return "BudgetSpent", f"{budget.name(current.spec)} are spent: {left} worker{_s(left)} still saving and stopping"
 
 
+def deleting(status: TrainingJobStatus, pods: WorkerPods, now: datetime) -> tuple[str, str]:
+    """Return (reason, message) of a job that was deleted and is held by a finalizer."""
+    if status.phase == Phase.SUCCEEDED:
+        return _ended(status)
+    left = pods.left(now)
+    if left:
+        return "Deleting", f"being deleted: {left} worker{_s(left)} still saving and stopping"
+    return "Deleting", "being deleted; no worker holds resources: the job stays until its finalizers are removed"
+
+
 def _suspended(current: Pass, status: TrainingJobStatus) -> tuple[str, str]:
     left = current.pods.left(current.now)
     lost = storage.loss(current, status)

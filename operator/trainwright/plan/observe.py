@@ -58,8 +58,8 @@ def read_pod(manifest: Manifest, job: str) -> Pod:
     said = None if unstarted else ended.get("message")
     termination = _termination(said)
     outlived = bool(ended) and phase not in ("Succeeded", "Failed")
-    if outlived:
-        # A sidecar keeps the pod running, but the worker is never started again (restartPolicy: Never).
+    if ended:
+        # The worker is never started again (restartPolicy: Never). A sidecar may keep the pod running, or make it a failed one.
         phase = "Succeeded" if ended.get("exitCode") == 0 else "Failed"
     return Pod(
         name=metadata["name"],

@@ -47,10 +47,10 @@ _RESTARTS: Final[tuple[Callable[[Pass, TrainingJobStatus], TrainingJobStatus | N
 def plan(observed: Observed) -> Plan:
     """Return what to do now. The same observation gives the same plan; a settled job gives an empty one."""
     job = observed.job
-    if job.deleting:
-        return Plan()
     if job.status.phase is not None and job.status.phase.terminal:
         return _finished(observed)
+    if job.deleting:
+        return _deleting(observed)
     if isinstance(job.spec, InvalidJobError):
         return _not_accepted(observed, ("InvalidSpec", str(job.spec)))
     changed = changes.refusal(job.spec, job.status, job.generation)
@@ -87,6 +87,29 @@ def _not_accepted(observed: Observed, refusal: tuple[str, str]) -> Plan:
     return Plan(status=status, urgency=urgency(before, status), events=events(before, status))
 
 
+def _deleting(observed: Observed) -> Plan:
+    """Plan for a job that was deleted and is held by a finalizer: its workers save and stop as if it were suspended."""
+    job, before, now = observed.job, observed.job.status, observed.now
+    pods = WorkerPods.of(observed.pods, before)
+    received = progress.newest_report(observed, before, pods)
+    status = before if received is None else progress.record(received, before, None, pods)
+    if phase.done(pods):
+        status = phase.succeed(status, pods, now)
+    else:
+        status = status.changed(phase=Phase.SUSPENDED, started_at=None, next_start=None, waiting_since=None)
+    status = progress.expect(observed, status)
+    refusal = ("InvalidSpec", str(job.spec)) if isinstance(job.spec, InvalidJobError) else None
+    status = _with_messages(observed, status, pods, messages.deleting(status, pods, now), refusal)
+    changed = status if status != before else None
+    return Plan(
+        status=changed,
+        urgency=urgency(before, status),
+        delete=membership.to_delete(pods, status, now),
+        events=events(before, status),
+        requeue_after=_until(now, *(moment for moment in pods.terminations(now) if moment > now)),
+    )
+
+
 def _finished(observed: Observed) -> Plan:
     """Plan for a job that has ended: delete pods that linger, record their last report, delete the job at its expiry."""
     status, job, now = observed.job.status, observed.job, observed.now
@@ -98,7 +121,7 @@ def _finished(observed: Observed) -> Plan:
         # An edit has no effect any more, but whoever waits for it to be observed must see that it was.
         last = (last or status).changed(observed_generation=job.generation)
     delete = membership.to_delete(pods, status, now)
-    expiry = limits.expiry(job, status)
+    expiry = None if job.deleting else limits.expiry(job, status)
     if expiry is not None and now >= expiry:
         return Plan(delete_job=True)
     any_live = any(pod.live for pod in pods.all)

@@ -29,6 +29,9 @@ _NO_WORKER_HINT = (
     "Build spec.workers.image on Trainwright's worker image, and keep its ENTRYPOINT (python -m trainwright_worker)."
 )
 
+_OOM_KILLED = "OOMKilled"
+_MAY_BE_MEMORY = frozenset({None, FailureClass.OUT_OF_MEMORY, FailureClass.INFRASTRUCTURE, FailureClass.INTERNAL})
+"""Classes that a worker ends with when the kernel has taken its memory, or one of its helpers, away."""
 _SECONDARY = frozenset({FailureClass.INFRASTRUCTURE, FailureClass.PREEMPTED})
 """Classes that a worker also ends with when another one's failure took it down."""
 
@@ -60,7 +63,7 @@ def describe(pod: Pod, attempt: int, now: datetime) -> Failure:
         pod=pod.name,
         node=pod.node,
         exit_code=pod.exit_code,
-        reason=pod.reason,
+        reason=None if pod.reason == _OOM_KILLED and not _ran_out_of_memory(pod) else pod.reason,
         exception=own.exception if own else None,
         traceback=own.traceback if own else None,
         failed_at=now,
@@ -124,8 +127,8 @@ def vanished(index: int, name: str, node: str | None, attempt: int, now: datetim
 
 
 def categorize(pod: Pod) -> FailureClass:
-    """Return the class of a failed or vanishing pod. The kernel and the cluster are better witnesses than the worker."""
-    if pod.reason == "OOMKilled":
+    """Return the class of a failed or vanishing pod."""
+    if _ran_out_of_memory(pod):
         return FailureClass.OUT_OF_MEMORY
     if _overran_disk(pod):
         return FailureClass.USER_ERROR
@@ -133,11 +136,23 @@ def categorize(pod: Pod) -> FailureClass:
         return FailureClass.INFRASTRUCTURE
     if pod.disrupted is not None or pod.reason in ("Preempting", "Evicted", "NodeShutdown", "Terminated"):
         return FailureClass.PREEMPTED
+    return _own_class(pod) or (FailureClass.PREEMPTED if pod.deleting else FailureClass.INFRASTRUCTURE)
+
+
+def _own_class(pod: Pod) -> FailureClass | None:
+    """Return the class that the worker itself gives, by its termination message or else its exit code."""
     if pod.termination is not None and pod.termination.category is not None:
         return pod.termination.category
-    if pod.exit_code:
-        return classify(pod.exit_code)
-    return FailureClass.PREEMPTED if pod.deleting else FailureClass.INFRASTRUCTURE
+    return classify(pod.exit_code) if pod.exit_code else None
+
+
+def _ran_out_of_memory(pod: Pod) -> bool:
+    """Return whether the kernel ended the worker for its memory.
+
+    The kubelet says so of every container in which the kernel has ever ended a process. A worker that has lost a helper to it
+    and is told to stop later says what it ended for; one that fails for the loss knows nothing of the cause.
+    """
+    return pod.reason == _OOM_KILLED and _own_class(pod) in _MAY_BE_MEMORY
 
 
 def _overran_disk(pod: Pod) -> bool:
@@ -166,7 +181,7 @@ def _message(pod: Pod) -> str:
 
 def _external_cause(pod: Pod) -> str | None:
     """Return what was done to the worker, in the words of its kernel or cluster; None if it has ended by itself."""
-    if pod.reason == "OOMKilled":
+    if _ran_out_of_memory(pod):
         return "was killed by the kernel: it used more memory than its limit"
     if pod.silent:
         return "is lost: its node does not answer any more"

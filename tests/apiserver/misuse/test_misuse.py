@@ -42,6 +42,7 @@ LARGE = {
     "$FOUR_MEGABYTES": MEGABYTE * 4,
     "$MANY_VARIABLES": [{"name": f"A{number}", "value": "x"} for number in range(10_000)],
     "$MANY_LAYERS": [{"dense": {"units": 1}}] * 10_000,
+    "$MANY_OBJECTS": [{}] * 250_000,
     "$MANY_LABELS": {f"label-{number}": "x" for number in range(1000)},
 }
 KEYS = {

@@ -89,13 +89,15 @@ async def small(bench: Bench) -> None:
     created = [_last_created(bench.seen.pods_of(namespace, name)) - at for name, at in applied.items()]
     lowest = [_last_created(bare.pods_of(_BARE_NAMESPACE, name)) - at for name, at in floor.items()]
     lags = [_status_lag(bench, namespace, name) for name in applied]
-    bench.add("2 workers: apply to last pod, median", 1000 * median(created), 60, "ms", ceiling=1000 * median(lowest))
-    bench.add("2 workers: apply to last pod, p99", 1000 * high(created), 250, "ms", ceiling=1000 * high(lowest))
-    bench.add("2 workers: pods run to status says so, median", median(lags), 0.4, "s", note=f"p99 {high(lags):.3f} s")
+    bench.add(
+        "2 workers: from apply to last pod, median", 1000 * median(created), 60, "ms", ceiling=1000 * median(lowest)
+    )
+    bench.add("2 workers: from apply to last pod, p99", 1000 * high(created), 250, "ms", ceiling=1000 * high(lowest))
+    bench.add("2 workers: from pods running to status, median", median(lags), 0.4, "s", note=f"p99 {high(lags):.3f} s")
     await asyncio.sleep(3)  # until the audit log is written
     writes = bench.plane.writes()[before:]
     bench.add("2 workers: writes per lifecycle", len(writes) / len(applied), 12, "", note=_tally(writes, len(applied)))
-    bench.add("2 workers: CPU per lifecycle", 1000 * meter.cpu / len(applied), 30, "ms", note="idle CPU included")
+    bench.add("2 workers: CPU per lifecycle", 1000 * meter.cpu / len(applied), 30, "ms", note="including idle CPU")
     await clear(bench.admin, bench.seen, namespace)
     await clear(bench.admin, bench.seen, _BARE_NAMESPACE)
 
@@ -112,7 +114,7 @@ async def wide(bench: Bench) -> None:
     await bench.seen.until(
         lambda: bench.seen.jobs[namespace, "wide"].status.get("workers", {}).get("ready") == WIDE, 180, "all run"
     )
-    bench.add("… pods run to status says so", _status_lag(bench, namespace, "wide", WIDE), 1, "s")
+    bench.add("… from pods running to status", _status_lag(bench, namespace, "wide", WIDE), 1, "s")
     await clear(bench.admin, bench.seen, namespace)
 
 
@@ -131,7 +133,7 @@ async def restart(bench: Bench) -> None:
         whole.append(_last_created(_fresh(bench, namespace, "wide", before)) - began)
         await bench.seen.until(lambda: record.status.get("workers", {}).get("ready") == workers, 60, "all run again")
     lowest = await _bare_restart(bench, workers)
-    bench.add("100 workers: restart of all, median of 3", median(whole), 1.5, "s", ceiling=lowest)
+    bench.add("100 workers: restart of all workers, median of 3", median(whole), 1.5, "s", ceiling=lowest)
     await clear(bench.admin, bench.seen, namespace)
     failed = await _replacements(bench, namespace, "failing", _fail)
     bench.add("one failed pod replaced, median of 7", median(failed), 0.3, "s", note=f"slowest {max(failed):.3f} s")
@@ -158,17 +160,17 @@ async def burst(bench: Bench) -> None:
             lambda: all(_says(bench, f"job-{n}", 2) for n in range(bench.many)), 180, "all statuses say so"
         )
     lags = [_status_lag(bench, "many", f"job-{number}") for number in range(bench.many)]
-    note = f"the jobs themselves were accepted within {accepted:.1f} s"
+    note = f"all jobs were accepted within {accepted:.1f} s"
     bench.add(f"{bench.many} jobs of 2 at once: all pods created", created, 22, "s", ceiling=lowest, note=note)
     bench.add(
-        "… all run",
+        "… all running",
         running,
         45,
         "s",
         ceiling=soonest,
-        note="the scheduler with its stock limits places 50 pods a second",
+        note="the scheduler's default limits allow 50 pods per second",
     )
-    bench.add("… pods run to status says so, p99", high(lags), 1, "s", note=f"median {median(lags):.3f} s")
+    bench.add("… from pods running to status, p99", high(lags), 1, "s", note=f"median {median(lags):.3f} s")
     bench.add("… operator CPU per job", 1000 * meter.cpu / bench.many, None, "ms")
 
 
@@ -178,14 +180,14 @@ async def steady(bench: Bench) -> None:
     with Meter(bench.operator.process) as meter:
         await asyncio.sleep(IDLE_SECONDS)
     memory = bench.operator.process.memory()
-    bench.add(f"{bench.many} jobs run, no reports: memory", memory, 120, "MiB")
+    bench.add(f"{bench.many} jobs running, no reports: memory", memory, 120, "MiB")
     bench.add("… idle CPU", meter.percent, 2, "%")
     await make_namespace(bench.admin, "others")
     with Meter(bench.operator.process) as busy:
         await gather((lambda n=number: _stranger(bench.admin, n)) for number in range(UNRELATED))
     more = bench.operator.process.memory() - memory
-    bench.add(f"{UNRELATED} unrelated pods come: CPU", busy.percent, 2, "%", note=f"{busy.seconds:.0f} s")
-    bench.add("… memory more", max(0.0, more), 2, "MiB")
+    bench.add(f"{UNRELATED} unrelated pods created: CPU", busy.percent, 2, "%", note=f"{busy.seconds:.0f} s")
+    bench.add("… additional memory", max(0.0, more), 2, "MiB")
     await delete_all(bench.admin, "/api/v1/namespaces/others/pods")
 
 
@@ -201,16 +203,16 @@ async def kill(bench: Bench) -> None:
     await bench.seen.until(lambda: len(bench.seen.pods_of("many", "job-7")) == 3, 60, "the failed pod's successor")
     fresh = [pod.created - began for pod in bench.seen.pods_of("many") if pod.uid not in pods]
     bench.add(
-        "operator killed: process start to first right action",
+        "operator killed: from process start to first correct action",
         min(fresh),
         5,
         "s",
-        note=f"second after {sorted(fresh)[1]:.2f} s",
+        note=f"second one after {sorted(fresh)[1]:.2f} s",
     )
     await bench.operator.leading()
     await asyncio.sleep(20)  # the resync that follows the first watches included
     extra = len(bench.seen.pods_of("many")) - len(pods) - 3
-    bench.add("… pods too many", len(bench.seen.duplicates) + abs(extra), 0, "")
+    bench.add("… surplus pods", len(bench.seen.duplicates) + abs(extra), 0, "")
 
 
 async def reports(bench: Bench) -> None:
@@ -228,7 +230,7 @@ async def reports(bench: Bench) -> None:
         rate = (bench.seen.status_writes - writes) / (ended - begun)
         ages = [_oldest(bench, f"job-{number}", begun, ended) for number in range(bench.many)]
         bench.add(
-            f"{bench.many} jobs report: oldest progress in any status",
+            f"{bench.many} jobs reporting: oldest progress in any status",
             max(ages),
             60,
             "s",
@@ -236,7 +238,7 @@ async def reports(bench: Bench) -> None:
         )
         bench.add("… status writes", rate, 20.5, "/s")
         share = (reporters.answers[204] - sent) / (ended - begun)
-        bench.add("… reports taken", share, None, "/s", note=f"answers {dict(reporters.answers)}")
+        bench.add("… reports accepted", share, None, "/s", note=f"answers {dict(reporters.answers)}")
         bench.add("… CPU", meter.percent, None, "%")
         bench.add("… memory", bench.operator.process.memory(), 120, "MiB")
     finally:

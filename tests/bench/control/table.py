@@ -1,4 +1,4 @@
-"""What a bench has to say: rows of figures beside what was wanted, on the screen or in Markdown."""
+"""The result of a bench: rows of figures with their goals, on the screen or in Markdown."""
 
 import statistics
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ class Row:
     Attributes:
         what: What was measured.
         seen: The figure.
-        wanted: What it may be at most.
-        unit: Of both.
-        ceiling: The same by a bare client in the same minute, where that makes sense.
-        note: What else a reader should know.
+        wanted: The goal: the figure should be at most this.
+        unit: The unit of both.
+        ceiling: The figure of a bare client in the same minute, where that makes sense.
+        note: A remark for the reader.
     """
 
     what: str
@@ -29,7 +29,7 @@ class Row:
 
     @property
     def missed(self) -> bool:
-        """Whether it is more than was wanted."""
+        """Whether the figure misses its goal."""
         return self.wanted is not None and self.seen > self.wanted
 
     def cells(self) -> list[str]:
@@ -45,11 +45,11 @@ class Row:
         ]
 
 
-HEADER = ["measure", "seen", "at most", "bare client", "ratio", ""]
+HEADER = ["measure", "result", "goal (at most)", "bare client", "ratio", ""]
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Return the rows as a Markdown table; what was missed is bold."""
+    """Return the rows as a Markdown table; figures that miss their goal are bold."""
     lines = [HEADER, ["---"] * len(HEADER), *(row.cells() for row in rows)]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 

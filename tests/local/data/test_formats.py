@@ -91,7 +91,7 @@ def test_an_index_of_pandas_is_left_out_of_parquet_unless_it_is_listed(open_data
         source = {"path": f"{file}.parquet", "target": "y"}
         splits = open_data({"parquet": source}).splits
         assert splits.train.features == ("a",)
-        said = f"the column {name!r} is an index that pandas wrote and left out; list it to learn from it"
+        said = f"the column {name!r} is an index that pandas wrote, and is ignored; to use it as a feature, list it"
         assert splits.notes == (f"spec.dataset.parquet.features: {said}",)
         listed = open_data({"parquet": {**source, "features": ["a", name]}}).splits
         assert (listed.train.features, listed.notes) == (("a", name), ())
@@ -183,7 +183,7 @@ def test_image_files_of_any_name(open_data, tmp_path):
     data = open_data({"imageFolder": {"path": ".", "size": 8}, "normalize": "none"})
     red = data.splits.train.take(torch.arange(4)).input[:, 0].mean((1, 2))
     assert sorted(red.tolist()) == [50, 50, 150, 150]
-    said = "3 files are left out, since their extensions (.heic, none) are none of images"
+    said = "3 files are ignored, because their extensions (.heic, none) are not image extensions"
     assert data.splits.notes == (f"spec.dataset.imageFolder.path: {said}",)
 
 
@@ -419,7 +419,9 @@ def test_images_whose_names_have_another_dot_are_left_out_of_shards_and_said(ope
     write_tar(tmp_path / "s.tar", [*whole, ("d/b.v2.png", picture()), ("d/b.v2.cls", b"1"), ("d/b.v3.png", picture())])
     splits = open_data({"webdataset": {"path": "s.tar", "size": 8}}).splits
     assert len(splits.train) == 2
-    assert splits.notes[0].startswith("spec.dataset.webdataset.path: 2 images, as 'd/b.v2.png', are left out: files of")
+    assert splits.notes[0].startswith(
+        "spec.dataset.webdataset.path: 2 images, such as 'd/b.v2.png', are ignored: files with"
+    )
 
 
 def test_sequences_with_their_transcripts(open_data, tmp_path):

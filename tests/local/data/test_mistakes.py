@@ -54,7 +54,7 @@ def refused(open_data):
         (
             [{"text": "a", "label": [1]}],
             {},
-            r"labelField: column 'label' must hold text or whole numbers, but holds \[1\] in line 1",
+            r"labelField: column 'label' must hold text or integers, but holds \[1\] in line 1",
         ),
         (
             [*GOOD, {"text": "half \ud83d", "label": "x"}],
@@ -64,10 +64,10 @@ def refused(open_data):
         (
             [{"text": "a", "label": "\ud83d"}],
             {},
-            r"column 'label' must hold text or whole numbers, but holds '\\ud83d' in line 1",
+            r"column 'label' must hold text or integers, but holds '\\ud83d' in line 1",
         ),
-        (["no object"], {}, r"labeledText.path: line 1 of .*a.jsonl is no JSON object"),
-        ([], {}, r"labeledText.path: a.jsonl holds no texts"),
+        (["no object"], {}, r"labeledText.path: line 1 of .*a.jsonl is not a JSON object"),
+        ([], {}, r"labeledText.path: a.jsonl contains no texts"),
     ],
 )
 def test_labelled_text(refused, tmp_path, rows, source, words):
@@ -78,8 +78,8 @@ def test_labelled_text(refused, tmp_path, rows, source, words):
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ("text,label\na, and b,x\nc,y\n", "labeledText.path: line 2 of .*a.csv has 3 values, its header 2"),
-        ("text,label\na,x\nc\n", "labeledText.path: line 3 of .*a.csv has 1 values, its header 2"),
+        ("text,label\na, and b,x\nc,y\n", "labeledText.path: line 2 of .*a.csv has 3 values, but the header has 2"),
+        ("text,label\na,x\nc\n", "labeledText.path: line 3 of .*a.csv has 1 values, but the header has 2"),
         ("text,label,label\na,x,y\n", "labeledText.path: .*a.csv has 2 columns named 'label'"),
         ("text,stars\na,x\n", "labeledText.labelField: .*a.csv has no column 'label'; it has text, stars"),
         ('text,label\na,x\n"b,y\nc,y\n', "cannot read .*a.csv from line 3 on as UTF-8 CSV: unexpected end"),
@@ -129,17 +129,18 @@ def test_text_files(refused, tmp_path):
     write_jsonl(tmp_path / "a.jsonl", GOOD)
     write_jsonl(tmp_path / "t.jsonl", [{"text": "a", "label": "z"}])
     refused(
-        "labeledText.testPath: the label 'z' is no class", {"labeledText": {"path": "a.jsonl", "testPath": "t.jsonl"}}
+        "labeledText.testPath: the label 'z' is not a class",
+        {"labeledText": {"path": "a.jsonl", "testPath": "t.jsonl"}},
     )
     (tmp_path / "a.txt").write_text("text")
-    refused("a.txt is neither .jsonl nor .csv nor .parquet", {"labeledText": {"path": "a.txt"}})
+    refused("a.txt is not a folder, or a .jsonl, .csv or .parquet file", {"labeledText": {"path": "a.txt"}})
     (tmp_path / "broken.jsonl").write_text('{"text": "a", "label"')
-    refused("line 1 of .*broken.jsonl is no JSON", {"labeledText": {"path": "broken.jsonl"}})
+    refused("line 1 of .*broken.jsonl is not valid JSON", {"labeledText": {"path": "broken.jsonl"}})
     (tmp_path / "imdb" / "train").mkdir(parents=True)
-    refused("imdb/train holds no LABEL", {"labeledText": {"path": "imdb"}})
+    refused("imdb/train contains no LABEL", {"labeledText": {"path": "imdb"}})
     (tmp_path / "imdb" / "train" / "pos").mkdir()
     (tmp_path / "imdb" / "train" / "pos" / "1.txt").write_text("\n")
-    refused("spec.dataset: all samples are of one class, 'pos'", {"labeledText": {"path": "imdb"}})
+    refused("spec.dataset: all samples have the same class, 'pos'", {"labeledText": {"path": "imdb"}})
     (tmp_path / "imdb" / "train" / "neg").mkdir()
     (tmp_path / "imdb" / "train" / "neg" / "1.txt").write_text("a")
     refused("pos/1.txt is empty", {"labeledText": {"path": "imdb"}})
@@ -149,7 +150,7 @@ def test_text_for_a_language_model(refused, tmp_path):
     modeling = "language-modeling"
     refused("spec.dataset.text.path: none.txt does not exist", {"text": {"path": "none.txt"}}, modeling)
     (tmp_path / "a.txt").write_text("")
-    refused("spec.dataset.text.path: a.txt holds no text", {"text": {"path": "a.txt"}}, modeling)
+    refused("spec.dataset.text.path: a.txt contains no text", {"text": {"path": "a.txt"}}, modeling)
     (tmp_path / "a.txt").write_text("short")
     words = "spec.dataset.tokenizer.maxLength: 64, but the train split has only 5 tokens"
     source = {"text": {"path": "a.txt"}, "tokenizer": {"name": "byte", "maxLength": 64}}
@@ -163,10 +164,13 @@ def test_tokenizers(refused, tmp_path):
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "vocab.txt").write_text("a")
     refused(
-        "spec.dataset.tokenizer.path: the folder .*old holds no tokenizer.json", {**TEXT, "tokenizer": {"path": "old"}}
+        "spec.dataset.tokenizer.path: the folder .*old contains no tokenizer.json",
+        {**TEXT, "tokenizer": {"path": "old"}},
     )
     (tmp_path / "old" / "tokenizer.json").write_text("{}")
-    refused("spec.dataset.tokenizer.path: .*tokenizer.json is no tokenizer", {**TEXT, "tokenizer": {"path": "old"}})
+    refused(
+        "spec.dataset.tokenizer.path: .*tokenizer.json is not a valid tokenizer", {**TEXT, "tokenizer": {"path": "old"}}
+    )
     refused("tokenizer.path: none does not exist", {**TEXT, "tokenizer": {"path": "none"}})
     write_tokenizer(tmp_path / "old", "ab ab")
     write_tokenizer(tmp_path / "other", "cd cd")
@@ -180,11 +184,11 @@ def test_tokenizers(refused, tmp_path):
 
 def test_images(refused, open_data, tmp_path):
     source = {"imageFolder": {"path": ".", "size": 8}}
-    refused("imageFolder.path: .* holds no folder of a class", source)
+    refused("imageFolder.path: .* contains no folders of classes", source)
     for split, label in (("train", "a"), ("train", "b"), ("val", "c")):
         (tmp_path / split / label).mkdir(parents=True)
         (tmp_path / split / label / "0.png").write_bytes(picture())
-    refused("imageFolder.path: .*val has the class 'c', which the training images have not", source)
+    refused("imageFolder.path: .*val has the class 'c', which the training images lack", source)
     (tmp_path / "val" / "c").rename(tmp_path / "val" / "a")
     assert isinstance(open_data(source), Dataset)
     (tmp_path / "train" / "b" / "1.png").write_bytes(picture()[:-40])
@@ -193,9 +197,9 @@ def test_images(refused, open_data, tmp_path):
     refused("imageFolder.path: cannot decode the image .*train/b/1.png: cannot identify image file", source)
     for file in (tmp_path / "train" / "b").iterdir():
         file.unlink()
-    refused("the folder of the class 'b' in .* holds no images", source)
+    refused("the folder of class 'b' in .* contains no images", source)
     (tmp_path / "train" / os.fsdecode(b"\xfc")).mkdir()
-    refused(r"imageFolder.path: the name of the folder .*/train/\\xfc is no UTF-8", source)
+    refused(r"imageFolder.path: the name of the folder .*/train/\\xfc is not valid UTF-8", source)
     (tmp_path / "train" / os.fsdecode(b"\xfc")).rmdir()
     (tmp_path / "train" / "b" / os.fsdecode(b"\xfc.png")).write_bytes(b"no image")
     refused(r"cannot decode the image .*/train/b/\\xfc.png", source)
@@ -215,9 +219,9 @@ def test_shards(refused, tmp_path):
     write_tar(tmp_path / "s-1.tar", [("c.png", picture()), ("c.cls", b"0")])
     refused("the sample 'b' in .*s-0.tar has no .cls", source)
     write_tar(tmp_path / "s-0.tar", [("a.cls", b"0")])
-    refused("the sample 'a' in .*s-0.tar has none of .jpg, .jpeg, .png, .webp", source)
+    refused("the sample 'a' in .*s-0.tar has no image \\(.jpg, .jpeg, .png, .webp\\)", source)
     (tmp_path / "s-0.tar").write_bytes(b"no tar" * 200)
-    refused("s-0.tar is no whole tar file", source)
+    refused("s-0.tar is not a complete tar file", source)
     (tmp_path / "s.tar.gz").write_bytes(gzip.compress((tmp_path / "s-1.tar").read_bytes()))
     refused("webdataset.path: .*s.tar.gz is compressed", {"webdataset": {"path": "s.tar.gz", "size": 8}})
 
@@ -228,7 +232,7 @@ def test_shards(refused, tmp_path):
         (("a.jpg", "a.png", "a.cls"), "the sample 'a' in .*s.tar has two images"),
         (("a.png", "a.cls", "a.png"), "the sample 'a' in .*s.tar has two images"),
         (("x/a.png", "x/a.cls", "x/a.cls"), "the sample 'x/a' in .*s.tar has two labels"),
-        (("a.v1.png", "a.v1.cls"), "webdataset.path: s.tar holds no samples"),
+        (("a.v1.png", "a.v1.cls"), "webdataset.path: s.tar contains no samples"),
     ],
 )
 def test_samples_of_shards_that_are_not_one_image_and_one_label(refused, tmp_path, names, words):
@@ -252,9 +256,7 @@ def test_shards_that_are_read_no_further_than_they_are_whole(refused, tmp_path, 
         "joined": content * 2,
     }[damage]
     (tmp_path / "s.tar").write_bytes(content)
-    refused(
-        "webdataset.path: .*s.tar is no whole tar file: what is at byte", {"webdataset": {"path": "s.tar", "size": 8}}
-    )
+    refused("webdataset.path: .*s.tar is not a complete tar file: byte", {"webdataset": {"path": "s.tar", "size": 8}})
 
 
 @pytest.mark.parametrize(
@@ -268,7 +270,7 @@ def test_shards_that_are_read_no_further_than_they_are_whole(refused, tmp_path, 
             [1.0, float("nan")],
             "spec.dataset.parquet.target: column 'y' must hold a target in every row, but holds nan in row 2",
         ),
-        ([0.5, 1.0], "spec.dataset.parquet.target: column 'y' holds 2 different numbers, as 0.5"),
+        ([0.5, 1.0], "spec.dataset.parquet.target: column 'y' has 2 different numbers, such as 0.5"),
     ],
 )
 def test_what_spells_no_class_in_parquet(refused, tmp_path, labels, words):
@@ -278,7 +280,7 @@ def test_what_spells_no_class_in_parquet(refused, tmp_path, labels, words):
 
 def test_saved_datasets(refused, tmp_path):
     (tmp_path / "empty").mkdir()
-    refused("huggingface.path: .*empty is no dataset", {"huggingface": {"path": "empty", "text": "text"}})
+    refused("huggingface.path: .*empty is not a dataset", {"huggingface": {"path": "empty", "text": "text"}})
     features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["a", "b"]))
     rows = datasets.Dataset.from_dict({"text": ["u", "v"], "label": [0, -1]}, features=features)
     datasets.DatasetDict(train=rows).save_to_disk(tmp_path / "saved")
@@ -288,7 +290,7 @@ def test_saved_datasets(refused, tmp_path):
     )
     words = "huggingface.label: column 'label' must hold a target in every row, but holds None in row 2 of the training"
     refused(words, {"huggingface": {"path": "saved", "text": "text"}})
-    refused("huggingface.image: 'text' .* holds .*, not images", {"huggingface": {"path": "saved", "image": "text"}})
+    refused("huggingface.image: 'text' .* contains .*, not images", {"huggingface": {"path": "saved", "image": "text"}})
     refused(
         "huggingface.features: column 'text' must hold finite numbers of 32 bits, but holds 'u' in row 1",
         {"huggingface": {"path": "saved", "features": ["text"]}},
@@ -319,7 +321,7 @@ def test_saved_datasets(refused, tmp_path):
             {"frames": [[1.0]] * 3, "text": "\ud83d"},
             r"textField: column 'text' must hold text in every row, but holds '\\ud83d' in line 1",
         ),
-        ({"frames": [[1.0]] * 3, "text": "aab"}, "must have a frame for each character, .* but holds 'aab' in line 1"),
+        ({"frames": [[1.0]] * 3, "text": "aab"}, "must have one frame per character, .* but holds 'aab' in line 1"),
         ({"spectrum": [], "text": "a"}, "framesField: line 1 of .* has no column 'frames'; it has spectrum, text"),
     ],
 )
@@ -333,7 +335,9 @@ def test_sequences_of_a_test_file(refused, tmp_path):
     write_jsonl(tmp_path / "t.jsonl", [{"frames": [[1.0]] * 3, "text": "b"}])
     source = {"labeledSequences": {"path": "s.jsonl", "testPath": "t.jsonl"}}
     refused(
-        "labeledSequences.testPath: t.jsonl has the characters 'b', which training has not", source, "transcription"
+        "labeledSequences.testPath: t.jsonl has the characters 'b', which the training data lacks",
+        source,
+        "transcription",
     )
 
 
@@ -404,7 +408,7 @@ def test_texts_to_predict(open_data, tmp_path):
     write_jsonl(tmp_path / "a.jsonl", [{"text": text, "label": n % 2} for n, text in enumerate(sentences(6))])
     data = open_data({**TEXT, "tokenizer": {"name": "word"}})
     assert data.batch_of_texts(["good film", "warm"]).mask.sum(1).tolist() == [2, 1]
-    with pytest.raises(UserError, match=re.escape("spec.prediction.texts[1]: ' ' holds no token")):
+    with pytest.raises(UserError, match=re.escape("spec.prediction.texts[1]: ' ' has no tokens")):
         data.batch_of_texts(["good", " "])
 
 

@@ -134,7 +134,7 @@ def test_a_store_that_asks_for_credentials(store, monkeypatch):
 def test_a_store_that_forbids(store, monkeypatch):
     path = put(store, "a.csv", b"x,y\n1,a\n")
     monkeypatch.setattr(settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0)  # From now on the store asks who calls.
-    with pytest.raises(DataError, match=rf"spec.dataset.csv.path: not allowed to read {path}"):
+    with pytest.raises(DataError, match=rf"spec.dataset.csv.path: access to {path} is denied"):
         load(job({"csv": {"path": path, "target": "y"}}))
 
 

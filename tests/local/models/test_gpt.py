@@ -88,9 +88,19 @@ def test_losses_have_the_same_gradient(tmp_path, theirs):
 @pytest.mark.parametrize(
     ("change", "model", "facts", "words"),
     [
-        ({}, {}, Facts((16,), 91, vocabulary=91), "spec.model.pretrained: the model knows 90 tokens, but .* has 91"),
-        ({}, {}, Facts((25,), 90, vocabulary=90), "the model sees 24 positions, but the data has sequences of 25"),
-        ({}, {"args": {"layers": 4}}, FACTS, "weights of another model: missing: blocks.3.norm1.weight"),
+        (
+            {},
+            {},
+            Facts((16,), 91, vocabulary=91),
+            "spec.model.pretrained: the model's vocabulary has 90 tokens, but .* has 91",
+        ),
+        (
+            {},
+            {},
+            Facts((25,), 90, vocabulary=90),
+            "the model takes 24 positions, but the data has sequences of length 25",
+        ),
+        ({}, {"args": {"layers": 4}}, FACTS, "the weights do not match the model: missing: blocks.3.norm1.weight"),
         (
             {},
             {"args": {"dimension": 64}},
@@ -99,7 +109,7 @@ def test_losses_have_the_same_gradient(tmp_path, theirs):
         ),
         ({}, {"args": {"size": "124M"}}, FACTS, "spec.model.args.size: 124M is 12 layers, .* is 3 layers, 4 heads"),
         ({"model_type": "llama"}, {}, FACTS, "describes a model of type llama"),
-        ({"auto_map": {"AutoModel": "m.M"}}, {}, FACTS, "names code of its own .auto_map., which is never run"),
+        ({"auto_map": {"AutoModel": "m.M"}}, {}, FACTS, "refers to custom code .auto_map., which is never run"),
     ],
 )
 def test_a_folder_that_does_not_fit_is_refused(tmp_path, theirs, change, model, facts, words):

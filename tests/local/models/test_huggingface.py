@@ -178,7 +178,7 @@ def test_no_language_model_sees_what_it_is_to_predict(kind, args):
 
 @pytest.mark.parametrize(("kind", "args"), [("xlm", XLM), ("xlnet", XLNET), ("bert", SMALL | {"is_decoder": False})])
 def test_a_language_model_that_looks_ahead_is_refused(kind, args):
-    words = f"spec.model.name: hf:{kind} sees the tokens that a language model is to predict"
+    words = f"spec.model.name: hf:{kind} sees the tokens that it must predict"
     with pytest.raises(UserError, match=words) as error:
         make(kind, Facts((16,), 90, 90, 1), TaskName.LANGUAGE_MODELING, args=args)
     assert "use a decoder such as hf:gpt2" in error.value.hint
@@ -278,15 +278,15 @@ def test_nothing_is_allocated_on_the_meta_device():
         ("bert", {"args": {"num_labels": 3}}, REVIEWS, "classification", "args.num_labels: follows from the rest"),
         ("bert", {"args": {"auto_map": {}}}, REVIEWS, "classification", "args.auto_map: follows from the rest"),
         ("bert", {"args": {"_attn_implementation": "x/y"}}, REVIEWS, "classification", "args._attn_implementation"),
-        ("bert", {"args": {"hidden_size": "big"}}, REVIEWS, "classification", "spec.model.args: hf:bert does not take"),
+        ("bert", {"args": {"hidden_size": "big"}}, REVIEWS, "classification", "spec.model.args: hf:bert rejects them"),
         ("bert", {"args": SMALL | {"hidden_size": 33}}, REVIEWS, "classification", "not a multiple of the number of"),
-        ("bert", {"args": {"vocab_size": 80}}, REVIEWS, "classification", "vocab_size: the model knows 80 tokens"),
+        ("bert", {"args": {"vocab_size": 80}}, REVIEWS, "classification", "vocab_size: the model's vocabulary has 80 tokens"),
         ("bert", {"args": SMALL}, Facts((3, 8, 8), 2), "classification", "transformers has no such model for images"),
-        ("deit", {"args": SMALL}, Facts((3, 224, 224), 2), "classification", "hf:deit cannot do task classification"),
+        ("deit", {"args": SMALL}, Facts((3, 224, 224), 2), "classification", "hf:deit does not support task classification"),
         ("vit", {"args": SMALL}, REVIEWS, "classification", "transformers has no such model for text"),
-        ("vit", {"args": SMALL | {"image_size": 64}}, Facts((3, 32, 32), 2), "classification", "not take images of 3x32x32"),
+        ("vit", {"args": SMALL | {"image_size": 64}}, Facts((3, 32, 32), 2), "classification", "not accept images of 3x32x32"),
         ("bert", {"args": SMALL}, Facts((9, 4), 2), "transcription", "reads text or images, but the data has inputs of 9x4"),
-        ("roberta", {"args": SMALL}, Facts((512,), 2, 90, 1), "classification", "sees 510 positions, .* of 512"),
+        ("roberta", {"args": SMALL}, Facts((512,), 2, 90, 1), "classification", "takes 510 positions, .* of length 512"),
     ],
 )  # fmt: skip
 def test_a_model_that_does_not_fit_is_refused_by_name(kind, model, facts, task, words):
@@ -298,11 +298,11 @@ def test_a_model_that_does_not_fit_is_refused_by_name(kind, model, facts, task, 
     ("change", "model", "facts", "words"),
     [
         ({}, {"name": "hf:roberta"}, REVIEWS, "spec.model.name: hf:roberta, but folder holds a model of type bert"),
-        ({"auto_map": {"AutoModel": "m.M"}}, {}, REVIEWS, "names code of its own .auto_map., which is never run"),
+        ({"auto_map": {"AutoModel": "m.M"}}, {}, REVIEWS, "refers to custom code .auto_map., which is never run"),
         ({}, {"args": {"hidden_size": 64}}, REVIEWS, r"has shape \(32,\), but the model needs \(64,\)"),
-        ({}, {}, Facts((16,), 2, 91, 1), "the model knows 90 tokens, but the tokenizer has 91"),
+        ({}, {}, Facts((16,), 2, 91, 1), "the model's vocabulary has 90 tokens, but the tokenizer's has 91"),
         ({}, {}, Facts((16,), 2, 90, 5), "with the padding token 1, but the tokenizer's is 5"),
-        ({}, {}, Facts((600,), 2, 90, 1), "sees 512 positions, but the data has sequences of 600"),
+        ({}, {}, Facts((600,), 2, 90, 1), "takes 512 positions, but the data has sequences of length 600"),
     ],
 )
 def test_a_folder_that_does_not_fit_is_refused(tmp_path, change, model, facts, words):

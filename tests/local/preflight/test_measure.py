@@ -230,7 +230,7 @@ def test_a_model_that_cannot_be_built_without_data_is_no_mistake(monkeypatch, er
     dataset = SimpleNamespace(splits=SimpleNamespace(train=range(8)))
     preflight, lines = measure_job(spec, dataset, facts, "", SimpleNamespace(neighbours=1, size=1))
     assert preflight is None
-    assert lines[0].startswith("preflight: memory cannot be told beforehand")
+    assert lines[0].startswith("preflight: memory cannot be estimated")
 
 
 def test_a_model_that_does_not_fit_the_data_is_a_user_error():
@@ -290,7 +290,7 @@ def test_a_model_that_cannot_take_a_step_is_a_user_error(model, precision, words
     spec = read_spec({**raw, "training": {"steps": 1, "precision": precision}})
     facts = Facts((12,), 2, 50, 0)
     built = build(spec, facts)
-    with suppress(UnmeasurableError):  # What cannot be followed is tried.
+    with suppress(UnmeasurableError):  # A model that cannot be measured is tried.
         Gauge(spec, facts, cuda=False).passes(2, Precision(precision), checkpointing=False)
     alone = SimpleNamespace(rank=0, size=1, device=torch.device("cpu"))
     engine = Engine(spec, built, built, alone, make_task(spec).loss(facts), None)

@@ -112,7 +112,7 @@ def test_resnet(make_job, tmp_path, example):
     job = train(make_job, example, small, TWO_PROCESSES, imagenet=tmp_path / "imagenet")
     assert job.summary["processes"] == 2
     assert len(job.summary["data"]["classes"]) == 6
-    assert job.reports[-1].loss < 1.6
+    assert job.summary["history"][-1]["loss"] < 1.65, "guessing among six classes costs 1.79"
 
 
 @examples("bert-finetuning")

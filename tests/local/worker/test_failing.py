@@ -79,7 +79,7 @@ def test_a_crashed_process_is_restarted_in_place_until_the_limit(make_job):
                 }
             },
             ExitCode.USER_ERROR,
-            "spec.model.layers[2].dense.inputs: 3136 given, but the layers before it produce 36",
+            "spec.model.layers[2].dense.inputs: 3136, but the layers before it produce 36",
         ),
         (
             {"training": {"epochs": 1, "globalBatchSize": 4096}},

@@ -131,6 +131,6 @@ def test_metrics_are_served_per_rank_and_a_taken_port_is_no_failure(make_job):
     assert float(values["trainwright_worker_step_seconds_count"]) > 0
     other = second.start()
     second.wait_for_step(1)
-    assert f"no metrics: port {port}" in other.log
+    assert f"cannot serve metrics on port {port}" in other.log
     other.kill()
     assert worker.wait() == 0

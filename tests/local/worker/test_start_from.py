@@ -81,10 +81,10 @@ def test_the_state_of_the_optimizer_comes_along_if_asked_for(make_job, donor):
     ("start", "changes", "said"),
     [
         ({"path": "nothing/here"}, {}, "nothing/here is neither a checkpoint nor a results folder"),
-        ({"path": "job-u1"}, {"hidden": 17}, "its weight 1.weight has the shape 16x64, but this model's has 17x64"),
-        ({"path": "job-u1", "optimizer": True}, {"optimizer": "sgd"}, "that checkpoint is of adam, and this job's is sgd"),
-        ({"path": "job-u1/results", "optimizer": True}, {}, "holds no state of an optimizer"),
-        ({"path": "outside"}, {}, "leads out of the root of the checkpoints"),
+        ({"path": "job-u1"}, {"hidden": 17}, "weight 1.weight has shape 16x64 in the checkpoint, but 17x64 in this model"),
+        ({"path": "job-u1", "optimizer": True}, {"optimizer": "sgd"}, "that checkpoint's optimizer is adam, and this job's is sgd"),
+        ({"path": "job-u1/results", "optimizer": True}, {}, "contains no optimizer state"),
+        ({"path": "outside"}, {}, "points outside the root of the checkpoints"),
         ({"path": "job-u1/results/results.json"}, {}, "is neither a checkpoint nor a results folder"),
     ],
 )  # fmt: skip

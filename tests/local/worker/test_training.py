@@ -250,7 +250,7 @@ def test_a_bad_batch_is_skipped(make_job, processes):
     write_lines(job.folder / "data", bad={17})
     job.run()
     assert plane_error(job) < 0.05
-    assert "30 step(s) left out because the gradient was not finite" in job.reports[-1].message
+    assert "30 step(s) skipped because the gradient was not finite" in job.reports[-1].message
     assert all(math.isfinite(entry["loss"]) for entry in job.summary["history"])
     assert job.summary["history"][-1]["loss"] < 0.01
 
@@ -275,7 +275,7 @@ def test_rolling_back_passes_over_the_bad_data(make_job, processes):
     message = job.reports[-1].message
     assert message.count("the loss was not finite at step") == 2
     first = re.search(
-        r"not finite at step (\d+): back to step (\d+), passing over the data of steps (\d+) to (\d+)", message
+        r"not finite at step (\d+): back to step (\d+), skipping the data of steps (\d+) to (\d+)", message
     )
     seen, back, begin, end = map(int, first.groups())
     assert seen == end >= begin > back
@@ -320,7 +320,7 @@ def test_teachers_that_cannot_teach_are_refused(make_job):
     user, data = ExitCode.USER_ERROR, ExitCode.DATA
     for name, lesson, code, words in (
         ("gone", {"weights": "nowhere"}, data, "spec.distillation.weights: nowhere does not exist"),
-        ("other", {"weights": "teacher"}, user, "spec.distillation.weights: teacher was taught the classes"),
+        ("other", {"weights": "teacher"}, user, "spec.distillation.weights: teacher was trained on the classes"),
         (
             "named",
             {"weights": "teacher", "model": "mlp", "args": {"hidden": [9]}},

@@ -12,7 +12,7 @@ from trainwright.cluster.port import (
     NotFoundError,
     RejectedError,
 )
-from trainwright.cluster.rest import ApiServer
+from trainwright.cluster.rest import ApiServer, TooLargeError
 
 
 class Server:
@@ -106,6 +106,13 @@ async def test_errors_become_those_of_the_port(server, connection, status, reaso
     with pytest.raises(error, match="no such luck") as caught:
         await connection.request("GET", "/a", "things")
     assert type(caught.value) is error
+
+
+async def test_an_answer_is_read_up_to_a_size_only(server, connection):
+    server.answer = (200, {"kind": "Thing", "text": "x" * 1000})
+    with pytest.raises(TooLargeError, match="larger than 1,000 bytes"):
+        await connection.request("GET", "/a", "things", largest=1000)
+    assert (await connection.request("GET", "/a", "things", largest=1100))["kind"] == "Thing"
 
 
 async def test_every_request_is_counted(server, kubeconfig):

@@ -22,6 +22,7 @@ from situations import (
 )
 
 from trainwright.api.exit_codes import ExitCode
+from trainwright.api.job import FieldError, InvalidJobError
 from trainwright.api.status import ConditionType, Phase
 from trainwright.api.worker import Termination, WorkerPhase
 from trainwright.plan import Plan, limits, plan
@@ -138,8 +139,27 @@ def test_a_restart_decided_while_worker_0_wrote_the_results_hides_nothing_of_the
     assert (over.phase, over.progress.step, over.results) == (Phase.SUCCEEDED, 100, RESULTS)
 
 
-def test_a_job_being_deleted_is_left_to_the_garbage_collector():
-    assert plan(observed(replace(running_job(), deleting=True), pod(0))) == Plan()
+@pytest.mark.parametrize("fields", [{}, {"spec": InvalidJobError([FieldError("spec", "is wrong")])}])
+def test_a_deleted_job_that_a_finalizer_holds_saves_stops_and_says_so(fields):
+    deleted = replace(running_job(), deleting=True, **fields)
+    stopping = plan(observed(deleted, pod(0), pod(1)))
+    assert {deletion.name for deletion in stopping.delete} == {"digits-0-1", "digits-1-1"}
+    assert (stopping.status.phase, stopping.status.reason) == (Phase.SUSPENDED, "Deleting")
+    assert stopping.status.message == "being deleted: 2 workers still saving and stopping"
+    leaving = [replace(pod(i), deletes_at=NOW + timedelta(seconds=60)) for i in range(2)]
+    waiting = replace(deleted, status=stopping.status)
+    again = plan(observed(waiting, *leaving))
+    assert (again.delete, again.requeue_after) == ((), pytest.approx(65))
+    assert plan(observed(replace(waiting, status=again.status), *leaving)).status is None
+    over = plan(observed(waiting))
+    assert over.status.message.startswith("being deleted; no worker holds resources")
+    assert plan(observed(replace(waiting, status=over.status))) == Plan()
+
+
+def test_a_deleted_job_that_has_ended_is_not_deleted_again():
+    ended = plan(observed(running_job(ttlSecondsAfterFinished=0), SUCCEEDED, pod(1, phase="Succeeded"))).status
+    held = replace(running_job(ttlSecondsAfterFinished=0), status=ended, deleting=True)
+    assert not plan(observed(held, now=NOW + timedelta(hours=1))).delete_job
 
 
 def test_an_undisturbed_success_speaks_of_its_workers_once():

@@ -6,10 +6,11 @@ from datetime import timedelta
 import pytest
 from situations import NOW, failed, kinds, names, observed, pod, report, running_job, status_after, truth
 
-from trainwright.api.exit_codes import ExitCode, FailureClass
+from trainwright.api.exit_codes import ExitCode, FailureClass, classify
 from trainwright.api.status import ConditionType, Phase
 from trainwright.api.worker import Termination, WorkerPhase
 from trainwright.plan import Plan, plan
+from trainwright.plan.postmortem import describe
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,26 @@ def test_failures_that_would_repeat_end_the_job_at_once(casualty, category):
     assert decision.create == ()
     assert [event.reason for event in decision.events] == ["Failed"]
     assert truth(status, ConditionType.FAILED) == "True"
+
+
+SAYS = [None, *FailureClass]
+MEMORY = (FailureClass.OUT_OF_MEMORY, FailureClass.INFRASTRUCTURE, FailureClass.INTERNAL)
+
+
+@pytest.mark.parametrize("said", SAYS)
+@pytest.mark.parametrize("code", [1, 137, 143, *(code for code in ExitCode if code != ExitCode.SUCCESS)])
+@pytest.mark.parametrize("reason", ["Error", "OOMKilled"])
+def test_the_worker_knows_why_it_ended_unless_the_kernel_took_its_memory(said, code, reason):
+    own = said or classify(code)
+    last_word = None if said is None else Termination(exit_code=code, category=said, message="its own words")
+    failure = describe(failed(1, code=code, reason=reason, termination=last_word), 1, NOW)
+    if reason == "OOMKilled" and own in MEMORY:
+        assert (failure.category, failure.reason) == (FailureClass.OUT_OF_MEMORY, "OOMKilled")
+        assert "more memory than its limit" in failure.message
+    else:
+        assert failure.category == own
+        assert failure.reason != "OOMKilled"
+        assert "its own words" in failure.message or said is None
 
 
 def test_the_workers_say_whose_failure_came_first():

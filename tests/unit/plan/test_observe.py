@@ -42,7 +42,8 @@ def with_a_sidecar(code, phase="Running"):
         (0, "Running", ("Succeeded", True)),
         (64, "Running", ("Failed", True)),
         (0, "Succeeded", ("Succeeded", False)),
-        (0, "Failed", ("Failed", False)),  # evicted after its work was done
+        (0, "Failed", ("Succeeded", False)),  # evicted after its work was done, or with a sidecar that failed
+        (75, "Succeeded", ("Failed", False)),
     ],
 )
 def test_a_worker_ends_although_a_sidecar_runs_on(code, phase, read):

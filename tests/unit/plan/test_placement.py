@@ -219,15 +219,6 @@ def test_the_users_affinity_is_kept(affinity, terms):
             assert manifest["spec"]["affinity"][kind] == wanted
 
 
-@pytest.mark.parametrize(
-    "affinity", [{"nodeAffinity": 5}, {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [1]}}]
-)
-def test_what_is_no_affinity_is_left_for_the_api_server_to_refuse(affinity):
-    asked = spec(workers={"affinity": affinity})
-    manifest = worker_pod("team", "digits", UID, asked, SETTINGS, "config", WorkerSlot(0, 1, 1, ("bad",)))
-    assert manifest["spec"]["affinity"] == affinity
-
-
 def test_a_pod_that_waits_for_a_node_moves_to_the_new_terms_with_the_next_attempt():
     started, _ = decide(job(workers=3))
     pending = replace(pod(1, phase="Pending"), node=None)

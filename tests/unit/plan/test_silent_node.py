@@ -71,9 +71,11 @@ def test_a_pod_stuck_for_ever_causes_no_further_look():
     assert again.requeue_after is None
 
 
-def test_a_pod_that_a_former_job_left_on_a_dead_node_does_not_keep_its_name_for_ever():
+@pytest.mark.parametrize("phase", ["Running", "Succeeded"])
+def test_a_pod_that_a_former_job_left_does_not_keep_its_name_for_ever(phase):
+    """On a dead node, or ended and held by a finalizer."""
     started, _ = decide(job())
-    former = pod(1, attempt=1, deletes_at=NOW + MINUTE)
+    former = pod(1, attempt=1, phase=phase, deletes_at=NOW + MINUTE)
     waiting, decision = decide(started, former_pods=(former,))
     assert waiting.status.attempt == 1
     assert set(created(decision)) == {"digits-0-1", "digits-1-1"}  # refused as long as the name is taken

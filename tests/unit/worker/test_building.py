@@ -47,7 +47,7 @@ def test_models_have_the_expected_weights_and_run(model, shape, weights):
         (
             [{"conv2d": {"channels": 64, "kernelSize": 3}}, {"dense": {"units": 10, "inputs": 3136}}],
             (1, 7, 7),
-            r"spec.model.layers\[1\].dense.inputs: 3136 given, but the layers before it produce 1600",
+            r"spec.model.layers\[1\].dense.inputs: 3136, but the layers before it produce 1600",
         ),
         (
             [{"maxPool2d": {}}, {"conv2d": {"channels": 4, "kernelSize": 5}}, {"dense": {"units": 10}}],
@@ -74,7 +74,7 @@ def test_layers_that_do_not_fit_are_named(layers, shape, words):
 
 def test_added_dropout_does_not_shift_the_indices_of_the_manifest():
     layers = [{"dense": {"units": 4, **RELU}}, {"dense": {"units": 4, **RELU}}, {"dense": {"units": 10, "inputs": 5}}]
-    with pytest.raises(UserError, match=r"spec.model.layers\[2\].dense.inputs: 5 given, .* produce 4"):
+    with pytest.raises(UserError, match=r"spec.model.layers\[2\].dense.inputs: 5, but .* produce 4"):
         build(spec_of({"layers": layers}, regularization={"dropout": 0.5}), Facts((3,), 10))
 
 

@@ -164,17 +164,19 @@ def test_large_weights_whose_sum_overflows_are_finite(tmp_path):
 @pytest.mark.parametrize(
     ("model", "problem"),
     [
-        (torch.nn.Sequential(torch.nn.Linear(3, 4)), "its weight 1.bias has no place in this model"),
-        (torch.nn.Sequential(*[torch.nn.Linear(3, 4) for _ in range(5)]), "it has no weight 2.bias"),
+        (torch.nn.Sequential(torch.nn.Linear(3, 4)), "this model has no weight 1.bias"),
+        (torch.nn.Sequential(*[torch.nn.Linear(3, 4) for _ in range(5)]), "the checkpoint has no weight 2.bias"),
         (torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.BatchNorm1d(4), torch.nn.ReLU(), torch.nn.Linear(4, 2)),
-         "its weight 0.weight has the shape 4x3, but this model's has 5x3"),
+         "weight 0.weight has shape 4x3 in the checkpoint, but 5x3 in this model"),
     ],
 )  # fmt: skip
 def test_a_checkpoint_of_another_model_is_a_user_error(tmp_path, model, problem):
     folder = folder_at(tmp_path)
     save(folder, *trained())
     found, _ = folder.find_newest()
-    with pytest.raises(UserError, match=f"spec.model: the checkpoint of step 3 holds another model: {problem}"):
+    with pytest.raises(
+        UserError, match=f"spec.model: the model differs from that of the checkpoint of step 3: {problem}"
+    ):
         restore(folder, found, model, Adam(model.parameters()), TrainingProgress(0, torch.zeros(())), ALONE)
 
 
@@ -221,7 +223,7 @@ def test_a_damaged_newest_is_passed_over_and_named(tmp_path):
     assert skipped[0] == "checkpoint step-00000006 skipped: model.safetensors does not match its checksum"
     assert "step-00000005 skipped: optimizer.safetensors has 4 bytes instead of" in skipped[1]
     assert skipped[2] == "checkpoint step-00000004 skipped: state.json is missing"
-    assert skipped[3] == "checkpoint step-00000003 skipped: its manifest names '../state.json'"
+    assert skipped[3] == "checkpoint step-00000003 skipped: its manifest has the invalid file name '../state.json'"
     assert "step-00000002 skipped: it cannot be read" in skipped[4]
     (base / "step-00000001" / "manifest.json").unlink()
     assert folder.find_newest()[1][-1] == "checkpoint step-00000001 skipped: it has no manifest.json"

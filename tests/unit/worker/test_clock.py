@@ -6,7 +6,7 @@ import pytest
 
 from trainwright_worker.training import clock as module
 from trainwright_worker.training.clock import Clock
-from trainwright_worker.training.recovery import recall_losses
+from trainwright_worker.training.recovery import restart_loss_window
 
 
 @pytest.fixture
@@ -67,5 +67,5 @@ def test_the_first_loss_after_a_restart_is_of_the_steps_since(at, step, told_of)
         agenda=SimpleNamespace(steps_per_epoch=10),
         progress=SimpleNamespace(step=step, loss_sum=3.0 * told_of, omissions=SimpleNamespace(in_epoch=0)),
     )
-    recall_losses(run)
+    restart_loss_window(run)
     assert run.clock.window_loss(3.0 * told_of + 1.0, told_of + 2) == 0.5

@@ -54,7 +54,7 @@ def test_each_split_has_its_share_of_each_class(classes, validation, test, seed)
 def test_the_classes_that_a_split_lacks_are_told():
     data = Table(Samples(torch.arange(10)[:, None], torch.tensor([0] * 8 + [1, 2])), ("a", "b", "c"))
     notes = split(data, SplitSpec(validation=0.2, test=0), 0).notes
-    assert notes == ("spec.dataset: the validation split has no sample of 2 of 3 classes: b, c",)
+    assert notes == ("spec.dataset: the validation split lacks 2 of 3 classes: b, c",)
 
 
 def test_a_small_fraction_still_gets_a_sample_and_none_gets_none():
@@ -71,7 +71,7 @@ def test_a_test_file_is_the_test_split():
 
 
 def test_splits_that_leave_nothing_to_train_on_are_refused():
-    with pytest.raises(DataError, match="of 2 samples 1 go to validation and 1 to test"):
+    with pytest.raises(DataError, match="of 2 samples, 1 go to validation and 1 to test"):
         split(table_of(2), SplitSpec(validation=0.1, test=0.1), 0)
 
 

@@ -15,7 +15,7 @@ from trainwright.api.job import read_spec
 from trainwright.api.spec import DatasetSpec
 from trainwright_worker.data.dataset import measure, process, read
 from trainwright_worker.data.origin import Origins
-from trainwright_worker.data.overlap import refuse_overlap
+from trainwright_worker.data.overlap import check_overlap
 from trainwright_worker.data.samples import Samples
 from trainwright_worker.data.table import Table
 from trainwright_worker.errors import DataError
@@ -75,7 +75,7 @@ def test_shards(tmp_path):
             archive.addfile(entry, io.BytesIO(content))
     (tmp_path / "b.tar").symlink_to("a.tar")
     with pytest.raises(
-        DataError, match=r"webdataset.testPath: \S*b.tar is also one of the training files, as \S*a.tar"
+        DataError, match=r"webdataset.testPath: \S*b.tar is also one of the training files, under the name \S*a.tar"
     ):
         read_data({"webdataset": {"path": "a.tar", "testPath": "b.tar"}}, tmp_path)
     splits, _ = read_data({"webdataset": {"path": "a.tar"}, "split": {"validation": 0, "test": 0}}, tmp_path)
@@ -92,7 +92,7 @@ def test_images_of_a_test_folder_that_are_links_to_those_of_training(tmp_path):
     (tmp_path / "images/test/dog").mkdir()
     os.link(tmp_path / "images/train/dog/2.png", tmp_path / "images/test/dog/4.png")
     with pytest.raises(
-        DataError, match=r"imageFolder.path: \S*test/dog/4.png is also one of .*, as \S*train/dog/2.png"
+        DataError, match=r"imageFolder.path: \S*test/dog/4.png is also one of .*, under the name \S*train/dog/2.png"
     ):
         read_data(folder, tmp_path)
 
@@ -102,9 +102,9 @@ def test_remote_files_are_the_same_by_their_names():
         return Samples(torch.zeros(2, 1), torch.zeros(2), origins=Origins.of_file(name, torch.arange(2)))
 
     data = DatasetSpec.model_validate({"parquet": {"path": "s3://b/*", "target": "y", "testPath": "s3://b/x"}})
-    refuse_overlap(Table(samples("s3://b/y"), None, samples("s3://b/x")), data)
+    check_overlap(Table(samples("s3://b/y"), None, samples("s3://b/x")), data)
     with pytest.raises(DataError, match=r"spec.dataset.parquet.testPath: s3://b/x is also one of the training files"):
-        refuse_overlap(Table(samples("s3://b/x"), None, samples("s3://b/x")), data)
+        check_overlap(Table(samples("s3://b/x"), None, samples("s3://b/x")), data)
 
 
 @pytest.mark.parametrize("source", ["imageFolder", "labeledText"])
@@ -117,12 +117,14 @@ def test_a_class_that_is_called_train_is_not_taken_for_the_training_split(tmp_pa
             (tmp_path / "vehicles" / name / "inner").mkdir(parents=True)
             (tmp_path / "vehicles" / name / "inner" / "1.txt").write_text("text")
     dataset = {source: {"path": "vehicles"}}
-    with pytest.raises(DataError, match=rf"{source}.path: \S* holds 'train', .* beside 'plane', which are no splits"):
+    with pytest.raises(
+        DataError, match=rf"{source}.path: \S* contains 'train', .* beside 'plane', which are not splits"
+    ):
         read_data(dataset, tmp_path)
     (tmp_path / "vehicles/train").rename(tmp_path / "vehicles/car")
     splits, classes = read_data(dataset, tmp_path)
     assert classes == ("car", "plane", "test")
-    assert any("no folder called train, so that 'test' is taken for a class" in note for note in splits.notes)
+    assert any("no folder called train, so 'test' is used as a class" in note for note in splits.notes)
 
 
 @pytest.mark.parametrize("source", ["imageFolder", "labeledText", "text"])
@@ -133,9 +135,9 @@ def test_files_of_other_kinds_are_counted(tmp_path, source):
         (tmp_path / f"data/{label}/1.pdf").write_text("text")
     task = "language-modeling" if source == "text" else "classification"
     splits, _ = read_data({source: {"path": "data"}, "split": {"validation": 0, "test": 0}}, tmp_path, task)
-    note = next(note for note in splits.notes if "left out" in note)
+    note = next(note for note in splits.notes if "ignored" in note)
     assert source in note
-    assert "4 files are left out, since their extensions (" in note
+    assert "4 files are ignored, because their extensions (" in note
     assert ".pdf" in note
 
 
@@ -154,7 +156,7 @@ def test_splits_of_a_saved_dataset_that_are_none_of_ours_are_told(tmp_path):
     rows = datasets.Dataset.from_dict({"a": [0.0, 1.0] * 10, "label": [0, 1] * 10})
     datasets.DatasetDict(train=rows, validation_matched=rows, test=rows).save_to_disk(tmp_path / "saved")
     splits, _ = read_data({"huggingface": {"path": "saved", "features": ["a"]}}, tmp_path)
-    assert any("saved has the splits validation_matched, which are left out" in note for note in splits.notes)
+    assert any("saved has the splits validation_matched, which are ignored" in note for note in splits.notes)
 
 
 def test_idx_files_lead_back_to_their_images(tmp_path):

@@ -223,7 +223,7 @@ def test_what_is_transparent_is_white(mode, colour, options):
     assert tuple(opaque) == picture.convert("RGB").getpixel((1, 0))
 
 
-@pytest.mark.parametrize(("dtype", "words"), [(np.float32, "holds fractions"), (np.int32, "holds integers")])
+@pytest.mark.parametrize(("dtype", "words"), [(np.float32, "contains fractions"), (np.int32, "contains integers")])
 def test_images_without_black_and_white_are_refused(dtype, words):
     content = encoded(Image.fromarray(np.linspace(0, 4000, 16).reshape(4, 4).astype(dtype)), "TIFF")
     with pytest.raises(DataError, match=f"spec.x: the image a {words}") as caught:

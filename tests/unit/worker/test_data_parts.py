@@ -17,7 +17,7 @@ from trainwright_worker.data.measured import Measured, compare
 from trainwright_worker.data.normalization import Normalization
 from trainwright_worker.data.ragged import Scratch
 from trainwright_worker.data.shards import _samples
-from trainwright_worker.data.splits import find_own
+from trainwright_worker.data.splits import find_splits
 from trainwright_worker.data.tokens import Tokenizer
 from trainwright_worker.errors import DataError, UserError
 from trainwright_worker.files import Location, expand, find, find_all, place
@@ -43,9 +43,9 @@ def test_paths_of_the_spec_lead_to_files(tmp_path):
     assert [file.read() for file in find_all("*.txt", root, "f")] == [b"a.txt", b"b.txt"]
     assert [file.read() for file in find_all(".", root, "f", (".txt",))] == [b"a.txt", b"b.txt", b"sub/d.txt"]
     assert find("a.txt", root, "f").read(2, 4) == b"tx"
-    with pytest.raises(DataError, match=r"spec.x: no file fits \*.csv"):
+    with pytest.raises(DataError, match=r"spec.x: no file matches \*.csv"):
         find_all("*.csv", root, "spec.x")
-    with pytest.raises(DataError, match=r"holds no \.csv file"):
+    with pytest.raises(DataError, match=r"contains no \.csv file"):
         find_all("sub", root, "f", (".csv",))
     with pytest.raises(DataError, match="ftp:// is unknown"):
         place("ftp://host/a", root, "f")
@@ -114,12 +114,12 @@ def test_links_to_folders_are_followed_but_never_in_circles(tmp_path):
     ],
 )
 def test_splits_of_the_data_go_by_many_names(names, found):
-    assert find_own(names, "spec.x: data") == found
+    assert find_splits(names, "spec.x: data") == found
 
 
 def test_two_parts_of_the_data_that_are_the_same_split_are_refused():
     with pytest.raises(DataError, match=r"spec.x: data has two validation splits, 'val' and 'Dev'"):
-        find_own(("train", "val", "Dev"), "spec.x: data")
+        find_splits(("train", "val", "Dev"), "spec.x: data")
 
 
 def test_labels_are_numbered_in_the_order_of_numbers_or_of_text():
@@ -127,7 +127,7 @@ def test_labels_are_numbered_in_the_order_of_numbers_or_of_text():
     labels = Labels(["b", "a ", "b"])
     assert labels.classes() == ("a", "b")
     assert labels.index(("a", "b"), "f").tolist() == [1, 0, 1]
-    with pytest.raises(DataError, match=r"spec.x: the label 'b' is no class of the training data, which has a"):
+    with pytest.raises(DataError, match=r"spec.x: the label 'b' is not a class of the training data, which has a"):
         labels.index(("a",), "spec.x")
 
 
@@ -211,7 +211,7 @@ TURNED = replace(WORDS, definition=json.dumps({"model": {"vocab": {"a": 1, "b": 
     ("mine", "theirs", "words"),
     [
         (Measured(tokenizer=WORDS), Measured(tokenizer=TURNED), "spec.x: donor was trained with another tokenizer"),
-        (Measured(("a", "b")), Measured(("b", "a")), "spec.x: donor was taught the classes b, a, but .* has a, b"),
+        (Measured(("a", "b")), Measured(("b", "a")), "spec.x: donor was trained on the classes b, a, but .* has a, b"),
     ],
 )
 def test_weights_whose_tokens_or_outputs_meant_something_else_are_refused(mine, theirs, words):
@@ -232,7 +232,7 @@ def test_weights_whose_tokens_or_outputs_meant_something_else_are_refused(mine, 
 )
 def test_weights_of_data_that_was_scaled_otherwise_are_doubtful(mine, theirs, doubtful):
     doubt = compare(mine, theirs.to_json(), "donor", "spec.x")
-    assert doubt.startswith("spec.x: donor was trained on data that was scaled otherwise") == doubtful
+    assert doubt.startswith("spec.x: donor was trained on data with another normalization") == doubtful
 
 
 @pytest.mark.parametrize("raw", [None, {}, {"classes": None}, []])

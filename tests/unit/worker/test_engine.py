@@ -246,7 +246,7 @@ def test_a_step_that_is_not_finite_leaves_no_trace_but_its_count(kind, precision
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
     update, optimizer = update_of(model, spec, make_optimizer(spec.optimizer, model))
     engine = engine_of(model, spec, update.scaler)
-    update.settle()
+    update.mark_valid()
 
     def learn(batch, number):
         loss = engine.accumulate(batch)

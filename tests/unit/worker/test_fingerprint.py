@@ -69,8 +69,8 @@ def test_data_that_is_the_same_elsewhere_has_not_changed(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ("1,u\n2,v\n4,u\n", "holds other samples, or in another order"),
-        ("2,v\n1,u\n3,u\n", "holds other samples, or in another order"),
+        ("1,u\n2,v\n4,u\n", "has other samples, or another order of samples"),
+        ("2,v\n1,u\n3,u\n", "has other samples, or another order of samples"),
         ("1,u\n2,v\n", "has 2 samples instead of 3"),
     ],
 )
@@ -87,7 +87,9 @@ def test_files_of_texts(tmp_path, task):
     write_texts(tmp_path / "texts", TEXTS)
     before = mark(dataset, tmp_path, task)
     write_texts(tmp_path / "texts", {"b.jsonl": [("three", "x"), ("five", "y")]})
-    assert mark(dataset, tmp_path, task).find_changes(before) == "b.jsonl holds other samples, or in another order"
+    assert (
+        mark(dataset, tmp_path, task).find_changes(before) == "b.jsonl has other samples, or another order of samples"
+    )
     write_texts(tmp_path / "texts", {"b.jsonl": TEXTS["b.jsonl"], "c.jsonl": [("six", "x")]})
     assert "c.jsonl is new" in mark(dataset, tmp_path, task).find_changes(before)
     (tmp_path / "texts" / "c.jsonl").unlink()
@@ -100,7 +102,7 @@ def test_folders_of_images_of_which_one_took_the_place_of_another(tmp_path):
         draw(tmp_path / "images" / name, 7)
     before = mark(FOLDER, tmp_path)
     (tmp_path / "images/cat/2.png").rename(tmp_path / "images/cat/3.png")
-    assert mark(FOLDER, tmp_path).find_changes(before) == "cat holds other samples, or in another order"
+    assert mark(FOLDER, tmp_path).find_changes(before) == "cat has other samples, or another order of samples"
     draw(tmp_path / "images/dog/4.png", 7)
     assert "dog has 2 samples instead of 1" in mark(FOLDER, tmp_path).find_changes(before)
 
@@ -111,7 +113,7 @@ def test_files_of_their_own_are_part_of_it(tmp_path):
     own = {"csv": CSV["csv"] | {"validationPath": "own.csv"}}
     before = mark(own, tmp_path)
     (tmp_path / "own.csv").write_text("a,y\n6,u\n")
-    assert mark(own, tmp_path).find_changes(before).endswith("another order (validation files)")
+    assert mark(own, tmp_path).find_changes(before).endswith("another order of samples (validation files)")
 
 
 def test_many_files_are_few_pieces(tmp_path):
@@ -139,10 +141,10 @@ def test_a_run_goes_on_with_the_same_data_alone(tmp_path, group):
     assert torch.equal(load(spec, str(tmp_path), group, saved).splits.train.inputs, first.splits.train.inputs)
     (tmp_path / "t.csv").write_text("a,y\n" + "".join(f"{n},{'uv'[n % 2]}\n" for n in reversed(range(20))))
     with pytest.raises(
-        DataError, match=r"spec.dataset: the data has changed since .*: t.csv holds other samples"
+        DataError, match=r"spec.dataset: the data has changed since .*: t.csv has other samples"
     ) as caught:
         load(spec, str(tmp_path), group, saved)
-    assert caught.value.hint == "put the data back as it was, or start a new job"
+    assert caught.value.hint == "restore the previous data, or start a new job"
 
 
 def test_a_run_of_an_earlier_version_goes_on_with_its_own_split(tmp_path, group):

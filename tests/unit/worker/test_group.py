@@ -36,7 +36,7 @@ class Watched:
 
 
 def test_who_waits_for_rank_0_does_so_however_long_it_takes(monkeypatch):
-    monkeypatch.setattr(group, "_ASKS", group.timedelta(milliseconds=1))
+    monkeypatch.setattr(group, "_POLL_INTERVAL", group.timedelta(milliseconds=1))
     store = HashStore()
     leader = Rank(0, store)
     watched = Watched(store, leader.wait_for_leader)

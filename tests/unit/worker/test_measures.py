@@ -17,7 +17,7 @@ from trainwright_worker.facts import Facts
 from trainwright_worker.tasks.measures import LossSum
 from trainwright_worker.tasks.table import make_task
 from trainwright_worker.training.evaluate import evaluate
-from trainwright_worker.training.patience import is_better, lose_patience
+from trainwright_worker.training.patience import is_better, should_stop_early
 
 CPU = torch.device("cpu")
 
@@ -188,7 +188,7 @@ def test_a_top_five_of_five_is_refused():
 
 def waits(metric, values, **settings):
     spec, patience = EarlyStoppingSpec(metric=metric, **settings), Patience()
-    return [lose_patience(patience, spec, {metric: value}) for value in values]
+    return [should_stop_early(patience, spec, {metric: value}) for value in values]
 
 
 def test_patience_ends_after_so_many_evaluations_without_progress():
@@ -214,9 +214,11 @@ def test_the_best_evaluation_is_that_of_the_metric_that_matters():
 
 def test_a_metric_that_is_undefined_is_neither_better_nor_worse():
     spec, patience = EarlyStoppingSpec(metric=MetricName.AUROC, patience=2), Patience()
-    found = [lose_patience(patience, spec, {"auroc": value} if value else {}) for value in (0.6, None, None, 0.5, None)]
+    found = [
+        should_stop_early(patience, spec, {"auroc": value} if value else {}) for value in (0.6, None, None, 0.5, None)
+    ]
     assert found == [False] * 5
-    assert lose_patience(patience, spec, {"auroc": 0.55})
+    assert should_stop_early(patience, spec, {"auroc": 0.55})
     known, unknown = (Evaluation(split="validation", step=1, metrics=metrics) for metrics in ({"auroc": 0.1}, {}))
     assert not is_better(known, unknown, (MetricName.AUROC,))
     assert not is_better(unknown, known, (MetricName.AUROC,))

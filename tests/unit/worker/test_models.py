@@ -193,7 +193,7 @@ def test_regularization_gives_the_dropout_that_args_do_not():
             {"name": "transformer", "args": {"dimension": 10, "heads": 3}},
             WORDS,
             "classification",
-            "spec.model.args.heads: 3 heads do not divide the dimension, 10",
+            "spec.model.args.heads: 3 heads do not evenly divide dimension 10",
         ),
         (
             {"name": "transformer", "args": {"dimension": 6, "heads": 2, "positions": "rotary"}},
@@ -205,7 +205,7 @@ def test_regularization_gives_the_dropout_that_args_do_not():
             {"name": "gpt", "args": {"size": "124M"}},
             Facts((2048,), 90, vocabulary=90),
             "language-modeling",
-            "spec.model.args.context: the model sees 1024 positions, but the data has sequences of 2048",
+            "spec.model.args.context: the model takes 1024 positions, but the data has sequences of length 2048",
         ),
         (
             {"name": "gpt", "args": {"vocabulary": 19}},
@@ -217,7 +217,7 @@ def test_regularization_gives_the_dropout_that_args_do_not():
             {"name": "lstm", "args": {"bidirectional": True}},
             TEXT,
             "language-modeling",
-            "spec.model.args.bidirectional: true, but a model that reads backwards",
+            "spec.model.args.bidirectional: true, but task language-modeling predicts positions that the model would see",
         ),
         ({"name": "transformer"}, FRAMES, "language-modeling", "spec.task: language-modeling needs text"),
         (
@@ -229,7 +229,7 @@ def test_regularization_gives_the_dropout_that_args_do_not():
             },
             TEXT,
             "language-modeling",
-            r"spec.model.layers\[1\]: bidirectional: true, but a model that reads backwards",
+            r"spec.model.layers\[1\]: bidirectional: true, but task language-modeling predicts positions that the model would see",
         ),
     ],
 )

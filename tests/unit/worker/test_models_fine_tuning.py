@@ -90,7 +90,7 @@ def test_a_head_is_kept_only_if_it_was_taught_the_same_classes(tmp_path, taught,
     model, notes = started({"name": "lstm", "pretrained": "results"}, WORDS, tmp_path, classes=("ant", "bee", "cat"))
     assert torch.equal(model.head.weight, source.head.weight) == kept
     assert torch.equal(model.embedding.weight, source.embedding.weight)
-    said = "new head for 3 outputs: head.bias, head.weight; its own knows other classes, or in another order"
+    said = "new head for 3 outputs: head.bias, head.weight; the pretrained head has other classes or another order of classes"
     assert notes[1:] == ([] if kept else [said])
 
 
@@ -118,10 +118,10 @@ def test_a_padded_vocabulary_starts_from_one_that_is_not(tmp_path):
     ("name", "words"),
     [
         ("nothing.pth", r"spec.model.pretrained: nothing.pth does not exist"),
-        ("empty", r"spec.model.pretrained: .*empty has none of model.safetensors, weights.safetensors"),
-        ("damaged.safetensors", r"spec.model.pretrained: .*damaged.safetensors holds no weights"),
-        ("code.pth", r"spec.model.pretrained: .*code.pth holds no weights: Weights only load failed"),
-        ("other.safetensors", r"another model: missing: .*; not in the model: head.bias, head.weight"),
+        ("empty", r"spec.model.pretrained: .*empty contains none of the files model.safetensors, weights.safetensors"),
+        ("damaged.safetensors", r"spec.model.pretrained: .*damaged.safetensors holds no readable weights"),
+        ("code.pth", r"spec.model.pretrained: .*code.pth holds no readable weights: Weights only load failed"),
+        ("other.safetensors", r"do not match the model: missing: .*; not in the model: head.bias, head.weight"),
         ("wider.safetensors", r"layers.cells.weight_ih_l0 has shape \(256, 64\), the model needs \(32, 64\)"),
     ],
 )

@@ -110,9 +110,14 @@ def test_layers_can_be_a_language_model():
             ],
             Facts((1, 28, 28), 10),
             "classification",
-            r"spec.model.layers\[3\].dense.inputs: 3136 given, but the layers before it produce 9216",
+            r"spec.model.layers\[3\].dense.inputs: 3136, but the layers before it produce 9216",
         ),
-        ([DENSE], WORDS, "classification", r"layers\[0\]: the data are token ids, which only an embedding can read"),
+        (
+            [DENSE],
+            WORDS,
+            "classification",
+            r"layers\[0\]: the data are token ids, which need an embedding as the first layer",
+        ),
         ([EMBEDDING, DENSE], Facts((4,), 2), "classification", r"layers\[0\].embedding: needs token ids, but gets 4"),
         (
             [EMBEDDING, EMBEDDING, DENSE],

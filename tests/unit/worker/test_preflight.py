@@ -335,7 +335,7 @@ def test_facts_are_taken_from_the_spec_and_assumptions_are_told():
     assert (assumed.facts.vocabulary, assumed.facts.outputs) == (50257, 50257)
     assert assumed.notes == ("512 tokens per sample",)
     raw["model"]["args"].pop("vocabulary")
-    assert "the tokenizer learns all 10,000 tokens that it may" in assume(read_spec(raw)).notes
+    assert "the tokenizer learns its maximum of 10,000 tokens" in assume(read_spec(raw)).notes
 
 
 @pytest.mark.parametrize(

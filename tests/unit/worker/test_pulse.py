@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from trainwright.api.spec.health import HangSpec
 from trainwright_worker.agent.watchdog import IdleTimer
-from trainwright_worker.reporting.pulse import FEWEST, Pulse, Tolerance, percentile, rest_while_compiling
+from trainwright_worker.reporting.pulse import FEWEST, Pulse, Tolerance, pause_while_compiling, percentile
 
 
 def tolerance_after(*seconds, **spec):
@@ -72,7 +72,7 @@ def test_a_rank_rests_while_torch_compiles_even_in_the_middle_of_training():
         seen.append(pulse.patience)
         return graph
 
-    rest_while_compiling(pulse)
+    pause_while_compiling(pulse)
     try:
         double = torch.compile(lambda x: x * 2, backend=backend, dynamic=False)
         double(torch.ones(2))

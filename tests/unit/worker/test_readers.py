@@ -103,7 +103,7 @@ def test_csv_reads_a_regression_with_chosen_columns_and_delimiter(tmp_path):
             CSV,
             "column 'a' must hold finite numbers of 32 bits, but holds '-1e39' in line 3 of .*points.csv",
         ),
-        ("a,y\n1,0\n1\n", CSV, "line 3 of .* has 1 values, its header 2"),
+        ("a,y\n1,0\n1\n", CSV, "line 3 of .* has 1 values, but the header has 2"),
         ("a,y\n", CSV, "points.csv has no rows"),
         ("y\n1\n", CSV, "no column besides the target"),
         ("", CSV, "has no column 'y'"),
@@ -136,12 +136,15 @@ def test_a_target_that_is_infinite_in_32_bits_is_refused(tmp_path):
             "1,x\n2,NaN\n",
             "spec.dataset.csv.target: column 'y' must hold a target in every row, but holds 'NaN' in line 3",
         ),
-        ("1,2.5\n2,3\n", "spec.dataset.csv.target: column 'y' holds 2 different numbers, as 2.5, which are no cl"),
-        ("1,x\n2,x\n", "spec.dataset: all samples are of one class, 'x'"),
-        ("".join(f"1,{n}\n" for n in range(20)), "spec.dataset: each of the 20 samples has a class of its own, as '0'"),
+        ("1,2.5\n2,3\n", "spec.dataset.csv.target: column 'y' has 2 different numbers, such as 2.5, which are not cl"),
+        ("1,x\n2,x\n", "spec.dataset: all samples have the same class, 'x'"),
+        (
+            "".join(f"1,{n}\n" for n in range(20)),
+            "spec.dataset: each of the 20 samples has a different class, such as '0'",
+        ),
         (
             "".join(f"1,x{n}\n" for n in range(20)),
-            "spec.dataset: each of the 20 samples has a class of its own, as 'x0'",
+            "spec.dataset: each of the 20 samples has a different class, such as 'x0'",
         ),
     ],
 )
@@ -161,7 +164,7 @@ def test_a_column_that_is_there_twice_is_refused_where_it_is_used(tmp_path, head
 def test_whole_numbers_of_one_sample_each_are_doubtful_classes(tmp_path):
     write_csv(tmp_path, "a,y\n" + "".join(f"{row},{1000 + row}\n" for row in range(10)) + "1,1000\n")
     splits, _ = read(spec_of(CSV), str(tmp_path))
-    assert splits.notes == ("spec.dataset: 9 of 10 classes have one sample; numbers need task: regression",)
+    assert splits.notes == ("spec.dataset: 9 of 10 classes have only one sample; numbers need task: regression",)
     write_csv(tmp_path, "a,y\n" + "".join(f"{row},{row % 2 + 0.0}\n" for row in range(10)))
     splits, classes = read(spec_of(CSV), str(tmp_path))
     assert (splits.notes, classes) == ((), ("0.0", "1.0"))
@@ -233,7 +236,7 @@ def test_idx_mistakes_are_data_errors(tmp_path):
         read(spec_of(swapped), str(tmp_path))
     whole = (tmp_path / "images").read_bytes()
     (tmp_path / "images").write_bytes(whole[:-1])
-    with pytest.raises(DataError, match="has 75 bytes, but its header promises 76"):
+    with pytest.raises(DataError, match="has 75 bytes, but 76 according to its header"):
         read(spec_of(IDX), str(tmp_path))
     (tmp_path / "images").write_bytes(b"")
     with pytest.raises(DataError, match="begins with the number 0"):
@@ -265,7 +268,7 @@ def test_cifar10_reads_six_files(tmp_path):
 def test_cifar10_mistakes_are_data_errors(tmp_path):
     dataset = {"cifar10": {"path": str(tmp_path)}}
     write_cifar(tmp_path, label=10)
-    with pytest.raises(DataError, match="holds the label 10"):
+    with pytest.raises(DataError, match="contains the label 10"):
         read(spec_of(dataset), "")
     write_cifar(tmp_path)
     (tmp_path / "data_batch_2.bin").write_bytes(b"short")

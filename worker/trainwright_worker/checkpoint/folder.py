@@ -1,4 +1,4 @@
-"""The checkpoints of one job: writing one together, finding the newest sound one, keeping some and clearing the rest."""
+"""The checkpoints of one job: writes them with all ranks, finds the newest valid one, and removes old ones."""
 
 import hashlib
 import json
@@ -40,12 +40,12 @@ _READERS: Final = 4
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint whose every file is as its manifest says.
+    """A checkpoint whose files all match its manifest.
 
     Attributes:
         folder: Its folder, relative to the storage.
-        manifest: What it says of itself.
-        facts: What is not a tensor.
+        manifest: Its manifest.
+        facts: The state that is not tensors, as JSON types.
     """
 
     folder: str
@@ -55,7 +55,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Written:
-    """What one rank has written: its files, and where in them its boxes of tensors lie."""
+    """The files that one rank has written, and the positions of its tensor parts in them."""
 
     files: dict[str, FileEntry]
     chunks: dict[str, Chunk]
@@ -66,11 +66,11 @@ class CheckpointFolder:
 
     Attributes:
         storage: The folder of the job.
-        shared: Whether all ranks write and read together; otherwise rank 0 does, for all.
+        shared: Whether all ranks write and read together; otherwise only rank 0 does.
     """
 
     def __init__(self, storage: Storage, keep: int, ranks: Ranks | None = None, *, keep_best: bool = False) -> None:
-        """Remember where; nothing is touched yet.
+        """Prepare; does no I/O.
 
         Args:
             storage: The folder of the job.
@@ -85,25 +85,26 @@ class CheckpointFolder:
         self.shared = self._ranks.size > 1
 
     def write(self, copy: Copy, facts: dict[str, Any]) -> list[Checkpoint]:
-        """Write a checkpoint durably, then remove the oldest, and any of a later step. All ranks must call this.
+        """Write a checkpoint durably, then remove old ones and those of later steps. All ranks must call this.
 
         Args:
             copy: This rank's part of the tensors.
-            facts: What is not a tensor, as JSON types: `step`, `best` and whatever else; rank 0's are written.
+            facts: The state that is not tensors, as JSON types: `step`, `best` and other entries. Those of rank 0 are
+                written.
 
         Returns:
             On rank 0, all complete checkpoints, this one last.
 
         Raises:
-            OSError: The storage failed, here or at another rank; what was complete before still is.
-            NonFiniteError: A weight is not a number; such a state is never worth keeping.
+            OSError: The storage failed, on this rank or another; earlier checkpoints are still complete.
+            NonFiniteError: A weight is not finite; such a state is not saved.
         """
         copy.wait()
         step = facts["step"]
         final = _name(step)
         folder = f"{PARENT}/{_TEMPORARY}{final}" if self.storage.renames else f"{PARENT}/{final}"
         plans = self._together(lambda: self._begin(final, folder, copy))
-        # Every rank finds the same plan, so none has to wait for it.
+        # Every rank computes the same global plan, so it does not have to be broadcast.
         planner = DefaultSavePlanner(flatten_state_dict=False, dedup_save_to_lowest_rank=True)
         decided, metadata = planner.create_global_plan([decode_plan(plan) for plan in plans])
         mine = [item.index.fqn for item in decided[self._ranks.rank].items]
@@ -120,9 +121,9 @@ class CheckpointFolder:
         return self.list_complete()
 
     def find_newest(self) -> tuple[Found | None, list[str]]:
-        """Return the newest checkpoint that can be trusted, and why newer ones cannot, a sentence each.
+        """Return the newest valid checkpoint, and for each newer one the reason why it was skipped.
 
-        All ranks must call this; each verifies its share of the files.
+        All ranks must call this; each verifies some of the files.
         """
         skipped: list[str] = []
         listed = self._ranks.share(json.dumps(self._names() if self._ranks.leads else []).encode())[0]
@@ -134,11 +135,11 @@ class CheckpointFolder:
         return None, skipped
 
     def find(self, step: int) -> tuple[Found | None, str]:
-        """Return the checkpoint of a step, or why it cannot be trusted. All ranks must call this."""
+        """Return the checkpoint of a step, or the reason why it is invalid. All ranks must call this."""
         return self.verify(f"{PARENT}/{_name(step)}")
 
     def verify(self, folder: str) -> tuple[Found | None, str]:
-        """Return the checkpoint in a folder, or why it cannot be trusted. All ranks must call this."""
+        """Return the checkpoint in a folder, or the reason why it is invalid. All ranks must call this."""
         try:
             manifest = Manifest.model_validate_json(read(self.storage, f"{folder}/{MANIFEST}"))
             reason = self._verify_share(folder, manifest)
@@ -153,7 +154,7 @@ class CheckpointFolder:
         return Found(folder, manifest, facts), ""
 
     def list_complete(self) -> list[Checkpoint]:
-        """Return the complete checkpoints, oldest first, judged by their manifests and the sizes of their files."""
+        """Return the complete checkpoints, oldest first, according to their manifests and the sizes of their files."""
         files = self.storage.walk(PARENT)
         complete: list[tuple[str, bytes, Manifest]] = []
         for name in _sort({file.partition("/")[0] for file in files}):
@@ -180,7 +181,7 @@ class CheckpointFolder:
         ]
 
     def clear_unfinished(self) -> None:
-        """Remove what processes that were killed while saving or removing have left."""
+        """Remove the remains of saves and removals that were interrupted."""
         for name in self.storage.list(PARENT):
             folder = f"{PARENT}/{name}"
             unfinished = not self.storage.renames and MANIFEST not in self.storage.list(folder)
@@ -190,7 +191,7 @@ class CheckpointFolder:
     def _begin(self, final: str, folder: str, copy: Copy) -> bytes:
         if self._ranks.leads:
             self.storage.delete(folder)
-            self._remove(final)  # Only ever a broken one, or the same step saved before the same restart.
+            self._remove(final)  # At most an invalid checkpoint, or the same step saved before a restart.
         return encode_plan(copy.plan)
 
     def _write_part(self, folder: str, copy: Copy, names: list[str], step: int) -> Written:
@@ -212,7 +213,7 @@ class CheckpointFolder:
         return Written(files, chunks)
 
     def _together(self, work: Callable[[], bytes]) -> list[bytes]:
-        """Return what the work gives on every rank, or raise on all of them what failed on one."""
+        """Return the results of `work` from all ranks; if it fails on one rank, raise the error on all of them."""
         try:
             reply = b"+" + work()
         except NonFiniteError as error:
@@ -228,16 +229,16 @@ class CheckpointFolder:
         return [other[1:] for other in replies]
 
     def _verify_share(self, folder: str, manifest: Manifest) -> str:
-        """Return what is wrong with this rank's share of the files; nothing if all is well."""
+        """Verify this rank's share of the files; return the first problem, or an empty string."""
         names = sorted(manifest.files)[self._ranks.rank :: self._ranks.size]
         with ThreadPoolExecutor(_READERS) as readers:
             wrong = readers.map(lambda name: self._verify_file(folder, name, manifest.files[name]), names)
         return next((reason for reason in wrong if reason), "")
 
     def _verify_file(self, folder: str, name: str, entry: FileEntry) -> str:
-        # A manifest is data: a name in it must not lead out of the folder.
+        # The manifest is untrusted input: a name in it must not point outside the folder.
         if "/" in name or name.startswith("."):
-            return f"its manifest names {name!r}"
+            return f"its manifest has the invalid file name {name!r}"
         size, checksum = 0, Checksum()
         try:
             with self.storage.open(f"{folder}/{name}") as file:
@@ -256,15 +257,15 @@ class CheckpointFolder:
     def _prune(self, newest: Manifest) -> None:
         spared = {_name(newest.best_step)} if self._keep_best and newest.best_step is not None else set()
         names = self._names()
-        # Training has gone back behind these, which were damaged or could not be read, and will come to their steps again.
-        # They must not take the places of sound ones.
+        # Training resumed before these checkpoints because they were damaged or unreadable, and will reach their steps
+        # again. They must not count towards the number of checkpoints to keep.
         later = [name for name in names if _step(name) > newest.step]
         old = names[: len(names) - len(later)][: -self._keep]
         for name in [*later, *(name for name in old if name not in spared)]:
             self._remove(name)
 
     def _remove(self, name: str) -> None:
-        """Remove a checkpoint so that a kill half-way through leaves nothing that looks like one."""
+        """Remove a checkpoint in such an order that an interrupted removal never leaves a seemingly complete one."""
         folder = f"{PARENT}/{name}"
         if not self.storage.renames:
             self.storage.delete(f"{folder}/{MANIFEST}")
@@ -276,20 +277,20 @@ class CheckpointFolder:
             self.storage.delete(doomed)
 
 
-def _describe(facts: dict[str, Any], told: FileEntry, metadata: Metadata, written: list[Written]) -> Manifest:
-    """Return what a checkpoint says of itself.
+def _describe(facts: dict[str, Any], facts_file: FileEntry, metadata: Metadata, written: list[Written]) -> Manifest:
+    """Return the manifest of a checkpoint.
 
     Args:
-        facts: What is not a tensor.
-        told: The file that holds it.
+        facts: The state that is not tensors.
+        facts_file: The file that holds it.
         metadata: All tensors.
-        written: What each rank has written of them.
+        written: The files and tensor parts that each rank has written.
     """
     best = facts.get("best")
     return Manifest(
         step=facts["step"],
         best_step=best["step"] if best else None,
-        files={FACTS: told} | {name: entry for part in written for name, entry in part.files.items()},
+        files={FACTS: facts_file} | {name: entry for part in written for name, entry in part.files.items()},
         tensors={
             name: Entry(
                 dtype=DTYPE_NAMES[entry.properties.dtype],
@@ -304,7 +305,7 @@ def _describe(facts: dict[str, Any], told: FileEntry, metadata: Metadata, writte
 
 def _check_finite(weights: dict[str, Tensor], step: int) -> None:
     for name, value in weights.items():
-        # A sum is several times as fast as looking at each number, and finite only if they all are.
+        # A sum is several times faster than checking each number, and is finite only if all numbers are.
         if value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all():
             raise NonFiniteError(f"weight {name} is not finite at step {step}", NON_FINITE_HINT)
 

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself: where each part of each tensor lies, and what each file must be."""
+"""The manifest of a checkpoint: the position of each part of each tensor, and size and checksum of each file."""
 
 from typing import Final
 
@@ -19,8 +19,9 @@ MANIFEST: Final = "manifest.json"
 FACTS: Final = "state.json"
 
 Checksum: Final = xxhash.xxh3_128
-"""What tells a damaged file. SHA-256 would take a dozen times as long, from training that needs every core.
-It is no proof against people: whoever may change a file may change its manifest, too."""
+"""Checksum that detects damaged files. SHA-256 would take about twelve times as long, and training needs the cores.
+
+It does not protect against tampering, but nor would SHA-256: whoever can change a file can also change its manifest."""
 
 DTYPES: Final = {
     "F64": torch.float64,
@@ -34,25 +35,25 @@ DTYPES: Final = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""Types of numbers by their names in safetensors."""
+"""Data types by their names in safetensors."""
 DTYPE_NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 
 Shape = list[int]
 
 
 class Chunk(Model):
-    """A box of a tensor, as it lies in a file: contiguous, row by row."""
+    """A box of a tensor, stored contiguously in row-major order in a file."""
 
     file: str = Field(pattern=r"^[^/.][^/]*$", description="Name of the file.")
     start: int = Field(ge=0, description="Position of its first byte.")
-    offsets: Shape = Field(description="Where in the tensor the box begins.")
-    sizes: Shape = Field(description="How far it reaches.")
+    offsets: Shape = Field(description="Start of the box in each dimension of the tensor.")
+    sizes: Shape = Field(description="Size of the box in each dimension.")
 
 
 class Entry(Model):
     """A tensor."""
 
-    dtype: str = Field(pattern=f"^({'|'.join(DTYPES)})$", description="Type of its numbers.")
+    dtype: str = Field(pattern=f"^({'|'.join(DTYPES)})$", description="Its data type.")
     shape: Shape = Field(description="Its shape.")
     chunks: list[Chunk] = Field(description="The boxes that it was saved in.")
 
@@ -78,7 +79,7 @@ class Manifest(Model):
         return sum(file.bytes for file in self.files.values())
 
     def metadata(self) -> Metadata:
-        """Return the same as torch.distributed.checkpoint wants it, with the chunks as storage data."""
+        """Return the manifest as metadata of torch.distributed.checkpoint, with the chunks as storage data."""
         entries = {
             name: TensorStorageMetadata(
                 TensorProperties(dtype=DTYPES[entry.dtype]),

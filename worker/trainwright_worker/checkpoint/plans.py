@@ -1,4 +1,4 @@
-"""Plans of torch.distributed.checkpoint as JSON: what a rank holds, told to the others."""
+"""Converts save plans of torch.distributed.checkpoint to JSON and back, so that ranks can exchange them."""
 
 import json
 from typing import cast
@@ -40,10 +40,10 @@ def decode_plan(content: bytes) -> SavePlan:
 
 
 def tensor_of(item: WriteItem) -> TensorWriteData:
-    """Return what an item says of its tensor; every item of ours has one."""
+    """Return the tensor metadata of an item, which all items here have."""
     return cast("TensorWriteData", item.tensor_data)
 
 
 def box_of(item: WriteItem) -> ChunkStorageMetadata:
-    """Return which part of its tensor an item is."""
+    """Return the box of its tensor that an item covers."""
     return tensor_of(item).chunk

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: found once for all ranks, and put back into whatever model and optimizer there now are."""
+"""Resumes from a checkpoint: finds it once for all ranks, and restores model, optimizer and progress."""
 
 import json
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Source:
-    """Where tensors come from.
+    """The source of tensors.
 
     Attributes:
-        storage: Where it lies.
+        storage: The storage of the checkpoint.
         found: The checkpoint.
-        everywhere: Whether every rank reads what it holds, from a place that all see; otherwise rank 0 reads all, and
-            sends it to the others.
+        everywhere: Whether every rank reads its own part from shared storage; otherwise rank 0 reads everything and
+            broadcasts it.
     """
 
     storage: Storage
@@ -35,16 +35,16 @@ class Source:
     everywhere: bool
 
     def fill(self, targets: Tensors, group: Group) -> None:
-        """Fill tensors that all ranks have under the same names. All ranks must call this."""
+        """Fill tensors, which have the same names on all ranks. All ranks must call this."""
         if self.everywhere or group.rank == 0:
             read_tensors(self.storage, self.found.folder, self.found.manifest, targets)
         if not self.everywhere:
-            # By name: names that come out of a set lie in another order in each process.
+            # Sorted by name, because the order of a set of strings differs between processes.
             group.broadcast_tensors(target for _, target in sorted(targets.items()))
 
 
 def find_newest(folder: CheckpointFolder, group: Group) -> tuple[Found | None, str]:
-    """Return the newest sound checkpoint, the same on every rank, and why rank 0 skipped newer ones.
+    """Return the newest valid checkpoint, the same on every rank, and the reasons why rank 0 skipped newer ones.
 
     All ranks must call this. Files of unfinished saves are removed.
     """
@@ -55,7 +55,7 @@ def find_newest(folder: CheckpointFolder, group: Group) -> tuple[Found | None, s
 
 
 def find_step(folder: CheckpointFolder, step: int, group: Group) -> tuple[Found | None, str]:
-    """Return the checkpoint of a step, the same on every rank, or why rank 0 found none.
+    """Return the checkpoint of a step, the same on every rank, or the reason why rank 0 found none.
 
     All ranks must call this.
     """
@@ -71,29 +71,28 @@ def restore(
     progress: TrainingProgress,
     group: Group,
 ) -> Tensors:
-    """Put a whole state back. All ranks must call this.
+    """Restore the whole state. All ranks must call this.
 
     Args:
-        folder: Where the checkpoint lies.
+        folder: The checkpoints of the job.
         found: The checkpoint.
-        model: The model without any wrapper, split over the ranks or not.
-        optimizer: Its optimizer.
-        progress: Set to where the checkpoint is.
+        model: The unwrapped model, sharded or not.
+        optimizer: The optimizer of the model.
+        progress: Progress to restore.
         group: All ranks.
 
     Returns:
-        What else was saved for the whole job (`extras` of `gather_state`); those that belong to a weight are split as
-        the weight is.
+        The `extras` that `gather_state` saved; those that belong to a weight are sharded like the weight.
 
     Raises:
-        UserError: The checkpoint is of another model.
+        UserError: The checkpoint belongs to another model.
     """
     manifest, step = found.manifest, found.manifest.step
     problem = difference(manifest, model)
     if problem:
         raise UserError(
-            f"spec.model: the checkpoint of step {step} holds another model: {problem}",
-            "a changed model needs a job of its own",
+            f"spec.model: the model differs from that of the checkpoint of step {step}: {problem}",
+            "restore the previous spec.model, or create a new job for the changed model",
         )
     extras = _make_extras(manifest, model, group.device)
     states = make_optimizer_state(manifest, model)
@@ -104,7 +103,7 @@ def restore(
     Source(folder.storage, found, folder.shared).fill(targets, group)
     set_optimizer_state(model, optimizer, states)
     progress.restore_facts(found.facts)
-    _take_own(ranks, progress, group)
+    _restore_own(ranks, progress, group)
     return extras
 
 
@@ -112,8 +111,8 @@ def _under(prefix: str, tensors: Tensors) -> Tensors:
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
-def _take_own(ranks: Tensors, progress: TrainingProgress, group: Group) -> None:
-    """Put back what belonged to this rank, and its share of what belonged to all if there were more or fewer."""
+def _restore_own(ranks: Tensors, progress: TrainingProgress, group: Group) -> None:
+    """Restore this rank's own state. If the number of ranks has changed, take an equal share of the sums of losses."""
     packed = ranks.get(f"ranks.{group.rank}")
     if packed is not None:
         unpack_rank(packed, progress)
@@ -122,33 +121,35 @@ def _take_own(ranks: Tensors, progress: TrainingProgress, group: Group) -> None:
 
 
 def difference(manifest: Manifest, model: nn.Module) -> str:
-    """Return how the weights of a checkpoint differ from those of a model in name or shape; nothing if they do not."""
+    """Return the first difference in names or shapes between the weights of a checkpoint and a model; empty if none."""
     weights, saved = named_weights(model), manifest.names("model")
     for name in sorted(weights.keys() - saved):
-        return f"it has no weight {name}"
+        return f"the checkpoint has no weight {name}"
     for name in sorted(saved - set(model.state_dict())):
-        return f"its weight {name} has no place in this model"
+        return f"this model has no weight {name}"
     for name, weight in weights.items():
         shape = manifest.tensors[f"model.{name}"].shape
         if shape != list(weight.shape):
-            return f"its weight {name} has the shape {_shown(shape)}, but this model's has {_shown(weight.shape)}"
+            return (
+                f"weight {name} has shape {_shown(shape)} in the checkpoint, but {_shown(weight.shape)} in this model"
+            )
     return ""
 
 
 def make_optimizer_state(manifest: Manifest, model: nn.Module) -> dict[str, Tensors]:
-    """Return empty tensors for what an optimizer had gathered, by weight and key, split as the weights now are."""
+    """Return empty tensors for the saved state of an optimizer, by weight and key, sharded like the weights."""
     saved = manifest.names("optimizer")
     states: dict[str, Tensors] = {}
     for name, weight in model.named_parameters():
         keys = [key.removeprefix(f"{name}.") for key in saved if key.startswith(f"{name}.")]
-        # A weight may be named like the beginning of another: `a` and `a.b`. Keys hold no dots.
+        # One weight's name may be a prefix of another's (`a` and `a.b`), but keys contain no dots.
         keys = [key for key in keys if "." not in key]
         states[name] = {key: _like(weight, manifest.tensors[f"optimizer.{name}.{key}"]) for key in sorted(keys)}
     return states
 
 
 def set_optimizer_state(model: nn.Module, optimizer: Optimizer, states: dict[str, Tensors]) -> None:
-    """Give an optimizer what it had gathered; its settings stay as the spec has them."""
+    """Set the state of an optimizer; its settings, which come from the spec, do not change."""
     names = {weight: name for name, weight in model.named_parameters()}
     order = [weight for settings in optimizer.param_groups for weight in settings["params"]]
     entries = {index: states[names[weight]] for index, weight in enumerate(order) if states[names[weight]]}
@@ -156,7 +157,7 @@ def set_optimizer_state(model: nn.Module, optimizer: Optimizer, states: dict[str
 
 
 def _make_extras(manifest: Manifest, model: nn.Module, device: torch.device) -> Tensors:
-    """Return empty tensors for the extras; one whose name ends in that of a weight is split as the weight is."""
+    """Return empty tensors for the extras; one whose name ends in that of a weight is sharded like the weight."""
     weights = dict(model.named_parameters())
     extras = {}
     for name in sorted(manifest.names("extras")):
@@ -167,12 +168,12 @@ def _make_extras(manifest: Manifest, model: nn.Module, device: torch.device) -> 
 
 
 def _like(weight: Tensor, entry: Entry) -> Tensor:
-    """Return an empty tensor for something that belongs to a weight, where an optimizer would have put it."""
+    """Return an empty tensor for state that belongs to a weight, on the device where an optimizer would create it."""
     dtype = DTYPES[entry.dtype]
     if not entry.shape:
         return _empty(entry, "cpu")
     if entry.shape == list(weight.shape):
-        return torch.empty_like(weight, dtype=dtype, requires_grad=False)  # in the weight's order, too
+        return torch.empty_like(weight, dtype=dtype, requires_grad=False)  # Also with the weight's memory format.
     if not isinstance(weight, DTensor):
         return _empty(entry, weight.device)
     whole = _empty(entry, weight.to_local().device)
@@ -184,7 +185,7 @@ def _empty(entry: Entry, device: torch.device | str) -> Tensor:
 
 
 def send(found: Found | None, group: Group) -> Found | None:
-    """Return what rank 0 has found on every rank."""
+    """Broadcast the checkpoint that rank 0 has found, and return it on every rank."""
     if group.size == 1:
         return found
     content = None

@@ -1,7 +1,7 @@
-"""The copy of the state that a checkpoint is written from: all that a save costs training.
+"""Copies the state to host memory, for writing in the background. Training only waits for the copy.
 
-Host memory is allocated once, before the first save if there is time, and used again; on a GPU it is pinned, and the copy
-runs beside the host: the device finishes it before it takes the next step.
+Host memory is allocated once, before the first save if there is time, and reused. For a GPU it is pinned, and the copy
+is asynchronous: the device completes it before it starts the next step.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.planner import SavePlan
 from torch.distributed.tensor import DTensor
 
 State = dict[str, Tensor]
-"""Tensors by name, `<kind>.<name>`. A DTensor is this rank's part of a tensor."""
+"""Tensors by name, `<kind>.<name>`. A DTensor stands for this rank's shard of a tensor."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Copy:
     """A consistent copy of this rank's part of the state, in host memory.
 
     Attributes:
-        plan: The boxes of which tensors this rank holds.
-        tensors: The content of each, contiguous.
-        copied: On a GPU, happens when the copy is complete.
+        plan: The boxes of tensors that this rank holds.
+        tensors: Their contents, contiguous.
+        copied: On a GPU, the event that marks the end of the copy.
     """
 
     plan: SavePlan
@@ -45,15 +45,15 @@ class Staging:
         self._tensors: State = {}
 
     def reserve(self, state: State) -> None:
-        """Allocate memory for a state like this one, and have the system provide it."""
+        """Allocate memory for a state of this shape, and touch it so that the system provides the pages."""
         names, parts = list(state), [_part(value) for value in state.values()]
         if not self._fits(names, parts):
             self._allocate(state, parts)
             for mine in self._tensors.values():
-                mine.zero_()  # Until it is written to, memory is only promised.
+                mine.zero_()  # The system provides the pages only when they are written.
 
     def copy(self, state: State) -> Copy:
-        """Begin to copy; what an earlier call has returned is overwritten.
+        """Start to copy the state; this overwrites the result of an earlier call.
 
         Args:
             state: Live tensors, on one device or on the CPU.

@@ -1,4 +1,4 @@
-"""Starting from what another job has left: its checkpoint, its results, or any file of weights in safetensors."""
+"""Starts from the output of another job: a checkpoint, its results, or any safetensors file of weights."""
 
 import json
 from collections.abc import Callable
@@ -26,43 +26,43 @@ _SUFFIX: Final = ".safetensors"
 _FIELD: Final = "spec.startFrom.path"
 
 DataCheck = Callable[[Any, str, str], str]
-"""Compares the data of this job with what the other job recorded of its own, see `start_from`."""
+"""Compares the data of this job with the other job's record of its data, see `start_from`."""
 
 
 def start_from(
     spec: StartFromSpec, config: WorkerConfig, check: DataCheck, model: nn.Module, optimizer: Optimizer, group: Group
 ) -> tuple[str, str]:
-    """Put another job's weights into the model, and its optimizer's state if the spec says so.
+    """Load another job's weights into the model, and its optimizer state if the spec says so.
 
-    All ranks must call this. Where every rank holds a part of the model, all of them must see the place.
+    All ranks must call this. If the model is sharded, all of them must have access to the path.
 
     Args:
-        spec: Where they lie, and what of them is wanted.
+        spec: The path, and whether to load the optimizer state.
         config: The worker's config.
-        check: Called with what the other job recorded of its data (None if it recorded nothing), its path and the field that
-            names it. Returns a warning, or an empty string; raises UserError if the weights mean something else here.
-        model: The model without any wrapper, split over the ranks or not.
-        optimizer: Its optimizer.
+        check: Called with the other job's record of its data (None if it has none), its path and the field that names
+            it. Returns a warning, or an empty string; raises UserError if the weights do not suit this job's data.
+        model: The unwrapped model, sharded or not.
+        optimizer: The optimizer of the model.
         group: All ranks.
 
     Returns:
-        What was taken, in a sentence, and what a person should know of it, if anything.
+        A line for the log, and a warning (empty if there is none).
 
     Raises:
-        UserError: There is nothing to start from, or it is of another model or optimizer, or of other data.
+        UserError: There is nothing to start from, or it belongs to another model or optimizer, or to other data.
     """
     place = _resolve(spec.path, config)
     everywhere = is_sharded(config.spec, group.size)
     storage, found = _locate(place) if everywhere or group.rank == 0 else (open_storage(place), None)
     found = found if everywhere else send(found, group)
     if found is None:
-        raise UserError(f"{_FIELD}: {spec.path} holds nothing to start from")
+        raise UserError(f"{_FIELD}: {spec.path} contains nothing to start from")
     problem = difference(found.manifest, model)
     if problem:
         raise UserError(
-            f"{_FIELD}: {spec.path} holds another model: {problem}", "use the same model, or spec.model.pretrained"
+            f"{_FIELD}: {spec.path} contains another model: {problem}", "use the same model, or spec.model.pretrained"
         )
-    doubt = check(found.facts.get("data"), spec.path, _FIELD)
+    warning = check(found.facts.get("data"), spec.path, _FIELD)
     targets = {f"model.{name}": value for name, value in named_weights(model).items()}
     states = {}
     if spec.optimizer:
@@ -73,22 +73,22 @@ def start_from(
     if states:
         set_optimizer_state(model, optimizer, states)
     taken = "weights and optimizer" if states else "weights"
-    return f"starting at step 0 with the {taken} of {spec.path}", doubt
+    return f"starting at step 0 with the {taken} of {spec.path}", warning
 
 
 def _resolve(path: str, config: WorkerConfig) -> str:
-    """Return the full path or URI; a relative one cannot leave the root of the checkpoints."""
+    """Return the full path or URI; a relative path must stay inside the root of the checkpoints."""
     if is_uri(path) or path.startswith("/"):
         return path.rstrip("/")
     root = config.spec.checkpoint.uri or config.checkpoint_root
     place = f"{root.rstrip('/')}/{path.rstrip('/')}"
     if not is_uri(root) and not Path(place).resolve().is_relative_to(Path(root).resolve()):
-        raise UserError(f"{_FIELD}: {path} leads out of the root of the checkpoints")
+        raise UserError(f"{_FIELD}: {path} points outside the root of the checkpoints", "use a path below it")
     return place
 
 
 def _locate(place: str) -> tuple[Storage, Found]:
-    """Return what to start from, and where its folder is looked up."""
+    """Return what to start from, and the storage that its folder is relative to."""
     parent, _, name = place.rpartition("/")
     above = open_storage(parent)
     try:
@@ -107,15 +107,15 @@ def _locate(place: str) -> tuple[Storage, Found]:
             found, skipped = CheckpointFolder(storage, keep=1).find_newest()
             if found is not None:
                 return storage, found
-            raise UserError(f"{_FIELD}: {place} holds no sound checkpoint: {'; '.join(skipped) or 'there is none'}")
+            raise UserError(f"{_FIELD}: {place} contains no valid checkpoint: {'; '.join(skipped) or 'there is none'}")
         jobs = [job for job in inside if PARENT in storage.list(job)]
-        if len(jobs) == 1:  # A local run keeps the folder of its job beside the logs.
+        if len(jobs) == 1:  # A local run keeps its job's folder next to the logs.
             return _locate(f"{place}/{jobs[0]}")
     except (OSError, ValueError) as error:
         raise UserError(f"{_FIELD}: {place} cannot be read: {error}") from error
     raise UserError(
         f"{_FIELD}: {place} is neither a checkpoint nor a results folder",
-        "name a folder …/checkpoints/step-…, …/results or that of a job, or a file of weights (safetensors)",
+        "set it to a folder …/checkpoints/step-… or …/results, the folder of a job, or a safetensors file of weights",
     )
 
 
@@ -125,7 +125,7 @@ def _describe_file(storage: Storage, name: str) -> Found:
 
 
 def _read_summary(storage: Storage) -> dict[str, Any]:
-    """Return what a job says of itself beside its weights; nothing if they are from elsewhere."""
+    """Return the summary that a job wrote beside its weights; empty if the weights do not come from a job."""
     try:
         summary: dict[str, Any] = json.loads(read(storage, SUMMARY_FILE))
     except FileNotFoundError:
@@ -136,7 +136,9 @@ def _read_summary(storage: Storage) -> dict[str, Any]:
 def _check_optimizer(found: Found, config: WorkerConfig) -> None:
     field, mine = "spec.startFrom.optimizer", str(config.spec.optimizer.name)
     if not found.manifest.names("optimizer"):
-        raise UserError(f"{field}: true, but that place holds no state of an optimizer", "leave it out")
+        raise UserError(f"{field}: true, but spec.startFrom.path contains no optimizer state", "remove it")
     theirs = found.facts.get("optimizer")
     if theirs != mine:
-        raise UserError(f"{field}: true, but that checkpoint is of {theirs}, and this job's is {mine}", "leave it out")
+        raise UserError(
+            f"{field}: true, but that checkpoint's optimizer is {theirs}, and this job's is {mine}", "remove it"
+        )

@@ -1,7 +1,7 @@
-"""The state of training: all that must be saved so that an interrupted run ends bit for bit like one that was not.
+"""The state of training: everything to save so that an interrupted run gives exactly the same result as any other.
 
-The position in the data and the learning rate are functions of the step, so they need no place of their own. What differs
-between ranks (generators, the running sum of the loss) is packed per rank and gathered by rank 0.
+The position in the data and the learning rate are functions of the step, so they are not saved. State that differs
+between ranks (random generators, the running sum of losses) is packed on each rank and gathered by rank 0.
 """
 
 from collections.abc import Collection
@@ -19,12 +19,12 @@ _LOSS_BYTES = 8
 
 @dataclass
 class Patience:
-    """How long early stopping has waited for progress.
+    """The state of early stopping.
 
     Attributes:
         best: The best value so far; None before the first evaluation.
-        waited: Evaluations since then.
-        over: Whether training has ended because of it.
+        waited: Number of evaluations since the best one.
+        over: Whether early stopping has ended training.
     """
 
     best: float | None = None
@@ -34,13 +34,13 @@ class Patience:
 
 @dataclass
 class Omissions:
-    """Steps that were not taken because of numbers that are not finite.
+    """Steps that were not taken because the loss or the gradient was not finite.
 
     Attributes:
-        skipped: Steps that were left out one by one.
-        passed: Steps in the stretches that were passed over.
-        before_epoch: How many of both lie before the current epoch.
-        holes: Stretches of bad data found by rollbacks: the steps done before, and after.
+        skipped: Number of steps that were skipped individually.
+        passed: Number of steps in ranges that were skipped after a rollback.
+        before_epoch: How many of both are before the current epoch.
+        holes: Ranges of bad data found by rollbacks, as the step counts before and after each range.
     """
 
     skipped: int = 0
@@ -50,22 +50,22 @@ class Omissions:
 
     @property
     def in_epoch(self) -> int:
-        """Steps of the current epoch that were not taken."""
+        """Number of steps of the current epoch that were not taken."""
         return self.skipped + self.passed - self.before_epoch
 
 
 @dataclass
 class TrainingProgress:
-    """How far training is, and what has happened on the way.
+    """The progress and history of training.
 
     Attributes:
         step: Optimizer steps done.
-        loss_sum: This rank's sum of batch losses since the epoch began (float64 scalar on the device).
-        evaluation: The newest evaluation.
+        loss_sum: This rank's sum of batch losses since the start of the epoch (float64 scalar on the device).
+        evaluation: The latest evaluation.
         best: The best evaluation on the validation split.
         history: One entry per finished epoch: its number, mean loss and step.
-        evaluations: Every evaluation on the validation split, in the order of steps.
-        patience: How long early stopping has waited.
+        evaluations: All evaluations on the validation split, in the order of steps.
+        patience: The state of early stopping.
         omissions: Steps that were not taken.
     """
 
@@ -79,7 +79,7 @@ class TrainingProgress:
     omissions: Omissions = field(default_factory=Omissions)
 
     def to_facts(self) -> dict[str, Any]:
-        """Return what is the same on every rank, as JSON types."""
+        """Return the state that is the same on every rank, as JSON types."""
         return {
             "step": self.step,
             "evaluation": self.evaluation.to_wire() if self.evaluation else None,
@@ -91,12 +91,12 @@ class TrainingProgress:
         }
 
     def restore_facts(self, facts: dict[str, Any]) -> None:
-        """Put back what `to_facts` returned."""
+        """Restore the state that `to_facts` returned."""
         self.step = facts["step"]
         self.evaluation = Evaluation.model_validate(facts["evaluation"]) if facts["evaluation"] else None
         self.best = Evaluation.model_validate(facts["best"]) if facts["best"] else None
         self.history = list(facts["history"])
-        # Checkpoints of earlier versions do not hold them.
+        # Checkpoints of earlier versions do not contain evaluations.
         self.evaluations = [Evaluation.model_validate(each) for each in facts.get("evaluations", ())]
         self.patience = Patience(**facts["patience"])
         omissions = facts["omissions"]
@@ -104,7 +104,7 @@ class TrainingProgress:
 
 
 def pack_rank(progress: TrainingProgress) -> Tensor:
-    """Return what belongs to this rank alone: its generators and its sum of losses, as bytes ([n] uint8)."""
+    """Return the state of this rank alone, its random generators and its sum of losses, as bytes ([n] uint8)."""
     parts = [progress.loss_sum.detach().cpu().reshape(1).view(torch.uint8), torch.get_rng_state()]
     if progress.loss_sum.is_cuda:
         parts.append(torch.cuda.get_rng_state(progress.loss_sum.device))
@@ -112,7 +112,7 @@ def pack_rank(progress: TrainingProgress) -> Tensor:
 
 
 def unpack_rank(packed: Tensor, progress: TrainingProgress) -> None:
-    """Put back what `pack_rank` took."""
+    """Restore the state that `pack_rank` returned."""
     cpu_bytes = torch.get_rng_state().numel()
     progress.loss_sum.copy_(packed[:_LOSS_BYTES].clone().view(torch.float64)[0])
     torch.set_rng_state(packed[_LOSS_BYTES : _LOSS_BYTES + cpu_bytes].clone())
@@ -121,11 +121,11 @@ def unpack_rank(packed: Tensor, progress: TrainingProgress) -> None:
 
 
 def share_losses(packed: Collection[Tensor], progress: TrainingProgress) -> None:
-    """Have this rank go on from the mean of all ranks' sums of losses: there were more of them, or fewer, than there are now.
+    """Set this rank's sum of losses to the mean over all saved ranks, because the number of ranks has changed.
 
     Args:
-        packed: What `pack_rank` took of each.
-        progress: Of this rank.
+        packed: The results of `pack_rank` of all saved ranks.
+        progress: The progress of this rank.
     """
     sums = [rank[:_LOSS_BYTES].clone().view(torch.float64)[0] for rank in packed]
     progress.loss_sum.copy_(torch.stack(sums).mean())
@@ -137,10 +137,10 @@ def gather_state(
     """Return this rank's part of the state as live tensors by name, `<kind>.<name>`.
 
     Args:
-        model: The model without any wrapper; its names are those of the weights.
-        optimizer: Its optimizer; what it has gathered goes by the weight that it belongs to, `<weight>.<key>`.
-        extras: What else is state of the whole job: averaged weights, the scale of the loss.
-        ranks: On rank 0, what belongs to each rank, packed.
+        model: The unwrapped model, which determines the names of the weights.
+        optimizer: The optimizer of the model; its state is named `<weight>.<key>`.
+        extras: Other state of the whole job: averaged weights, the scale of the loss.
+        ranks: On rank 0, the packed state of each rank.
     """
     state = {f"model.{name}": value for name, value in named_weights(model).items()}
     for name, weight in model.named_parameters():
@@ -151,7 +151,7 @@ def gather_state(
 
 
 def named_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return the live weights and buffers of a model by name, one that has several names by the first of them."""
+    """Return the live weights and buffers of a model by name; a shared tensor appears once, under its first name."""
     held: set[int] = set()
     weights: dict[str, Tensor] = {}
     for name, value in model.state_dict(keep_vars=True).items():

@@ -1,4 +1,4 @@
-"""Tensors in safetensors files, written from where they lie and read in boxes, from a disk or from an object store."""
+"""Writes safetensors files without a copy in memory, and reads boxes of tensors from a disk or an object store."""
 
 import json
 import math
@@ -17,21 +17,21 @@ from trainwright_worker.storage import Part, Storage
 _ALIGNMENT: Final = 8
 _LENGTH_BYTES: Final = 8
 LONGEST_HEADER: Final = 100_000_000
-"""As in safetensors itself."""
+"""Maximum length of a header in bytes, as in the safetensors library."""
 
 
 def write_tensors(storage: Storage, name: str, tensors: dict[str, Tensor]) -> tuple[FileEntry, dict[str, int]]:
     """Write a safetensors file without a second copy of its content in memory.
 
     Args:
-        storage: Where.
+        storage: The storage.
         name: Name of the file.
         tensors: Contiguous tensors on the CPU.
 
     Returns:
         Size and checksum of the file, and the position of each tensor in it.
     """
-    # Wide numbers first, so that every tensor is aligned to its own width.
+    # Wider data types first, so that every tensor is aligned to its element size.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     head, starts = _head_of(ordered)
     checksum = Checksum()
@@ -50,7 +50,7 @@ def write_tensors(storage: Storage, name: str, tensors: dict[str, Tensor]) -> tu
 
 
 def _head_of(ordered: list[tuple[str, Tensor]]) -> tuple[bytes, dict[str, int]]:
-    """Return what a file begins with before its tensors, and the position of each in it."""
+    """Return the header of a file, and the position of each tensor in the file."""
     header: dict[str, Any] = {}
     position = 0
     for key, tensor in ordered:
@@ -68,39 +68,40 @@ def _head_of(ordered: list[tuple[str, Tensor]]) -> tuple[bytes, dict[str, int]]:
 
 
 def read_header(storage: Storage, name: str) -> dict[str, Entry]:
-    """Return where the tensors of any safetensors file lie, each as one chunk.
+    """Return the tensors of any safetensors file, each as one chunk.
 
     Raises:
-        ValueError: It is no safetensors file.
+        ValueError: It is not a valid safetensors file.
     """
     size = storage.walk(name.rpartition("/")[0])[name.rpartition("/")[2]].size
     with storage.open(name) as file:
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
         if not 0 < length <= min(size, LONGEST_HEADER):
-            raise ValueError(f"{name} is no safetensors file")
+            raise ValueError(f"{name} is not a safetensors file")
         header = json.loads(file.read(length))
     header.pop("__metadata__", None)
     entries = {}
     for key, facts in header.items():
         shape, (start, end) = facts["shape"], facts["data_offsets"]
         if facts["dtype"] not in DTYPES:
-            raise ValueError(f"{name}: {key} holds numbers of type {facts['dtype']}")
+            raise ValueError(f"{name}: {key} has the unsupported data type {facts['dtype']}")
         start, end = _LENGTH_BYTES + length + start, _LENGTH_BYTES + length + end
         if end > size or end - start != math.prod(shape) * DTYPES[facts["dtype"]].itemsize:
-            raise ValueError(f"{name} is damaged: {key} lies outside of it")
+            raise ValueError(f"{name} is damaged: {key} extends beyond the end of the file")
         chunk = Chunk(file=name.rpartition("/")[2], start=start, offsets=[0] * len(shape), sizes=shape)
         entries[key] = Entry(dtype=facts["dtype"], shape=shape, chunks=[chunk])
     return entries
 
 
 def read_tensors(storage: Storage, folder: str, manifest: Manifest, targets: dict[str, Tensor]) -> None:
-    """Fill tensors from a verified checkpoint, whatever parts they were saved in.
+    """Fill tensors from a verified checkpoint, whatever sharding they were saved with.
 
     Args:
-        storage: Where the checkpoint lies.
-        folder: Its folder.
-        manifest: What it says of itself.
-        targets: Tensors by name, all of them in the manifest with the same shape. Of a DTensor, this rank's part is read.
+        storage: The storage of the checkpoint.
+        folder: The folder of the checkpoint.
+        manifest: The manifest of the checkpoint.
+        targets: Tensors by name; the manifest contains all of them, with the same shapes. For a DTensor, only this
+            rank's shard is read.
     """
     metadata = manifest.metadata()
     planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
@@ -119,8 +120,8 @@ def read_tensors(storage: Storage, folder: str, manifest: Manifest, targets: dic
 def _read_box(
     file: BinaryIO, chunk: Chunk, dtype: torch.dtype, offsets: Sequence[int], lengths: Sequence[int]
 ) -> Tensor:
-    """Return a box of a chunk; reads the rows that it touches."""
-    # A single number is a row of its own.
+    """Return a box of a chunk; reads only the rows that contain it."""
+    # A scalar is treated as one row.
     first, rows, row = (offsets[0], lengths[0], chunk.sizes[1:]) if chunk.sizes else (0, 1, [])
     width = math.prod(row) * dtype.itemsize
     if rows * width == 0:
@@ -138,7 +139,7 @@ def _fill(file: BinaryIO, view: memoryview) -> None:
     while view:
         count = cast("Any", file).readinto(view)
         if not count:
-            raise EOFError("a file ends before its content")
+            raise EOFError("the file is shorter than its manifest says")
         view = view[count:]
 
 

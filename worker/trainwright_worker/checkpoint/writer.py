@@ -1,4 +1,4 @@
-"""Writes checkpoints in the background, one at a time."""
+"""Writes checkpoints in a background thread, one at a time."""
 
 import threading
 import weakref
@@ -14,24 +14,24 @@ from trainwright_worker.checkpoint.staging import Copy, Staging, State
 from trainwright_worker.errors import InfrastructureError, explain
 
 Work = SimpleQueue[Callable[[], None] | None]
-"""What the writing thread is to do, one after the other; it ends with None."""
+"""Queue of tasks for the writing thread; None ends the thread."""
 
 
 class Writer:
-    """Copies the state, and has a thread write the copy."""
+    """Copies the state, and writes the copy in a background thread."""
 
     def __init__(self, folder: CheckpointFolder, done: Callable[[list[Checkpoint]], None]) -> None:
         """Start idle.
 
         Args:
-            folder: Where to write.
+            folder: The checkpoints of the job.
             done: Called from the writing thread, on rank 0, after every save, with all complete checkpoints.
         """
         self._folder = folder
         self._done = done
         self._staging = Staging()
         self._doing: Future[None] | None = None
-        # Training would have to wait until a thread that is started with a save has been given a core.
+        # The thread starts here and not with a save, because training would wait until a new thread gets a core.
         self._work: Work = SimpleQueue()
         threading.Thread(target=_serve, args=(self._work,), name="checkpoint", daemon=True).start()
         weakref.finalize(self, self._work.put, None)
@@ -42,41 +42,41 @@ class Writer:
         return self._doing is not None and not self._doing.done()
 
     def reserve(self, state: State) -> None:
-        """Allocate in the background what the copy of a state like this one will take: the first save waits less.
+        """Allocate memory for the copy of such a state in the background, so that the first save is faster.
 
         Args:
-            state: This rank's live tensors, of which only the shapes matter.
+            state: This rank's live tensors; only their shapes matter.
 
         Raises:
-            InfrastructureError: The save before could not be written.
-            NonFiniteError: Its weights were not numbers.
+            InfrastructureError: The previous save failed.
+            NonFiniteError: The weights of the previous save were not finite.
         """
         if self.busy:
-            return  # A save has come first, and allocated it.
+            return  # A save is in progress, so the memory is already allocated.
         self.wait()
         self._do(lambda: self._staging.reserve(state))
 
     def save(self, state: State, facts: dict[str, Any]) -> None:
-        """Copy the state and begin to write it; waits for the save before, if that is still being written.
+        """Copy the state and start to write it. Waits for the previous save, if that is still being written.
 
         Args:
             state: This rank's live tensors.
             facts: Everything else, as JSON types.
 
         Raises:
-            InfrastructureError: The save before could not be written.
-            NonFiniteError: Its weights were not numbers.
+            InfrastructureError: The previous save failed.
+            NonFiniteError: The weights of the previous save were not finite.
         """
         self.wait()
         copy = self._staging.copy(state)
         self._do(lambda: self._write(copy, facts))
 
     def wait(self, seconds: float | None = None) -> None:
-        """Wait until nothing is being written, or at most so many seconds.
+        """Wait until nothing is being written, or for at most `seconds`.
 
         Raises:
-            InfrastructureError: The last state could not be written.
-            NonFiniteError: Its weights were not numbers.
+            InfrastructureError: The previous save failed.
+            NonFiniteError: The weights of the previous save were not finite.
         """
         failure = None
         with suppress(TimeoutError):
@@ -94,7 +94,7 @@ class Writer:
         def do() -> None:
             try:
                 task()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the training thread will raise it
+            except Exception as error:  # noqa: BLE001 - the training thread raises it
                 doing.set_exception(error)
             else:
                 doing.set_result(None)
@@ -108,7 +108,7 @@ class Writer:
 
 
 def _serve(work: Work) -> None:
-    """Do what comes until the writer is gone."""
+    """Run tasks until the writer is collected."""
     while (task := work.get()) is not None:
         task()
-        del task  # It holds the writer, which could not go while this waits for more.
+        del task  # The task references the writer, which could otherwise not be collected while this thread waits.

@@ -1,1 +1,1 @@
-"""Readers: files, or small known datasets, to tensors on their way to a rank."""
+"""Reads data sources, splits and processes them, and yields the batches of a rank."""

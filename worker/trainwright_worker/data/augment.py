@@ -1,4 +1,4 @@
-"""Random changes to training images, as a function of seed, epoch and sample: the same on any rank, after any restart."""
+"""Random augmentation of training images, determined by seed, epoch and sample, so it is the same after restarts."""
 
 import math
 from random import Random
@@ -10,22 +10,22 @@ from trainwright.api.spec.preparation import AugmentationSpec, ColorJitterSpec, 
 from trainwright_worker.data.ragged import Array
 
 _GRAY: Final = np.array([0.2989, 0.587, 0.114], dtype=np.float32)
-"""How bright red, green and blue look."""
+"""Weights of red, green and blue in perceived brightness."""
 _ATTEMPTS: Final = 10
 
 
 def augment(
     image: Array, spec: AugmentationSpec, size: tuple[int, int], resized: int, maximum: float, draw: Random
 ) -> Array:
-    """Return a changed image.
+    """Return a randomly augmented image.
 
     Args:
         image: [height, width, channels], uint8 or float32.
-        spec: What to change.
+        spec: The augmentations.
         size: Height and width of the result.
-        resized: Length to which the shorter side is scaled where nothing crops at random, as evaluation does.
-        maximum: Value of the brightest pixel that can be.
-        draw: Where chance comes from; the same generator gives the same image.
+        resized: Length to which the shorter side is scaled if there is no random crop, as in evaluation.
+        maximum: Largest possible value of a pixel.
+        draw: Random generator, which determines the result.
 
     Returns:
         [height, width, channels] of the given size, uint8 or float32.
@@ -44,7 +44,7 @@ def augment(
 
 
 def center(image: Array, size: tuple[int, int], resized: int) -> Array:
-    """Return the centre of an image whose shorter side was first scaled to `resized` pixels."""
+    """Scale the shorter side of an image to `resized` pixels, and return its centre."""
     height, width = image.shape[:2]
     if min(height, width) != resized:
         scale = resized / min(height, width)
@@ -55,7 +55,7 @@ def center(image: Array, size: tuple[int, int], resized: int) -> Array:
 
 
 def draw_part(height: int, width: int, spec: ResizedCropSpec, draw: Random) -> tuple[int, int, int, int]:
-    """Return a random part of an image as left, top, right, bottom; the centre if none is found that fits."""
+    """Return a random part of an image as left, top, right, bottom; the centre if no random part fits."""
     low, high = (math.log(ratio) for ratio in spec.ratio)
     for _ in range(_ATTEMPTS):
         area, ratio = height * width * draw.uniform(*spec.scale), math.exp(draw.uniform(low, high))
@@ -94,7 +94,7 @@ def _crop(image: Array, spec: RandomCropSpec, size: tuple[int, int], draw: Rando
 
 
 def _jitter(image: Array, spec: ColorJitterSpec, maximum: float, draw: Random) -> Array:
-    """Return a float32 image with other brightness, contrast and saturation, in this order."""
+    """Randomly change brightness, contrast and saturation of a float32 image, in this order."""
     brightness, contrast, saturation = (
         draw.uniform(1 - width, 1 + width) for width in (spec.brightness, spec.contrast, spec.saturation)
     )
@@ -108,5 +108,5 @@ def _mix(image: Array, other: Array, share: float) -> Array:
 
 
 def _gray(image: Array) -> Array:
-    """Return how bright each pixel looks ([height, width, 1])."""
+    """Return the perceived brightness of each pixel ([height, width, 1])."""
     return image @ _GRAY[:, None] if image.shape[2] == len(_GRAY) else image.mean(axis=2, keepdims=True)

@@ -1,4 +1,4 @@
-"""Reading small parts of large remote files: in blocks, of which the newest are kept."""
+"""Reads small parts of large remote files in blocks, with a cache of recently used blocks."""
 
 from collections import OrderedDict
 from concurrent.futures import Future
@@ -9,11 +9,11 @@ from trainwright_worker.files import Location
 
 BLOCK_BYTES: Final = 8 << 20
 KEPT_BLOCKS: Final = 40
-"""Blocks kept per process, 320 MiB: more than two windows of the order in which samples are read (see sampler.py)."""
+"""Blocks kept per process (320 MiB): more than two of the windows in which samples are shuffled (see sampler.py)."""
 
 
 class BlockReader:
-    """Reads parts of files by whole blocks, so that neighbours come with one request. Safe from any thread."""
+    """Reads parts of files in whole blocks, so that adjacent parts need only one request. Thread-safe."""
 
     def __init__(self, block_bytes: int = BLOCK_BYTES, kept: int = KEPT_BLOCKS) -> None:
         self._block_bytes = block_bytes
@@ -36,7 +36,7 @@ class BlockReader:
             self._blocks[key] = block
             self._blocks.move_to_end(key)
             while len(self._blocks) > self._kept:
-                self._blocks.popitem(last=False)  # Who waits for it still holds it.
+                self._blocks.popitem(last=False)  # Threads that wait for this block keep a reference.
         if found is None:
             try:
                 block.set_result(location.read(begin, min(begin + self._block_bytes, size)))

@@ -48,7 +48,7 @@ def read_builtin(data: BuiltinData) -> Table:
     """Return a built-in dataset: digits as images of 1x8x8, the others as rows of features."""
     name = data.name
     if name == BuiltinName.DIABETES:
-        # The raw columns: scaled ones hide the units, and our own normalization is the one that is saved with the state.
+        # Unscaled, because scaled columns hide the units, and normalization is applied and saved later.
         targets = _read("diabetes_target.csv.gz").to(torch.float32).unsqueeze(1)
         return Table(_samples(name, _read("diabetes_data_raw.csv.gz"), targets), classes=None)
     if name == BuiltinName.DIGITS:

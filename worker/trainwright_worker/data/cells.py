@@ -1,7 +1,7 @@
-"""Cells of tables: which text is a number, what spells that a value is missing, and which cells are refused.
+"""Cells of tables: which texts are numbers, which mean a missing value, and which are invalid.
 
-Cells that are not what their column needs are collected over all files of a job and refused together, with what to do about
-them, so that a person mends them in one go.
+Invalid cells are collected over all files of a job and reported together with remedies, so that a user can fix all of
+them at once.
 """
 
 import math
@@ -40,23 +40,23 @@ _SPELLINGS: Final = frozenset(
         "null",
     ]
 )
-"""What pandas and R write for a value that is missing, and pandas reads as one; `none` and `na` are words."""
+"""Spellings of a missing value that pandas and R write and pandas recognizes. `none` and `na` are ordinary words."""
 _EXAMPLES: Final = 3
-"""How many cells of a column are shown."""
+"""Maximum number of cells of a column in a message."""
 _COLUMNS: Final = 5
-"""How many columns are shown."""
+"""Maximum number of columns in a message."""
 LOOKED_AT: Final = 100
-"""How many cells that are read together are looked at to say what to do about them."""
+"""Maximum number of invalid cells of one read that are examined to find remedies."""
 _SHOWN_CHARACTERS: Final = 40
 
 _CODE: Final = re.compile(r"\s*0\d+\s*")
 _CODES: Final = re.compile(r"\n[ \t]*0\d")
-"""What may be a code with leading zeros, among texts with a line each."""
+"""A possible code with leading zeros, in texts that are joined with line breaks."""
 
 
 def is_missing(value: object, policy: MissingTargets) -> bool:
-    """Return whether a value says that there is none: null, not a number, blank, or spelled so unless that names a class."""
-    if value is None or value != value:  # noqa: PLR0124 - only what is not a number differs from itself
+    """Return whether a value is missing: null, NaN, blank, or (unless it may be a class name) a spelling of these."""
+    if value is None or value != value:  # noqa: PLR0124 - only NaN differs from itself
         return True
     if not isinstance(value, str):
         return False
@@ -65,16 +65,16 @@ def is_missing(value: object, policy: MissingTargets) -> bool:
 
 
 def parse_number(text: str | None) -> float:
-    """Return the number that a text spells, NaN if it spells none; digits with leading zeros are a code."""
+    """Return the number in a text; NaN if it is not a number. Digits with leading zeros are a code, not a number."""
     try:
-        # Python takes 18_2 for a number, and nobody else does.
+        # Python parses 18_2 as a number; other tools do not.
         return math.nan if text is None or "_" in text or _CODE.fullmatch(text) else float(text)
     except ValueError:
         return math.nan
 
 
 def parse_numbers(texts: Sequence[str | None]) -> Array:
-    """Return the numbers that texts spell ([texts] float64), with NaN for what spells none."""
+    """Return the numbers in texts ([texts] float64), with NaN for texts that are not numbers."""
     try:
         values = np.fromiter(map(float, texts), np.float64, len(texts))  # type: ignore[arg-type]
     except (ValueError, TypeError):
@@ -86,30 +86,30 @@ def parse_numbers(texts: Sequence[str | None]) -> Array:
 
 
 def find_unusable(values: Array) -> Array:
-    """Return where values are not finite numbers of 32 bits ([k] int64); what is not a number is not, either."""
+    """Return the indices of values that are not finite 32-bit numbers, including NaN ([k] int64)."""
     return np.flatnonzero(~(np.abs(values) <= LARGEST))
 
 
 @dataclass(frozen=True)
 class Rows:
-    """How to speak of the rows of a file: the lines of a text file, the rows of a table without lines."""
+    """How messages name the rows of a file: lines of a text file, rows of a table."""
 
     unit: str
     name: str
 
     def at(self, number: int) -> str:
-        """Return how to speak of one row."""
+        """Return the name of one row for messages."""
         return f"{self.unit} {number} of {self.name}"
 
 
 @dataclass
 class _Fault:
-    """The cells of a column that are not what it needs.
+    """The invalid cells of a column.
 
     Attributes:
-        count: How many there are.
-        examples: The first few: the file, the row, the value as it is shown.
-        remedies: What to do about them, each once, in the order of the cells.
+        count: Number of invalid cells.
+        examples: The first few: the file, the row, and the value as shown in messages.
+        remedies: Remedies without duplicates, in the order of the cells.
     """
 
     count: int = 0
@@ -117,7 +117,7 @@ class _Fault:
     remedies: dict[str, None] = field(default_factory=dict)
 
     def shown(self) -> str:
-        """Return the examples with their places, and how many cells there are."""
+        """Return the examples with their positions, and the number of invalid cells."""
         parts = []
         for rows, cells in groupby(self.examples, key=lambda example: example[0]):
             places = ", ".join(f"{value} in {rows.unit} {number}" for _, number, value in cells)
@@ -127,7 +127,7 @@ class _Fault:
 
 
 class Faults:
-    """All cells of a job's data that are not what their columns need."""
+    """All invalid cells in a job's data."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], _Fault] = {}
@@ -135,14 +135,14 @@ class Faults:
     def add(
         self, need: tuple[str, str], rows: Rows, cells: Iterable[tuple[int, object]], remedy: str, count: int = 1
     ) -> None:
-        """Take cells that are not what their column needs.
+        """Record invalid cells.
 
         Args:
-            need: Field of the spec that led here, and what its column must hold, as "column 'a' must hold numbers".
-            rows: The file they lie in.
-            cells: Some of them, the first ones at least: row and value.
-            remedy: What to do about them.
-            count: How many there are.
+            need: Field of the spec that names the column, and the requirement, such as "column 'a' must hold numbers".
+            rows: The file of the cells.
+            cells: Row and value of at least the first of the cells.
+            remedy: How to fix them.
+            count: Number of invalid cells.
         """
         fault = self._found.setdefault(need, _Fault())
         fault.count += count
@@ -153,14 +153,14 @@ class Faults:
             fault.examples.append((rows, number, show(value)))
 
     def add_numbers(self, column: str, field: str, rows: Rows, numbers: Array, values: Sequence[object]) -> None:
-        """Take cells of a column that must hold numbers.
+        """Record invalid cells of a column that must hold numbers.
 
         Args:
-            column: Its name.
-            field: Field of the spec that led here, as spec.dataset.csv.path.
-            rows: The file they lie in.
+            column: Name of the column.
+            field: Field of the spec that names the file, such as spec.dataset.csv.path.
+            rows: The file of the cells.
             numbers: The rows of the cells ([cells] int64).
-            values: What they hold, the first ones at least.
+            values: Values of at least the first of the cells.
         """
         if not len(numbers):
             return
@@ -171,10 +171,10 @@ class Faults:
         self._found[need].count += max(0, len(numbers) - LOOKED_AT)
 
     def check(self) -> None:
-        """Refuse the data if there are any.
+        """Raise an error if there are invalid cells.
 
         Raises:
-            DataError: There are; it shows the first few of every column, and says what to do about each kind.
+            DataError: There are invalid cells; shows the first few of every column, with remedies.
         """
         if not self._found:
             return
@@ -187,14 +187,14 @@ class Faults:
 
 
 class Gaps:
-    """Samples whose target is missing: left out and counted if the spec says so, refused otherwise."""
+    """Samples with a missing target: dropped and counted if the spec says so, otherwise reported as errors."""
 
     def __init__(self, policy: MissingTargets, faults: Faults, field: str, column: str) -> None:
-        """Take those of one column.
+        """Collect the samples with a missing target in one column.
 
         Args:
-            policy: What becomes of them.
-            faults: What takes those that are refused.
+            policy: What to do with them.
+            faults: Collects those that are errors.
             field: Field of the spec that names the column.
             column: The column, or the field of a record.
         """
@@ -205,8 +205,8 @@ class Gaps:
         self._faults = faults
         self._need = (field, f"column {column!r} must hold a target in every row")
 
-    def holds(self, value: object, rows: Rows, number: int) -> bool:
-        """Return whether a target is missing, and take its sample in if it is.
+    def record_if_missing(self, value: object, rows: Rows, number: int) -> bool:
+        """Return whether a target is missing, and record its sample if it is.
 
         Args:
             value: The target.
@@ -217,51 +217,51 @@ class Gaps:
             return False
         self.count += 1
         if self._policy != MissingTargets.DROP:
-            remedy = "fill in what is missing, or leave these rows out with spec.dataset.missingTargets: drop"
+            remedy = "fill in the missing values, or drop these rows with spec.dataset.missingTargets: drop"
             if isinstance(value, str) and value.strip():
                 remedy += f"; if {show(value)} is the name of a class, set it to class"
             self._faults.add(self._need, rows, [(number, value)], remedy)
         return True
 
     def notes(self) -> list[str]:
-        """Return what is to be said of samples that are left out."""
+        """Return notes about dropped samples."""
         if not self.count:
             return []
-        return [f"{self.field}: {self.count:,} rows without a target are left out (spec.dataset.missingTargets: drop)"]
+        return [f"{self.field}: {self.count:,} rows without a target are dropped (spec.dataset.missingTargets: drop)"]
 
 
 def show(value: object) -> str:
-    """Return a value as a message shows it."""
+    """Return a value as text for a message, truncated if it is long."""
     text = repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
 _KINDS: Final = (
-    (_CODE, "digits with leading zeros are a code, which names something: {leave}, or write numbers without the zeros"),
-    (re.compile(r"true|false|yes|no|t|f|y|n", re.IGNORECASE), "write 1 and 0 instead of {value} and the like"),
+    (_CODE, "digits with leading zeros are a code rather than a number: {leave}, or write numbers without the zeros"),
+    (re.compile(r"true|false|yes|no|t|f|y|n", re.IGNORECASE), "write 1 and 0 instead of words such as {value}"),
     (
         re.compile(r"[-+]?\d{1,3}([,'. \u00a0\u202f]\d{3})+(\.\d+)?"),
-        "write thousands without separators, or a decimal point if {value} holds a decimal comma",
+        "write thousands without separators, or a decimal point if {value} has a decimal comma",
     ),
     (re.compile(r"[-+]?[\d.]*,\d+"), "write decimal points instead of decimal commas"),
     (
         re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b.*|\d{1,2}:\d{2}.*"),
-        "write dates and times as numbers, such as seconds, or as dates and timestamps of Parquet",
+        "write dates and times as numbers, such as seconds, or use the date and timestamp types of Parquet",
     ),
-    (re.compile(r"[^\w\s.,+-]?\s*[-+]?\d[\d.,]*\s*[^\d\s]{0,5}"), "write numbers without units or signs around them"),
+    (re.compile(r"[^\w\s.,+-]?\s*[-+]?\d[\d.,]*\s*[^\d\s]{0,5}"), "write numbers without units or symbols around them"),
 )
-"""What texts that are not numbers look like, and what to do about it."""
+"""Patterns of texts that are not numbers, with remedies."""
 
 
 def _remedy(value: object, source: str) -> str:
-    """Return what to do about a cell that is not a finite number of 32 bits."""
+    """Return the remedy for a cell that is not a finite 32-bit number."""
     leave = f"leave the column out with {source}.features"
     if is_missing(value, MissingTargets.REFUSE):
-        return f"fill in the values that are missing or remove their rows, or {leave}"
+        return f"fill in the missing values or remove their rows, or {leave}"
     if not isinstance(value, str) or not math.isnan(parse_number(value)):
         return f"make values finite and smaller than {LARGEST:.1e}, or {leave}"
     text = value.strip()
     for kind, remedy in _KINDS:
         if kind.fullmatch(text):
             return remedy.format(leave=leave, value=show(text))
-    return f"texts name categories: {leave}, or write a column of 0 and 1 for each category"
+    return f"text is not supported as a feature: {leave}, or write a column of 0 and 1 for each category"

@@ -1,7 +1,7 @@
-"""Columns of tables by their names and by what they hold, and those of Arrow (Parquet, Hugging Face) as numbers.
+"""Selects the columns of tables, checks their types, and converts Arrow columns (Parquet, Hugging Face) to numbers.
 
-Times count from 1970 in a unit of their own: seconds or nanoseconds, days for dates. A column is read in the unit of the first
-training file, whatever the unit of the others; so data that has always had one unit is read as it always was.
+Times count from 1970 in the unit of their type: seconds to nanoseconds, or days for dates. A column is converted to the
+unit of the first training file, so data with a single unit keeps its values.
 """
 
 import difflib
@@ -18,9 +18,9 @@ from trainwright_worker.data.ragged import Array
 from trainwright_worker.errors import DataError
 
 _NAMES: Final = 20
-"""How many columns are listed."""
+"""Maximum number of columns that a message lists."""
 _UNIT: Final = re.compile(r"\[(\w+)")
-"""How Arrow spells the unit of a type: timestamp[ms, tz=UTC]."""
+"""The unit in the name of an Arrow type, such as timestamp[ms, tz=UTC]."""
 _PER_SECOND: Final = {
     "day": Fraction(1, 86_400),
     "s": Fraction(1),
@@ -29,21 +29,21 @@ _PER_SECOND: Final = {
     "ns": Fraction(1_000_000_000),
 }
 _NUMBERS: Final = frozenset({"numbers", "bool", "texts"})
-"""Kinds of columns whose values are numbers, or may spell them."""
+"""Kinds of columns whose values are numbers, or texts that may be numbers."""
 _TIMES: Final = frozenset({"times", "times with a time zone", "dates", "durations", "times of day"})
 
 Units = Mapping[str, tuple[str, ...]]
-"""Columns of times: the types that they have in the data, as Arrow spells them; all are read in the unit of the first."""
+"""Arrow types of each column of times, in the order of the files. All values are converted to the first type's unit."""
 
 
 def missing_column(field: str, place: str, name: str, names: Sequence[str]) -> DataError:
-    """Return the error that a table has no such column: it says which the table has, the nearest first.
+    """Return the error for a missing column, with the existing columns and a suggestion.
 
     Args:
         field: Field of the spec that names the column.
-        place: How to speak of the table.
-        name: The column that is not there.
-        names: Those that are.
+        place: Name of the table for messages.
+        name: The missing column.
+        names: The existing columns.
     """
     shown = ", ".join(names[:_NAMES]) + (f", … ({len(names):,} in all)" if len(names) > _NAMES else "")
     close = difflib.get_close_matches(name.lower(), [known.lower() for known in names], n=1)
@@ -55,18 +55,18 @@ def missing_column(field: str, place: str, name: str, names: Sequence[str]) -> D
 def choose_features(
     names: Sequence[str], target: str, wanted: list[str] | None, place: str, field: str, left: Collection[str]
 ) -> list[str]:
-    """Return the columns to learn from: those of the spec, or all but the target and those in `left`.
+    """Return the feature columns: those of the spec, or all except the target and those in `left`.
 
     Args:
         names: Columns of the table.
         target: Column to predict.
-        wanted: Columns that the spec lists; None if it lists none.
-        place: How to speak of the table.
-        field: Field of the spec that holds `path`, `target` and `features`.
-        left: Columns that are left out unless they are listed.
+        wanted: Columns that the spec lists; None if it does not list any.
+        place: Name of the table for messages.
+        field: Field of the spec that contains `path`, `target` and `features`.
+        left: Columns to leave out unless the spec lists them.
 
     Raises:
-        DataError: A column is missing or there twice, or the target is among the features, or nothing is left.
+        DataError: A column is missing or duplicated, the target is among the features, or there are no features.
     """
     for key, columns in (("target", [target]), ("features", wanted or [])):
         for name in columns:
@@ -76,7 +76,10 @@ def choose_features(
     if not features:
         raise DataError(f"{field}.path: {place} has no column besides the target {target!r}")
     if target in features:
-        raise DataError(f"{field}.features: {target!r} is the target; the model would learn to copy it")
+        raise DataError(
+            f"{field}.features: {target!r} is the target, which the model would only learn to copy",
+            "remove it from the features",
+        )
     for name in (*features, target):
         if names.count(name) > 1:
             raise DataError(
@@ -87,7 +90,7 @@ def choose_features(
 
 
 def kind_of(column: Any) -> str:
-    """Return what a type of Arrow holds, in words; nothing for the type of a column without any value."""
+    """Return the kind of values of an Arrow type, in words; an empty string for the null type (no values)."""
     from pyarrow import types  # noqa: PLC0415 - only jobs with such data need it
 
     if types.is_dictionary(column):
@@ -107,10 +110,10 @@ def kind_of(column: Any) -> str:
 
 
 class Columns:
-    """The types of a table's columns, over all files of a job: the first training file says what the others must mean."""
+    """The types of a table's columns over all files of a job. The other files must match the first training file."""
 
     def __init__(self, field: str) -> None:
-        """Make it for the source that `field` of the spec describes."""
+        """Start without types, for the source in `field` of the spec."""
         self._field = field
         self._first: dict[str, tuple[Any, str]] = {}
         self._types: dict[str, dict[str, None]] = {}
@@ -121,21 +124,21 @@ class Columns:
         return {name: tuple(found) for name, found in self._types.items()}
 
     def check(self, types: Mapping[str, Any], place: str, field: str) -> None:
-        """See that the columns of a file hold numbers or times, and mean what they meant in the files before.
+        """Check that the columns of a file contain numbers or times, of the same kind as in earlier files.
 
         Args:
             types: Type of each column.
-            place: How to speak of the file.
-            field: Field of the spec that led to it.
+            place: Name of the file for messages.
+            field: Field of the spec that names the file.
 
         Raises:
-            DataError: One holds something else.
+            DataError: A column has another kind of values.
         """
         kinds = {name: kind_of(kind) for name, kind in types.items()}
         wrong = [f"{name!r} ({kind})" for name, kind in kinds.items() if kind not in {*_NUMBERS, *_TIMES, ""}]
         if wrong:
             raise DataError(
-                f"{field}: {place} has columns that hold no numbers: {', '.join(wrong)}",
+                f"{field}: {place} has columns that are not numbers: {', '.join(wrong)}",
                 f"leave them out with {self._field}.features",
             )
         for name, kind in kinds.items():
@@ -148,48 +151,48 @@ class Columns:
                 self._types.setdefault(name, {})[str(types[name])] = None
 
     def to_numbers(self, name: str, values: Any) -> Array:
-        """Return a column, which was checked, as numbers ([rows] float64): NaN where it holds none."""
+        """Return a checked column as numbers ([rows] float64), with NaN for values that are not numbers."""
         return _to_numbers(values, self._first[name][0] if name in self._first else values.type)
 
 
 def check_alike(first: str, kind: str, column: str, origin: str, place: str) -> None:
-    """Refuse a column that holds something else in two files.
+    """Check that a column has the same kind of values in two files.
 
     Args:
-        first: What it holds in the first.
-        kind: What it holds in the other.
-        column: How to speak of it.
-        origin: How to speak of the first file.
-        place: How to speak of the other.
+        first: Kind of values in the first file.
+        kind: Kind of values in the other file.
+        column: Name of the column for messages.
+        origin: Name of the first file for messages.
+        place: Name of the other file for messages.
 
     Raises:
-        DataError: They differ in what they mean, rather than in their unit.
+        DataError: The kinds differ. Different units of the same kind are allowed.
     """
     if first != kind:
         raise DataError(f"{column} holds {first} in {origin}, but {kind} in {place}", "write all files with one type")
 
 
 def check_units(saved: Units | None, units: Units) -> None:
-    """See that a run that goes on reads times as it did: its scaling was measured in their unit.
+    """Check that a resumed run reads times in the same units, because its normalization was measured in them.
 
     Args:
-        saved: The units that the run has saved; None if it is older than that.
-        units: Those of the data.
+        saved: The units that the run has saved; None if an older version saved it without units.
+        units: The units of the data.
 
     Raises:
-        DataError: They differ, or an older run has read numbers of different units as if they were of one.
+        DataError: The units differ, or an older version has mixed different units.
     """
     for name, types in units.items():
         before = types if saved is None else saved.get(name, types)
         if before[0] != types[0]:
             raise DataError(
-                f"spec.dataset: column {name!r} holds {types[0]}, but the run to be continued has read {before[0]}",
-                "put the data back as it was, or start a new job",
+                f"spec.dataset: column {name!r} holds {types[0]}, but it held {before[0]} when the run started",
+                "restore the previous data, or start a new job",
             )
         if saved is None and len(types) > 1:
             raise DataError(
-                f"spec.dataset: column {name!r} holds {', '.join(types)}, which the run to be continued has read as numbers "
-                "of one unit",
+                f"spec.dataset: column {name!r} holds {', '.join(types)}, which an earlier version read without "
+                "converting the units",
                 "start a new job",
             )
 
@@ -197,14 +200,14 @@ def check_units(saved: Units | None, units: Units) -> None:
 def add_faults(
     faults: Faults, columns: Mapping[str, Array], values: Any, field: str, rows: Rows, numbers: Array
 ) -> None:
-    """Take the cells of Arrow columns that are not finite numbers of 32 bits.
+    """Record the cells of Arrow columns that are not finite 32-bit numbers.
 
     Args:
-        faults: What takes them.
+        faults: Collects the invalid cells.
         columns: The columns as numbers.
-        values: The same as Arrow has them, by their names.
-        field: Field of the spec that led here.
-        rows: How to speak of the rows.
+        values: The Arrow columns, by name.
+        field: Field of the spec that names the data.
+        rows: The file of the rows.
         numbers: The number of each row ([rows] int64).
     """
     for name, found in columns.items():
@@ -216,7 +219,7 @@ def add_faults(
 
 
 def _to_numbers(values: Any, first: Any) -> Array:
-    """Return values of Arrow as numbers, times in the unit of the type `first`."""
+    """Return an Arrow column as numbers, with times in the unit of the type `first`."""
     import pyarrow as pa  # noqa: PLC0415 - only jobs with such data need it
 
     if pa.types.is_dictionary(values.type):
@@ -237,7 +240,7 @@ def _to_numbers(values: Any, first: Any) -> Array:
 
 
 def _per_second(column: Any) -> Fraction:
-    """Return how far a type of times counts in a second: a small part of 1 for days."""
+    """Return the number of units of a time type per second (for days, 1 / 86,400)."""
     found = _UNIT.search(str(column))
     if found is None:
         raise TypeError(column)

@@ -1,4 +1,4 @@
-"""Texts with their targets, and how they become tokens: learnt tokenizers, samples of one text each, blocks of all."""
+"""Texts with their targets, and their conversion to tokens: tokenizer, samples of one text each, blocks of texts."""
 
 import hashlib
 import itertools
@@ -22,26 +22,25 @@ from trainwright_worker.data.tokens import Tokenizer, holds_tokenizer, learn, lo
 from trainwright_worker.errors import DataError, UserError
 
 _CHARACTERS: Final = 1 << 19
-"""How much text is tokenized at once: enough for all cores, little for the memory."""
+"""Characters tokenized at once: enough to use all cores, with little memory."""
 _WHOLE: Final = 1 << 16
-"""How much of a text that goes on and on is cut into tokens as one."""
+"""Characters of a long text that are tokenized as one piece."""
 _LEARNT_WHOLE: Final = 1 << 14
-"""How much of it is learnt from as one: whoever learns holds hundreds of these."""
+"""Characters of a piece when a tokenizer is trained, which holds hundreds of pieces in memory."""
 _SMALL_VOCABULARY: Final = 1 << 16
 _FIELD: Final = "spec.dataset.tokenizer"
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts as they are read, not yet cut into tokens.
+    """Texts before tokenization.
 
     Attributes:
-        store: Where they are.
-        rows: Which of the store's texts belong here ([samples] int64).
-        targets: Class of each sample ([samples] int64); zeros where the text itself is the target.
-        ends: Whether each text stands for itself or ends something that did, so that a language model is shown where it
-            ends ([samples] bool).
-        origins: The file and the row of each text; None for a language model, which sees blocks of many.
+        store: The store of all texts.
+        rows: Indices of these texts in the store ([samples] int64).
+        targets: Class of each sample ([samples] int64); zeros if the text itself is the target.
+        ends: Whether a document ends with each text, after which a language model gets an end token ([samples] bool).
+        origins: File and row of each text; None for a language model, whose samples are blocks of many texts.
     """
 
     store: TextStore
@@ -62,11 +61,11 @@ class Texts:
         )
 
     def measure(self, spec: TrainingJobSpec, root: str) -> Measured:
-        """Return their tokenizer."""
+        """Return the tokenizer of the texts."""
         return Measured(tokenizer=make_tokenizer(spec, self, root))
 
     def process(self, spec: TrainingJobSpec, measured: Measured, name: str, scratch: Scratch) -> Tokens | Blocks:
-        """Return texts as tokens: one after the other in blocks for a language model, else each as a sample of its own."""
+        """Return the texts as tokens: blocks of concatenated texts for a language model, else one sample per text."""
         if measured.tokenizer is None:
             raise TypeError("texts were measured without a tokenizer")
         if spec.traits.target == Target.TOKENS:
@@ -75,15 +74,15 @@ class Texts:
         return to_samples(scaled, measured.tokenizer, scratch, fixed=spec.training.compile)
 
     def read(self) -> Iterator[str]:
-        """Read these texts, in the order of the store."""
+        """Yield these texts in the order of the store."""
         wanted = torch.zeros(int(self.rows.max()) + 1, dtype=torch.bool)
         wanted[self.rows] = True
         return itertools.compress(self.store.texts(), wanted.tolist())
 
     def read_wholes(self, least: int = _WHOLE) -> Iterator[tuple[str, bool]]:
-        """Read these texts with whether they end, those that go on with the next as one: in parts of `least` characters.
+        """Yield documents as texts with whether each ends there, in pieces of at least `least` characters.
 
-        What is cut into tokens by itself may begin with one that is not in the text, as words do for some tokenizers.
+        Fragments of a document are joined, because some tokenizers add a token at the start of every piece.
         """
         begun: list[str] = []
         length = 0
@@ -98,31 +97,31 @@ class Texts:
 
 
 def chosen(store: TextStore, rows: Tensor, targets: Tensor, origins: Origins) -> Texts:
-    """Return some texts of a store, each of which stands for itself.
+    """Return some texts of a store, each of which is a document.
 
     Args:
         store: All texts.
-        rows: Which of them ([samples] int64).
-        targets: Class of each, or its value.
-        origins: The file and the row of each.
+        rows: Indices of the chosen texts ([samples] int64).
+        targets: Class or value of each.
+        origins: File and row of each.
     """
     return Texts(store, rows, targets, torch.ones(len(rows), dtype=torch.bool), origins)
 
 
-def filled(store: TextStore, origin: str) -> tuple[Texts, tuple[str, ...]]:
-    """Return the texts of a store that are not blank, for a language model, and what is to be said of the others.
+def without_blank_texts(store: TextStore, origin: str) -> tuple[Texts, tuple[str, ...]]:
+    """Return the texts of a store that are not blank, for a language model, and notes about the blank ones.
 
     Args:
         store: All texts.
-        origin: How to speak of them.
+        origin: Name of the data for messages.
 
     Raises:
-        DataError: There are none.
+        DataError: All texts are blank.
     """
     found = torch.from_numpy(np.fromiter((bool(text.strip()) for text in store.texts()), bool))
     rows = found.nonzero().flatten()
     if not len(rows):
-        raise DataError(f"{store.field}: {origin} holds no text")
+        raise DataError(f"{store.field}: {origin} contains no text")
     blank = len(found) - len(rows)
     notes = (f"{store.field}: {blank:,} of {len(found):,} texts in {origin} are blank and left out",) if blank else ()
     zeros = torch.zeros(len(rows), dtype=torch.int64)
@@ -130,11 +129,11 @@ def filled(store: TextStore, origin: str) -> tuple[Texts, tuple[str, ...]]:
 
 
 def make_tokenizer(spec: TrainingJobSpec, train: Texts, root: str) -> Tokenizer:
-    """Return the tokenizer that the spec asks for: read from a folder, or learnt from the training split.
+    """Return the tokenizer of the spec: read from a folder, or trained on the training split.
 
     Raises:
-        DataError: The folder holds no tokenizer.
-        UserError: The vocabulary is too small, or the pretrained model knows other tokens.
+        DataError: The folder contains no tokenizer.
+        UserError: The vocabulary is too small, or the pretrained model uses another tokenizer.
     """
     wanted = spec.dataset.tokenizer or TokenizerSpec()
     own = _tokenizer_of_model(spec, wanted, root)
@@ -144,20 +143,20 @@ def make_tokenizer(spec: TrainingJobSpec, train: Texts, root: str) -> Tokenizer:
         return own
     else:
         usual = TokenizerName.BPE if spec.traits.target == Target.TOKENS else TokenizerName.WORD
-        # The texts of a small plain text are fragments of words.
+        # The texts of a plain text file are fragments, which may begin or end inside a word.
         made = learn(wanted, wanted.name or usual, (text for text, _ in train.read_wholes(_LEARNT_WHOLE)))
     if own is not None and not made.fits(own):
         asked = f"path: {wanted.path}" if wanted.path is not None else f"name: {wanted.name}"
         raise UserError(
             f"{_FIELD}.{asked}, but the weights of spec.model.pretrained, {spec.model.pretrained}, were trained with "
-            "another tokenizer: its tokens have other numbers",
+            "another tokenizer: its tokens have other ids",
             "remove it: the tokenizer beside those weights is the default",
         )
     return made
 
 
 def _tokenizer_of_model(spec: TrainingJobSpec, wanted: TokenizerSpec, root: str) -> Tokenizer | None:
-    """Return the tokenizer that lies beside the pretrained weights, whatever the model; None if there is none."""
+    """Return the tokenizer beside the pretrained weights; None if there is none."""
     path, field = spec.model.pretrained, "spec.model.pretrained"
     if path is None or not (takes_tokenizer_of_model(spec) or holds_tokenizer(path, root, field)):
         return None
@@ -165,9 +164,9 @@ def _tokenizer_of_model(spec: TrainingJobSpec, wanted: TokenizerSpec, root: str)
 
 
 def takes_tokenizer_of_model(spec: TrainingJobSpec) -> bool:
-    """Return whether texts must be cut by a tokenizer that lies beside the pretrained weights: transformers' models need it.
+    """Return whether the tokenizer beside the pretrained weights is required, as for models of transformers.
 
-    With other models it is used if it is there.
+    Other models use it if it exists.
     """
     wanted = spec.dataset.tokenizer or TokenizerSpec()
     pretrained = spec.model.pretrained is not None and str(spec.model.name).startswith("hf:")
@@ -175,27 +174,27 @@ def takes_tokenizer_of_model(spec: TrainingJobSpec) -> bool:
 
 
 def to_samples(texts: Texts, tokenizer: Tokenizer, scratch: Scratch, *, fixed: bool) -> Tokens:
-    """Return texts as samples of their own, cut off at the tokenizer's length.
+    """Return one sample per text, truncated to the tokenizer's maximum length.
 
     Raises:
-        DataError: A text holds nothing that the tokenizer knows as a token.
+        DataError: A text has no tokens.
     """
     key = ["samples", texts.store.stamp(), tokenizer.to_json()]
     wholes = ((text, False) for text in texts.store.texts())
     ids = _write(scratch, key, tokenizer, lambda: _encode(wholes, tokenizer.encode_samples, []))
     empty = np.flatnonzero(ids.lengths() == 0)
     if len(empty):
-        raise DataError(f"{texts.store.field}: the text number {empty[0]} (from 0) holds no token")
+        raise DataError(f"{texts.store.field}: the text number {empty[0]} (from 0) has no tokens")
     return Tokens(
         ids, texts.rows, texts.targets, tokenizer.padding, tokenizer.max_length, fixed, texts.origins, texts.store
     )
 
 
 def to_blocks(texts: Texts, tokenizer: Tokenizer, scratch: Scratch, part: str) -> Blocks:
-    """Return texts, one after the other, in blocks of the tokenizer's length.
+    """Return the concatenated texts, cut into blocks of the tokenizer's length.
 
     Raises:
-        UserError: There is not even one block.
+        UserError: The texts are too short for one block.
     """
     order = texts.rows.argsort()
     chosen = hashlib.sha256(torch.stack([texts.rows[order], texts.ends[order]]).numpy().tobytes()).hexdigest()
@@ -219,7 +218,7 @@ def _write(scratch: Scratch, key: object, tokenizer: Tokenizer, rows: Callable[[
 def _encode(
     texts: Iterator[tuple[str, bool]], encode: Callable[[list[str]], list[list[int]]], end: list[int]
 ) -> Iterator[Array]:
-    """Yield the ids of each text, with those of the end where it ends."""
+    """Yield the token ids of each text, with the end token where a document ends."""
     some: list[tuple[str, bool]] = []
     characters = 0
 

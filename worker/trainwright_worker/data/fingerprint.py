@@ -1,7 +1,8 @@
-"""What tells one state of the data from another, so that a resumed run goes on with the same samples, or is refused.
+"""Computes the fingerprint of a dataset, which shows whether a resumed run has the same samples as before.
 
-The split is a function of the seed and of the samples in their order. A fingerprint is taken of them file by file, cheaply:
-values in memory are hashed, of images the names and sizes, of files of texts their sizes, and of each up to a megabyte if they are few.
+The split depends on the seed and on the samples in their order. The fingerprint covers them file by file and is cheap:
+values in memory are hashed; for images, only names and sizes; for text files, sizes and, if there are few files, up to
+a megabyte of each.
 """
 
 import os
@@ -24,18 +25,18 @@ from trainwright_worker.data.table import Part, Table
 from trainwright_worker.files import Location
 
 _PIECES: Final = 256
-"""How many pieces of a part are told apart; it is saved with every checkpoint."""
+"""Maximum number of pieces of a part in a fingerprint, which is saved with every checkpoint."""
 _BLOCKS: Final = 16
 _BLOCK_BYTES: Final = 1 << 16
-"""Of a large file so many blocks of this size are read, evenly spread."""
+"""Of a large file, _BLOCKS blocks of this size are read, evenly spread."""
 _OPENED: Final = 256
-"""Of more files of texts than these only the sizes are looked at."""
+"""With more text files than this, only their sizes are used."""
 
 Content = Iterable[Tensor | Array]
 
 
 def fingerprint(table: Table) -> Fingerprint:
-    """Return the fingerprint of a dataset as it was read."""
+    """Return the fingerprint of an unprocessed dataset."""
     parts = {SPLIT: table.samples, "validation": table.validation, "test": table.test}
     return Fingerprint({name: tuple(_merge(_pieces(part))) for name, part in parts.items() if part is not None})
 
@@ -63,19 +64,19 @@ def _pieces(part: Part) -> list[Piece]:
 
 
 def _by_file(part: Samples | Frames, content: Callable[[int, int], Content]) -> list[Piece]:
-    """Return a piece for each file that samples come from, one after the other."""
+    """Return a piece for each file of samples, in order."""
     if part.origins is None:
         return [Piece("the data", len(part), _hash(content(0, len(part))))]
     return _cut(part.origins.files, part.origins.file, content)
 
 
 def _cut(names: Sequence[str], piece: Tensor, content: Callable[[int, int], Content]) -> list[Piece]:
-    """Return a piece for each run of samples that lie in one.
+    """Return a piece for each consecutive run of samples of the same piece.
 
     Args:
         names: Names of all pieces.
-        piece: In which of them each sample lies ([samples] whole numbers).
-        content: Returns what identifies the samples from one index up to another.
+        piece: Index of the piece of each sample ([samples] integers).
+        content: Returns the data that identifies the samples in a range of indices.
     """
     numbers, counts = torch.unique_consecutive(piece, return_counts=True)
     ends = counts.cumsum(0).tolist()
@@ -87,7 +88,7 @@ def _cut(names: Sequence[str], piece: Tensor, content: Callable[[int, int], Cont
 
 
 def _of_frames(part: Frames, begin: int, end: int) -> Content:
-    """Return how long sequences are, and their transcripts."""
+    """Yield the transcripts and the lengths of sequences."""
     for number in part.rows[begin:end].tolist():
         yield part.transcripts.row(number)
         yield part.frames.ends[number : number + 2] - part.frames.ends[number]
@@ -101,11 +102,11 @@ def _hash(content: Content) -> str:
 
 
 def _digest(place: Location, *, whole: bool) -> str:
-    """Return the hash of a file's size and of blocks of it; of a remote one, of its size and the store's tag.
+    """Return the hash of a file's size and some of its blocks; for a remote file, of its size and the store's tag.
 
     Args:
         place: The file.
-        whole: Whether to open files on a volume; of many small ones the size must do.
+        whole: Whether to read blocks of a file on a volume; otherwise only its size is used.
     """
     _, size, tag = place.stamp()
     found = xxhash.xxh3_128(size.encode())
@@ -120,13 +121,13 @@ def _digest(place: Location, *, whole: bool) -> str:
 
 
 def _shorten(names: Sequence[str]) -> list[str]:
-    """Return paths from the folder that all have in common: the data may lie elsewhere after a restart."""
-    folder = os.path.commonpath([os.path.dirname(name) for name in names])  # noqa: PTH120 - URIs are no paths
+    """Return paths relative to their common folder, because the data may be mounted elsewhere after a restart."""
+    folder = os.path.commonpath([os.path.dirname(name) for name in names])  # noqa: PTH120 - URIs are not paths
     return [os.path.relpath(name, folder) if folder else name for name in names]
 
 
 def _merge(pieces: list[Piece]) -> Iterator[Piece]:
-    """Yield at most _PIECES pieces: of more, neighbours become one."""
+    """Merge adjacent pieces so that there are at most _PIECES, and yield them."""
     size = -(-len(pieces) // _PIECES)
     for begin in range(0, len(pieces), max(1, size)):
         some = pieces[begin : begin + size]

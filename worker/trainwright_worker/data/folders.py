@@ -1,4 +1,4 @@
-"""Images in one folder per class."""
+"""Reads images in one folder per class."""
 
 import os
 from collections import Counter
@@ -15,7 +15,12 @@ from trainwright.api.spec.corpora import ImageFolderData
 from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.pictures import ImageNames, Marks, Pictures
 from trainwright_worker.data.ragged import Array, Names
-from trainwright_worker.data.splits import find_own, refuse_others, say_left_out, say_taken_as_classes
+from trainwright_worker.data.splits import (
+    check_no_other_folders,
+    find_splits,
+    note_ignored_files,
+    note_splits_used_as_classes,
+)
 from trainwright_worker.data.table import Reading, Table
 from trainwright_worker.errors import DataError
 from trainwright_worker.files import Location, find
@@ -28,14 +33,14 @@ _FIELD: Final = "spec.dataset.imageFolder.path"
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """A file per image.
+    """Images, one file each.
 
     Attributes:
-        folder: The folder under which all lie.
-        names: Their paths from there.
-        sizes: Their sizes in bytes ([images] int64).
-        classes: Names of the classes, of whose folders they are.
-        targets: Class of each ([images] int64).
+        folder: The folder of all images.
+        names: Paths relative to the folder.
+        sizes: Sizes in bytes ([images] int64).
+        classes: Names of the classes, which are also their folders.
+        targets: Class of each image ([images] int64).
     """
 
     folder: Location
@@ -46,42 +51,42 @@ class ImageFiles:
 
     @property
     def reading(self) -> Reading:
-        """What makes reading take its time."""
+        """How expensive reading is."""
         return Reading.DECODING if self.folder.protocol is None else Reading.NETWORK
 
     def read(self, row: int) -> bytes:
-        """Return an encoded image."""
+        """Return the encoded image."""
         return self.folder.child(self.names[row]).read()
 
     def name(self, row: int) -> str:
-        """Return how to speak of an image in an error."""
+        """Return the name of an image for messages."""
         return self.folder.child(self.names[row]).name
 
     def blocks(self) -> Tensor | None:
-        """Return None: every file is read by itself."""
+        """Return None, because every file is read separately."""
         return None
 
     def marks(self) -> Marks:
-        """Return a hash of the name of each image, and its size."""
+        """Return a hash of the name of each image, and the image's size."""
         names = (self.names[row] for row in range(len(self.names)))
         hashes = np.fromiter((xxhash.xxh3_64_intdigest(os.fsencode(name)) for name in names), np.uint64)
         return Marks(self.classes, self.targets.numpy(), np.stack([hashes.view(np.int64), self.sizes], axis=1))
 
     def origins(self, rows: Tensor) -> Origins:
-        """Return the files of some images ([samples] int64)."""
+        """Return the files of the images at `rows` ([samples] int64)."""
         return Origins(ImageNames(self, len(self.names)), rows.int())
 
 
 def read_image_folder(data: ImageFolderData, root: str) -> Table:
-    """Return the images of a folder, and those of its own validation and test folders.
+    """Return the images of a folder, including its validation and test folders.
 
     Raises:
-        DataError: There are no images, or a class of the validation or test images is none of the training images, or two
-            folders are the same split.
+        DataError: There are no images, validation or test images have a class that the training images lack, or two
+            folders stand for the same split.
     """
     folder = find(data.path, root, _FIELD)
     names = [Path(inner.path).name for inner in folder.folders()] if folder.is_folder() else []
-    own = find_own(names, f"{_FIELD}: {folder.name}")
+    own = find_splits(names, f"{_FIELD}: {folder.name}")
     left = Counter[str]()
     if "train" not in own:
         train, classes = _read(folder, data, None, left)
@@ -89,12 +94,12 @@ def read_image_folder(data: ImageFolderData, root: str) -> Table:
             train,
             classes,
             notes=(
-                *say_left_out(left.elements(), _FIELD, "none of images"),
-                *say_taken_as_classes(own, f"{_FIELD}: {folder.name}"),
+                *note_ignored_files(left.elements(), _FIELD, "image extensions"),
+                *note_splits_used_as_classes(own, f"{_FIELD}: {folder.name}"),
             ),
         )
     others = [place for place in folder.folders() if Path(place.path).name not in own.values()]
-    refuse_others(
+    check_no_other_folders(
         [Path(place.path).name for place in others if _images(place, Counter())],
         own["train"],
         f"{_FIELD}: {folder.name}",
@@ -104,26 +109,28 @@ def read_image_folder(data: ImageFolderData, root: str) -> Table:
         _read(folder.child(own[name]), data, classes, left)[0] if name in own else None
         for name in ("test", "validation")
     )
-    return Table(train, classes, test, validation, notes=say_left_out(left.elements(), _FIELD, "none of images"))
+    return Table(
+        train, classes, test, validation, notes=note_ignored_files(left.elements(), _FIELD, "image extensions")
+    )
 
 
 def _read(
     folder: Location, data: ImageFolderData, known: tuple[str, ...] | None, left: Counter[str]
 ) -> tuple[Pictures, tuple[str, ...]]:
-    """Return the images of a split and its classes; count in `left` what is left out, by its extension."""
+    """Return the images of a split and its classes; count ignored files by extension in `left`."""
     inner = folder.folders()
     if not inner:
-        raise DataError(f"{_FIELD}: {folder.name} holds no folder of a class")
+        raise DataError(f"{_FIELD}: {folder.name} contains no folders of classes")
     found = {Path(place.path).name: _images(place, left) for place in inner}
     classes = known or tuple(sorted(found))
     for name, paths in found.items():
         if name not in classes:
-            raise DataError(f"{_FIELD}: {folder.name} has the class {name!r}, which the training images have not")
+            raise DataError(f"{_FIELD}: {folder.name} has the class {name!r}, which the training images lack")
         if known is None and not paths:
-            raise DataError(f"{_FIELD}: the folder of the class {name!r} in {folder.name} holds no images")
+            raise DataError(f"{_FIELD}: the folder of class {name!r} in {folder.name} contains no images")
     counts = [len(found.get(name, ())) for name in classes]
     if not sum(counts):
-        raise DataError(f"{_FIELD}: {folder.name} holds no images")
+        raise DataError(f"{_FIELD}: {folder.name} contains no images")
     targets = torch.repeat_interleave(torch.arange(len(classes)), torch.tensor(counts))
     files = [file for label in classes for file in found.get(label, ())]
     start = len(folder.path.rstrip("/")) + 1
@@ -133,7 +140,7 @@ def _read(
 
 
 def _images(place: Location, left: Counter[str]) -> list[Location]:
-    """Return the images of a class, or of a split; count in `left` what is left out, by its extension."""
+    """Return the images of a class or a split; count ignored files by extension in `left`."""
     files = place.files()
     suffixes = [Path(file.path).suffix.lower() for file in files]
     left.update(suffix for suffix in suffixes if suffix not in SUFFIXES)

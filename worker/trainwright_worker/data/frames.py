@@ -1,4 +1,4 @@
-"""Sequences of frames with transcripts."""
+"""Sequences of frames, each with a transcript."""
 
 from dataclasses import dataclass, replace
 
@@ -23,15 +23,15 @@ class Frames:
     """Sequences of frames, each with a transcript.
 
     Attributes:
-        frames: Frames of every sequence of the source ([total, features]), unscaled.
+        frames: Frames of every sequence of the source ([total, features]), not normalized.
         transcripts: Code points of every transcript ([total]).
-        rows: Which of these sequences belong to this split ([samples] int64).
-        normalization: How frames are scaled.
-        max_length: Frames of the longest sample.
-        classes: Code points of the characters in the order of their classes; a character is its class + 1, since CTC's
-            blank is 0.
-        fixed: Whether to pad every batch to the longest sample, rather than to its own longest.
-        origins: The file and the row of each sample.
+        rows: Indices of the sequences of this split ([samples] int64).
+        normalization: Normalization of the frames.
+        max_length: Number of frames of the longest sample.
+        classes: Code points of the characters in the order of their classes. The target of a character is its class +
+            1, because 0 is CTC's blank.
+        fixed: Whether to pad every batch to the longest sample of all, rather than of the batch.
+        origins: File and row of each sample.
     """
 
     frames: Ragged
@@ -53,12 +53,12 @@ class Frames:
             self, rows=self.rows[indices], origins=None if self.origins is None else self.origins.select(indices)
         )
 
-    def measure(self, spec: TrainingJobSpec, root: str) -> Measured:  # noqa: ARG002 - they are where the reader put them
-        """Return their scaling."""
+    def measure(self, spec: TrainingJobSpec, root: str) -> Measured:  # noqa: ARG002 - nothing else to read
+        """Return the normalization of the frames."""
         return Measured(normalization=measure_frames(self, spec.dataset.normalize))
 
     def process(self, spec: TrainingJobSpec, measured: Measured, name: str, scratch: Scratch) -> "Frames":  # noqa: ARG002
-        """Return scaled frames, with transcripts as classes."""
+        """Return normalized frames, with transcripts as classes."""
         classes = tuple(map(ord, measured.classes or ()))
         return replace(self, normalization=measured.normalization, classes=classes, fixed=spec.training.compile)
 
@@ -69,7 +69,7 @@ class Frames:
 
     @property
     def reading(self) -> Reading:
-        """What makes reading take its time."""
+        """How expensive reading is."""
         return Reading.INSTANT
 
     def take(self, indices: Tensor, epoch: int | None = None) -> Batch:  # noqa: ARG002 - nothing is augmented here
@@ -89,10 +89,10 @@ class Frames:
 
 
 def measure_frames(train: Frames, spec: Normalize) -> Normalization:
-    """Return the scaling of frames per feature, measured on the training split in float64.
+    """Return the normalization of frames per feature, measured on the training split in float64.
 
     Raises:
-        UserError: The scaling is one of images.
+        UserError: The normalization is for images.
     """
     if spec == Normalize.NONE:
         return Normalization()
@@ -101,7 +101,8 @@ def measure_frames(train: Frames, spec: Normalize) -> Normalization:
     width = train.frames.values.shape[1]
     count, total, squares = 0, np.zeros(width), np.zeros(width)
     least, most = np.full(width, np.inf), np.full(width, -np.inf)
-    # Counted from the first frame, what never changes is 0 throughout: of larger numbers rounding would leave a spread.
+    # Relative to the first frame, constant features are exactly 0. With larger values, rounding would leave a
+    # deviation.
     origin = train.frames.row(int(train.rows[0]))[0].astype(np.float64)
     for number in train.rows.tolist():
         row = train.frames.row(number).astype(np.float64) - origin

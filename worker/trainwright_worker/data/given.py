@@ -1,4 +1,4 @@
-"""What is to be predicted: a split of the data, or inputs that the spec itself gives, as if they were one."""
+"""The samples to predict: a split of the data, or inputs in the spec in the form of a split."""
 
 from dataclasses import dataclass
 
@@ -13,11 +13,11 @@ from trainwright_worker.errors import UserError
 
 @dataclass(frozen=True)
 class Given:
-    """Inputs without truths.
+    """Inputs from the spec, without targets.
 
     Attributes:
-        batch: All of them.
-        texts: What they were before they became tokens; None if they were no texts.
+        batch: All inputs.
+        texts: The original texts; None if the inputs are not texts.
     """
 
     batch: Batch
@@ -34,12 +34,12 @@ class Given:
 
     @property
     def reading(self) -> Reading:
-        """What makes reading take its time: nothing."""
+        """How expensive reading is."""
         return Reading.INSTANT
 
     @property
     def origins(self) -> None:
-        """The file and the row of each sample: the spec itself gives them."""
+        """None, because the samples come from the spec."""
 
     def take(self, indices: Tensor, epoch: int | None = None) -> Batch:  # noqa: ARG002 - nothing is trained on here
         """Return the samples at `indices`."""
@@ -47,10 +47,10 @@ class Given:
 
 
 def samples_to_predict(spec: PredictionSpec, dataset: Dataset) -> tuple[Split, bool]:
-    """Return what to predict, and whether the truth is known.
+    """Return the samples to predict, and whether their targets are known.
 
     Raises:
-        UserError: The split is empty, or what is given does not fit the data.
+        UserError: The split is empty, or the given inputs do not fit the data.
     """
     if spec.texts is not None:
         return Given(dataset.batch_of_texts(spec.texts), spec.texts), False
@@ -63,6 +63,8 @@ def samples_to_predict(spec: PredictionSpec, dataset: Dataset) -> tuple[Split, b
                 )
             for place, value in enumerate(row):
                 if abs(value) > LARGEST:
-                    raise UserError(f"spec.prediction.inputs[{index}][{place}]: {value:g} is beyond 32-bit numbers")
+                    raise UserError(
+                        f"spec.prediction.inputs[{index}][{place}]: {value:g} exceeds the range of 32-bit numbers"
+                    )
         return Given(dataset.batch_of_rows(spec.inputs)), False
     return existing_split(dataset, spec.split or "test", "spec.prediction.split"), True

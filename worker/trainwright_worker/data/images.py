@@ -1,4 +1,4 @@
-"""Image files in the two classic binary formats: MNIST's idx (plain or gzip) and CIFAR-10's batches."""
+"""Reads images in two classic binary formats: MNIST's idx files (plain or gzip) and CIFAR-10's batches."""
 
 import gzip
 import math
@@ -23,10 +23,10 @@ CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
 
 
 def read_idx(data: IdxData, root: str) -> Table:
-    """Return the images and labels of idx files; classes are 0 up to the largest label.
+    """Return the images and labels of idx files, with classes from 0 to the largest label.
 
     Raises:
-        DataError: A file is missing, has the wrong magic number, is cut short, or the counts differ.
+        DataError: A file is missing or truncated, has the wrong magic number, or the counts differ.
     """
     field = "spec.dataset.idx"
     train = _read_pair(data.images, data.labels, root, (f"{field}.images", f"{field}.labels"))
@@ -45,7 +45,7 @@ def read_cifar10(data: Cifar10Data, root: str) -> Table:
     """Return CIFAR-10 from its binary files, test_batch.bin as the test samples.
 
     Raises:
-        DataError: A file is missing, cut short, or holds a label above 9.
+        DataError: A file is missing or truncated, or contains a label above 9.
     """
     field = "spec.dataset.cifar10.path"
     train, test = (
@@ -62,7 +62,7 @@ def _read_pair(images: str, labels: str, root: str, fields: tuple[str, str]) -> 
     if len(pixels) != len(classes):
         raise DataError(f"{fields[1]}: {len(classes)} labels in {labels} for {len(pixels)} images in {images}")
     if not len(pixels):
-        raise DataError(f"{fields[0]}: {images} holds no images")
+        raise DataError(f"{fields[0]}: {images} contains no images")
     origins = Origins.of_file(place.name, _numbered(len(pixels)))
     return Samples(pixels.unsqueeze(1).to(torch.float32), classes.to(torch.int64), origins=origins)
 
@@ -75,12 +75,12 @@ def _read_array(path: Location, magic: int, dimensions: int) -> Tensor:
         raise DataError(
             f"{path.field}: {path.name} begins with the number {int.from_bytes(content[:4], 'big')}, but an idx file of this "
             f"kind begins with {magic}",
-            "check that images and labels are not exchanged and that the file is whole",
+            "check that images and labels are not swapped and that the file is complete",
         )
     shape = [int(size) for size in numbers[1:]]
     expected = header + math.prod(shape)
     if len(content) != expected:
-        raise DataError(f"{path.field}: {path.name} has {len(content)} bytes, but its header promises {expected}")
+        raise DataError(f"{path.field}: {path.name} has {len(content)} bytes, but {expected} according to its header")
     return torch.from_numpy(np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape).copy())
 
 
@@ -93,7 +93,7 @@ def _read_bytes(path: Location) -> bytes:
 
 
 def _read_batch(name: str, root: str, field: str) -> tuple[str, Tensor]:
-    """Return a file and its records, a label and its pixels each ([images, 3073] uint8)."""
+    """Return the name of a file and its records, each a label followed by pixels ([images, 3073] uint8)."""
     path = find(name, root, field)
     content = _read_bytes(path)
     record = 1 + math.prod(CIFAR_SHAPE)
@@ -102,7 +102,7 @@ def _read_batch(name: str, root: str, field: str) -> tuple[str, Tensor]:
     records = torch.from_numpy(np.frombuffer(content, dtype=np.uint8).reshape(-1, record).copy())
     largest = int(records[:, 0].max())
     if largest >= len(CIFAR_CLASSES):
-        raise DataError(f"{field}: {name} holds the label {largest}, but CIFAR-10 ends at 9")
+        raise DataError(f"{field}: {name} contains the label {largest}, but CIFAR-10's labels end at 9")
     return path.name, records
 
 
@@ -114,7 +114,7 @@ def _to_samples(batches: list[tuple[str, Tensor]]) -> Samples:
 
 
 def _numbered(count: int) -> Tensor:
-    """Return the numbers of the images of a file, from 1 ([count] int64)."""
+    """Return the numbers of the images of a file, starting at 1 ([count] int64)."""
     return torch.arange(1, count + 1)
 
 

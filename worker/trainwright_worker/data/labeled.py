@@ -1,31 +1,31 @@
-"""Texts with labels, and texts for language models, as tables."""
+"""Reads texts with labels, and texts for language models, as tables."""
 
 import torch
 
 from trainwright.api.spec.corpora import LabeledTextData, TextData
 from trainwright.api.spec.preparation import MissingTargets
 from trainwright_worker.data.cells import Faults, Gaps
-from trainwright_worker.data.corpus import Texts, chosen, filled
-from trainwright_worker.data.splits import say_left_out
+from trainwright_worker.data.corpus import Texts, chosen, without_blank_texts
+from trainwright_worker.data.splits import note_ignored_files
 from trainwright_worker.data.table import Table
 from trainwright_worker.data.texts import JSONL, PLAIN, Files, PlainText, Reviews, open_labeled, open_text
 from trainwright_worker.errors import DataError
-from trainwright_worker.files import list_left_out
+from trainwright_worker.files import list_ignored_files
 
 _LABELED = "spec.dataset.labeledText"
 _TEXT = "spec.dataset.text"
 
 
 def read_labeled(data: LabeledTextData, root: str, missing: MissingTargets) -> Table:
-    """Return texts with the classes that their labels spell.
+    """Return texts with their labels as classes.
 
     Args:
-        data: Which files, and which of their fields.
-        root: Folder at which relative paths start.
-        missing: What becomes of texts without a label.
+        data: The files and the names of their fields.
+        root: Folder that relative paths are resolved against.
+        missing: What to do with texts without a label.
 
     Raises:
-        DataError: A file, a field or a value is not as the spec says; shows the lines of all such values.
+        DataError: A file, a field or a value does not match the spec; shows the lines of invalid values.
     """
     faults = Faults()
     gaps = Gaps(missing, faults, f"{_LABELED}.labelField", data.label_field)
@@ -42,7 +42,7 @@ def read_labeled(data: LabeledTextData, root: str, missing: MissingTargets) -> T
     faults.check()
     for name, (_, path, field) in stores.items():
         if not len(found[name].labels):
-            raise DataError(f"{field}: {path} holds no texts" + (" with a label" if gaps.count else ""))
+            raise DataError(f"{field}: {path} contains no texts" + (" with a label" if gaps.count else ""))
     labels = found["train"].labels
     labels.check_names(data.label_field, f"{_LABELED}.labelField")
     classes = labels.classes()
@@ -59,24 +59,24 @@ def read_text(data: TextData, root: str) -> Table:
     """Return texts for a language model.
 
     Raises:
-        DataError: There are none.
+        DataError: There are no texts.
     """
     notes: list[str] = []
 
     def part(path: str, key: str) -> Texts:
         field = f"{_TEXT}.{key}"
         store = open_text(data, path, root, field)
-        notes.extend(say_left_out(list_left_out(path, root, field, PLAIN + JSONL), field, "none of texts"))
+        notes.extend(note_ignored_files(list_ignored_files(path, root, field, PLAIN + JSONL), field, "text extensions"))
         if isinstance(store, Files):
-            texts, said = filled(store, path)
+            texts, said = without_blank_texts(store, path)
             notes.extend(said)
             return texts
         counts = [sum(1 for _ in texts) for texts in store.files()]
         if not sum(counts):
-            raise DataError(f"{_TEXT}.{key}: {path} holds no text")
+            raise DataError(f"{_TEXT}.{key}: {path} contains no text")
         ends = torch.zeros(sum(counts), dtype=torch.bool)
-        ends[torch.tensor(counts).cumsum(0) - 1] = True  # An empty file ends where the one before it does.
-        ends[-1] = False  # Nothing comes after it.
+        ends[torch.tensor(counts).cumsum(0) - 1] = True  # An empty file ends where the previous one does.
+        ends[-1] = False  # No text follows.
         return Texts(store, torch.arange(len(ends)), torch.zeros(len(ends), dtype=torch.int64), ends)
 
     train = part(data.path, "path")

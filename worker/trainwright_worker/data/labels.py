@@ -1,4 +1,4 @@
-"""From labels as the data spells them to the numbers of classes."""
+"""Maps labels in the data to the indices of classes."""
 
 import difflib
 import math
@@ -15,14 +15,14 @@ from trainwright_worker.data.cells import show
 from trainwright_worker.errors import DataError
 
 _SHOWN: Final = 10
-"""How many labels a message lists."""
+"""Maximum number of labels that a message lists."""
 
 
 class Labels:
-    """Labels as they are read: a number each, and every spelling once.
+    """The labels of samples, stored as one code per sample and each spelling once.
 
-    Spellings that differ only in the space around them or in their Unicode form (a letter with an accent as one character
-    or as two) are one class.
+    Spellings that differ only in surrounding whitespace or Unicode normalization (a letter with an accent as one
+    character or two) are the same class.
     """
 
     def __init__(self, values: Iterable[object] = ()) -> None:
@@ -33,12 +33,12 @@ class Labels:
             self.add(value)
 
     def __len__(self) -> int:
-        """Return how many were read."""
+        """Return the number of labels."""
         return len(self._codes)
 
     def add(self, value: object) -> None:
-        """Take the label of the next sample; a whole number spells the same class as int, float or text."""
-        # Where a value was missing once, pandas wrote whole numbers as fractions.
+        """Add the label of the next sample; an integer is the same class as int, float or text."""
+        # pandas stores a column of integers as floats if a value is missing.
         spelling = str(int(value) if isinstance(value, float | Decimal) and value % 1 == 0 else value)
         code = self._spellings.get(spelling)
         if code is None:
@@ -47,7 +47,7 @@ class Labels:
         self._codes.append(code)
 
     def classes(self) -> tuple[str, ...]:
-        """Return the classes: whole numbers in their order, anything else as text."""
+        """Return the classes, sorted as numbers if all are integers, otherwise as text."""
         if all(_is_whole(name) for name in self._names):
             return tuple(sorted(self._names, key=lambda name: (int(name), name)))
         return tuple(sorted(self._names))
@@ -57,15 +57,15 @@ class Labels:
 
         Args:
             classes: The classes of the training data.
-            field: Field of the spec that led to these labels.
+            field: Field of the spec that names the data of these labels.
 
         Raises:
-            DataError: Some labels are none of the classes.
+            DataError: Some labels are not among the classes.
         """
         position = {name: index for index, name in enumerate(classes)}
         unknown = [name for name in self._names if name not in position]
         if unknown:
-            what = "label {} is no class" if len(unknown) == 1 else "labels {} are no classes"
+            what = "label {} is not a class" if len(unknown) == 1 else "labels {} are not classes"
             close = difflib.get_close_matches(unknown[0], classes, n=1)
             raise DataError(
                 f"{field}: the {what.format(_listed(list(map(repr, unknown))))} of the training data, which has "
@@ -77,7 +77,7 @@ class Labels:
         return numbers[codes] if len(numbers) else codes
 
     def check_names(self, column: str, field: str) -> None:
-        """Refuse numbers with fractions, which measure something instead of naming it.
+        """Check that the labels are not numbers with fractions, which are measurements rather than classes.
 
         Args:
             column: The column of the labels.
@@ -91,17 +91,18 @@ class Labels:
         if fraction is None or any(map(math.isnan, numbers)):
             return
         raise DataError(
-            f"{field}: column {column!r} holds {len(numbers):,} different numbers, as {fraction}, which are no classes",
+            f"{field}: column {column!r} has {len(numbers):,} different numbers, such as {fraction}, which are not "
+            "classes",
             "predict them with task: regression, or write the classes as text",
         )
 
     def notes(self, field: str) -> list[str]:
-        """Return what a person should know of spellings that are one class, and of classes that may be meant as one."""
+        """Return notes about spellings that are merged into one class, and about classes that differ only slightly."""
         notes = []
         merged = _together(self._spellings, lambda spelling: str(self._spellings[spelling]))
         if merged:
             notes.append(
-                f"{field}: labels that differ only in the space around them or in their Unicode form are one class: "
+                f"{field}: labels that differ only in surrounding whitespace or Unicode normalization are one class: "
                 f"{_listed([' and '.join(map(show, group)) for group in merged])}"
             )
         alike = _together(self._names, _folded)
@@ -114,7 +115,7 @@ class Labels:
 
 
 def _together(names: Iterable[str], key: Callable[[str], str]) -> list[list[str]]:
-    """Return the groups of names that have one key, those of two names or more."""
+    """Return the groups of two or more names with the same key."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(key(name), []).append(name)
@@ -127,7 +128,7 @@ def _folded(name: str) -> str:
 
 
 def _number(name: str) -> float:
-    """Return the number that a class is named by, with leading zeros or without; NaN if it is none."""
+    """Return the number that a class name spells, with or without leading zeros; NaN if it is not a number."""
     try:
         return math.nan if "_" in name else float(name)
     except ValueError:

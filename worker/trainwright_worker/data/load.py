@@ -1,4 +1,4 @@
-"""The data of a rank, from the spec to processed splits: what was measured comes from rank 0, or from a checkpoint."""
+"""Loads the data of a rank, with the measurements of rank 0 or of a checkpoint."""
 
 import json
 from dataclasses import replace
@@ -24,14 +24,14 @@ def load(
 
     Args:
         spec: The job.
-        root: Folder at which relative paths start.
-        group: All ranks: rank 0 measures, so that all have the same to the last bit.
-        saved: What the run that this one continues had measured.
-        scratch: Folder for what is derived from the data, which the ranks of this machine share.
+        root: Folder that relative paths are resolved against.
+        group: All ranks. Rank 0 measures, so that all have exactly the same measurements.
+        saved: Measurements of the run that this one resumes, as JSON types.
+        scratch: Folder of derived data, which the ranks of this machine share.
 
     Raises:
-        DataError: The data is not what the spec says, or has changed since the run to be continued began.
-        UserError: The spec asks for what the data does not have.
+        DataError: The data does not match the spec, or has changed since the resumed run started.
+        UserError: The spec requests something that the data does not have.
     """
     place = Scratch(scratch)
     before = None if saved is None else Measured.from_json(saved)
@@ -47,9 +47,9 @@ def load(
         _check_same(before.fingerprint, mark)
     if before.classes != classes:
         raise DataError(
-            f"spec.dataset: the data has the classes {_shown(classes)}, but the run to be continued had "
+            f"spec.dataset: the data has the classes {_shown(classes)}, but when the run started it had "
             f"{_shown(before.classes)}",
-            "put the data back as it was, or start a new job",
+            "restore the previous data, or start a new job",
         )
     return process(spec, splits, before, place)
 
@@ -57,18 +57,18 @@ def load(
 def _read(
     spec: TrainingJobSpec, root: str, scratch: Scratch, *, stratify: bool, marked: bool
 ) -> tuple[Splits[Part], tuple[str, ...] | None, Fingerprint | None]:
-    """Return the unprocessed splits, the classes, and the fingerprint of the data if it is wanted."""
+    """Return the unprocessed splits, the classes, and the fingerprint of the data if requested."""
     table = read_table(spec, root, scratch)
     mark = fingerprint(table) if marked else None
     return split(table, spec.dataset.split, spec.training.seed, stratify=stratify), table.classes, mark
 
 
 def _check_same(before: Fingerprint, now: Fingerprint) -> None:
-    """Refuse data that has changed: samples would be trained on that were held out, and the other way round."""
+    """Check that the data has not changed, because otherwise held-out samples could become training samples."""
     if changes := now.find_changes(before):
         raise DataError(
-            f"spec.dataset: the data has changed since the run to be continued began: {changes}",
-            "put the data back as it was, or start a new job",
+            f"spec.dataset: the data has changed since the run started: {changes}",
+            "restore the previous data, or start a new job",
         )
 
 

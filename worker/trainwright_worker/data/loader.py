@@ -1,8 +1,8 @@
-"""Batches in the order of training, read ahead by threads where reading takes long.
+"""Yields batches in the order of training, and reads ahead in threads if reading is slow.
 
-Threads rather than processes: what takes long (decoding images, scaling them, waiting for S3) releases the interpreter's
-lock, nothing is pickled, and a failure is an exception with its traceback. The position is the step: a loader that begins
-at a step yields what one that came there would have, whichever thread reads what.
+It uses threads rather than processes, because the slow work (decoding and scaling images, waiting for S3) releases the
+global interpreter lock, nothing has to be pickled, and failures are exceptions with a traceback. The position is the
+step: a loader that starts at a step yields the same batches as one that has reached it.
 """
 
 import itertools
@@ -21,35 +21,35 @@ from trainwright_worker.data.table import Reading, Split
 
 _NETWORK_THREADS: Final = 16
 _SPARE: Final = 2
-"""Batches read beyond one per thread, so that no thread waits while the model is at work."""
+"""Batches read ahead in addition to one per thread, so that threads do not wait for the model."""
 _DEVICE_SHARE: Final = 0.25
-"""Largest share of a GPU's free memory that the training split may take."""
+"""Maximum fraction of a GPU's free memory that the training split may use."""
 
 Request = tuple[Tensor, int | None]
-"""Indices of samples, and the epoch they are trained in."""
+"""Indices of samples, and the epoch in which they are trained on (None for evaluation)."""
 
 
 class Loader:
-    """This rank's batches of the training split, step after step.
+    """The batches of this rank in the training split.
 
     Attributes:
         split: The training split, on the device if it fits.
     """
 
     def __init__(self, split: Split, sampler: Sampler, device: torch.device) -> None:
-        """Prepare; nothing is read before `batches`.
+        """Prepare; nothing is read before `batches` is called.
 
         Args:
             split: The training split.
-            sampler: Which of its samples make up a step.
-            device: Where batches are wanted.
+            sampler: Selects the samples of each step.
+            device: Device of the batches.
         """
         self.split = _place(split, device)
         self._sampler = sampler
         self._device = device
 
     def batches(self, step: int) -> Iterator[Batch]:
-        """Yield the batch of every step after `step`, on the device, without end.
+        """Yield the batch of every step after `step`, on the device, indefinitely.
 
         Closing the iterator stops its threads.
         """
@@ -65,12 +65,12 @@ class Loader:
 
 
 def read_ahead(split: Split, requests: Iterator[Request], device: torch.device) -> Iterator[Batch]:
-    """Yield the batch of every request in their order, on the device.
+    """Yield the batch of every request in order, on the device.
 
     Args:
-        split: What to read.
-        requests: Which samples, batch by batch; may be endless.
-        device: Where batches are wanted.
+        split: The split to read.
+        requests: The samples of each batch; may be infinite.
+        device: Device of the batches.
     """
     if split.reading == Reading.INSTANT:
         for indices, epoch in requests:
@@ -96,14 +96,14 @@ def read_ahead(split: Split, requests: Iterator[Request], device: torch.device) 
 
 
 def _pin(batch: Batch, device: torch.device) -> Batch:
-    """Return the batch where a copy to the device needs no waiting; one that is on a device already needs none."""
+    """Return the batch in pinned memory for asynchronous copies, unless it is already on the device."""
     if device.type != "cuda" or batch.input.device.type != "cpu":
         return batch
     return batch.map(Tensor.pin_memory)
 
 
 def _place(split: Split, device: torch.device) -> Split:
-    """Return the training split where batches are cut fastest: on the GPU if it is small enough, else where it is."""
+    """Move the training split to the GPU if it is small enough, which makes taking batches faster."""
     if device.type != "cuda" or not isinstance(split, Samples):
         return split
     size = split.inputs.numel() * split.inputs.element_size()

@@ -1,4 +1,4 @@
-"""What was measured on the training split: part of the state, so that a run that goes on never measures again."""
+"""Measurements of the training split. They are part of the saved state, so a resumed run uses the same."""
 
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -11,14 +11,14 @@ from trainwright_worker.errors import UserError
 
 @dataclass(frozen=True)
 class Measured:
-    """What the training split has taught before training begins.
+    """Measurements of the training split, made before training.
 
     Attributes:
-        classes: Name of each class in the order of its index; None if the targets are no classes.
-        normalization: How inputs, and the targets of a regression, are scaled.
-        tokenizer: How texts become tokens; None if the inputs are no texts.
-        stratified: Whether each split has its share of each class; runs of earlier versions did not see to it.
-        fingerprint: What the samples were; None in a run of an earlier version.
+        classes: Name of each class in the order of its index; None if the targets are not classes.
+        normalization: Normalization of inputs and of the targets of a regression.
+        tokenizer: The tokenizer; None if the inputs are not texts.
+        stratified: Whether splits are stratified by class; false in runs of earlier versions.
+        fingerprint: Fingerprint of the samples; None in runs of earlier versions.
     """
 
     classes: tuple[str, ...] | None = None
@@ -39,7 +39,7 @@ class Measured:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Self:
-        """Return what `to_json` wrote."""
+        """Return the measurements that `to_json` wrote."""
         return cls(
             None if raw["classes"] is None else tuple(raw["classes"]),
             Normalization.from_json(raw["normalization"]),
@@ -50,35 +50,35 @@ class Measured:
 
 
 def compare(mine: Measured, raw: Any, origin: str, field: str) -> str:
-    """See that weights of another job mean here what they meant there: shapes alone do not tell.
+    """Check that tokens, classes and scales of this job's data match those that another job's weights were trained on.
 
     Args:
-        mine: What this job has measured.
-        raw: What the other job says that it had measured; None if it says nothing.
-        origin: Where the weights are, as the spec says it.
-        field: Field of the spec that says it.
+        mine: Measurements of this job.
+        raw: Measurements that the other job has recorded; None if it has none.
+        origin: Path of the weights, as in the spec.
+        field: Field of the spec with that path.
 
     Returns:
-        What a person should know although it may be meant, in a sentence; nothing if there is nothing.
+        A warning about different scales; an empty string if there is none.
 
     Raises:
-        UserError: The same tokens or outputs stood for something else there.
+        UserError: The tokenizers or classes differ.
     """
     try:
         theirs = Measured.from_json(raw)
     except (KeyError, TypeError):
-        return ""  # Weights from elsewhere; nobody knows.
+        return ""  # The weights do not come from a job, so there is nothing to compare.
     if mine.tokenizer is not None and theirs.tokenizer is not None and not mine.tokenizer.agrees(theirs.tokenizer):
         raise UserError(
-            f"{field}: {origin} was trained with another tokenizer: its tokens have other numbers",
-            "set spec.dataset.tokenizer.path to a folder with that job's tokenizer.json, as its results are",
+            f"{field}: {origin} was trained with another tokenizer: its tokens have other ids",
+            "set spec.dataset.tokenizer.path to a folder with that job's tokenizer.json, such as its results",
         )
     if mine.classes is not None and theirs.classes is not None and mine.classes != theirs.classes:
         raise UserError(
-            f"{field}: {origin} was taught the classes {', '.join(theirs.classes)[:200]}, but this data has "
+            f"{field}: {origin} was trained on the classes {', '.join(theirs.classes)[:200]}, but this data has "
             f"{', '.join(mine.classes)[:200]}",
             "use data with the same classes in the same order",
         )
     if mine.normalization.resembles(theirs.normalization):
         return ""
-    return f"{field}: {origin} was trained on data that was scaled otherwise (spec.dataset.normalize, or other data)"
+    return f"{field}: {origin} was trained on data with another normalization (spec.dataset.normalize, or other data)"

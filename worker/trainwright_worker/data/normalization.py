@@ -1,8 +1,8 @@
-"""Scaling: measured on the training split alone, applied to every split, saved with the state.
+"""Normalization: measured on the training split only, applied to every split, and saved with the state.
 
-Features are scaled per column, images per channel. Targets of a regression are scaled too, each by itself, so that the
-default learning rates fit any unit; the loss is then in squared standard deviations, while mae and predictions are turned
-back.
+Features are normalized per column, images per channel. The targets of a regression are normalized too, each separately,
+so that the default learning rates suit any unit. The loss is then in squared standard deviations, while mae and
+predictions are converted back.
 """
 
 from collections.abc import Callable
@@ -21,24 +21,24 @@ from trainwright_worker.errors import UserError
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION: Final = (0.229, 0.224, 0.225)
 _AT_ONCE: Final = 1 << 20
-"""How many numbers are measured at once."""
+"""Number of elements that are measured at once."""
 _ROUNDING: Final = 16 * torch.finfo(torch.float64).eps
-"""Deviation, as a share of the largest value, up to which values differ only in how they were rounded."""
+"""Deviation, as a fraction of the largest value, up to which a column counts as constant except for rounding."""
 _UNNOTICED: Final = 0.1
-"""Difference between two scalings, in deviations, that another sample of the same data may make."""
+"""Difference of two normalizations, in deviations, that different samples of the same data may cause."""
 
 Numbers = tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """What is subtracted, and what divided by.
+    """The offsets and divisors of a normalization.
 
     Attributes:
-        mean: Mean per feature or channel; empty to leave the inputs as they are.
-        deviation: Standard deviation per feature or channel; 1 where it is 0, since a constant cannot be scaled.
-        target_mean: Mean per target (regression), else 0 for all.
-        target_deviation: Standard deviation per target (regression), else 1 for all; 1 where it is 0.
+        mean: Mean per feature or channel; empty if inputs are not normalized.
+        deviation: Standard deviation per feature or channel; 1 for constants, which cannot be scaled.
+        target_mean: Mean per target of a regression; otherwise a single 0.
+        target_deviation: Standard deviation per target of a regression, 1 for constants; otherwise a single 1.
     """
 
     mean: tuple[float, ...] = ()
@@ -47,7 +47,7 @@ class Normalization:
     target_deviation: tuple[float, ...] = (1.0,)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the numbers as JSON types; a float survives the way there and back unchanged."""
+        """Return the numbers as JSON types, which preserve floats exactly."""
         return {
             "mean": list(self.mean),
             "deviation": list(self.deviation),
@@ -57,7 +57,7 @@ class Normalization:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Self:
-        """Return what `to_json` wrote, or wrote when all targets had one scale, a number."""
+        """Return the normalization that `to_json` wrote; also accepts the single target scale of earlier versions."""
         mean, deviation = (
             tuple(found) if isinstance(found, list) else (found,)
             for found in (raw["targetMean"], raw["targetDeviation"])
@@ -65,14 +65,14 @@ class Normalization:
         return cls(tuple(raw["mean"]), tuple(raw["deviation"]), mean, deviation)
 
     def with_targets(self, targets: Tensor) -> Self:
-        """Return the same scaling of inputs, with that of `targets` if they are those of a regression."""
+        """Return this normalization with that of the targets added, if they are those of a regression."""
         if not targets.is_floating_point():
             return self
         mean, deviation = _scale(targets, Normalize.STANDARD)
         return replace(self, target_mean=tuple(mean.tolist()), target_deviation=tuple(deviation.tolist()))
 
     def apply_to_targets(self, targets: Tensor) -> Tensor:
-        """Return scaled targets (float32); classes stay what they are."""
+        """Return normalized targets (float32); classes are returned unchanged."""
         if not targets.is_floating_point():
             return targets
         mean, deviation = (
@@ -81,16 +81,16 @@ class Normalization:
         return ((targets.double() - mean) / deviation).float()
 
     def targets_in_units(self, scaled: Tensor) -> Tensor:
-        """Return the targets, or what a model says of them, in their units ([samples, targets] float64)."""
+        """Return normalized targets or predictions in the units of the data ([samples, targets] float64)."""
         deviation, mean = (
             torch.tensor(part, dtype=torch.float64) for part in (self.target_deviation, self.target_mean)
         )
         return scaled.double() * deviation + mean
 
     def apply_to_inputs(self, inputs: Tensor) -> Tensor:
-        """Scale inputs ([samples, features] or [samples, channels, height, width]) where they are, and return them as float32.
+        """Normalize inputs [samples, features] or [samples, channels, height, width] in place; return them as float32.
 
-        Those of a table are rounded to 32 bits no sooner than here: times in seconds differ in digits beyond.
+        Inputs from tables stay float64 until here, because times in seconds differ in digits that float32 would drop.
         """
         if not self.mean:
             return inputs.float()
@@ -101,13 +101,13 @@ class Normalization:
         return inputs.sub_(mean).div_(deviation).float()
 
     def resembles(self, other: "Normalization") -> bool:
-        """Whether both scale so alike that a model would hardly notice: by a tenth of a deviation at most."""
+        """Whether two normalizations differ by at most a tenth of a deviation, which hardly affects a model."""
         return _alike(self.mean, self.deviation, other.mean, other.deviation) and _alike(
             self.target_mean, self.target_deviation, other.target_mean, other.target_deviation
         )
 
     def write_image(self, image: Array, place: Array) -> None:
-        """Write an image [height, width, channels], scaled, to [channels, height, width] float32."""
+        """Normalize an image [height, width, channels], and write it to `place` [channels, height, width] float32."""
         place[...] = image.transpose(2, 0, 1)
         if self.mean:
             place -= np.array(self.mean, np.float32)[:, None, None]
@@ -115,15 +115,15 @@ class Normalization:
 
 
 def measure_samples(inputs: Tensor, targets: Tensor, spec: Normalize) -> Normalization:
-    """Return the scaling of samples in memory, measured in float64 for the sake of large splits.
+    """Return the normalization of samples in memory, measured in float64 so that large splits are exact.
 
     Args:
-        inputs: Those of the training split ([samples, features] or [samples, channels, height, width]).
-        targets: Their targets.
-        spec: How to scale: images per channel, anything else per feature.
+        inputs: Inputs of the training split ([samples, features] or [samples, channels, height, width]).
+        targets: Targets of the training split.
+        spec: Kind of normalization; per channel for images, otherwise per feature.
 
     Raises:
-        UserError: The images are not ones that ImageNet's numbers describe.
+        UserError: ImageNet's normalization does not apply to these inputs.
     """
     if spec == Normalize.NONE:
         return Normalization()
@@ -132,10 +132,10 @@ def measure_samples(inputs: Tensor, targets: Tensor, spec: Normalize) -> Normali
 
 
 def imagenet(channels: int) -> Normalization:
-    """Return ImageNet's scaling of pixels from 0 to 255.
+    """Return ImageNet's normalization of pixels from 0 to 255.
 
     Raises:
-        UserError: The images have not its three channels.
+        UserError: The images do not have three channels.
     """
     if channels != len(IMAGENET_MEAN):
         raise UserError(f"spec.dataset.normalize: imagenet, but the images have {channels} channel(s) instead of 3")
@@ -155,29 +155,29 @@ def _alike(mean: Numbers, deviation: Numbers, other_mean: Numbers, other_deviati
 
 
 def _scale(inputs: Tensor, spec: Normalize) -> tuple[Tensor, Tensor]:
-    """Return what to subtract, and what to divide by (float64)."""
+    """Return the offset and the divisor (float64)."""
     if spec == Normalize.IMAGENET:
         found = imagenet(inputs.shape[1])
         return torch.tensor(found.mean, dtype=torch.float64), torch.tensor(found.deviation, dtype=torch.float64)
     others = [dim for dim in range(inputs.dim()) if dim != 1]
     least, most = inputs.amin(others).double(), inputs.amax(others).double()
     if spec == Normalize.UNIT and len(others) > 1:
-        # Black is 0 in every image, whether the data has any or not, and channels keep their balance.
+        # Map black to 0 even if no image contains it, and use the same divisor for all channels to keep their balance.
         mean, deviation = torch.zeros_like(least), most.max().expand(len(most))
     elif spec == Normalize.UNIT:
         mean, deviation = least, most - least
     else:
         shape = (1, -1, *(1,) * (inputs.dim() - 2))
-        # Counted from the least, since the sum of equal fractions is not always so many times one of them.
+        # Relative to the minimum, so that the mean of a constant column is exact: summing equal fractions rounds.
         mean = least + _mean_of(inputs, others, lambda part: part - least.reshape(shape))
         deviation = _mean_of(inputs, others, lambda part: (part - mean.reshape(shape)).square()).sqrt()
-    # A column that never changes says nothing; dividing it by 1 leaves it at 0.
+    # A constant column carries no information; dividing by 1 leaves it at 0.
     constant = deviation <= _ROUNDING * torch.maximum(least.abs(), most.abs())
     return mean, torch.where(constant, torch.ones_like(deviation), deviation)
 
 
 def _mean_of(inputs: Tensor, dims: list[int], change: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the mean of changed inputs over some dimensions, in float64, of which little is held at once."""
+    """Return the mean of transformed inputs over some dimensions in float64, computed in parts to save memory."""
     parts = torch.split(inputs, max(1, _AT_ONCE * len(inputs) // max(1, inputs.numel())))
     total = torch.stack([change(part.double()).sum(dims) for part in parts]).sum(0)
     return total / max(1, inputs.numel() // inputs.shape[1])

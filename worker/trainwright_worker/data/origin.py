@@ -1,4 +1,4 @@
-"""Where samples come from, so that a prediction leads back to the data: the file, and the row in it."""
+"""The origins of samples, the file and the row, which link predictions to the data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,14 +12,15 @@ from torch import Tensor
 class Origins:
     """The file and the row of each sample of a split, in the order of its samples.
 
-    It takes at most 12 bytes per sample, and stays on the CPU wherever the samples are.
+    They take at most 12 bytes per sample, and stay on the CPU even if the samples are on a GPU.
 
     Attributes:
-        files: Names of the files: paths on this machine, or URIs. Any sequence, so that millions of names may be packed.
-        file: Which of the files each sample lies in ([samples] int32).
-        row: Which row of the file ([samples] int64), as a person counts them: for text files (CSV, JSON lines) the line that
-            an editor shows, so that the header of a CSV file is line 1, and the first line of a row of several; for tables
-            without lines (Parquet, Arrow) the number of the row, from 1. None where each file is one sample.
+        files: Paths or URIs of the files. This can be any sequence, so that millions of names can be stored compactly.
+        file: Index of the file of each sample ([samples] int32).
+        row: Row of each sample in its file ([samples] int64), starting at 1. For text files (CSV, JSON lines), it is
+            the line number in an editor: the header of a CSV file is line 1, and a row that spans several lines has the
+            number of its first line. For tables (Parquet, Arrow), it is the number of the row. None if each file is one
+            sample.
     """
 
     files: Sequence[str]
@@ -28,7 +29,7 @@ class Origins:
 
     @classmethod
     def of_file(cls, name: str, row: Tensor) -> Self:
-        """Return the origins of samples that all lie in one file.
+        """Return the origins of samples of a single file.
 
         Args:
             name: The file.
@@ -38,7 +39,7 @@ class Origins:
 
     @classmethod
     def of_files(cls, rows: Sequence[tuple[str, Tensor]]) -> Self:
-        """Return the origins of the samples of several files, one file after the other.
+        """Return the origins of the samples of several files, in order.
 
         Args:
             rows: Each file, and the row of each of its samples ([samples] int64).
@@ -56,6 +57,6 @@ class Origins:
         return replace(self, file=self.file[indices], row=None if self.row is None else self.row[indices])
 
     def describe(self, index: int) -> dict[str, Any]:
-        """Return `{"file": name, "row": number}` of a sample, without the row where its file holds nothing else."""
+        """Return `{"file": name, "row": number}` of a sample, without the row if each file is one sample."""
         name = {"file": self.files[int(self.file[index])]}
         return name if self.row is None else name | {"row": int(self.row[index])}

@@ -1,4 +1,4 @@
-"""Files of their own for validation and test that are also trained on: figures of them would mean nothing."""
+"""Checks that the files for validation and test are not also training files, which would make metrics meaningless."""
 
 import os
 from collections.abc import Hashable, Iterable, Iterator
@@ -17,15 +17,15 @@ from trainwright_worker.data.table import Part, Table
 from trainwright_worker.errors import DataError
 
 
-def refuse_overlap(table: Table, data: DatasetSpec) -> None:
-    """Refuse a file for validation or test that is one of the training files, under whatever name or link.
+def check_overlap(table: Table, data: DatasetSpec) -> None:
+    """Check that no file for validation or test is also a training file, even under another name or link.
 
     Args:
-        table: The data as it was read.
-        data: Where it comes from.
+        table: The unprocessed data.
+        data: The dataset of the spec.
 
     Raises:
-        DataError: There is one.
+        DataError: There is such a file.
     """
     for split, part in (("validation", table.validation), ("test", table.test)):
         if part is None:
@@ -34,16 +34,16 @@ def refuse_overlap(table: Table, data: DatasetSpec) -> None:
         shared = next((name for name in _files(table.samples, part) if _identity(name) in own), None)
         if shared is not None:
             found = own[_identity(shared)]
-            alias = "" if shared == found else f", as {shared}"
+            alias = "" if shared == found else f", under the name {shared}"
             raise DataError(
                 f"{_field(data, split)}: {found} is also one of the training files{alias}",
-                "choose training files without it, with a folder or a pattern of their own, or hold samples out with "
+                "exclude it from the training files, for example with separate folders, or hold out samples with "
                 "spec.dataset.split",
             )
 
 
 def _files(part: Part, other: Part) -> Iterable[str]:
-    """Return the files of a part, or those of them that may be files of the other part, too."""
+    """Return the files of a part, except those that cannot also be files of the other part."""
     match part:
         case Texts():
             return (place.name for place in part.store.places)
@@ -57,7 +57,7 @@ def _files(part: Part, other: Part) -> Iterable[str]:
 
 
 def _of_like_size(images: ImageFiles, other: Part) -> Iterator[str]:
-    """Yield the names of images of the same size as one of the other part: to ask the system for all takes a while."""
+    """Yield the names of images that have the same size as an image of the other part, to limit the system calls."""
     match other:
         case Pictures(images=ImageFiles() as others):
             return (images.name(row) for row in np.flatnonzero(np.isin(images.sizes, others.sizes)).tolist())
@@ -65,12 +65,12 @@ def _of_like_size(images: ImageFiles, other: Part) -> Iterator[str]:
 
 
 def _identity(name: str) -> Hashable:
-    """Return what is the same for all names of a file."""
+    """Return a value that is the same for all names of a file."""
     if is_uri(name):
         return name
     try:
-        found = os.stat(name)  # noqa: PTH116 - a million of them
-    except OSError:  # Its name is in an old encoding.
+        found = os.stat(name)  # noqa: PTH116 - fast enough for a million files
+    except OSError:  # A name that is not valid UTF-8 is escaped, so the system does not find it.
         return name
     return found.st_dev, found.st_ino
 

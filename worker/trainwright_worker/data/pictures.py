@@ -1,4 +1,4 @@
-"""Splits of images that are decoded and changed as they are asked for."""
+"""Splits of images that are decoded and augmented on demand."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,19 +23,19 @@ from trainwright_worker.data.ragged import Array, Scratch
 from trainwright_worker.data.table import Reading
 
 CHECKED: Final = 2048
-"""Images that are decoded before training begins: to measure their scaling, and to find out what cannot be decoded."""
+"""Maximum number of images that are decoded before training, to measure their normalization and find damaged ones."""
 CHECKED_BLOCKS: Final = 16
-"""Blocks of large remote files that are fetched for this."""
+"""Number of blocks of large remote files that are read for this."""
 
 
 @dataclass(frozen=True)
 class Marks:
-    """What tells encoded images apart without decoding them.
+    """Data that identifies encoded images without decoding them, for fingerprints.
 
     Attributes:
-        pieces: Names of the files or folders in which they lie.
-        piece: In which of them each image lies ([images] int64).
-        values: Numbers that follow from what an image is ([images] or [images, numbers]).
+        pieces: Names of the files or folders of the images.
+        piece: Index of the file or folder of each image ([images] int64).
+        values: Numbers that identify each image ([images] or [images, numbers]).
     """
 
     pieces: Sequence[str]
@@ -44,57 +44,57 @@ class Marks:
 
 
 class Images(Protocol):
-    """Encoded images in a fixed order. Reading is safe from any thread."""
+    """Encoded images in a fixed order. Reading is thread-safe."""
 
     @property
     def reading(self) -> Reading:
-        """What makes reading take its time."""
+        """How expensive reading is."""
 
     def read(self, row: int) -> bytes:
-        """Return an encoded image."""
+        """Return the encoded image of a row."""
 
     def name(self, row: int) -> str:
-        """Return how to speak of an image in an error."""
+        """Return the name of an image for messages."""
 
     def blocks(self) -> Tensor | None:
-        """Return which images lie beside each other and are best read together ([images] int64); None if it is all one."""
+        """Return groups of images that are best read together ([images] int64); None if order does not matter."""
 
     def marks(self) -> Marks:
-        """Return what tells the images apart without decoding them."""
+        """Return data that identifies the images without decoding them."""
 
     def origins(self, rows: Tensor) -> Origins:
-        """Return where some images ([samples] int64) come from."""
+        """Return the origins of the images at `rows` ([samples] int64)."""
 
 
 @dataclass(frozen=True)
 class ImageNames(Sequence[str]):
-    """What images are called, each in a file or a member of its own."""
+    """The names of images, each of which is a file or an archive member."""
 
     images: Images
     total: int
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of images."""
         return self.total
 
     def __getitem__(self, index: Any) -> Any:
-        """Return the name of one."""
+        """Return the name of an image."""
         return self.images.name(index)
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images with a target each.
+    """Images, each with a target.
 
     Attributes:
-        images: Where they are.
-        rows: Which of these images belong here ([samples] int64).
-        targets: Class of each sample ([samples] int64), or its values ([samples, 1] float32, float64 until scaled).
-        form: The size and the channels that the model wants.
-        field: Field of the spec that led here, for errors.
-        normalization: How pixels from 0 to 255 are scaled, and the targets of a regression.
-        augmentation: What is changed at random in training.
-        seed: Seed of these changes.
+        images: The encoded images.
+        rows: Indices of the images of this split ([samples] int64).
+        targets: Class of each sample ([samples] int64), or its values ([samples, 1] float32, float64 until normalized).
+        form: Size and channels of the model's inputs.
+        field: Field of the spec that error messages name.
+        normalization: Normalization of pixels from 0 to 255 and of the targets of a regression.
+        augmentation: Random augmentation in training.
+        seed: Seed of the augmentation.
     """
 
     images: Images
@@ -117,16 +117,16 @@ class Pictures:
 
     @property
     def reading(self) -> Reading:
-        """What makes reading take its time."""
+        """How expensive reading is."""
         return self.images.reading
 
     @property
     def origins(self) -> Origins:
-        """Where each sample comes from."""
+        """The file and the row of each sample."""
         return self.images.origins(self.rows)
 
     def blocks(self) -> Tensor | None:
-        """Return which samples are best read together ([samples] int64); None if any may be."""
+        """Return groups of samples that are best read together ([samples] int64); None if order does not matter."""
         found = self.images.blocks()
         return None if found is None else found[self.rows]
 
@@ -134,12 +134,12 @@ class Pictures:
         """Return the images at `indices` ([k] int64)."""
         return replace(self, rows=self.rows[indices], targets=self.targets[indices])
 
-    def measure(self, spec: TrainingJobSpec, root: str) -> Measured:  # noqa: ARG002 - they are where the reader found them
-        """Return their scaling."""
+    def measure(self, spec: TrainingJobSpec, root: str) -> Measured:  # noqa: ARG002 - nothing else to read
+        """Return the normalization of the images."""
         return Measured(normalization=measure_pictures(self, spec.dataset.normalize))
 
     def process(self, spec: TrainingJobSpec, measured: Measured, name: str, scratch: Scratch) -> "Pictures":  # noqa: ARG002
-        """Return the same images, scaled, and changed at random when they are trained on."""
+        """Return the same images with normalization, and augmentation when they are trained on."""
         targets = measured.normalization.apply_to_targets(self.targets)
         augmentation, seed = spec.dataset.augmentation, spec.training.seed
         return replace(
@@ -161,21 +161,21 @@ class Pictures:
         image = decode(self.images.read(row), self.images.name(row), self.field, grayscale=self.form.grayscale)
         size, resized = (self.form.size, self.form.size), self.form.resize or self.form.size
         if epoch is not None and self.augmentation is not None:
-            draw = Random(f"{self.seed}/{epoch}/{row}")  # noqa: S311 - nothing secret
+            draw = Random(f"{self.seed}/{epoch}/{row}")  # noqa: S311 - not for cryptography
             return augment(image, self.augmentation, size, resized, PIXEL_MAXIMUM, draw)
         return center(image, size, resized)
 
 
 def measure_pictures(train: Pictures, spec: Normalize) -> Normalization:
-    """Return the scaling of images, and see on the way that they can be decoded.
+    """Return the normalization of images, and check that they can be decoded.
 
     Args:
         train: The training split; up to CHECKED images of it are read.
-        spec: How to scale.
+        spec: Kind of normalization.
 
     Raises:
         DataError: An image cannot be decoded.
-        UserError: The images are not ones that ImageNet's numbers describe.
+        UserError: ImageNet's normalization does not apply to these images.
     """
     plain = replace(train, normalization=Normalization(), augmentation=None)
     chosen = choose_some(len(plain), plain.blocks())
@@ -186,7 +186,7 @@ def measure_pictures(train: Pictures, spec: Normalize) -> Normalization:
 
 
 def choose_some(samples: int, blocks: Tensor | None) -> Tensor:
-    """Return up to CHECKED samples, evenly spread ([k] int64); where they lie in blocks, those of a few blocks."""
+    """Return up to CHECKED samples, evenly spread ([k] int64), from only a few blocks if there are blocks."""
     if blocks is not None:
         spread = torch.linspace(0, int(blocks.max()), CHECKED_BLOCKS).round().to(torch.int64)
         candidates = torch.isin(blocks, spread).nonzero().flatten()

@@ -1,13 +1,13 @@
-"""A fingerprint of the data: its pieces, and what of them has changed since another one was taken."""
+"""The fingerprint of a dataset, and the comparison with an earlier one."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
 _SHOWN: Final = 5
-"""How many changes a message lists."""
+"""Maximum number of changes that a message lists."""
 SPLIT: Final = "split"
-"""The part of which samples are held out, unless validation and test have files of their own."""
+"""Name of the part that is split, unless there are separate files for validation and test."""
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,9 @@ class Piece:
     """A file or a folder of the data.
 
     Attributes:
-        name: Its path from the folder that all pieces have in common.
-        samples: How many samples it holds; None if that is not known by piece.
-        digest: Hash of what they are, in their order.
+        name: Its path relative to the common folder of all pieces.
+        samples: Number of samples; None if it is not known per piece.
+        digest: Hash of the samples in their order.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The pieces of each part of the data: of the samples to split, and of files of their own for validation and test."""
+    """The pieces of each part of the data: the part to split, and separate files for validation and test."""
 
     parts: dict[str, tuple[Piece, ...]]
 
@@ -39,11 +39,11 @@ class Fingerprint:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Self:
-        """Return what `to_json` wrote."""
+        """Return the fingerprint that `to_json` wrote."""
         return cls({part: tuple(Piece(*piece) for piece in pieces) for part, pieces in raw.items()})
 
     def find_changes(self, before: "Fingerprint") -> str:
-        """Return what has changed since `before`, as the end of a sentence; nothing if nothing has."""
+        """Return the changes since `before`, for the end of a message; an empty string if there are none."""
         changes = [
             f"{change}{'' if part == SPLIT else f' ({part} files)'}"
             for part in dict.fromkeys((*before.parts, *self.parts))
@@ -62,9 +62,9 @@ def _changes(before: Sequence[Piece], now: Sequence[Piece]) -> Iterator[str]:
         elif piece.samples != old[name].samples:
             yield f"{name} has {piece.samples:,} samples instead of {old[name].samples:,}"
         elif piece != old[name]:
-            yield f"{name} holds other samples, or in another order"
+            yield f"{name} has other samples, or another order of samples"
     if before != now and old == new:
-        yield "the files come in another order"
+        yield "the files are in another order"
 
 
 def _counted(piece: Piece) -> str:

@@ -1,7 +1,7 @@
-"""Rows of different lengths in a file that is mapped into memory: tokens of texts, frames of sequences.
+"""Rows of different lengths in memory-mapped files: tokens of texts, frames of sequences.
 
-They are written once per machine: whichever rank comes first does, while the others wait for the lock, and all share the
-pages that the system keeps. So data of any size costs a rank no memory of its own.
+They are written once per machine, by the first rank that gets the lock, while the others wait. All ranks share the
+pages in the system's cache, so data of any size needs no additional memory per rank.
 """
 
 import hashlib
@@ -26,11 +26,11 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Ragged:
-    """Rows of different lengths, one after the other.
+    """Concatenated rows of different lengths.
 
     Attributes:
-        values: [total] numbers, or [total, width].
-        ends: Where each row ends, which is where the next begins, after a first 0 ([rows + 1] int64).
+        values: Numbers, [total] or [total, width].
+        ends: 0, followed by the end of each row, which is the start of the next ([rows + 1] int64).
     """
 
     values: Array
@@ -41,16 +41,16 @@ class Ragged:
         return len(self.ends) - 1
 
     def row(self, index: int) -> Array:
-        """Return a row ([length] or [length, width]), not copied."""
+        """Return a row ([length] or [length, width]) without copying it."""
         return self.values[self.ends[index] : self.ends[index + 1]]
 
     def padded(self, rows: Array, length: int, padding: int) -> tuple[Array, Array]:
-        """Return rows of whole numbers, filled up or cut off to one length, and where they are real.
+        """Return rows of integers, padded or truncated to one length, and the mask of real positions.
 
         Args:
-            rows: Which rows ([k] int64).
-            length: Length of all.
-            padding: What to fill up with.
+            rows: Indices of the rows ([k] int64).
+            length: Length of the result.
+            padding: Value of padding.
 
         Returns:
             int64 [k, length] and bool [k, length].
@@ -58,7 +58,7 @@ class Ragged:
         positions = np.arange(length)
         begins = self.ends[rows]
         mask = positions < (self.ends[rows + 1] - begins)[:, None]
-        # Positions beyond a row read whatever comes after it, which the mask then hides.
+        # Positions beyond the end of a row read the next row; the mask replaces them by padding.
         found = self.values.take(begins[:, None] + positions, mode="clip")
         return np.where(mask, found, np.int64(padding)).astype(np.int64, copy=False), mask
 
@@ -68,38 +68,38 @@ class Ragged:
 
 
 class Names:
-    """Many strings in little memory: millions of paths are not worth a Python object each."""
+    """Compact storage of many strings, such as millions of paths, without a Python object for each."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        parts = [os.fsencode(name) for name in names]  # Any name that a file may have, in whatever encoding.
+        parts = [os.fsencode(name) for name in names]  # fsencode supports file names in any encoding.
         self._ends: Array = np.cumsum([0, *map(len, parts)])
         self._text = b"".join(parts)
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of strings."""
         return len(self._ends) - 1
 
     def __getitem__(self, index: int) -> str:
-        """Return one."""
+        """Return a string."""
         return os.fsdecode(self._text[self._ends[index] : self._ends[index + 1]])
 
     def arrays(self) -> tuple[Array, Array]:
-        """Return all of them one after the other (uint8), and where each ends, after a first 0 (int64)."""
+        """Return the concatenated strings (uint8), and 0 followed by the end of each (int64)."""
         return np.frombuffer(self._text, np.uint8), self._ends
 
     @classmethod
     def from_arrays(cls, text: Array, ends: Array) -> Self:
-        """Return the strings that `arrays` gave."""
+        """Return the strings from the result of `arrays`."""
         names = cls()
         names._text, names._ends = text.tobytes(), ends
         return names
 
 
 class Scratch:
-    """The folder on this machine for what is derived from the data and can be derived again."""
+    """The folder on this machine for data that is derived from the dataset and can be recomputed."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Use `folder`, which the ranks of a machine share; by default one that lives as long as this object."""
+        """Use `folder`, which the ranks of a machine share; by default a temporary folder of this object."""
         self._own = None if folder is not None else tempfile.TemporaryDirectory(prefix="trainwright-data-")
         self.folder = Path(self._own.name) if self._own is not None else Path(folder or "")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -107,12 +107,12 @@ class Scratch:
     def ragged(
         self, key: object, dtypes: tuple[str, ...], rows: Callable[[], Iterable[tuple[Array, ...]]]
     ) -> tuple[Ragged, ...]:
-        """Return columns of rows that were written before under the same key, or write them.
+        """Return columns of rows that are stored under a key; compute and store them if necessary.
 
         Args:
-            key: All that the rows depend on, as JSON types.
-            dtypes: Type of the numbers in each column.
-            rows: Makes the rows, one after the other: in each column [length] or [length, width].
+            key: Everything that the rows depend on, as JSON types.
+            dtypes: Data type of each column.
+            rows: Yields the rows; in each column, [length] or [length, width].
         """
         with self._locked(key) as folder:
             if not (folder / _INDEX).exists():
@@ -124,7 +124,7 @@ class Scratch:
                 )
 
     def arrays(self, key: object, make: Callable[[], dict[str, Array]]) -> dict[str, Array]:
-        """Return arrays that were made before under the same key, or make them."""
+        """Return arrays that are stored under a key; compute and store them if necessary."""
         with self._locked(key) as folder:
             file = folder / _INDEX
             if not file.exists():
@@ -152,7 +152,7 @@ def _write(folder: Path, dtypes: tuple[str, ...], rows: Iterable[tuple[Array, ..
                 shapes[column] = (ends[column][-1], *part.shape[1:])
     index = {f"ends{column}": np.frombuffer(ends[column], np.int64) for column in range(len(dtypes))}
     index |= {f"shape{column}": np.array(shapes[column]) for column in range(len(dtypes))}
-    _save(folder / _INDEX, index)  # Last: where it is, the values are whole.
+    _save(folder / _INDEX, index)  # Written last, so that its existence shows that the values are complete.
 
 
 def _save(file: Path, arrays: dict[str, Array]) -> None:

@@ -1,4 +1,4 @@
-"""Which reader reads which source, and what it has to import. A new source is a reader in a file of its own, and a row here."""
+"""The readers of all sources and their imports. A new source needs a reader in its own file, and a row here."""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -24,14 +24,14 @@ from trainwright_worker.data.tabular import read_table
 
 @dataclass(frozen=True)
 class Job:
-    """What readers know of a job.
+    """The settings of a job that readers need.
 
     Attributes:
-        root: Folder at which relative paths start.
-        scratch: Where to keep what is derived from the data.
-        target: What is to be learnt from the data.
-        seed: Seed of what is drawn at random.
-        missing: What becomes of samples without a target.
+        root: Folder that relative paths are resolved against.
+        scratch: Cache of derived data.
+        target: Kind of target.
+        seed: Seed of random numbers.
+        missing: What to do with samples without a target.
     """
 
     root: str
@@ -43,11 +43,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Reader:
-    """How a source is read.
+    """The reader of a source.
 
     Attributes:
         read: Returns the data, given the source's fields and the job.
-        libraries: What that imports when it is called.
+        libraries: Modules that `read` imports.
     """
 
     read: Callable[[Any, Job], Table]
@@ -77,15 +77,15 @@ READERS: Final = {
 
 
 def read_source(spec: TrainingJobSpec, root: str, scratch: Scratch) -> Table:
-    """Return the data of a job as its source has it.
+    """Return the unprocessed data of a job.
 
     Args:
         spec: The job.
-        root: Folder at which relative paths start.
-        scratch: Where to keep what is derived from the data.
+        root: Folder that relative paths are resolved against.
+        scratch: Cache of derived data.
 
     Raises:
-        DataError: The data is missing, damaged or not what the spec says.
+        DataError: The data is missing or damaged, or does not match the spec.
     """
     name = spec.dataset.source.field
     job = Job(root, scratch, spec.traits.target, spec.training.seed, spec.dataset.missing_targets)
@@ -93,7 +93,7 @@ def read_source(spec: TrainingJobSpec, root: str, scratch: Scratch) -> Table:
 
 
 def preload(data: DatasetSpec) -> None:
-    """Import what reading will need, in the agent, so that its processes inherit it and restarts cost no import."""
+    """Import the libraries of the reader in the agent, so that forked ranks inherit them and restarts are fast."""
     for name in _libraries(data):
         importlib.import_module(name)
 

@@ -1,12 +1,13 @@
-"""Which samples make up a step: shuffled anew every epoch, the same on every rank, cut into one share per rank.
+"""Selects the samples of each step: shuffled every epoch, the same on every rank, divided into one share per rank.
 
-The order is a function of seed and epoch and the place in it a function of the step, so the position of a checkpoint is
-the step itself and nothing needs replaying. A step takes the next global batch, the last one of an epoch what is left. None
-of this depends on the number of ranks, so a job may go on with more or fewer. Where a batch does not divide by it the first
-ranks hold one sample more, and `Share` says how the ranks' losses are to be weighted.
+The order depends only on seed and epoch, and the position only on the step, so a checkpoint needs no other position and
+nothing is replayed. A step takes the next global batch; the last one of an epoch takes the rest. None of this depends
+on the number of ranks, so a job can resume with more or fewer. If a batch is not divisible by it, the first ranks get
+one sample more, and `Share` holds the numbers for weighting the losses of ranks.
 
-Samples of large remote files lie in blocks that are fetched whole. There, blocks are shuffled, and samples within windows of
-some blocks, so that a block is needed once and not for long; and ranks take from a batch what lies together.
+Samples of large remote files are in blocks that are downloaded as a whole. In this case, blocks are shuffled, and
+samples are shuffled within windows of a few blocks, so that each block is needed once and only for a short time. Ranks
+take adjacent samples of a batch.
 """
 
 from collections.abc import Iterator
@@ -20,19 +21,20 @@ from trainwright.api.spec import TrainingJobSpec
 from trainwright_worker.errors import UserError
 
 WINDOW_BLOCKS: Final = 16
-"""Blocks whose samples are mixed with each other."""
+"""Number of blocks whose samples are shuffled together."""
 _EPOCH_STRIDE = 1_000_003
-"""Keeps the seeds of different epochs apart from those of neighbouring job seeds."""
+"""Keeps the seeds of the epochs of a job distinct from those of jobs with similar seeds."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """One rank's part of a batch that does not divide by the number of ranks.
+    """One rank's share of a batch that is not divisible by the number of ranks.
 
     Attributes:
-        own: Samples of this rank. With 0 it still gets one, which must not count: all ranks pass something.
-        largest: Most samples that any rank has.
-        mean: Samples per rank on average.
+        own: Number of samples of this rank. If it is 0, the rank still gets one sample that must not count, because all
+            ranks must run a forward pass.
+        largest: Maximum number of samples of any rank.
+        mean: Mean number of samples per rank.
     """
 
     own: int
@@ -47,10 +49,10 @@ class Sampler:
     Attributes:
         samples: Size of the training split.
         batch: Samples per step over all ranks.
-        rank: Number of this process.
-        size: Number of processes.
+        rank: Rank of this process.
+        size: Number of ranks.
         seed: Seed of the shuffling.
-        blocks: Block in which each sample lies ([samples] int64), from 0; None if all are equally near.
+        blocks: Block of each sample ([samples] int64), starting at 0; None if the data has no blocks.
     """
 
     samples: int
@@ -69,16 +71,16 @@ class Sampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps after which every sample was seen."""
+        """Number of steps in which every sample is seen once."""
         return -(-self.samples // self.batch)
 
     def samples_before(self, step: int) -> int:
-        """Return how many samples all ranks have seen when `step` steps are done."""
+        """Return the number of samples that all ranks have seen after `step` steps."""
         epochs, steps = divmod(step, self.steps_per_epoch)
         return epochs * self.samples + steps * self.batch
 
     def share(self, step: int) -> Share | None:
-        """Return this rank's part of the batch that follows `step` steps; None if all ranks have as many samples."""
+        """Return this rank's share of the batch after `step` steps; None if all ranks have equally many samples."""
         begin = step % self.steps_per_epoch * self.batch
         whole = min(self.batch, self.samples - begin)
         if whole % self.size == 0:
@@ -97,11 +99,11 @@ class Sampler:
         return (windows + torch.rand(self.samples, generator=generator, dtype=torch.float64)).argsort(stable=True)
 
     def shares(self, step: int, device: torch.device) -> Iterator[Tensor]:
-        """Yield this rank's indices ([share] int64 on `device`) for every step of the epoch that `step` lies in.
+        """Yield this rank's indices ([share] int64 on `device`) for the remaining steps of the current epoch.
 
         Args:
-            step: Steps done; the first share is that of the next step.
-            device: Where the samples lie.
+            step: Number of steps done.
+            device: Device of the samples.
         """
         epoch, first = divmod(step, self.steps_per_epoch)
         order = self.order(epoch).to(device)
@@ -113,16 +115,16 @@ class Sampler:
             yield batch[first:last] if last > first else batch[:1]
 
     def _bounds(self, whole: int) -> tuple[int, int]:
-        """Return where this rank's samples of a batch begin and end."""
+        """Return the start and end of this rank's samples in a batch."""
         share, more = divmod(whole, self.size)
         first = self.rank * share + min(self.rank, more)
         return first, first + share + (self.rank < more)
 
 
 def largest_pass(spec: TrainingJobSpec, batch: int) -> int:
-    """Return the most samples that a process passes at once: a micro-batch, or its share when all workers are there.
+    """Return the maximum number of samples per forward pass: a micro-batch, or a process's share with all workers.
 
-    With fewer workers shares grow, but not the memory that a pass takes.
+    With fewer workers (elastic jobs), shares grow, but passes do not, so memory stays the same.
 
     Args:
         spec: The job.

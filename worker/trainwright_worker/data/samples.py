@@ -24,12 +24,12 @@ class Samples:
     """Inputs and their targets.
 
     Attributes:
-        inputs: float32, [samples, features] or [samples, channels, height, width]; float64 where they were read from a table
-            and are not scaled yet.
+        inputs: float32, [samples, features] or [samples, channels, height, width]; float64 if they come from a table
+            and are not yet normalized.
         targets: int64 class indices [samples], or float32 values [samples, 1]; float64 as above.
-        features: Name of each feature, where they have names.
-        origins: The file and the row of each sample, where they were read from files of rows.
-        units: Columns of times, with the types that they have in the data; they are read in the unit of the first.
+        features: Name of each feature; None if they have no names.
+        origins: File and row of each sample; None if unknown.
+        units: Arrow types of each column of times; values are in the unit of the first type.
     """
 
     inputs: Tensor
@@ -62,7 +62,7 @@ class Samples:
 
     @property
     def reading(self) -> Reading:
-        """What makes reading take its time."""
+        """How expensive reading is."""
         return Reading.INSTANT
 
     def to(self, device: torch.device) -> "Samples":
@@ -70,12 +70,12 @@ class Samples:
         return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
     def scaled(self, normalization: Normalization) -> "Samples":
-        """Return scaled samples; the inputs are scaled where they are, since large ones hardly fit into memory twice."""
+        """Return normalized samples; inputs are changed in place, because large ones may not fit in memory twice."""
         inputs, targets = normalization.apply_to_inputs(self.inputs), normalization.apply_to_targets(self.targets)
         return replace(self, inputs=inputs, targets=targets)
 
-    def measure(self, spec: TrainingJobSpec, root: str) -> Measured:  # noqa: ARG002 - they are in memory
-        """Return their scaling."""
+    def measure(self, spec: TrainingJobSpec, root: str) -> Measured:  # noqa: ARG002 - nothing else to read
+        """Return the normalization of the samples."""
         return Measured(normalization=measure_samples(self.inputs, self.targets, spec.dataset.normalize))
 
     def process(
@@ -83,9 +83,9 @@ class Samples:
         spec: TrainingJobSpec,
         measured: Measured,
         name: str,
-        scratch: Scratch,  # noqa: ARG002 - they are in memory
+        scratch: Scratch,  # noqa: ARG002 - nothing else to read
     ) -> "Samples | AugmentedSamples":
-        """Return scaled samples; images that are trained on are changed at random, if the spec asks for it."""
+        """Return normalized samples; training images are also augmented if the spec enables it."""
         augmentation = spec.dataset.augmentation
         if name != "train" or augmentation is None:
             return self.scaled(measured.normalization)
@@ -95,14 +95,14 @@ class Samples:
 
 @dataclass(frozen=True)
 class AugmentedSamples:
-    """Images in memory that are changed at random in training.
+    """Images in memory that are augmented in training.
 
     Attributes:
-        samples: The images, unscaled.
-        normalization: How they are scaled.
-        augmentation: What is changed.
-        seed: Seed of the changes.
-        maximum: Value of the brightest pixel.
+        samples: The images, not normalized.
+        normalization: Normalization of the images.
+        augmentation: Random augmentation in training.
+        seed: Seed of the augmentation.
+        maximum: Largest value of a pixel.
     """
 
     samples: Samples
@@ -122,12 +122,12 @@ class AugmentedSamples:
 
     @property
     def reading(self) -> Reading:
-        """What makes reading take its time."""
+        """How expensive reading is."""
         return Reading.DECODING
 
     @property
     def origins(self) -> Origins | None:
-        """The file and the row of each sample, if they are known."""
+        """File and row of each sample; None if unknown."""
         return self.samples.origins
 
     def take(self, indices: Tensor, epoch: int | None = None) -> Batch:
@@ -138,7 +138,7 @@ class AugmentedSamples:
         images = self.samples.inputs.numpy()
         size = (self.shape[1], self.shape[2])
         for place, row in enumerate(indices.tolist()):
-            draw = Random(f"{self.seed}/{epoch}/{row}")  # noqa: S311 - nothing secret
+            draw = Random(f"{self.seed}/{epoch}/{row}")  # noqa: S311 - not for cryptography
             image = images[row].transpose(1, 2, 0)
             changed = augment(image, self.augmentation, size, min(size), self.maximum, draw)
             self.normalization.write_image(changed, inputs[place])

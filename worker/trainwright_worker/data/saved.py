@@ -1,4 +1,4 @@
-"""Datasets that Hugging Face's library has saved on disk: Arrow files, mapped into memory and read as they are needed."""
+"""Reads datasets that Hugging Face's library has saved on disk: Arrow files, memory-mapped and read on demand."""
 
 from array import array
 from collections.abc import Iterator
@@ -15,15 +15,15 @@ from trainwright.api.spec.preparation import MissingTargets
 from trainwright.api.spec.source import Target
 from trainwright_worker.data.cells import LOOKED_AT, Faults, Gaps, Rows, find_unusable
 from trainwright_worker.data.columns import Columns, missing_column
-from trainwright_worker.data.corpus import chosen, filled
+from trainwright_worker.data.corpus import chosen, without_blank_texts
 from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.pictures import Marks, Pictures
 from trainwright_worker.data.ragged import Array
+from trainwright_worker.data.records import add_text_fault
 from trainwright_worker.data.samples import Samples
-from trainwright_worker.data.splits import find_own, say_other_splits
+from trainwright_worker.data.splits import find_splits, note_ignored_splits
 from trainwright_worker.data.table import Part, Reading, Table
-from trainwright_worker.data.texts import add_text_fault
 from trainwright_worker.errors import DataError
 from trainwright_worker.files import Location, find, place
 
@@ -33,7 +33,7 @@ _ROWS: Final = 1024
 
 @dataclass(frozen=True)
 class SavedTexts:
-    """A column of texts, some of which may be blank if the spec's task allows it."""
+    """A column of texts, which may be blank if the task allows it."""
 
     rows: Any
     column: str
@@ -43,14 +43,14 @@ class SavedTexts:
 
     @property
     def places(self) -> list[Location]:
-        """The files in which the rows lie."""
+        """The files of the rows."""
         return [place(entry["filename"], "", self.field) for entry in self.rows.cache_files]
 
     def texts(self) -> Iterator[str]:
-        """Read all texts in their order.
+        """Yield all texts in order.
 
         Raises:
-            DataError: Some are no texts; once all are read.
+            DataError: Some values are not texts; raised after all are read.
         """
         faults = Faults()
         rows = Rows("row", self.origin)
@@ -60,7 +60,7 @@ class SavedTexts:
         faults.check()
 
     def stamp(self) -> object:
-        """Return what changes when the texts do, as JSON types."""
+        """Return a value that changes when the texts change, as JSON types."""
         files = [entry["filename"] for entry in self.rows.cache_files]
         return [
             self.origin,
@@ -71,7 +71,7 @@ class SavedTexts:
 
 @dataclass(frozen=True)
 class SavedImages:
-    """A column of images, encoded in the Arrow file or in files beside it."""
+    """A column of images, encoded in the Arrow file or in separate files."""
 
     rows: Any
     column: str
@@ -79,41 +79,41 @@ class SavedImages:
     reading: Reading = Reading.DECODING
 
     def read(self, row: int) -> bytes:
-        """Return an encoded image."""
+        """Return the encoded image of a row."""
         entry = self.rows[row][self.column]
         if entry is None:
-            raise DataError(f"{_FIELD}.image: {self.name(row)} holds no image")
+            raise DataError(f"{_FIELD}.image: the image {self.name(row)} is missing", "remove the row or add the image")
         content: bytes = entry["bytes"] if entry["bytes"] is not None else Path(entry["path"]).read_bytes()
         return content
 
     def name(self, row: int) -> str:
-        """Return how to speak of an image in an error."""
+        """Return the position of an image for messages."""
         return f"in row {row + 1} of {self.origin}"
 
     def blocks(self) -> Tensor | None:
-        """Return None: all are near."""
+        """Return None, because all images are local."""
         return None
 
     def origins(self, rows: Tensor) -> Origins:
-        """Return the rows of some images ([samples] int64)."""
+        """Return the origins of the images at `rows` ([samples] int64)."""
         return Origins.of_file(self.origin, rows + 1)
 
     def marks(self) -> Marks:
-        """Return what tells the images apart: their place alone, since to look at more takes as long as to read them."""
+        """Return only the positions of the images, because anything else takes as long as reading them."""
         return Marks((self.origin,), np.zeros(len(self.rows), np.int64), np.arange(len(self.rows)))
 
 
 def read_saved(data: HuggingFaceData, root: str, target: Target, missing: MissingTargets) -> Table:
-    """Return a saved dataset with its own splits.
+    """Return a saved dataset with its splits.
 
     Args:
-        data: Which columns of which dataset.
-        root: Folder at which relative paths start.
-        target: What is to be learnt, which decides what the columns must hold.
-        missing: What becomes of rows without a target.
+        data: The dataset and its columns.
+        root: Folder that relative paths are resolved against.
+        target: Kind of target, which determines the required columns.
+        missing: What to do with rows without a target.
 
     Raises:
-        DataError: There is none, or a column is missing or holds something else than the spec says.
+        DataError: There is no dataset, or a column is missing or does not match the spec.
     """
     splits, notes = _load(data, root)
     reader = _Reader(data, target, missing)
@@ -130,7 +130,7 @@ def read_saved(data: HuggingFaceData, root: str, target: Target, missing: Missin
 
 
 def _load(data: HuggingFaceData, root: str) -> tuple[dict[str, tuple[Any, str]], tuple[str, ...]]:
-    """Return the rows of each split and where they lie, by our names, and notes on the splits that are left out."""
+    """Return rows and path of each split by its standard name, and notes about ignored splits."""
     import datasets  # noqa: PLC0415 - takes seconds; only jobs with such data need it
 
     folder = find(data.path, root, f"{_FIELD}.path")
@@ -138,27 +138,28 @@ def _load(data: HuggingFaceData, root: str) -> tuple[dict[str, tuple[Any, str]],
         with folder.reading():
             found = datasets.load_from_disk(folder.name)
     except (DataError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{_FIELD}.path: {folder.name} is no dataset that save_to_disk wrote: {error}") from error
+        raise DataError(f"{_FIELD}.path: {folder.name} is not a dataset written by save_to_disk: {error}") from error
     if isinstance(found, datasets.Dataset):
         return {"train": (found, folder.name)}, ()
-    own = find_own(found, f"{_FIELD}.path: {folder.name}")
+    own = find_splits(found, f"{_FIELD}.path: {folder.name}")
     if "train" not in own:
         raise DataError(f"{_FIELD}.path: {folder.name} has no split called train; it has {', '.join(found)}")
-    notes = say_other_splits([name for name in found if name not in own.values()], f"{_FIELD}.path: {folder.name}")
+    notes = note_ignored_splits([name for name in found if name not in own.values()], f"{_FIELD}.path: {folder.name}")
     return {split: (found[name], folder.child(name).name) for split, name in own.items()}, notes
 
 
 @dataclass(frozen=True)
 class _Split:
-    """A split of which the targets are read.
+    """A split with its targets.
 
     Attributes:
-        rows: All its rows.
-        origin: How to speak of it.
-        place: Where it lies.
-        kept: Which rows have a target ([samples] int64).
-        targets: Numbers ([samples, targets] float64), classes ([samples] int64) or labels; None where there are none.
-        inputs: Numbers of the features ([samples, features] float64), if those are the inputs.
+        rows: All rows of the split.
+        origin: Name of the split for messages.
+        place: Path of the split.
+        kept: Indices of the rows with a target ([samples] int64).
+        targets: Numbers ([samples, targets] float64), classes ([samples] int64) or labels; None if there are no
+            targets.
+        inputs: Values of the features ([samples, features] float64), if those are the inputs.
     """
 
     rows: Any
@@ -175,7 +176,7 @@ class _Split:
 
 
 class _Reader:
-    """Reads splits one after the other, the training split first, since its classes and its units are those of all."""
+    """Reads the splits. The training split must be first, because it determines classes and units."""
 
     def __init__(self, data: HuggingFaceData, target: Target, missing: MissingTargets) -> None:
         self.classes: tuple[str, ...] | None = None
@@ -188,7 +189,7 @@ class _Reader:
 
     @property
     def notes(self) -> list[str]:
-        """What a person should know of the data."""
+        """Notes about the data."""
         return [*self._notes, *self._gaps.notes()]
 
     def read(self, rows: Any, origin: str, place: str) -> _Split:
@@ -196,11 +197,11 @@ class _Reader:
 
         Args:
             rows: The split.
-            origin: How to speak of it.
-            place: Where it lies.
+            origin: Name of the split for messages.
+            place: Path of the split.
 
         Raises:
-            DataError: It is empty, or a column is missing or of a type that cannot be used.
+            DataError: It is empty, or a column is missing or has an unsupported type.
         """
         if not len(rows):
             raise DataError(f"{_FIELD}.path: {origin} is empty")
@@ -220,7 +221,7 @@ class _Reader:
             self.faults.check()
             raise DataError(
                 f"{_FIELD}.label: {origin} has no rows with a target",
-                "a split without labels, as that of a contest, must be removed",
+                "remove splits without labels, such as the test split of a contest",
             )
         if data.features is None:
             return _Split(rows, origin, place, kept, targets)
@@ -233,7 +234,7 @@ class _Reader:
             modeling = self._target == Target.TOKENS
             store = SavedTexts(split.rows, data.text, f"{_FIELD}.text", split.origin, blank=modeling)
             if modeling:
-                texts, notes = filled(store, split.origin)
+                texts, notes = without_blank_texts(store, split.origin)
                 self._notes += notes
                 return texts
             return chosen(store, split.kept, self._indices(split), split.origins)
@@ -245,12 +246,12 @@ class _Reader:
         return Pictures(images, split.kept, targets, data, f"{_FIELD}.image")
 
     def _names(self, split: _Split) -> tuple[str, ...] | None:
-        """Return the names of the features, unless some columns hold several."""
+        """Return the names of the features; None if some columns contain several features."""
         names = self._data.features or []
         return tuple(names) if split.inputs is not None and split.inputs.shape[1] == len(names) else None
 
     def _indices(self, split: _Split) -> Tensor:
-        """Return the targets of a split: those of labels are the indices of their classes."""
+        """Return the targets of a split, with labels converted to the indices of their classes."""
         if isinstance(split.targets, Labels):
             if self.classes is None:
                 split.targets.check_names(self._data.label, f"{_FIELD}.label")
@@ -262,44 +263,46 @@ class _Reader:
         return split.targets
 
     def _numbers_to_predict(self, rows: Any, origin: str) -> tuple[Tensor, Tensor]:
-        """Return the rows that have a target, and the targets."""
+        """Return the rows with a target, and the targets."""
         name, place = self._data.label, Rows("row", origin)
         values, cells = self._read_numbers(rows, name, "label", origin)
         kept = np.arange(len(values))
         if values.shape[1] == 1:
             doubtful = np.flatnonzero(np.isnan(values[:, 0])).tolist()
-            gaps = [row for row in doubtful if self._gaps.holds(cells[row].as_py(), place, row + 1)]
+            gaps = [row for row in doubtful if self._gaps.record_if_missing(cells[row].as_py(), place, row + 1)]
             kept = np.setdiff1d(kept, gaps)
         self._check_numbers(values, cells, name, "label", origin, kept)
         return torch.from_numpy(kept), torch.from_numpy(values[kept])
 
     def _labels(self, rows: Any, origin: str) -> tuple[Tensor, Tensor | Labels]:
-        """Return the rows that have a target, and the classes that they are of."""
+        """Return the rows with a target, and their classes or labels."""
         name, place = self._data.label, Rows("row", origin)
         known = getattr(rows.features[name], "names", None)
         if known is not None:
             self.classes = self.classes or tuple(known)
             if tuple(known) != self.classes:
-                raise DataError(f"{_FIELD}.label: {origin} has the classes {', '.join(known)}, not those of training")
+                raise DataError(
+                    f"{_FIELD}.label: {origin} has the classes {', '.join(known)}, unlike the training split"
+                )
         labels, kept, classes = Labels(), array("q"), array("q")
         for row, value in enumerate(_values(rows, name)):
-            # The library writes -1 where it knows no class.
-            if self._gaps.holds(None if known and value == -1 else value, place, row + 1):
+            # The library writes -1 for an unknown class.
+            if self._gaps.record_if_missing(None if known and value == -1 else value, place, row + 1):
                 continue
             if known is not None and 0 <= value < len(known):
                 classes.append(value)
             elif known is None and isinstance(value, str | int | float):
                 labels.add(value)
             else:
-                what = "text or a whole number" if known is None else f"a class from 0 to {len(known) - 1}"
+                what = "text or an integer" if known is None else f"a class from 0 to {len(known) - 1}"
                 need = (f"{_FIELD}.label", f"column {name!r} must hold {what}")
-                self.faults.add(need, place, [(row + 1, value)], "write what names the class")
+                self.faults.add(need, place, [(row + 1, value)], "write the name or number of the class")
                 continue
             kept.append(row)
         return torch.tensor(kept, dtype=torch.int64), labels if known is None else torch.tensor(classes)
 
     def _read_features(self, rows: Any, origin: str, kept: Tensor) -> Tensor:
-        """Return the columns of features of some rows ([kept, features] float64)."""
+        """Return the features of some rows ([kept, features] float64)."""
         columns = []
         for name in self._data.features or []:
             values, cells = self._read_numbers(rows, name, "features", origin)
@@ -308,20 +311,22 @@ class _Reader:
         return torch.from_numpy(np.concatenate(columns, axis=1))
 
     def _read_numbers(self, rows: Any, column: str, key: str, origin: str) -> tuple[Array, Any]:
-        """Return a column of numbers, or of equally long lists of them ([rows, width] float64), and its cells, flat."""
+        """Return a column of numbers or lists of numbers ([rows, width] float64), and its flattened cells."""
         import pyarrow as pa  # noqa: PLC0415 - only jobs with such data need it
 
         batches = rows.select_columns([column]).with_format("arrow").iter(_ROWS)
         parts = [_flatten(batch.column(column).combine_chunks()) for batch in batches]
         if not all(parts) or len({width for _, width in filter(None, parts)}) > 1:
-            raise DataError(f"{_FIELD}.{key}: {column!r} of {origin} does not hold numbers of one shape")
+            raise DataError(
+                f"{_FIELD}.{key}: {column!r} of {origin} must contain numbers, or lists of numbers of one length"
+            )
         cells = pa.chunked_array([flat for flat, _ in filter(None, parts)])
         self._columns.check({column: cells.type}, origin, f"{_FIELD}.{key}")
         numbers = np.concatenate([self._columns.to_numbers(column, chunk) for chunk in cells.chunks])
         return numbers.reshape(len(rows), -1), cells
 
     def _check_numbers(self, values: Array, cells: Any, column: str, key: str, origin: str, kept: Array) -> None:
-        """Take in the cells of some rows that are not finite numbers of 32 bits."""
+        """Record the cells of some rows that are not finite 32-bit numbers."""
         places = np.arange(values.size).reshape(values.shape)[kept].flatten()
         unusable = places[find_unusable(values[kept].flatten())]
         shown = [cells[int(index)].as_py() for index in unusable[:LOOKED_AT]]
@@ -330,7 +335,7 @@ class _Reader:
 
 
 def _flatten(values: Any) -> tuple[Any, int] | None:
-    """Return the numbers in a column of Arrow one after the other, and how many a row holds; None if rows differ in that."""
+    """Return the flattened values of an Arrow column, and their number per row; None if it differs between rows."""
     import pyarrow as pa  # noqa: PLC0415 - only jobs with such data need it
     from pyarrow import compute  # noqa: PLC0415 - the same
 
@@ -356,8 +361,9 @@ def _encoded(rows: Any, column: str, origin: str) -> Any:
 
     _need(rows, column, "image", origin)
     if not isinstance(rows.features[column], datasets.Image):
-        raise DataError(f"{_FIELD}.image: {column!r} of {origin} holds {rows.features[column]}, not images")
-    # A set may have been saved with the wish to see it as tensors or as other columns.
+        raise DataError(f"{_FIELD}.image: {column!r} of {origin} contains {rows.features[column]}, not images")
+    # The dataset may have been saved with an output format, such as tensors or fewer columns, which must not apply
+    # here.
     return rows.with_format(None).select_columns([column]).cast_column(column, datasets.Image(decode=False))
 
 

@@ -1,7 +1,7 @@
-"""Splits of sequences: tokens of texts, blocks of a long text, frames. They are read from files mapped into memory.
+"""Splits of token sequences: one text per sample, or blocks of a long text. They are read from memory-mapped files.
 
-Texts that take little memory are padded once and kept: cutting a batch from one tensor leaves the caches to the model, which
-is worth 4 % of the speed of a small LSTM.
+If the texts of a split need little memory, they are padded once and kept. Taking batches from one tensor uses less of
+the CPU's caches, which makes a small LSTM 4 % faster.
 """
 
 from dataclasses import dataclass
@@ -19,20 +19,20 @@ from trainwright_worker.data.table import Reading
 from trainwright_worker.data.texts import TextStore
 
 ROUNDING: Final = 8
-"""Padded lengths are multiples of this: few different shapes, and what matrix units are fastest with."""
+"""Padded lengths are multiples of this, which limits the number of shapes and suits matrix units."""
 _RESIDENT_BYTES: Final = 64 << 20
-"""How much memory a split of padded texts may take in every rank."""
+"""Maximum memory of a split of padded texts in every rank."""
 _PADDED_AT_ONCE: Final = 4096
-"""How many texts are padded at once."""
+"""Number of texts that are padded at once."""
 
 
 @dataclass(frozen=True)
 class Padded:
-    """All texts of a split in memory, filled up to one length.
+    """All texts of a split in memory, padded to one length.
 
     Attributes:
         ids: [samples, length] int32.
-        lengths: Tokens of each sample ([samples] int64).
+        lengths: Number of tokens of each sample ([samples] int64).
     """
 
     ids: Tensor
@@ -41,17 +41,17 @@ class Padded:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Texts as token ids, each with a class.
+    """Texts as token ids, each with a target.
 
     Attributes:
-        ids: Ids of every text of the source.
-        rows: Which of these texts belong to this split ([samples] int64).
-        targets: Class of each sample ([samples] int64).
-        padding: Id that fills up shorter texts.
-        max_length: Tokens of the longest sample.
-        fixed: Whether to pad every batch to the longest sample, rather than to its own longest.
-        origins: The file and the row of each sample.
-        store: The texts themselves, of all samples of the source.
+        ids: Token ids of all texts of the source.
+        rows: Indices of the texts of this split ([samples] int64).
+        targets: Target of each sample.
+        padding: Id of the padding token.
+        max_length: Maximum number of tokens of a sample.
+        fixed: Whether to pad every batch to the maximum length, rather than to its longest sample.
+        origins: File and row of each sample.
+        store: The original texts of the source.
     """
 
     ids: Ragged
@@ -74,12 +74,12 @@ class Tokens:
 
     @property
     def full(self) -> int:
-        """Number of samples that have as many tokens as there may be: what is beyond them was cut off."""
+        """Number of samples with the maximum number of tokens, which may have been truncated."""
         return int((self._lengths(self.rows.numpy()) >= self.max_length).sum())
 
     @property
     def reading(self) -> Reading:
-        """What makes reading take its time."""
+        """How expensive reading is."""
         return Reading.INSTANT
 
     def take(self, indices: Tensor, epoch: int | None = None) -> Batch:  # noqa: ARG002 - nothing is augmented here
@@ -96,7 +96,7 @@ class Tokens:
 
     @cached_property
     def _padded(self) -> Padded | None:
-        """The split in memory; None if it is too large."""
+        """The padded split in memory; None if it is too large."""
         rows = self.rows.numpy()
         lengths = self._lengths(rows)
         length = self._length_of(int(lengths.max()))
@@ -113,17 +113,17 @@ class Tokens:
         return found
 
     def _length_of(self, longest: int) -> int:
-        """Return the length of a batch whose longest sample has so many tokens."""
+        """Return the padded length of a batch whose longest sample has `longest` tokens."""
         return self.max_length if self.fixed else round_up(longest, self.max_length)
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """A long text in blocks of one length: each token is to be predicted from those of its block before it.
+    """A long text in blocks of one length, in which each token is predicted from the earlier tokens of its block.
 
     Attributes:
-        ids: The text ([total]).
-        length: Tokens per block.
+        ids: Token ids of the text ([total]).
+        length: Number of tokens per block.
     """
 
     ids: Array
@@ -140,15 +140,15 @@ class Blocks:
 
     @property
     def reading(self) -> Reading:
-        """What makes reading take its time."""
+        """How expensive reading is."""
         return Reading.INSTANT
 
     @property
     def origins(self) -> None:
-        """The file and the row of each sample: a block may hold many, or a part of one."""
+        """None, because a block may contain many rows or part of one."""
 
     def take(self, indices: Tensor, epoch: int | None = None) -> Batch:  # noqa: ARG002 - nothing is augmented here
-        """Return the blocks at `indices` ([k, length]), and as targets the same one token further on."""
+        """Return the blocks at `indices` ([k, length]), with the next token of each position as targets."""
         begins = (indices * self.length).tolist()
         blocks = np.stack([self.ids[begin : begin + self.length + 1] for begin in begins]).astype(np.int64)
         found = torch.from_numpy(blocks)
@@ -156,17 +156,17 @@ class Blocks:
 
 
 def round_up(length: int, longest: int) -> int:
-    """Return the length to which a batch is padded: a multiple of 8, but never above that of the longest sample."""
+    """Return the padded length of a batch: a multiple of 8, but at most `longest`."""
     return min(longest, -(-length // ROUNDING) * ROUNDING)
 
 
 def pad(parts: list[Array], length: int, padding: float) -> tuple[Array, Array]:
-    """Return rows filled up to one length, and where they are real.
+    """Return rows padded to one length, and the mask of real positions.
 
     Args:
-        parts: Rows of int ids or of float32 [row length, features]; longer ones are cut off.
-        length: Length of all.
-        padding: What to fill up with.
+        parts: Rows of integer ids or of float32 [row length, features]; longer ones are truncated.
+        length: Length of the result.
+        padding: Value of padding.
 
     Returns:
         int64 [rows, length] or float32 [rows, length, features]; and bool [rows, length].

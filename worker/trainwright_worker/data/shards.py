@@ -1,4 +1,4 @@
-"""Images in tar files (WebDataset): members are indexed once by the headers, then read at random by their place."""
+"""Reads images in tar files (WebDataset): the headers are indexed once, then images are read by their position."""
 
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
@@ -15,26 +15,26 @@ from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.pictures import ImageNames, Marks, Pictures
 from trainwright_worker.data.ragged import Array, Names, Scratch
-from trainwright_worker.data.splits import say_left_out
+from trainwright_worker.data.splits import note_ignored_files
 from trainwright_worker.data.table import Reading, Table
 from trainwright_worker.errors import DataError
-from trainwright_worker.files import Location, find_all, list_left_out
+from trainwright_worker.files import Location, find_all, list_ignored_files
 
 _FIELD: Final = "spec.dataset.webdataset"
 _THREADS: Final = 8
 _AHEAD_BYTES: Final = 1 << 20
-"""How much of a remote shard is fetched at once for its headers: what is beyond that in a large member is skipped. To skip
-small members too would take a request for each, which takes longer than to fetch them."""
-_RULE: Final = "files of the same name up to the first dot make up a sample, and what follows that dot is the extension"
+"""Bytes of a remote shard that one request reads while indexing. The rest of a larger member is skipped. Smaller
+members are read, because skipping them would need a request for each, which is slower."""
+_RULE: Final = "files with the same name up to the first dot form a sample, and the rest of the name is the extension"
 
 
 @dataclass(frozen=True)
 class _Index:
-    """What a shard holds.
+    """The index of a shard.
 
     Attributes:
-        samples: Where each image begins and ends, its label, and its name.
-        left: Names of images that belong to no sample, since their names have another dot.
+        samples: Start, end, label and name of each image.
+        left: Names of images that do not belong to a sample, because their names contain another dot.
     """
 
     samples: list[tuple[int, int, str, str]]
@@ -43,16 +43,16 @@ class _Index:
 
 @dataclass(frozen=True)
 class Shards:
-    """Images inside of tar files.
+    """Images in tar files.
 
     Attributes:
-        places: The files.
-        shard: Which file each image lies in ([images]).
-        begin: Where it begins, in bytes ([images]).
-        end: Where it ends ([images]).
-        names: What each image is called in its file.
+        places: The tar files.
+        shard: Index of the file of each image ([images]).
+        begin: Start of each image in its file, in bytes ([images]).
+        end: End of each image in its file, in bytes ([images]).
+        names: Name of each image in its file.
         sizes: Size of each file, in bytes ([files]).
-        reader: What reads remote files.
+        reader: Reads remote files in blocks.
     """
 
     places: list[Location]
@@ -65,11 +65,11 @@ class Shards:
 
     @property
     def reading(self) -> Reading:
-        """What makes reading take its time."""
+        """How expensive reading is."""
         return Reading.DECODING if self.places[0].protocol is None else Reading.NETWORK
 
     def read(self, row: int) -> bytes:
-        """Return an encoded image."""
+        """Return the encoded image of a row."""
         shard, begin, end = int(self.shard[row]), int(self.begin[row]), int(self.end[row])
         place = self.places[shard]
         return (
@@ -77,19 +77,19 @@ class Shards:
         )
 
     def name(self, row: int) -> str:
-        """Return how to speak of an image: its name below that of its file."""
+        """Return the name of an image for messages: the name of its file, and its name in it."""
         return f"{self.places[self.shard[row]].name}/{self.names[row]}"
 
     def marks(self) -> Marks:
-        """Return where each image lies in its file."""
+        """Return the position of each image in its file."""
         return Marks([place.name for place in self.places], self.shard, np.stack([self.begin, self.end], axis=1))
 
     def origins(self, rows: Tensor) -> Origins:
-        """Return the files and the names of some images ([samples] int64)."""
+        """Return the origins of the images at `rows` ([samples] int64)."""
         return Origins(ImageNames(self, len(self.shard)), rows.int())
 
     def blocks(self) -> Tensor | None:
-        """Return which images lie in the same block ([images] int64); None on a mounted volume, where all are near."""
+        """Return the block of each image ([images] int64); None on a mounted volume, where order does not matter."""
         if self.places[0].protocol is None:
             return None
         block = self.begin // BLOCK_BYTES
@@ -98,7 +98,7 @@ class Shards:
 
 
 def read_shards(data: WebDatasetData, root: str, scratch: Scratch) -> Table:
-    """Return the images of shards with the classes that their labels spell.
+    """Return the images of shards with their labels as classes.
 
     Raises:
         DataError: A shard is missing or damaged, or a sample lacks its image or label.
@@ -127,8 +127,8 @@ def _open(data: WebDatasetData, path: str, root: str, key: str, scratch: Scratch
     for place in places:
         if place.compressed or place.suffix == ".tgz":
             raise DataError(
-                f"{_FIELD}.{key}: {place.name} is compressed, and images can only be read at random from a plain .tar",
-                "decompress it; the images in it are compressed already",
+                f"{_FIELD}.{key}: {place.name} is compressed, but images can only be read from an uncompressed .tar",
+                "decompress it; the images in it are already compressed",
             )
     stamps = [place.stamp() for place in places]
 
@@ -145,18 +145,20 @@ def _open(data: WebDatasetData, path: str, root: str, key: str, scratch: Scratch
 
     found = scratch.arrays(["index of shards and names", stamps, data.image, data.label], index)
     if not len(found["labels"]):
-        raise DataError(f"{_FIELD}.{key}: {path} holds no samples", _RULE)
+        raise DataError(f"{_FIELD}.{key}: {path} contains no samples", _RULE)
     sizes = [int(stamp[1]) for stamp in stamps]
     names = Names.from_arrays(found["names"], found["ends of names"])
     shards = Shards(places, found["shard"], found["begin"], found["end"], names, sizes, BlockReader())
     left = found["left"]
-    others = say_left_out(list_left_out(path, root, f"{_FIELD}.{key}", (".tar",)), f"{_FIELD}.{key}", "not .tar")
-    notes = [f"{_FIELD}.{key}: {len(left):,} images, as {str(left[0])!r}, are left out: {_RULE}"] if len(left) else []
+    others = note_ignored_files(list_ignored_files(path, root, f"{_FIELD}.{key}", (".tar",)), f"{_FIELD}.{key}", ".tar")
+    notes = (
+        [f"{_FIELD}.{key}: {len(left):,} images, such as {str(left[0])!r}, are ignored: {_RULE}"] if len(left) else []
+    )
     return shards, Labels(found["labels"].tolist()), [*notes, *others]
 
 
 def _samples(place: Location, data: WebDatasetData) -> _Index:
-    """Return where each image of a shard begins and ends, with its label."""
+    """Return the index of a shard."""
     images: dict[str, tuple[int, int, str]] = {}
     labels: dict[str, str] = {}
     others: list[tuple[str, str]] = []
@@ -180,33 +182,33 @@ def _samples(place: Location, data: WebDatasetData) -> _Index:
                         others.append((sample, member.name))
                 _check_end(archive, file, place)
         except tarfile.TarError as error:
-            raise DataError(f"{place.field}: {place.name} is no whole tar file: {error}") from error
+            raise DataError(f"{place.field}: {place.name} is not a complete tar file: {error}") from error
     for sample in images:
         if not labels.get(sample):
             raise DataError(f"{place.field}: the sample {sample!r} in {place.name} has no .{data.label}")
-    if lonely := labels.keys() - images.keys():
+    if unmatched := labels.keys() - images.keys():
         wanted = ", ".join(f".{extension}" for extension in data.image)
-        raise DataError(f"{place.field}: the sample {min(lonely)!r} in {place.name} has none of {wanted}")
+        raise DataError(f"{place.field}: the sample {min(unmatched)!r} in {place.name} has no image ({wanted})")
     samples = [(begin, end, labels[sample], name) for sample, (begin, end, name) in images.items()]
     return _Index(samples, [name for sample, name in others if sample not in images])
 
 
 def _check_first(sample: str, found: dict[str, Any], place: Location, what: str, key: str) -> None:
-    """Refuse a sample whose image or label was found before: nobody knows which is meant."""
+    """Check that a sample does not already have an image or label, which would be ambiguous."""
     if sample in found:
         raise DataError(
             f"{place.field}: the sample {sample!r} in {place.name} has two {what}",
-            f"give samples names of their own, or choose one extension with {_FIELD}.{key}",
+            f"give samples unique names, or choose one extension with {_FIELD}.{key}",
         )
 
 
 def _check_end(archive: tarfile.TarFile, file: BinaryIO, place: Location) -> None:
-    """Refuse a shard that does not end where its members do: tarfile takes damage for the end."""
+    """Check that a shard ends after its last member, because tarfile treats a damaged header as the end."""
     file.seek(archive.offset)
     rest = file.read(2 * tarfile.RECORDSIZE)
     if len(rest) < tarfile.BLOCKSIZE or any(rest):
         raise DataError(
-            f"{place.field}: {place.name} is no whole tar file: what is at byte {archive.offset:,} is neither a member "
-            "nor the end",
-            "write or fetch it again; tar files cannot be joined by writing one after the other",
+            f"{place.field}: {place.name} is not a complete tar file: byte {archive.offset:,} is neither the start "
+            "of a member nor the end",
+            "write or download it again; tar files cannot be joined by concatenation",
         )

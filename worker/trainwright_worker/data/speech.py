@@ -1,4 +1,4 @@
-"""Sequences of frames with transcripts, from JSONL."""
+"""Reads sequences of frames with transcripts from JSONL files."""
 
 import itertools
 from collections.abc import Iterator
@@ -15,28 +15,28 @@ from trainwright_worker.data.frames import Frames
 from trainwright_worker.data.normalization import Normalization
 from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.ragged import Array, Scratch
+from trainwright_worker.data.records import add_text_fault, read_records, rows_of
 from trainwright_worker.data.table import Table
-from trainwright_worker.data.texts import add_text_fault, read_records, rows_of
 from trainwright_worker.errors import DataError
 from trainwright_worker.files import Location, find_all
 
 _FIELD: Final = "spec.dataset.labeledSequences"
 _SHOWN: Final = 10
-"""How many characters a message shows."""
+"""Maximum number of characters that a message lists."""
 _FRAME_DIMENSIONS: Final = 2
 
 
 def read_sequences(data: LabeledSequencesData, root: str, scratch: Scratch, missing: MissingTargets) -> Table:
-    """Return sequences; the classes are the characters of the training transcripts.
+    """Return sequences, with the characters of the training transcripts as classes.
 
     Args:
-        data: Which files, and which of their fields.
-        root: Folder at which relative paths start.
-        scratch: Where to keep what is derived from the data.
-        missing: What becomes of sequences without a transcript.
+        data: The files and the names of their fields.
+        root: Folder that relative paths are resolved against.
+        scratch: Cache of derived data.
+        missing: What to do with sequences without a transcript.
 
     Raises:
-        DataError: A file, a field or a value is not as the spec says; names the line.
+        DataError: A file, a field or a value does not match the spec; names the line.
     """
     notes = list[str]()
     train = _open(data, data.path, root, "path", scratch, missing, notes)
@@ -48,11 +48,11 @@ def read_sequences(data: LabeledSequencesData, root: str, scratch: Scratch, miss
         found = _open(data, path, root, key, scratch, missing, notes)
         unknown = "".join(map(chr, np.setdiff1d(found.transcripts.values, characters)[:_SHOWN]))
         if unknown:
-            raise DataError(f"{_FIELD}.{key}: {path} has the characters {unknown!r}, which training has not")
+            raise DataError(f"{_FIELD}.{key}: {path} has the characters {unknown!r}, which the training data lacks")
         if found.frames.values.shape[1] != train.frames.values.shape[1]:
             raise DataError(
-                f"{_FIELD}.{key}: {path} has frames of {found.frames.values.shape[1]} numbers, training of "
-                f"{train.frames.values.shape[1]}"
+                f"{_FIELD}.{key}: {path} has {found.frames.values.shape[1]} features per frame, but the training data "
+                f"has {train.frames.values.shape[1]}"
             )
         return found
 
@@ -65,7 +65,7 @@ def read_sequences(data: LabeledSequencesData, root: str, scratch: Scratch, miss
 
 @dataclass(frozen=True)
 class _Line:
-    """A sequence, its transcript as code points, and where it lies: the number of the file, and the line."""
+    """A sequence, its transcript as code points, and its position: the index of the file and the line."""
 
     frames: Array
     transcript: Array
@@ -88,7 +88,7 @@ def _open(
     stamp = ["sequences", [place.stamp() for place in places], data.frames_field, data.text_field, missing]
 
     def left() -> str:
-        """Return what is to be said of sequences that are left out, by whichever rank has read the files."""
+        """Return notes about dropped sequences, from the rank that has read the files."""
         found = scratch.arrays([*stamp, "notes"], lambda: {"notes": np.array("\n".join(gaps.notes()))})
         return str(found["notes"])
 
@@ -101,7 +101,7 @@ def _open(
     frames, transcripts, found = scratch.ragged(stamp, ("float32", "int32", "int64"), rows)
     notes.extend(left().splitlines())
     if not len(frames):
-        raise DataError(f"{field}: {path} holds no sequences" + (" with a transcript" if notes else ""))
+        raise DataError(f"{field}: {path} contains no sequences" + (" with a transcript" if notes else ""))
     file, line = torch.from_numpy(found.values.reshape(-1, 2).copy()).T
     origins = Origins([place.name for place in places], file.int(), line.contiguous())
     longest = int(frames.lengths().max())
@@ -109,14 +109,14 @@ def _open(
 
 
 def _lines(places: list[Location], data: LabeledSequencesData, faults: Faults, gaps: Gaps) -> Iterator[_Line]:
-    """Yield the sequences that can be trained on; take in what is wrong with the others."""
+    """Yield the valid sequences, and record the faults of the others."""
     width = None
     columns = {"framesField": data.frames_field, "textField": data.text_field}
     for file, place in enumerate(places):
         rows = rows_of(place)
         for number, record in read_records(place, columns):
             text, frames = record[data.text_field], _frames(record[data.frames_field])
-            if gaps.holds(text, rows, number):
+            if gaps.record_if_missing(text, rows, number):
                 continue
             if frames is None or (width is not None and frames.shape[1] != width):
                 shape = "finite numbers" if width is None else f"{width} finite numbers"
@@ -129,14 +129,17 @@ def _lines(places: list[Location], data: LabeledSequencesData, faults: Faults, g
             # CTC puts a blank between two equal characters.
             needed = len(text) + sum(a == b for a, b in itertools.pairwise(text))
             if needed > len(frames):
-                need = (_FIELD, "a sequence must have a frame for each character, and one more between two equal ones")
-                faults.add(need, rows, [(number, text)], "remove these sequences, or cut their transcripts")
+                need = (
+                    _FIELD,
+                    "a sequence must have one frame per character, and one more between two equal characters",
+                )
+                faults.add(need, rows, [(number, text)], "remove these sequences, or shorten their transcripts")
                 continue
             yield _Line(frames, np.array([ord(character) for character in text], np.int32), np.array([file, number]))
 
 
 def _frames(value: object) -> Array | None:
-    """Return frames ([length, features] float32); None if they are no list of equally long lists of finite numbers."""
+    """Return frames ([length, features] float32); None unless they are equally long lists of finite numbers."""
     try:
         frames = np.array(value, np.float32)
     except (TypeError, ValueError, OverflowError):

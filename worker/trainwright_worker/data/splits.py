@@ -1,4 +1,4 @@
-"""Which samples train, which validate, which test: drawn from the seed, so every rank and every restart agrees."""
+"""Splits the samples into training, validation and test, determined by the seed: the same on all ranks and restarts."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from trainwright_worker.data.table import Part, Table
 from trainwright_worker.errors import DataError
 
 _SHOWN: Final = 5
-"""How many names a message lists."""
+"""Maximum number of names that a message lists."""
 
 Kind_co = TypeVar("Kind_co", covariant=True)
 Other = TypeVar("Other")
@@ -23,12 +23,12 @@ _NAMES: Final = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing"),
 }
-"""What data calls its own splits, in upper or lower case."""
+"""Names of splits in datasets, in upper or lower case."""
 
 
 @dataclass(frozen=True)
 class Splits(Generic[Kind_co]):
-    """The three parts of a dataset; None where the spec asks for none. With them goes what a person should know of it."""
+    """The three splits of a dataset, None for absent ones, and notes for the user."""
 
     train: Kind_co
     validation: Kind_co | None
@@ -36,7 +36,7 @@ class Splits(Generic[Kind_co]):
     notes: tuple[str, ...] = ()
 
     def map(self, change: Callable[[Kind_co, str], Other]) -> "Splits[Other]":
-        """Return the splits, each changed by `change`, which is given a split and its name."""
+        """Return the splits after applying `change` to each split and its name."""
         return Splits(
             change(self.train, "train"),
             None if self.validation is None else change(self.validation, "validation"),
@@ -45,15 +45,15 @@ class Splits(Generic[Kind_co]):
         )
 
 
-def find_own(names: Iterable[str], origin: str) -> dict[str, str]:
-    """Return which of the data's own parts is which split, as {"train": "Training"}.
+def find_splits(names: Iterable[str], origin: str) -> dict[str, str]:
+    """Return the data's name of each standard split, such as {"train": "Training"}.
 
     Args:
-        names: Names of the parts, some of which may be no splits.
-        origin: How to speak of what holds them, after the field.
+        names: Names of the parts of the data, which may include other parts.
+        origin: Field and name of the data, for messages.
 
     Raises:
-        DataError: Two of them are the same split.
+        DataError: Two parts stand for the same split.
     """
     found: dict[str, str] = {}
     for name in names:
@@ -68,88 +68,89 @@ def find_own(names: Iterable[str], origin: str) -> dict[str, str]:
     return found
 
 
-def refuse_others(others: Sequence[str], own: str, origin: str) -> None:
-    """Refuse folders that hold data beside that of the training split: they may be classes, and it one of them.
+def check_no_other_folders(others: Sequence[str], own: str, origin: str) -> None:
+    """Check that there are no other data folders beside that of the training split, since all of them may be classes.
 
     Args:
-        others: Their names.
+        others: Names of the other folders.
         own: The folder of the training split.
-        origin: How to speak of what holds them, after the field.
+        origin: Field and name of the data, for messages.
 
     Raises:
-        DataError: There are some.
+        DataError: There are other folders.
     """
     if others:
         shown = ", ".join(repr(name) for name in others[:_SHOWN]) + (", …" if len(others) > _SHOWN else "")
         raise DataError(
-            f"{origin} holds {own!r}, the name of the training split, beside {shown}, which are no splits",
-            f"if {own!r} is a class, move the folders of all classes into a folder called train; else move the others away",
+            f"{origin} contains {own!r}, the name of the training split, beside {shown}, which are not splits",
+            f"if {own!r} is a class, move all classes into a folder called train; otherwise remove the other folders",
         )
 
 
-def say_taken_as_classes(own: Mapping[str, str], origin: str) -> tuple[str, ...]:
-    """Return what is to be said of folders that are named as splits, but are classes since there is none to train on.
+def note_splits_used_as_classes(own: Mapping[str, str], origin: str) -> tuple[str, ...]:
+    """Return notes about folders with the name of a split that are used as classes, because there is no training split.
 
     Args:
-        own: Which of the folders is which split.
-        origin: How to speak of what holds them, after the field.
+        own: The folder of each split.
+        origin: Field and name of the data, for messages.
     """
     if not own:
         return ()
     shown = " and ".join(repr(name) for name in own.values())
-    return (f"{origin} holds no folder called train, so that {shown} is taken for a class",)
+    return (f"{origin} contains no folder called train, so {shown} is used as a class",)
 
 
-def say_other_splits(others: Sequence[str], origin: str) -> tuple[str, ...]:
-    """Return what is to be said of splits of a dataset that are none of ours.
+def note_ignored_splits(others: Sequence[str], origin: str) -> tuple[str, ...]:
+    """Return notes about splits of a dataset that are not used.
 
     Args:
-        others: Their names.
-        origin: How to speak of what holds them, after the field.
+        others: Names of the splits.
+        origin: Field and name of the data, for messages.
     """
     if not others:
         return ()
     shown = ", ".join(others[:_SHOWN]) + (", …" if len(others) > _SHOWN else "")
-    return (f"{origin} has the splits {shown}, which are left out; to use one, rename it to validation or test",)
+    return (f"{origin} has the splits {shown}, which are ignored; to use one, rename it to validation or test",)
 
 
-def say_left_out(extensions: Iterable[str], field: str, what: str) -> tuple[str, ...]:
-    """Return what is to be said of files that are left out.
+def note_ignored_files(extensions: Iterable[str], field: str, expected: str) -> tuple[str, ...]:
+    """Return notes about ignored files.
 
     Args:
-        extensions: The extension of each.
-        field: Field of the spec that leads to them.
-        what: What these extensions are not, as the end of a sentence.
+        extensions: The extension of each file.
+        field: Field of the spec that names the files.
+        expected: The expected extensions, for the message.
     """
     left = Counter(extensions)
     if not left:
         return ()
     kinds = ", ".join(extension or "none" for extension, _ in left.most_common(_SHOWN))
-    return (f"{field}: {left.total():,} files are left out, since their extensions ({kinds}) are {what}",)
+    return (f"{field}: {left.total():,} files are ignored, because their extensions ({kinds}) are not {expected}",)
 
 
 def split(table: Table, spec: SplitSpec, seed: int, *, stratify: bool = True) -> Splits[Part]:
-    """Return the parts of a dataset, shuffled by `seed`. A fraction above 0 gets at least one sample.
+    """Return the splits of a dataset, shuffled with `seed`. A fraction above 0 gets at least one sample.
 
     Args:
         table: The dataset.
-        spec: Which fractions to hold out, where the data has no files of its own for them.
+        spec: Fractions to hold out, unless the data has separate files for them.
         seed: Seed of the shuffle.
-        stratify: Give each split its share of each class, where the samples have classes.
+        stratify: Whether to stratify the splits by class, if the samples have classes.
 
     Raises:
-        DataError: Nothing would be left to train on.
+        DataError: No samples would be left for training.
     """
     total = len(table.samples)
     tested = 0 if table.test is not None else _count(spec.test, total)
     validated = 0 if table.validation is not None else _count(spec.validation, total)
     if tested + validated >= total:
         raise DataError(
-            f"spec.dataset.split: of {total} samples {validated} go to validation and {tested} to test, "
-            "which leaves none to train on"
+            f"spec.dataset.split: of {total} samples, {validated} go to validation and {tested} to test, "
+            "which leaves none for training",
+            "lower the fractions, or use more data",
         )
     if table.ordered:
-        order = torch.arange(total).flip(0)  # The end is held out: what a text goes on with, not what it quotes.
+        order = torch.arange(total).flip(0)  # Hold out the end of a text.
     else:
         order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     targets = _classes_of(table)
@@ -161,7 +162,7 @@ def split(table: Table, spec: SplitSpec, seed: int, *, stratify: bool = True) ->
     if validated:
         validation = table.samples.select(order[tested : tested + validated])
     found = Splits(table.samples.select(order[tested + validated :]), validation, test, table.notes)
-    return replace(found, notes=(*found.notes, *_say_what_lacks(found, table.classes)))
+    return replace(found, notes=(*found.notes, *_notes_on_absent_classes(found, table.classes)))
 
 
 def _count(fraction: float, total: int) -> int:
@@ -169,27 +170,27 @@ def _count(fraction: float, total: int) -> int:
 
 
 def _classes_of(table: Table) -> Tensor | None:
-    """Return the class of each sample to split ([samples] int64); None if they have none."""
+    """Return the class of each sample to split ([samples] int64); None if they have no classes."""
     return None if table.classes is None else class_indices(table.samples)
 
 
 def class_indices(part: Part) -> Tensor | None:
-    """Return the class of each sample ([samples] int64); None if they have none."""
+    """Return the class of each sample ([samples] int64); None if they have no classes."""
     targets = getattr(part, "targets", None)
     return targets if isinstance(targets, Tensor) and targets.dtype == torch.int64 and targets.dim() == 1 else None
 
 
 def _stratified(order: Tensor, targets: Tensor, classes: int, held_out: tuple[int, int]) -> Tensor:
-    """Return an order whose first samples, those held out for test and then for validation, have their share of each class.
+    """Return an order that starts with stratified samples for test, followed by those for validation.
 
-    A class with at least as many samples as there are splits is in each of them, if they are large enough; all others are
-    trained on first. Within a split the samples stay in the order that they had.
+    A class with at least as many samples as there are splits is in each split, if the splits are large enough. Samples
+    of smaller classes go to training first. Within a split, samples keep their order.
 
     Args:
         order: All samples, shuffled ([samples] int64).
         targets: Class of each sample ([samples] int64).
         classes: Number of classes.
-        held_out: How many samples are held out for test and for validation.
+        held_out: Number of samples held out for test and for validation.
     """
     sizes = torch.bincount(targets, minlength=classes)
     splits = 1 + sum(count > 0 for count in held_out)
@@ -198,7 +199,9 @@ def _stratified(order: Tensor, targets: Tensor, classes: int, held_out: tuple[in
     by_class = labels.argsort(stable=True)
     begins = sizes.cumsum(0) - sizes
     place = torch.empty_like(order)
-    place[by_class] = torch.arange(len(order)) - begins.repeat_interleave(sizes)  # of a sample within its class
+    place[by_class] = torch.arange(len(order)) - begins.repeat_interleave(
+        sizes
+    )  # Position of a sample within its class.
     which = torch.full_like(order, len(held_out))
     for number, count in enumerate(held_out):
         later = sum(other > 0 for other in held_out[number + 1 :])
@@ -214,14 +217,14 @@ def _stratified(order: Tensor, targets: Tensor, classes: int, held_out: tuple[in
 
 
 def _shares(count: int, wanted: Tensor, least: Tensor, most: Tensor, all_: Tensor) -> Tensor:
-    """Return how many samples of each class to take, `count` in all: as near as can be to what is wanted.
+    """Return the number of samples to take from each class, as close as possible to the wanted shares.
 
     Args:
-        count: How many samples to take.
+        count: Total number of samples to take.
         wanted: The exact share of each class ([classes] float64).
-        least: How many to take at least, if `count` allows it ([classes] int64).
-        most: How many to take at most, if that is enough ([classes] int64).
-        all_: How many there are ([classes] int64).
+        least: Minimum number from each class, ignored if `count` is too small ([classes] int64).
+        most: Maximum number from each class, ignored if `count` is too large ([classes] int64).
+        all_: Number of available samples of each class ([classes] int64).
     """
     if least.sum() > count:
         least = torch.zeros_like(least)
@@ -236,8 +239,8 @@ def _shares(count: int, wanted: Tensor, least: Tensor, most: Tensor, all_: Tenso
     return taken
 
 
-def _say_what_lacks(splits: Splits[Part], classes: tuple[str, ...] | None) -> Iterator[str]:
-    """Yield what is to be said of splits that lack classes."""
+def _notes_on_absent_classes(splits: Splits[Part], classes: tuple[str, ...] | None) -> Iterator[str]:
+    """Yield notes about splits that lack classes."""
     if classes is None:
         return
     for name, part in (("training", splits.train), ("validation", splits.validation), ("test", splits.test)):
@@ -247,4 +250,4 @@ def _say_what_lacks(splits: Splits[Part], classes: tuple[str, ...] | None) -> It
         absent = (torch.bincount(targets, minlength=len(classes)) == 0).nonzero().flatten().tolist()
         if absent:
             shown = ", ".join(classes[index] for index in absent[:_SHOWN]) + (", …" if len(absent) > _SHOWN else "")
-            yield f"spec.dataset: the {name} split has no sample of {len(absent):,} of {len(classes):,} classes: {shown}"
+            yield f"spec.dataset: the {name} split lacks {len(absent):,} of {len(classes):,} classes: {shown}"

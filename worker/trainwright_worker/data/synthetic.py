@@ -1,4 +1,4 @@
-"""Data generated from the seed: the same on every worker and in every run, with noise that no model can remove."""
+"""Generates data from the seed, which is the same on every worker and in every run."""
 
 import torch
 
@@ -13,12 +13,13 @@ LINE_INTERCEPT = 1.0
 def generate(data: SyntheticData, seed: int) -> Table:
     """Return generated samples.
 
-    A line has slope 2 in its first feature (then 1, 2/3, …) and intercept 1, over features uniform in [-1, 1]. A
-    cluster is a Gaussian cloud of standard deviation `noise` around a centre drawn from the unit normal.
+    A line has intercept 1 and slope 2 in its first feature (then 1, 2/3, …), over features uniform in [-1, 1]. A
+    cluster is normally distributed with standard deviation `noise` around a centre from the standard normal
+    distribution.
 
     Args:
-        data: What to generate.
-        seed: Seed of every draw.
+        data: Kind and size of the data.
+        seed: Seed of all random numbers.
     """
     generator = torch.Generator().manual_seed(seed)
     if data.kind == SyntheticKind.LINE:

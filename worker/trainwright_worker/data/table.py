@@ -1,4 +1,4 @@
-"""What readers return and what training consumes, as protocols: parts of the data as they were read, and splits."""
+"""Protocols of the data: unprocessed parts, which readers return, and processed splits, which training uses."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -14,47 +14,47 @@ from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.ragged import Scratch
 
 LARGEST: Final = float(np.finfo(np.float32).max)
-"""The largest number that a model can be shown; what is larger would be infinite to it."""
+"""The largest float32 number; larger inputs would become infinite."""
 
 
 class Reading(Enum):
-    """What makes reading a batch take its time."""
+    """How expensive reading a batch is, and why."""
 
-    INSTANT = "instant"  # nothing: a thread of its own would cost more
+    INSTANT = "instant"  # Cheaper than a separate thread.
     DECODING = "decoding"
     NETWORK = "network"
 
 
 class Split(Protocol):
-    """A part of the data with random access. It may lie in memory, or be read from a disk or S3 as it is asked for."""
+    """A processed split with random access, in memory or read on demand from a disk or S3."""
 
     def __len__(self) -> int:
         """Return the number of samples."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one input, without the batch; the longest of sequences."""
+        """Shape of one input, without the batch dimension; for sequences, with the maximum length."""
 
     @property
     def reading(self) -> "Reading":
-        """What makes reading take its time."""
+        """How expensive reading is."""
 
     @property
     def origins(self) -> Origins | None:
-        """The file and the row of each sample; None if samples have none of their own."""
+        """File and row of each sample; None if unknown."""
 
     def take(self, indices: Tensor, epoch: int | None = None) -> Batch:
         """Return the samples at `indices` ([k] int64) as a batch.
 
         Args:
-            indices: Which samples.
-            epoch: The epoch they are trained in; None if they are not trained on. Augmentation is a function of seed, epoch
-                and index, so that any rank, thread or restart gets the same.
+            indices: Indices of the samples.
+            epoch: The epoch in which they are trained on; None for evaluation. Augmentation depends only on seed, epoch
+                and index, so that it is the same in any rank, thread or restart.
         """
 
 
 class Part(Protocol):
-    """Samples as they were read, of which a part can be chosen."""
+    """Unprocessed samples that can be split."""
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -63,43 +63,43 @@ class Part(Protocol):
         """Return the samples at `indices` ([k] int64)."""
 
     def measure(self, spec: TrainingJobSpec, root: str) -> Measured:
-        """Return what processing needs to know of these samples, if they are the training split; without the classes.
+        """Return the measurements that processing needs, except the classes, if these samples are the training split.
 
         Args:
             spec: The job.
-            root: Folder at which relative paths start.
+            root: Folder that relative paths are resolved against.
 
         Raises:
-            DataError: The tokenizer's folder holds none.
-            UserError: The spec asks for a scaling or a vocabulary that does not fit.
+            DataError: The tokenizer's folder contains no tokenizer.
+            UserError: The normalization or the vocabulary size of the spec does not fit the data.
         """
 
     def process(self, spec: TrainingJobSpec, measured: Measured, name: str, scratch: Scratch) -> Split:
-        """Return these samples as the model sees them; those in memory are changed where they are.
+        """Return the processed samples; those in memory are changed in place.
 
         Args:
             spec: The job.
-            measured: What was measured on the training split, by this run or the one that it continues.
-            name: Which split they are: train, validation or test.
-            scratch: Where to keep what is derived from the data.
+            measured: Measurements of the training split, made by this run or the run that it resumes.
+            name: Name of the split: train, validation or test.
+            scratch: Cache of derived data.
 
         Raises:
-            DataError: A text holds no token.
-            UserError: The split is too short for a single block.
+            DataError: A text has no tokens.
+            UserError: The split is too short for one block.
         """
 
 
 @dataclass(frozen=True)
 class Table:
-    """A dataset as read.
+    """An unprocessed dataset.
 
     Attributes:
-        samples: The samples to split, or to train on where the others have files of their own.
-        classes: Name of each class in the order of its index; None if the targets are no classes.
-        test: Samples of the dataset's own test file.
-        validation: Samples of the dataset's own validation file.
-        ordered: Whether the samples are parts of one whole, whose end is held out rather than a random share.
-        notes: What a person should know of the data although it can be trained on.
+        samples: The samples to split; only for training if there are separate files for the other splits.
+        classes: Name of each class in the order of its index; None if the targets are not classes.
+        test: Samples of a separate test file.
+        validation: Samples of a separate validation file.
+        ordered: Whether the samples are consecutive parts of a text, whose end is held out rather than a random part.
+        notes: Notes about the data for the user.
     """
 
     samples: Part

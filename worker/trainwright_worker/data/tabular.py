@@ -1,4 +1,4 @@
-"""Tables: numbers in the feature columns, numbers or class names in the target column; CSV or Parquet."""
+"""Reads tables in CSV or Parquet files, with numbers as features and numbers or classes as the target."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -21,22 +21,22 @@ from trainwright_worker.errors import DataError
 from trainwright_worker.files import Location, csv_rows, find, find_all
 
 _AT_ONCE: Final = 256
-"""How many rows of a CSV file are turned into numbers at once: with more, their texts leave the processor's cache."""
+"""Rows of a CSV file that are converted to numbers at once. With more, their texts no longer fit in the CPU's cache."""
 _ROW_NUMBER: Final = re.compile(r"__index_level_\d+__")
-"""What pandas calls the column in which it writes the numbers of the rows."""
+"""Name of a column in which pandas stores row numbers."""
 
 
 def read_table(data: CsvData | ParquetData, root: str, *, classify: bool, missing: MissingTargets) -> Table:
-    """Return the table in files of CSV or Parquet.
+    """Return the table in CSV or Parquet files.
 
     Args:
-        data: Which files and columns.
-        root: Folder at which relative paths start.
-        classify: Read the target as a class, whose names may be any text; otherwise as a number.
-        missing: What becomes of rows without a target.
+        data: The files and columns.
+        root: Folder that relative paths are resolved against.
+        classify: Whether to read the target as a class, which may be any text; otherwise it is a number.
+        missing: What to do with rows without a target.
 
     Raises:
-        DataError: A file, a column or a value is not as the spec says; shows the rows of all such values.
+        DataError: A file, a column or a value does not match the spec; shows the rows of invalid values.
     """
     reader = _TableReader(data, root, missing, classify=classify)
     train = reader.read(data.path, "path")
@@ -61,7 +61,7 @@ def read_table(data: CsvData | ParquetData, root: str, *, classify: bool, missin
 
 
 class _RowsRead:
-    """The rows of a split as they are read.
+    """The rows of a split that have been read.
 
     Attributes:
         labels: Labels, if the target is a class.
@@ -74,17 +74,17 @@ class _RowsRead:
         self._rows = dict[str, list[Array]]()
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of rows."""
         return sum(map(len, self._inputs))
 
     def add(self, file: str, rows: Array, inputs: Array, targets: Array | Sequence[object]) -> None:
-        """Take rows of a file.
+        """Add rows of a file.
 
         Args:
-            file: Its name.
-            rows: Their numbers ([rows] int64).
-            inputs: Their features ([rows, features] float64).
-            targets: Their targets ([rows] float64), or the values that spell their classes.
+            file: Name of the file.
+            rows: Numbers of the rows ([rows] int64).
+            inputs: Features of the rows ([rows, features] float64).
+            targets: Targets of the rows ([rows] float64), or their labels.
         """
         self._rows.setdefault(file, []).append(rows)
         self._inputs.append(inputs)
@@ -99,12 +99,12 @@ class _RowsRead:
 
         Args:
             classes: The classes; None if the targets are numbers.
-            field: Field of the spec that led here.
+            field: Field of the spec that error messages name.
             features: Names of the features.
-            units: Columns that hold times.
+            units: Arrow types of each column of times.
         """
         inputs = torch.from_numpy(np.concatenate(self._inputs))
-        self._inputs.clear()  # A large table hardly fits into memory twice.
+        self._inputs.clear()  # A large table may not fit in memory twice.
         if classes is not None:
             targets = self.labels.index(classes, field)
         else:
@@ -114,14 +114,14 @@ class _RowsRead:
 
 
 class _TableReader:
-    """Reads one split after the other; the first file of the training data decides what the columns of all mean.
+    """Reads one split after the other; the first training file determines columns and types for all files.
 
     Attributes:
         field: Field of the spec that describes the source.
-        features: Columns to learn from, in the order of the first file.
-        faults: Cells that are refused.
-        columns: What the columns of Parquet hold.
-        notes: What a person should know of the data.
+        features: The feature columns, in the order of the first file.
+        faults: Invalid cells.
+        columns: Types of Parquet columns.
+        notes: Notes about the data for the user.
     """
 
     def __init__(self, data: CsvData | ParquetData, root: str, missing: MissingTargets, *, classify: bool) -> None:
@@ -139,18 +139,18 @@ class _TableReader:
 
     @property
     def notes(self) -> list[str]:
-        """What a person should know of the data."""
+        """Notes about the data for the user."""
         return [*self._left, *self._gaps.notes()]
 
     def read(self, path: str, key: str) -> _RowsRead:
         """Return the rows of a path.
 
         Args:
-            path: As the spec gives it.
-            key: Field of the source that gives it.
+            path: The path in the spec.
+            key: Field of the source with this path.
 
         Raises:
-            DataError: A file is not there, is damaged, or has other columns than it must.
+                DataError: A file does not exist, is damaged, or does not have the required columns.
         """
         field = f"{self.field}.{key}"
         found = _RowsRead()
@@ -169,7 +169,7 @@ class _TableReader:
         return found
 
     def _choose_features(self, names: Sequence[str], location: Location, left: Collection[str]) -> None:
-        """See that a file has the features of the first, in whatever order: a model knows them by their places there."""
+        """Check that a file has the same features as the first file, whose order applies to all files."""
         data = self._data
         features = choose_features(names, data.target, data.features, location.name, self.field, left)
         if not self._first:
@@ -180,7 +180,7 @@ class _TableReader:
             poorer, richer = (location.name, self._first) if name in self.features else (self._first, location.name)
             raise DataError(
                 f"{location.field}: {poorer} has no column {name!r}, which {richer} has",
-                f"name the columns that all files have in {self.field}.features",
+                f"list the columns that all files have in {self.field}.features",
             )
 
     def _read_csv(self, location: Location, data: CsvData, found: _RowsRead) -> None:
@@ -191,8 +191,8 @@ class _TableReader:
             self._choose_features(names, location, left=("",))
             if data.features is None and "" in names:
                 self._left[
-                    f"{self.field}.features: {location.name} has a column without a name, as pandas writes the numbers of "
-                    "the rows, which is left out; to keep it, name it in the file's first line"
+                    f"{self.field}.features: {location.name} has a column without a name, such as the row numbers of "
+                    "pandas, which is ignored; to use it, name it in the file's first line"
                 ] = None
             while some := list(islice(rows, _AT_ONCE)):
                 self._add_csv(some, names, location, found)
@@ -201,7 +201,7 @@ class _TableReader:
         self, some: list[tuple[int, list[str]]], names: list[str], location: Location, found: _RowsRead
     ) -> None:
         place, target = Rows("line", location.name), names.index(self._data.target)
-        some = [(line, row) for line, row in some if not self._gaps.holds(row[target], place, line)]
+        some = [(line, row) for line, row in some if not self._gaps.record_if_missing(row[target], place, line)]
         if not some:
             return
         lines = np.array([line for line, _ in some])
@@ -234,7 +234,7 @@ class _TableReader:
                 raise DataError(f"{location.field}: cannot read {location.name} as Parquet: {error}") from error
 
     def _check_parquet(self, schema: Any, location: Location) -> None:
-        """See that the columns of a file are those of the first, and hold what those held."""
+        """Check that the columns of a file and their types match those of the first file."""
         data = self._data
         written = (schema.pandas_metadata or {}).get("index_columns", [])
         index = [name for name in schema.names if name in written or _ROW_NUMBER.fullmatch(name)]
@@ -242,8 +242,8 @@ class _TableReader:
         if data.features is None:
             for name in (name for name in index if name != data.target):
                 self._left[
-                    f"{self.field}.features: the column {name!r} is an index that pandas wrote and left out; list it to "
-                    "learn from it"
+                    f"{self.field}.features: the column {name!r} is an index that pandas wrote, and is ignored; to use "
+                    "it as a feature, list it"
                 ] = None
         numeric = self.features if self._classify else [*self.features, data.target]
         self.columns.check({name: schema.field(name).type for name in numeric}, location.name, location.field)
@@ -257,7 +257,9 @@ class _TableReader:
         place, target = Rows("row", location.name), self._data.target
         numbers = np.arange(first, first + len(batch))
         values = batch.column(target).to_pylist()
-        kept = [index for index, value in enumerate(values) if not self._gaps.holds(value, place, first + index)]
+        kept = [
+            index for index, value in enumerate(values) if not self._gaps.record_if_missing(value, place, first + index)
+        ]
         if len(kept) < len(batch):
             batch, numbers, values = batch.take(kept), numbers[kept], [values[index] for index in kept]
         if not kept:
@@ -272,17 +274,17 @@ class _TableReader:
 
 
 def _one_file(path: str, root: str, field: str) -> Location:
-    """Return the file that a path leads to, which a pattern or a folder does not."""
+    """Return the single file of a path, which must not be a pattern or a folder."""
     found = None if "*" in path else find(path, root, field)
     if found is None or found.is_folder():
         raise DataError(
-            f"{field}: csv takes one file, not {path}", "join the files, or write Parquet, which takes many"
+            f"{field}: csv takes one file, not {path}", "join the files, or use Parquet, which supports several files"
         )
     return found
 
 
 def _check_delimiter(names: list[str], data: CsvData, location: Location, field: str) -> None:
-    """Refuse a header that another character divides."""
+    """Check that the header does not use another delimiter."""
     for other in ";\t|,":
         if (
             len(names) == 1

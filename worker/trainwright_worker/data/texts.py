@@ -1,36 +1,37 @@
-"""Stores of texts: read from beginning to end, never held as a whole."""
+"""Stores of texts, which are read sequentially and never held in memory as a whole."""
 
-import json
-import re
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
 import torch
 from torch import Tensor
 
 from trainwright.api.spec.corpora import LabeledTextData, TextData
-from trainwright_worker.data.cells import Faults, Gaps, Rows
-from trainwright_worker.data.columns import missing_column
+from trainwright_worker.data.cells import Faults, Gaps
 from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.origin import Origins
-from trainwright_worker.data.splits import find_own, refuse_others, say_left_out, say_taken_as_classes
+from trainwright_worker.data.records import add_label_fault, add_text_fault, read_records, rows_of
+from trainwright_worker.data.splits import (
+    check_no_other_folders,
+    find_splits,
+    note_ignored_files,
+    note_splits_used_as_classes,
+)
 from trainwright_worker.errors import DataError
-from trainwright_worker.files import Location, csv_rows, find, find_all
+from trainwright_worker.files import Location, find, find_all
 
 PLAIN: Final = (".txt", ".text", ".md", ".raw", ".tokens")
 JSONL: Final = (".jsonl", ".ndjson")
 TABLES: Final = (".csv", ".tsv", ".parquet")
 UNLABELED: Final = "unsup"
-"""Folder of the IMDB reviews whose texts have no label."""
-_HALF: Final = re.compile(r"[\ud800-\udfff]")
-"""Halves of characters, which Python's text can hold and UTF-8 cannot."""
+"""Folder of the IMDB reviews without labels."""
 CHUNK_BYTES: Final = 32_768
 CHUNKS: Final = 1_000
-"""Plain text is held out in chunks: about so many at least, none much larger than CHUNK_BYTES."""
+"""Plain text is split into at least about this many chunks, none much larger than CHUNK_BYTES."""
 
 
 class TextStore(Protocol):
@@ -38,27 +39,27 @@ class TextStore(Protocol):
 
     @property
     def field(self) -> str:
-        """Field of the spec that led here, for errors."""
+        """Field of the spec that error messages name."""
 
     @property
     def places(self) -> Sequence[Location]:
-        """The files in which they lie."""
+        """The files of the texts."""
 
     def texts(self) -> Iterator[str]:
-        """Read all texts in their order."""
+        """Yield all texts in order."""
 
     def stamp(self) -> object:
-        """Return what changes when the texts do, as JSON types."""
+        """Return a value that changes when the texts change, as JSON types."""
 
 
 @dataclass(frozen=True)
 class Labeled:
-    """The labels of a store of texts.
+    """The labels of the texts in a store.
 
     Attributes:
-        labels: The label of each text that has one.
-        rows: Which of the store's texts these are ([labels] int64).
-        origins: The file and the row of each of them.
+        labels: Labels of the texts that have one.
+        rows: Indices of these texts in the store ([labels] int64).
+        origins: File and row of each of these texts.
     """
 
     labels: Labels
@@ -68,14 +69,14 @@ class Labeled:
 
 @dataclass(frozen=True)
 class Files:
-    """Where the texts of a store lie, and what to read there.
+    """Texts in records of JSONL, CSV or Parquet files.
 
     Attributes:
         places: The files, in order.
-        field: Field of the spec that led here, for errors.
-        text_field: Field or column that holds the text.
-        label_field: Field or column that holds the label; None if labels are not wanted.
-        delimiter: Character between two values of a CSV file.
+        field: Field of the spec that error messages name.
+        text_field: Field or column of the text.
+        label_field: Field or column of the label; None if labels are not needed.
+        delimiter: Delimiter of CSV files.
         blank: Whether texts may be blank.
     """
 
@@ -87,10 +88,10 @@ class Files:
     blank: bool = False
 
     def texts(self) -> Iterator[str]:
-        """Read all texts in their order.
+        """Yield all texts in order.
 
         Raises:
-            DataError: A file is damaged, or, once all are read, some are no texts.
+            DataError: A file is damaged, or some values are not texts; the latter is raised after all are read.
         """
         faults = Faults()
         for location in self.places:
@@ -104,11 +105,11 @@ class Files:
         faults.check()
 
     def read_labels(self, faults: Faults, gaps: Gaps) -> "Labeled":
-        """Read all labels, and see that the texts beside them are some.
+        """Read all labels, and check the texts.
 
         Args:
-            faults: What takes texts and labels that are none.
-            gaps: What takes labels that are missing.
+            faults: Collects invalid texts and labels.
+            gaps: Collects missing labels.
         """
         label_field = self.label_field or ""
         columns = {"textField": self.text_field, "labelField": label_field}
@@ -119,7 +120,9 @@ class Files:
             for number, record in read_records(location, columns, self.delimiter):
                 label = record[label_field]
                 add_text_fault(faults, f"{self.field}.path", self.text_field, rows, number, record[self.text_field])
-                if not gaps.holds(label, rows, number) and not _add_label_fault(faults, gaps, rows, number, label):
+                if not gaps.record_if_missing(label, rows, number) and not add_label_fault(
+                    faults, gaps, rows, number, label
+                ):
                     labels.add(label)
                     kept.append(texts)
                     found.append(number)
@@ -128,36 +131,36 @@ class Files:
         return Labeled(labels, torch.tensor(kept, dtype=torch.int64), Origins.of_files(lines))
 
     def stamp(self) -> object:
-        """Return what changes when the texts do, as JSON types."""
+        """Return a value that changes when the texts change, as JSON types."""
         return [[place.stamp() for place in self.places], self.text_field]
 
 
 @dataclass(frozen=True)
 class Reviews:
-    """A file per text in a folder per label, as the IMDB reviews have it.
+    """Texts as files in one folder per label, like the IMDB reviews.
 
     Attributes:
-        folder: The folder that holds the folders.
-        doubts: What is to be said of their names.
+        folder: The parent folder.
+        name_notes: Notes about the names of the folders.
     """
 
     folder: Location
-    doubts: tuple[str, ...] = ()
+    name_notes: tuple[str, ...] = ()
 
     @property
     def field(self) -> str:
-        """Field of the spec that led here, for errors."""
+        """Field of the spec that error messages name."""
         return self.folder.field
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know of the folders."""
+        """Notes about the folders for the user."""
         others = [file.suffix for files in self._listed.values() for file in files if file.suffix != ".txt"]
-        return (*self.doubts, *say_left_out(others, self.field, "not .txt"))
+        return (*self.name_notes, *note_ignored_files(others, self.field, ".txt"))
 
     @property
     def places(self) -> list[Location]:
-        """The files in which the texts lie, label by label."""
+        """The files of the texts, label by label."""
         return [place for places in self._places.values() for place in places]
 
     @cached_property
@@ -170,41 +173,41 @@ class Reviews:
     def _places(self) -> dict[str, list[Location]]:
         found = {label: [file for file in files if file.suffix == ".txt"] for label, files in self._listed.items()}
         if not any(found.values()):
-            raise DataError(f"{self.field}: {self.folder.name} holds no LABEL/*.txt files")
+            raise DataError(f"{self.field}: {self.folder.name} contains no LABEL/*.txt files")
         return found
 
     def texts(self) -> Iterator[str]:
-        """Read all texts, label by label."""
+        """Yield all texts, label by label."""
         for place in self.places:
             text = decode(place.read(), place.name, self.field)
             if not text.strip():
                 raise DataError(f"{self.field}: {place.name} is empty")
             yield text
 
-    def read_labels(self, faults: Faults, gaps: Gaps) -> "Labeled":  # noqa: ARG002 - no folder lacks a name
-        """Return all labels; they follow from the names of the folders."""
+    def read_labels(self, faults: Faults, gaps: Gaps) -> "Labeled":  # noqa: ARG002 - every folder has a name
+        """Return all labels, which are the names of the folders."""
         labels = Labels(label for label, places in self._places.items() for _ in places)
         files = [place.name for places in self._places.values() for place in places]
         return Labeled(labels, torch.arange(len(files)), Origins(files, torch.arange(len(files), dtype=torch.int32)))
 
     def stamp(self) -> object:
-        """Return what changes when the texts do, as JSON types."""
+        """Return a value that changes when the texts change, as JSON types."""
         return [self.folder.name, {label: [place.path for place in places] for label, places in self._places.items()}]
 
 
 @dataclass(frozen=True)
 class PlainText:
-    """Plain text in chunks of whole lines; a line that is longer than a chunk is cut between words."""
+    """Plain text in chunks of whole lines; a line that is longer than a chunk is split between words."""
 
     places: tuple[Location, ...]
     field: str
 
     def texts(self) -> Iterator[str]:
-        """Read all chunks in their order."""
+        """Yield all chunks in order."""
         return (text for texts in self.files() for text in texts)
 
     def files(self) -> Iterator[Iterator[str]]:
-        """Read the chunks of one file after the other."""
+        """Yield the chunks of each file."""
         for place in self.places:
             yield self._read(place)
 
@@ -219,12 +222,12 @@ class PlainText:
         return max(1, min(CHUNK_BYTES, total // CHUNKS))
 
     def stamp(self) -> object:
-        """Return what changes when the texts do, as JSON types."""
+        """Return a value that changes when the texts change, as JSON types."""
         return [place.stamp() for place in self.places]
 
 
 def _chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
-    """Yield the content of a file in pieces of about `size` bytes, cut after a line, else before a space, else anywhere."""
+    """Yield the content of a file in pieces of about `size` bytes that end after a line, else before a space."""
     left = b""
     while more := file.read(size):
         left += more
@@ -237,25 +240,25 @@ def _chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
 
 
 def _last_character(text: bytes) -> int:
-    """Return where the last character of UTF-8 text begins; it may not be whole yet."""
+    """Return the start of the last character of UTF-8 text, which may be incomplete."""
     begin = len(text) - 1
-    while begin > 0 and text[begin] & 0xC0 == 0x80:  # noqa: PLR2004 - the mark of a byte that goes on with a character
+    while begin > 0 and text[begin] & 0xC0 == 0x80:  # noqa: PLR2004 - the mark of a continuation byte
         begin -= 1
     return begin
 
 
 def open_labeled(data: LabeledTextData, path: str, root: str, field: str) -> dict[str, "Files | Reviews"]:
-    """Return the texts of a path as "train" and, for folders as of IMDB, those of its other splits by their names.
+    """Return the texts of a path as "train", and for folders like those of IMDB also the other splits by name.
 
     Raises:
-        DataError: There is nothing of that kind, or two folders are the same split.
+        DataError: There are no such files, or two folders stand for the same split.
     """
     if "*" not in path and (folder := find(path, root, field)).is_folder():
-        own = find_own((Path(inner.path).name for inner in folder.folders()), f"{field}: {folder.name}")
+        own = find_splits((Path(inner.path).name for inner in folder.folders()), f"{field}: {folder.name}")
         if "train" not in own:
-            return {"train": Reviews(folder, say_taken_as_classes(own, f"{field}: {folder.name}"))}
+            return {"train": Reviews(folder, note_splits_used_as_classes(own, f"{field}: {folder.name}"))}
         others = [place for place in folder.folders() if Path(place.path).name not in own.values()]
-        refuse_others(
+        check_no_other_folders(
             [Path(place.path).name for place in others if _holds_texts(place)],
             own["train"],
             f"{field}: {folder.name}",
@@ -264,7 +267,7 @@ def open_labeled(data: LabeledTextData, path: str, root: str, field: str) -> dic
     places = find_all(path, root, field)
     for location in places:
         if location.suffix not in JSONL + TABLES:
-            raise DataError(f"{field}: {location.name} is neither .jsonl nor .csv nor .parquet, nor a folder")
+            raise DataError(f"{field}: {location.name} is not a folder, or a .jsonl, .csv or .parquet file")
     files = Files(tuple(places), "spec.dataset.labeledText", data.text_field, data.label_field, data.delimiter)
     return {"train": files}
 
@@ -277,132 +280,24 @@ def open_text(data: TextData, path: str, root: str, field: str) -> "Files | Plai
     """Return the texts of a path for a language model.
 
     Raises:
-        DataError: There are none, or of two kinds.
+        DataError: There are no texts, or files of two kinds.
     """
     places = tuple(find_all(path, root, field, PLAIN + JSONL))
     kinds = {location.suffix in JSONL for location in places}
     if len(kinds) > 1:
-        raise DataError(f"{field}: {path} holds both plain text and .jsonl: choose one with a pattern")
+        raise DataError(f"{field}: {path} contains both plain text and .jsonl", "choose one kind with a pattern")
     if kinds == {False}:
         return PlainText(places, field)
     return Files(places, "spec.dataset.text", data.text_field, blank=True)
 
 
-def rows_of(location: Location) -> Rows:
-    """Return how to speak of the records of a file."""
-    return Rows("row" if location.suffix == ".parquet" else "line", location.name)
-
-
-def read_records(
-    location: Location, columns: Mapping[str, str], delimiter: str = ","
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the line, or the row, of each record (from 1) and its fields.
-
-    Args:
-        location: A .jsonl, .csv or .parquet file.
-        columns: Columns wanted, by the fields of the spec that name them; a Parquet file is not read beyond them.
-        delimiter: Character between two values of a CSV file.
+def decode(content: bytes, name: str, field: str) -> str:
+    """Decode UTF-8 text.
 
     Raises:
-        DataError: The file is not what its extension says, or a column is not there.
+        DataError: It is not UTF-8.
     """
-    with location.open() as file, location.reading():
-        if location.suffix == ".parquet":
-            yield from _parquet_records(file, location, columns)
-        elif location.suffix in (".csv", ".tsv"):
-            yield from _csv_records(file, location, columns, "\t" if location.suffix == ".tsv" else delimiter)
-        else:
-            yield from _json_records(file, location, columns)
-
-
-def decode(content: bytes, name: str, field: str) -> str:
-    """Return UTF-8 text."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{field}: {name} is not UTF-8 text: {error}") from error
-
-
-def add_text_fault(
-    faults: Faults, field: str, column: str, rows: Rows, number: int, value: object, *, blank: bool = False
-) -> bool:
-    """Take a value that should be a text if it is none, and return whether it was taken.
-
-    Args:
-        faults: What takes it.
-        field: Field of the spec that led here.
-        column: Column, or field of a record, that holds it.
-        rows: The file.
-        number: Its row.
-        value: What a record holds.
-        blank: Whether a text may be blank.
-    """
-    need = (field, f"column {column!r} must hold text in every row")
-    if not isinstance(value, str) or not (blank or value.strip()):
-        faults.add(need, rows, [(number, value)], "write text where there is none, or remove these rows")
-        return True
-    # JSON can spell what is left of an emoji that was cut in half; no tokenizer takes it.
-    if not value.isascii() and _HALF.search(value):
-        faults.add(
-            need, rows, [(number, value)], "write whole characters: these texts hold a half of one (a surrogate)"
-        )
-        return True
-    return False
-
-
-def _add_label_fault(faults: Faults, gaps: Gaps, rows: Rows, number: int, value: object) -> bool:
-    """Take a label that is neither text nor a number."""
-    if isinstance(value, str | int | float) and not (isinstance(value, str) and _HALF.search(value)):
-        return False
-    need = (gaps.field, f"column {gaps.column!r} must hold text or whole numbers")
-    faults.add(need, rows, [(number, value)], "write what names the class")
-    return True
-
-
-def _json_records(
-    file: Iterable[bytes], location: Location, columns: Mapping[str, str]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        where = f"line {number} of {location.name}"
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{location.field}: {where} is no JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise DataError(f"{location.field}: {where} is no JSON object")
-        _check_columns([*record], columns, where, location)
-        yield number, record
-
-
-def _csv_records(
-    file: BinaryIO, location: Location, columns: Mapping[str, str], delimiter: str
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    rows = csv_rows(file, location, delimiter)
-    _, names = next(rows)
-    _check_columns(names, columns, location.name, location)
-    for line, row in rows:
-        yield line, dict(zip(names, row, strict=True))
-
-
-def _parquet_records(file: Any, location: Location, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    from pyarrow import ArrowInvalid  # noqa: PLC0415 - only jobs with Parquet files need it
-    from pyarrow.parquet import ParquetFile  # noqa: PLC0415 - the same
-
-    try:
-        parquet = ParquetFile(file)
-        _check_columns(parquet.schema_arrow.names, columns, location.name, location)
-        batches = parquet.iter_batches(batch_size=1024, columns=[*columns.values()])
-        yield from enumerate((record for batch in batches for record in batch.to_pylist()), start=1)
-    except (UnicodeDecodeError, ArrowInvalid) as error:
-        raise DataError(f"{location.field}: cannot read {location.name} as Parquet: {error}") from error
-
-
-def _check_columns(names: Sequence[str], columns: Mapping[str, str], where: str, location: Location) -> None:
-    """Refuse a table or a record that has not each of the columns wanted, once."""
-    for key, name in columns.items():
-        if name not in names:
-            raise missing_column(f"{location.field.rpartition('.')[0]}.{key}", where, name, names)
-        if names.count(name) > 1:
-            raise DataError(f"{location.field}: {where} has {names.count(name)} columns named {name!r}", "rename them")

@@ -1,7 +1,7 @@
-"""Tokenizers: learnt from the training split or read from a folder, kept as the text of a tokenizer.json.
+"""Tokenizers: trained on the training split or read from a folder, and kept as the content of a tokenizer.json.
 
-Whatever its kind, a tokenizer is Hugging Face's `tokenizers` format, which holds no code. It is part of the state: a run that
-goes on, and whoever uses its results, cuts texts exactly as training did.
+All kinds of tokenizers use the format of Hugging Face's `tokenizers`, which contains no code. A tokenizer is part of
+the saved state and of the results, so that resumed runs and users of the model tokenize texts exactly as training did.
 """
 
 import json
@@ -27,15 +27,15 @@ _FIELD: Final = "spec.dataset.tokenizer"
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Cuts texts into token ids.
+    """Converts texts to token ids.
 
     Attributes:
         definition: Content of its tokenizer.json.
-        padding: Id that fills up shorter texts.
-        end: Id that ends a text; None if it knows none.
-        max_length: Tokens of one sample at most.
-        chat_template: How a conversation becomes a text, as a template of Jinja; None if the tokenizer has none. It is
-            only kept for whoever uses the results: nothing here renders it.
+        padding: Id of the padding token.
+        end: Id of the token that ends a text; None if there is none.
+        max_length: Maximum number of tokens per sample.
+        chat_template: Jinja template that turns a conversation into a text; None if there is none. It is only kept for
+            users of the results and not rendered here.
     """
 
     definition: str
@@ -46,11 +46,11 @@ class Tokenizer:
 
     @cached_property
     def size(self) -> int:
-        """Number of ids: one more than the largest."""
+        """Size of the vocabulary: the largest id plus one."""
         return max(self.tokens()) + 1
 
     def tokens(self) -> dict[int, str]:
-        """Return the token of every id."""
+        """Return the token of each id."""
         return {number: token for token, number in self._whole.get_vocab(with_added_tokens=True).items()}
 
     def encode(self, text: str) -> list[int]:
@@ -63,7 +63,7 @@ class Tokenizer:
         return [found.ids for found in self._whole.encode_batch_fast(texts, add_special_tokens=False)]
 
     def encode_samples(self, texts: list[str]) -> list[list[int]]:
-        """Return the ids of each text as a sample of its own: with special tokens, at most `max_length` of them."""
+        """Return the ids of each text as a separate sample, with special tokens, truncated to `max_length`."""
         return [found.ids for found in self._cut.encode_batch_fast(texts)]
 
     def decode(self, ids: list[int]) -> str:
@@ -72,19 +72,19 @@ class Tokenizer:
         return text
 
     def agrees(self, other: "Tokenizer") -> bool:
-        """Whether both cut any text into the same ids, but for the length."""
+        """Whether both convert every text to the same ids, apart from truncation."""
         return _rules(self.definition) == _rules(other.definition)
 
     def fits(self, other: "Tokenizer") -> bool:
-        """Whether no id stands for another token than it does for `other`, whose embeddings would mean something else.
+        """Whether each id stands for the same token in both, so that embeddings trained with `other` can be used.
 
-        Either may know more tokens than the other, and cut texts by other rules.
+        Either may have additional tokens, and split texts by other rules.
         """
         known = other.tokens()
         return all(known.get(number, token) == token for number, token in self.tokens().items())
 
     def files(self) -> dict[str, str]:
-        """Return the files, by name, that make a folder of Hugging Face's format, which `load_pretrained` reads."""
+        """Return the files of a folder in Hugging Face's format by name; `load_pretrained` reads it."""
         tokens = {entry["id"]: entry["content"] for entry in json.loads(self.definition)["added_tokens"]}
         named = {"pad_token": tokens.get(self.padding), "eos_token": tokens.get(self.end)}
         config = {
@@ -107,7 +107,7 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Self:
-        """Return what `to_json` wrote."""
+        """Return the tokenizer that `to_json` wrote."""
         return cls(raw["definition"], raw["padding"], raw["end"], raw["maxLength"], raw.get("chatTemplate"))
 
     @cached_property
@@ -126,12 +126,12 @@ class Tokenizer:
 
 
 def learn(spec: TokenizerSpec, name: TokenizerName, texts: Iterator[str]) -> Tokenizer:
-    """Return a tokenizer whose vocabulary is that of some texts: the same for the same texts in the same order.
+    """Return a tokenizer trained on texts; the result is deterministic for the same texts in the same order.
 
     Args:
-        spec: Its size and manner.
-        name: Its kind.
-        texts: Texts of the training split; read one after the other, never held together.
+        spec: Vocabulary size and other settings.
+        name: Kind of tokenizer.
+        texts: Texts of the training split; read sequentially.
 
     Raises:
         UserError: The vocabulary is too small for this kind.
@@ -162,7 +162,7 @@ def learn(spec: TokenizerSpec, name: TokenizerName, texts: Iterator[str]) -> Tok
         trainer: Any = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, **settings)
     else:
         trainer = trainers.WordLevelTrainer(vocab_size=spec.vocabulary_size, **settings)
-    # Bytes need no learning: any text shows all that the trainer asks for.
+    # A byte tokenizer needs no texts, because its initial alphabet already fills the vocabulary.
     native.train_from_iterator(iter(()) if name == TokenizerName.BYTE else texts, trainer)
     return Tokenizer(native.to_str(), native.token_to_id(PADDING), native.token_to_id(END), spec.max_length)
 
@@ -171,8 +171,8 @@ def load_pretrained(spec: TokenizerSpec, path: str, root: str, field: str) -> To
     """Return the tokenizer in a folder of Hugging Face's format; nothing in it is executed.
 
     Args:
-        spec: Its length of samples.
-        path: The folder, or a file in it, as the spec gives it.
+        spec: Maximum length of samples.
+        path: The folder or a file in it, as in the spec.
         root: The data root of the worker.
         field: Field of the spec that names the folder.
 
@@ -183,12 +183,12 @@ def load_pretrained(spec: TokenizerSpec, path: str, root: str, field: str) -> To
     file = folder.child(TOKENIZER)
     if not file.exists():
         hint = "save it with a fast tokenizer of transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
-        raise DataError(f"{field}: the folder {folder.name} holds no {TOKENIZER}", hint)
+        raise DataError(f"{field}: the folder {folder.name} contains no {TOKENIZER}", hint)
     try:
         definition = file.read().decode()
         native = _load(definition)
-    except Exception as error:  # tokenizers raises plain Exceptions
-        raise DataError(f"{field}: {file.name} is no tokenizer: {error}") from error
+    except Exception as error:  # The tokenizers library raises plain Exceptions.
+        raise DataError(f"{field}: {file.name} is not a valid tokenizer: {error}") from error
     tokens = {name: native.token_to_id(token) for name, token in _special_tokens(folder).items()}
     end = tokens.get("eos_token", tokens.get("sep_token"))
     padding = tokens.get("pad_token")
@@ -198,22 +198,22 @@ def load_pretrained(spec: TokenizerSpec, path: str, root: str, field: str) -> To
 
 
 def holds_tokenizer(path: str, root: str, field: str) -> bool:
-    """Return whether there is a tokenizer for `load_pretrained`, which takes the same arguments.
+    """Return whether `load_pretrained` with the same arguments would find a tokenizer.
 
     Raises:
-        DataError: The path leads to nothing.
+        DataError: The path does not exist.
     """
     return _folder(path, root, field).child(TOKENIZER).exists()
 
 
 def _folder(path: str, root: str, field: str) -> Location:
-    """Return the folder that a path leads to, or that of the file there: of weights in it, say."""
+    """Return the folder of a path, which may also be a file in it, such as its weights."""
     found = find(path, root, field)
     return found if found.is_folder() else found.beside(found.path.rpartition("/")[0])
 
 
 def _special_tokens(folder: Location) -> dict[str, str]:
-    """Return the special tokens that the folder's configuration names, by their role."""
+    """Return the special tokens in the folder's configuration by role."""
     tokens: dict[str, str] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         for role, token in _read_config(folder.child(name)).items():
@@ -223,29 +223,29 @@ def _special_tokens(folder: Location) -> dict[str, str]:
 
 
 def _chat_template(folder: Location) -> str | None:
-    """Return the template of conversations: from a file of its own, or from the folder's configuration."""
+    """Return the chat template, from its file or from the folder's configuration."""
     file = folder.child(CHAT_TEMPLATE)
     if file.exists():
         return file.read().decode()
     found = _read_config(folder.child("tokenizer_config.json")).get("chat_template")
-    if isinstance(found, list):  # Several, by name.
+    if isinstance(found, list):  # Several templates with names.
         found = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}.get("default")
     return found if isinstance(found, str) else None
 
 
 def _read_config(file: Location) -> dict[str, Any]:
-    """Return what a JSON file holds; nothing if there is no such file."""
+    """Return the content of a JSON file; empty if there is no such file."""
     if not file.exists():
         return {}
     try:
         entries: dict[str, Any] = json.loads(file.read())
     except ValueError as error:
-        raise DataError(f"{file.field}: {file.name} is no JSON: {error}") from error
+        raise DataError(f"{file.field}: {file.name} is not valid JSON: {error}") from error
     return entries
 
 
 def _rules(definition: str) -> dict[str, Any]:
-    """Return what of a definition decides which ids a text becomes."""
+    """Return the parts of a definition that determine the ids of a text."""
     rules: dict[str, Any] = json.loads(definition)
     return {name: value for name, value in rules.items() if name not in ("truncation", "padding")}
 

@@ -1,1 +1,1 @@
-"""The ranks of a job: where each stands, what they exchange, how they share a model."""
+"""The ranks of a job: their placement, their communication, and how they share a model."""

@@ -1,7 +1,7 @@
-"""The process group: devices, threads and seeds of a rank, and the few messages that ranks exchange.
+"""The process group of a rank, its messages to other ranks, and the setup of its device, threads and seeds.
 
-A job of one process forms no group and pays for none. Control messages travel over gloo even where gradients travel over
-NCCL, so that agreeing never makes a GPU wait.
+A job of one process forms no process group. Control messages use gloo even if gradients use NCCL, so that they never
+block a GPU.
 """
 
 import ctypes
@@ -28,9 +28,9 @@ from trainwright_worker.distributed.store import connect_store, round_store
 from trainwright_worker.errors import UserError
 
 COLLECTIVE_TIMEOUT: Final = timedelta(minutes=30)
-"""Longest silence of a peer inside a collective, in which all take part at once. Nobody waits in one for work of rank 0."""
-_ASKS: Final = timedelta(seconds=1)
-"""How long a rank waits for rank 0 before it asks anew; other threads have a use for the connection, too."""
+"""Timeout of collectives, which all ranks join at about the same time. Ranks wait for work of rank 0 in other ways."""
+_POLL_INTERVAL: Final = timedelta(seconds=1)
+"""Maximum time of one wait for rank 0, because other threads use the same connection to the store."""
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
@@ -40,20 +40,20 @@ class Group:
     """The ranks of a job, seen from one of them.
 
     Attributes:
-        rank: Number of this process.
-        size: Number of processes.
-        device: Where this rank computes.
+        rank: Rank of this process.
+        size: Number of ranks.
+        device: Device of this rank.
         store: The round's part of the rendezvous store; None in a job of one process.
     """
 
     def __init__(self, config: WorkerConfig, placement: RankPlacement, host: str, device: torch.device) -> None:
-        """Form the group; waits until all ranks have.
+        """Form the group; waits for all ranks.
 
         Args:
             config: The worker's config.
-            placement: Where this rank stands.
-            host: Host under which the rendezvous store is reached from here.
-            device: Where this rank computes.
+            placement: The placement of this rank.
+            host: Host of the rendezvous store.
+            device: Device of this rank.
         """
         self.rank = placement.rank
         self.size = placement.size
@@ -67,12 +67,13 @@ class Group:
                 backend, store=self.store, rank=self.rank, world_size=self.size, timeout=COLLECTIVE_TIMEOUT
             )
             if device.type != "cpu":
-                # NCCL connects with the first collective. Here it is known how long that may take.
+                # NCCL connects in the first collective. Doing this here makes it part of the startup, which has its own
+                # deadline.
                 dist.all_reduce(torch.zeros(1, device=device))
                 torch.cuda.synchronize(device)
 
     def sum(self, values: list[float]) -> list[float]:
-        """Return the sum over all ranks of each value, in float64."""
+        """Return the sum of each value over all ranks, in float64."""
         if self.size == 1:
             return values
         tensor = torch.tensor(values, dtype=torch.float64)
@@ -89,7 +90,7 @@ class Group:
         return parts or []
 
     def concatenate(self, rows: Tensor) -> Tensor:
-        """Return the rows of all ranks, one after the other, on every rank ([sum of n, ...], CPU); n may differ."""
+        """Return the concatenated rows of all ranks on every rank ([sum of n, ...], CPU); n may differ."""
         if self.size == 1:
             return rows
         counts = [
@@ -102,9 +103,9 @@ class Group:
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     def wait_for_leader(self) -> None:
-        """Wait until rank 0 has come here too, which may take hours; rank 0 itself waits for nobody.
+        """Wait until rank 0 reaches this call, which may take hours; rank 0 itself does not wait.
 
-        If rank 0 dies, the agent ends those that wait. All ranks must call this.
+        If rank 0 dies, the agent stops the waiting ranks. All ranks must call this.
         """
         if self.store is None:
             return
@@ -112,11 +113,11 @@ class Group:
         if self.rank == 0:
             self.store.set(key, "here")
         while not self.store.check([key]):
-            with suppress(dist.DistStoreError):  # It has not come yet.
-                self.store.wait([key], _ASKS)
+            with suppress(dist.DistStoreError):  # The wait timed out.
+                self.store.wait([key], _POLL_INTERVAL)
 
     def broadcast(self, content: bytes | None) -> bytes | None:
-        """Return rank 0's bytes on every rank, however long it works on them; None if rank 0 has none."""
+        """Return rank 0's bytes on every rank, however long rank 0 takes; None if rank 0 has none."""
         if self.size == 1:
             return content
         self.wait_for_leader()
@@ -131,7 +132,7 @@ class Group:
         return tensor.numpy().tobytes()
 
     def broadcast_tensors(self, tensors: Iterable[Tensor]) -> None:
-        """Give every rank what rank 0 has in these tensors, of which all have as many in the same order."""
+        """Copy rank 0's values of tensors to every rank. All ranks must pass the same tensors in the same order."""
         if self.size == 1:
             return
         for tensor in tensors:
@@ -141,18 +142,18 @@ class Group:
                 tensor.copy_(sent)
 
     def barrier(self) -> None:
-        """Wait until every rank has come here."""
+        """Wait until every rank reaches this call."""
         self.sum([0.0])
 
     def close(self) -> None:
-        """Leave the group, all together."""
+        """Leave the group. All ranks must call this."""
         if self.size > 1:
             self.barrier()
             dist.destroy_process_group()
 
 
 def choose_device(placement: RankPlacement) -> torch.device:
-    """Return the GPU of this local rank if the worker has any, else the CPU.
+    """Return the GPU of this local rank if the worker has GPUs, else the CPU.
 
     Raises:
         UserError: There are more processes than GPUs.
@@ -163,7 +164,7 @@ def choose_device(placement: RankPlacement) -> torch.device:
     if placement.local_size > found:
         raise UserError(
             f"spec.workers.processesPerWorker: {placement.local_size}, but the worker has {found} GPU(s), and each process needs "
-            "one of its own",
+            "its own GPU",
             f"set it to {found}, or ask for {placement.local_size} GPUs in spec.workers.resources.limits",
         )
     device = torch.device("cuda", placement.local_rank)
@@ -172,33 +173,35 @@ def choose_device(placement: RankPlacement) -> torch.device:
 
 
 def set_threads(placement: RankPlacement) -> None:
-    """Share the machine's cores among the processes on it; OMP_NUM_THREADS, if it is set, decides instead.
+    """Divide the machine's cores among its processes; OMP_NUM_THREADS overrides this.
 
-    They are the calling thread's. Threads that are started later, to read ahead or to write, compute with one each: once
-    OpenMP has more threads than there are cores, idle ones included, none waits actively any more, and a step of a small GPT
-    on two cores takes a third longer.
+    The setting applies to the calling thread. Threads started later, for reading ahead or writing, compute with one
+    thread each: if OpenMP has more threads than cores, idle ones included, its threads stop spinning while they wait,
+    and a step of a small GPT on two cores takes a third longer.
     """
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", max(1, count_cores() // placement.neighbours))))
-    torch.get_num_threads()  # Whoever has not asked yet takes what anybody has set last.
+    torch.get_num_threads()  # Fixes the value for this thread; until then, the last value set by any thread applies.
     later = threading.Thread(target=torch.set_num_threads, args=(1,))
     later.start()
     later.join()
 
 
 def keep_freed_memory() -> None:
-    """Have the allocator keep what a step frees for the next one, which needs it again.
+    """Have the allocator keep memory that a step frees, because the next step needs it again.
 
-    Otherwise glibc may hand the memory of activations back to the kernel after every step, only to have it faulted in anew:
-    for a small CNN up to a third of the time. What is free beyond a gibibyte is still handed back.
+    Otherwise glibc may return the memory of activations to the kernel after every step, and page faults in the next
+    step take up to a third of the time of a small CNN. Free memory beyond 1 GiB is still returned.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, 1 << 30)
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc allows; it adapts neither any more
+        mallopt(
+            _M_MMAP_THRESHOLD, 32 << 20
+        )  # The maximum of glibc. Setting a threshold also stops glibc from adjusting both.
 
 
 def count_cores() -> int:
-    """Return the number of cores this process may use: its affinity, cut by the container's CPU limit."""
+    """Return the number of cores this process may use: its affinity, limited by the container's CPU limit."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = _CPU_QUOTA.read_text().split()
@@ -208,7 +211,7 @@ def count_cores() -> int:
 
 
 def set_determinism(spec: TrainingSpec, device: torch.device) -> None:
-    """Choose between the fastest kernels and those that give the same bits every time."""
+    """Select deterministic kernels, or the fastest ones, as the spec says."""
     if spec.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(mode=True)
@@ -216,6 +219,6 @@ def set_determinism(spec: TrainingSpec, device: torch.device) -> None:
 
 
 def seed_everything(seed: int, rank: int) -> None:
-    """Seed every generator. Ranks differ, so that they do not drop the same activations."""
+    """Seed every random generator. Ranks get different seeds, so that their dropout differs."""
     torch.manual_seed(seed + rank * 1_000_003)
     random.seed(seed + rank * 1_000_003)

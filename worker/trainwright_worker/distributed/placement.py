@@ -1,4 +1,4 @@
-"""Where a process stands among the processes of the job."""
+"""The placement of a process among the processes of the job."""
 
 import os
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ class RankPlacement:
     Attributes:
         worker: Index of its worker pod; worker 0 hosts the rendezvous and the results.
         attempt: Attempt of the job that created the pod, counted from 1.
-        round: Round of the rendezvous; a new one after every restart of the processes.
-        local_rank: Number of the process within its worker.
-        local_size: Processes per worker.
-        rank: Number of the process within the job.
-        size: Processes that train.
-        absent: Workers that this round goes on without.
+        round: Round of the rendezvous; every restart of the processes starts a new round.
+        local_rank: Index of the process within its worker.
+        local_size: Number of processes per worker.
+        rank: Index of the process within the job.
+        size: Number of training processes.
+        absent: Workers that do not take part in this round.
     """
 
     worker: int
@@ -37,9 +37,9 @@ class RankPlacement:
 
     @property
     def neighbours(self) -> int:
-        """Processes that share the cores and the memory of this machine or container, this one included.
+        """Number of processes that share the cores and memory of this machine or container, including this one.
 
-        In a container these are the processes of its worker. Where several workers run on one machine, the environment says how
-        many processes there are.
+        In a container, these are the processes of its worker. If several workers run on one machine, an environment
+        variable gives the number.
         """
         return int(os.environ.get(ENV_SHARING_PROCESSES, self.local_size))

@@ -1,9 +1,8 @@
-"""The training processes of one worker: started by fork, watched, stopped.
+"""Starts, watches and stops the training processes of one worker.
 
-The agent has imported torch before it starts them, and they inherit it: on a typical machine that saves several seconds
-per start and per restart. It is safe because the agent never computes with torch, so no thread pool or device context
-exists that a child could inherit in a broken state. Where fork is not available (or not sound, as on macOS) processes
-are spawned.
+Processes are forked from the agent and inherit its imports of torch, which saves several seconds per start and restart.
+This is safe because the agent never computes with torch, so there is no thread pool or device context that a child
+could inherit in a broken state. Where fork is not available or not safe (macOS), processes are spawned.
 """
 
 import gc
@@ -25,10 +24,10 @@ class Processes:
     """The processes of one launch, in the order of their local ranks."""
 
     def __init__(self, entry: Callable[..., None], arguments: Sequence[tuple[Any, ...]], name: str = "rank") -> None:
-        """Start one process per tuple of arguments, called by `name` and its number."""
+        """Start one process per tuple of arguments, named `<name>-<index>`."""
         context = _context()
         self._processes: list[BaseProcess] = []
-        # Held back until the child has put its own handlers in place: the agent's would swallow it there.
+        # Block SIGTERM until the child has set its own handlers: the agent's handler would swallow it in the child.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             for number, values in enumerate(arguments):
@@ -40,33 +39,33 @@ class Processes:
 
     @property
     def pids(self) -> dict[int, int]:
-        """Process id by local rank."""
+        """Process ids by local rank."""
         return {number: process.pid or 0 for number, process in enumerate(self._processes)}
 
     def ended(self) -> dict[int, int]:
-        """Return the exit code, by local rank, of every process that has ended; 128 + n for an end by signal n."""
+        """Return the exit codes of ended processes by local rank; 128 + n if signal n ended the process."""
         codes = {number: process.exitcode for number, process in enumerate(self._processes)}
         return {number: code if code >= 0 else 128 - code for number, code in codes.items() if code is not None}
 
     def running(self) -> bool:
-        """Whether any process has not ended."""
+        """Whether any process is still running."""
         return len(self.ended()) < len(self._processes)
 
     def wait(self, seconds: float) -> bool:
-        """Wait until all have ended; return False if some have not after `seconds`."""
+        """Wait until all processes have ended; return False if some are still running after `seconds`."""
         deadline = time.monotonic() + seconds
         for process in self._processes:
             process.join(max(0.0, deadline - time.monotonic()))
         return not self.running()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to every process that still runs."""
+        """Send a signal to every running process."""
         for process in self._processes:
             if process.exitcode is None and process.pid:
                 os.kill(process.pid, number)
 
     def stop(self, patience: float) -> None:
-        """Ask all to end, and after `patience` seconds make them."""
+        """Send SIGTERM to all processes, and SIGKILL to those still running after `patience` seconds."""
         self.signal(signal.SIGTERM)
         if not self.wait(patience):
             self.signal(signal.SIGKILL)
@@ -80,20 +79,20 @@ def _context() -> ForkContext | SpawnContext:
 
 
 def _begin(entry: Callable[..., None], values: tuple[Any, ...]) -> None:
-    """Turn a fork of the agent into a process of its own: it dies with the agent and forgets its signal handlers."""
-    _settle_with_kernel()
+    """Set up a forked process: it ends with the agent, and does not keep the agent's signal handlers."""
+    _register_with_kernel()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the agent too, and it decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the agent, which handles it.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    gc.freeze()  # What the agent has imported stays for good: no collection need look through it, or unshare its pages.
+    gc.freeze()  # Collections must not traverse imported objects, which would unshare their pages.
     entry(*values)
 
 
-def _settle_with_kernel() -> None:
-    """Have the kernel know this process by its name, and end it when the agent dies, so that none is left behind."""
+def _register_with_kernel() -> None:
+    """Set the process name, and have the kernel end this process when the agent dies, so that none is left behind."""
     if sys.platform != "linux":
         return
-    import ctypes  # noqa: PLC0415 - needed on Linux alone
+    import ctypes  # noqa: PLC0415 - only needed on Linux
 
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_NAME, multiprocessing.current_process().name.encode())

@@ -1,7 +1,7 @@
-"""What ranks tell each other outside of training: bytes, over connections that nothing else uses.
+"""Messages between ranks outside of the training loop, over separate connections.
 
-A save goes on in a thread while training goes on in another; each needs its own connections. Messages are bytes that the
-callers parse (JSON): object collectives would unpickle whatever arrives.
+A checkpoint is saved in one thread while training continues in another, so each needs its own connections. Messages are
+bytes that the callers parse (JSON), because object collectives would unpickle received data.
 """
 
 from typing import cast
@@ -12,14 +12,14 @@ from torch import Tensor
 
 
 class Ranks:
-    """All ranks that take part in something, seen from one of them; by default this one alone."""
+    """A set of communicating ranks, as seen from one of them; by default, only this rank."""
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
-        """Connect with the others; all of them must call this at the same point.
+        """Connect to the other ranks, which must all call this at the same point.
 
         Args:
-            rank: Number of this process.
-            size: Number of processes; with one, nothing is connected.
+            rank: Rank of this process.
+            size: Number of ranks; with one, there are no connections.
         """
         self.rank = rank
         self.size = size
@@ -31,7 +31,7 @@ class Ranks:
         return self.rank == 0
 
     def share(self, content: bytes) -> list[bytes]:
-        """Return what every rank has called this with, in the order of the ranks."""
+        """Return the `content` of every rank, in rank order. All ranks must call this."""
         if self.size == 1:
             return [content]
         lengths = self._gather(torch.tensor([len(content)], dtype=torch.int64))

@@ -1,8 +1,8 @@
-"""The key-value store through which a job's processes find each other, and the process that serves it on worker 0.
+"""The key-value store for the rendezvous of a job's processes, and the process that serves it on worker 0.
 
-torch's store server asks DNS for the name of everyone who connects, in a thread of its own. The agent forks its ranks, and
-a fork at such a moment would leave the child with the resolver's lock held for ever by a thread that it does not have. So
-the server gets a process to itself, and the agent stays without threads.
+torch's store server looks up the name of every client in DNS, in its own thread. A fork of the agent during a look-up
+would leave the child with the resolver's lock held forever, because the thread that holds it does not exist there. So
+the server runs in a separate process, and the agent has no threads.
 """
 
 import multiprocessing
@@ -18,15 +18,15 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 from trainwright_worker.distributed.processes import Processes
 
 STORE_TIMEOUT: Final = timedelta(seconds=15)
-"""After so long without an answer the store's node is taken for lost. A closed connection is noticed at once."""
+"""Time without an answer after which the store's node is considered lost. A closed connection is detected at once."""
 LOCAL_HOST: Final = "localhost"
 
 
 class StoreServer:
-    """The process that serves the store; it ends with the agent that started it."""
+    """The process that serves the store; it ends with the agent."""
 
     def __init__(self, port: int) -> None:
-        """Return when the store listens.
+        """Start the server, and return when it is listening.
 
         Raises:
             OSError: It cannot listen on this port.
@@ -42,14 +42,14 @@ class StoreServer:
             raise OSError(f"cannot listen on port {port}")
 
     def close(self) -> None:
-        """End it. It does not heed SIGTERM: whoever stops a worker's processes one by one must not take the store first."""
+        """End the server. It ignores SIGTERM, so that it outlives the other processes of a stopping worker."""
         self._process.signal(signal.SIGKILL)
         self._process.wait(STORE_TIMEOUT.total_seconds())
 
 
 def _serve(port: int, tell: "Connection[bool, bool]") -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # Nobody reads the names that the server asks DNS for; it should not wait long for a DNS that is down.
+    # The names that the server looks up are not used, so it should not wait long if DNS is down.
     os.environ["RES_OPTIONS"] = "timeout:1 attempts:1"
     store = _open(LOCAL_HOST, port, serve=True)
     tell.send(True)
@@ -62,17 +62,18 @@ def connect_store(host: str, port: int) -> Store:
     """Return a connection to the store.
 
     Raises:
-        RuntimeError: There is none.
+        RuntimeError: The store cannot be reached.
     """
     return _open(host, port, serve=False)
 
 
 def _open(host: str, port: int, *, serve: bool) -> Store:
-    # Some distributions build torch without libuv; their users set torch's own USE_LIBUV=0, which is honoured here.
+    # Some distributions build torch without libuv. Their users set USE_LIBUV=0, torch's own variable, which applies
+    # here too.
     libuv = os.environ.get("USE_LIBUV", "1") == "1"
     return TCPStore(host, port, is_master=serve, timeout=STORE_TIMEOUT, wait_for_workers=False, use_libuv=libuv)
 
 
 def round_store(store: Store, uid: str, number: int) -> Store:
-    """Return the part of the store that belongs to one round, so that nothing of an earlier launch is ever read."""
+    """Return the part of the store that belongs to one round, so that keys of earlier rounds are never read."""
     return PrefixStore(f"trainwright/{uid}/launch/{number}", store)

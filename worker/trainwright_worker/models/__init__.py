@@ -1,1 +1,1 @@
-"""Models: layers to torch modules."""
+"""Builds models, and loads, adapts and runs them."""

@@ -1,4 +1,4 @@
-"""From a spec and the facts of its data to a model: one of our own, of a list of layers, or of another library."""
+"""Builds the model that a spec describes: a built-in one, a list of layers, or a model of another library."""
 
 import importlib
 from contextlib import suppress
@@ -23,42 +23,44 @@ from trainwright_worker.models.vision import build_timm, build_torchvision
 
 
 def build(spec: TrainingJobSpec, facts: Facts, root: str = "") -> nn.Module:
-    """Return the model with freshly drawn weights (from torch's global generator), on torch's default device.
+    """Return the model with randomly initialized weights (from torch's global generator), on torch's default device.
 
-    Under `torch.device("meta")` nothing is allocated, whatever the size. Pretrained weights are another step, since a
-    resumed job has its own: `pretrained.load_pretrained`.
+    Under `torch.device("meta")` no memory is allocated, whatever the size of the model. Pretrained weights are loaded
+    in a separate step (`pretrained.load_pretrained`), because a resumed job takes its weights from a checkpoint
+    instead.
 
     Args:
         spec: The job.
-        facts: What the data asks of a model.
-        root: Folder at which relative paths start, for the configuration beside pretrained weights.
+        facts: Input shape, number of outputs and vocabulary size of the data.
+        root: Folder that relative paths are resolved against, to find the configuration of pretrained weights.
 
     Raises:
-        UserError: The model does not fit the data, the task or itself; names the field.
+        UserError: The model does not fit the data or the task, or its arguments contradict each other; names the field.
     """
     model = _build(spec, facts, root)
     if spec.model.lora is not None:
-        # A language model has no new head to train: its outputs are the tokens it always knew.
+        # A language model keeps its pretrained head, because its outputs are the tokens of its own vocabulary.
         head = frozenset() if spec.traits.target == Target.TOKENS else head_names(model, facts.outputs)
         add_lora(model, spec.model.lora, head)
     return model
 
 
 def draws_layer_by_layer(spec: ModelSpec) -> bool:
-    """Return whether every layer of the model draws its own weights, when it is made and in the order of `modules()`.
+    """Return whether every layer initializes its own weights, when it is constructed and in the order of `modules()`.
 
-    Such a model may be built without data and get the weights that it would have had from `distributed.parallel.draw`, one layer at a time.
+    Such a model can be built on the meta device, and `distributed.parallel.draw` can initialize it later, one layer at
+    a time, with exactly the same weights.
     """
     return spec.foreign is None and spec.pretrained is None and spec.lora is None
 
 
 def preload(spec: ModelSpec) -> None:
-    """Import what the model will need, in the agent, so that its processes inherit it and restarts cost no import."""
+    """Import the libraries of the model in the agent, so that forked ranks inherit them and restarts are fast."""
     match spec.foreign:
         case (Library.HF, kind):
             transformers = import_transformers()
             importlib.import_module("transformers.models.auto.modeling_auto")
-            with suppress(ImportError):  # A wrong name gets its error where there is someone to tell.
+            with suppress(ImportError):  # `build` reports an unknown name.
                 importlib.import_module(f"{transformers.__name__}.models.{kind.replace('-', '_')}")
         case (library, _):
             importlib.import_module(library)
@@ -87,7 +89,7 @@ def _build_recurrent(spec: TrainingJobSpec, args: RecurrentArgs, facts: Facts) -
     _need_sequences(spec, facts)
     if args.bidirectional and spec.traits.causal:
         raise UserError(
-            f"spec.model.args.bidirectional: true, but a model that reads backwards sees what task {spec.task} has it predict",
+            f"spec.model.args.bidirectional: true, but task {spec.task} predicts positions that the model would see",
             "remove it",
         )
     kind = ModelName(str(spec.model.name))

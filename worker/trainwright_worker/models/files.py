@@ -1,4 +1,4 @@
-"""Files of pretrained weights: on a mounted volume, or fetched from an object store once per machine."""
+"""Files of pretrained weights: read from a mounted volume, or downloaded once per machine from an object store."""
 
 import hashlib
 import json
@@ -19,19 +19,19 @@ CONFIG: Final = "config.json"
 _INDEX: Final = "model.safetensors.index.json"
 _WHOLE: Final = ("model.safetensors", WEIGHTS_FILE, "pytorch_model.bin")
 _SUFFIXES: Final = frozenset({".json", ".safetensors", ".bin", ".pth", ".pt"})
-"""Files that are fetched; what else lies beside them is never needed, and code never wanted."""
+"""Suffixes of the files that are downloaded. Other files in the folder are not needed, and code must not be loaded."""
 
 
 def local_path(path: str, root: str, field: str) -> Path:
-    """Return where a file or folder lies on this machine; what an URI names is fetched first.
+    """Return the local path of a file or folder; a URI is downloaded first.
 
     Args:
-        path: A path, or an URI that fsspec can read.
-        root: Folder at which relative paths start.
-        field: Field of the spec to blame.
+        path: A path, or a URI that fsspec can read.
+        root: Folder that relative paths are resolved against.
+        field: Field of the spec that error messages name.
 
     Raises:
-        DataError: There is nothing, or it may not be read.
+        DataError: The file does not exist, or access is denied.
         InfrastructureError: The store does not answer.
     """
     location = find(path, root, field)
@@ -39,11 +39,11 @@ def local_path(path: str, root: str, field: str) -> Path:
 
 
 def read_config(path: str, root: str, field: str) -> dict[str, Any] | None:
-    """Return the config.json of a pretrained folder; None if there is none, as beside a single file.
+    """Return the config.json of a pretrained folder; None if it has none, or if the path is a single file.
 
     Raises:
         DataError: The folder does not exist.
-        UserError: Its config is not JSON, or it wants to run code of its own.
+        UserError: The config is not valid JSON, or it refers to custom code.
     """
     if PurePosixPath(path).suffix in _SUFFIXES:
         return None
@@ -56,14 +56,18 @@ def read_config(path: str, root: str, field: str) -> dict[str, Any] | None:
         raise UserError(f"{field}: {path}/{CONFIG} cannot be read: {error}") from error
     if "auto_map" in config:
         raise UserError(
-            f"{field}: {path}/{CONFIG} names code of its own (auto_map), which is never run",
-            "use a model whose type transformers knows by itself",
+            f"{field}: {path}/{CONFIG} refers to custom code (auto_map), which is never run",
+            "use a model type that the transformers library includes",
         )
     return config
 
 
 def read_summary(location: Path) -> dict[str, Any]:
-    """Return what a job says of itself beside its weights, a file or a folder; nothing if they are from elsewhere."""
+    """Return the summary that a job wrote beside its weights; empty if the weights do not come from a job.
+
+    Args:
+        location: The weights file, or the folder that holds it.
+    """
     try:
         summary = json.loads(((location if location.is_dir() else location.parent) / SUMMARY_FILE).read_text())
     except (OSError, ValueError):
@@ -75,7 +79,7 @@ def read_weights(location: Path, field: str) -> dict[str, Tensor]:
     """Return the tensors of a weights file, or of a folder that holds one, by name.
 
     Raises:
-        UserError: There is no such file, or it holds something else than tensors.
+        UserError: There is no such file, or it holds anything but tensors.
     """
     try:
         if location.is_file():
@@ -89,9 +93,9 @@ def read_weights(location: Path, field: str) -> dict[str, Tensor]:
     except UserError:
         raise
     except Exception as error:
-        # Whatever a reader says of a damaged file; unpickling is restricted to tensors and says so in its own way.
-        raise UserError(f"{field}: {location} holds no weights: {str(error).splitlines()[0]}") from error
-    raise UserError(f"{field}: {location} has none of {', '.join((*_WHOLE, _INDEX))}")
+        # Readers raise many kinds of errors for a damaged file, and torch for a pickle that holds anything but tensors.
+        raise UserError(f"{field}: {location} holds no readable weights: {str(error).splitlines()[0]}") from error
+    raise UserError(f"{field}: {location} contains none of the files {', '.join((*_WHOLE, _INDEX))}")
 
 
 def _read_file(file: Path) -> dict[str, Tensor]:
@@ -105,24 +109,24 @@ def _read_file(file: Path) -> dict[str, Tensor]:
             content = content[key]
     tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise ValueError("there are no tensors in it")
+        raise ValueError("the file contains no tensors")
     return tensors
 
 
 def _fetch(location: Location) -> Path:
-    """Return the local copy of what an URI names; the processes of a machine share it."""
+    """Return the local copy of a URI's file or folder; all processes of a machine share it."""
     whole = location.is_folder()
     wanted = [location]
     if whole:
         beside = [file for file in location.files() if PurePosixPath(file.path).parent == PurePosixPath(location.path)]
         wanted = [file for file in beside if file.suffix in _SUFFIXES]
-    # What is there decides the name of the copy, so that a changed object is fetched again.
+    # The name of the copy depends on size and version of the objects, so that a changed object is downloaded again.
     stamps = [part for file in wanted for part in file.stamp()]
     digest = hashlib.sha256("\n".join((location.name, *stamps)).encode()).hexdigest()[:32]
     folder = Path(tempfile.gettempdir()) / f"trainwright-{digest}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
-        raise InfrastructureError(f"{location.field}: {folder} belongs to someone else", "set TMPDIR to another folder")
+        raise InfrastructureError(f"{location.field}: {folder} belongs to another user", "set TMPDIR to another folder")
     with locked(folder / ".lock"):
         for file in wanted:
             target = folder / PurePosixPath(file.path).name

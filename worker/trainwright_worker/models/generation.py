@@ -1,4 +1,4 @@
-"""Text from a causal language model, token by token: greedy or drawn, from all tokens or the likeliest ones."""
+"""Text generation with a causal language model, token by token: greedy, or sampled from all or the likeliest tokens."""
 
 from typing import Any
 
@@ -17,19 +17,19 @@ def generate(
     generator: torch.Generator | None = None,
     stop: int | None = None,
 ) -> Tensor:
-    """Return prompts with what the model says next.
+    """Return the prompts, each followed by the tokens that the model generates.
 
     Args:
-        model: A causal language model, which returns logits for every position. What it says about itself is heeded:
-            `vocabulary` (further outputs stand for nothing), `context` (longest sequence) and `new_cache` (memory of what
-            it has read; a model without one reads the whole text again for every token).
-        prompt_ids: Token ids, int64 [batch, length], at least one each and without padding.
-        max_tokens: How many tokens to add at most.
-        temperature: 0 takes the likeliest token; below 1 is bolder than the model, above 1 more even.
-        top_k: Draw from so many of the likeliest tokens only.
-        top_p: Draw from the fewest tokens whose probabilities add up to this.
-        generator: Where chance comes from, on the device of the prompts; torch's global one by default.
-        stop: Token that ends a text; it is kept, and repeated until all texts have ended.
+        model: A causal language model that returns logits for every position. Three optional attributes are used:
+            `vocabulary` (outputs beyond it are ignored), `context` (maximum sequence length) and `new_cache` (a method
+            that returns an empty cache; without it, the model reads the whole text again for every token).
+        prompt_ids: Token ids, int64 [batch, length], with at least one token each and without padding.
+        max_tokens: Maximum number of tokens to add.
+        temperature: 0 always takes the likeliest token; below 1 sharpens the model's distribution, above 1 flattens it.
+        top_k: Sample from this many of the likeliest tokens only.
+        top_p: Sample from the smallest set of tokens whose probabilities add up to at least this.
+        generator: Random generator on the device of the prompts; torch's global one by default.
+        stop: Token that ends a text. It is part of the result, and pads a text that ends before the others.
 
     Returns:
         Token ids, int64 [batch, length + at most max_tokens].
@@ -51,7 +51,7 @@ def generate(
 
 
 class _Reader:
-    """Has a model read a text that grows, each token once if it remembers what it has read."""
+    """Runs a model over a growing text; with a cache, the model reads each token only once."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -60,9 +60,13 @@ class _Reader:
         self._read = 0
 
     def logits(self, ids: Tensor) -> Tensor:
-        """Return the logits of what comes after a text ([batch, vocabulary]), which begins as the one before did."""
+        """Return the logits of the next token, [batch, vocabulary].
+
+        Args:
+            ids: Token ids, [batch, length]. With every call, the text of the call before is its beginning.
+        """
         if self._context is not None and ids.shape[1] > self._context:
-            # Positions start anew in a window that moves, so nothing that was read before can be kept.
+            # When the window moves, every token gets a new position, which invalidates the cache.
             self._cache = None
         if self._cache is None:
             outputs = self._model(ids[:, -(self._context or 0) :])
@@ -85,7 +89,7 @@ def _choose(
         logits = logits.masked_fill(logits < least, -torch.inf)
     if top_p is not None:
         ordered, order = logits.softmax(1).sort(1, descending=True)
-        # A token goes if those before it suffice; the likeliest has none before it.
+        # Drop a token if the likelier tokens already reach top_p. This always keeps the likeliest token.
         beyond = ordered.cumsum(1) - ordered >= top_p
         logits = logits.masked_fill(beyond.scatter(1, order, beyond), -torch.inf)
     return torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)

@@ -1,7 +1,8 @@
 """GPT-2's architecture in the published sizes of GPT-2 and GPT-3.
 
-GPT-3 has the same blocks. Its locally banded attention, in every other block, is not published in detail: here attention
-is dense, as in all who rebuilt it. Heads of 1.3B and the width of 13B are those that multiply out.
+GPT-3 has the same blocks. It uses locally banded attention in every other block, but the details are not published, so
+attention is dense here, as in other reimplementations. The paper's dimension, number of heads and size of a head are
+inconsistent for 1.3B and 13B. This module changes the number of heads of 1.3B and the dimension of 13B.
 """
 
 import math
@@ -21,7 +22,7 @@ from trainwright_worker.models.transformer import Transformer, TransformerConfig
 
 @dataclass(frozen=True)
 class Size:
-    """A published size: number of blocks, heads, length of a position's vector, longest sequence."""
+    """A published size: number of blocks, number of heads, hidden dimension, maximum sequence length."""
 
     layers: int
     heads: int
@@ -62,16 +63,16 @@ _GPT2_NAMES: Final = (
 
 
 def build_gpt(args: GptArgs, facts: Facts, dropout: float, pretrained: dict[str, Any] | None = None) -> Transformer:
-    """Return a GPT with freshly drawn weights.
+    """Return a GPT with randomly initialized weights.
 
     Args:
-        args: Its arguments.
-        facts: What the data asks of a model; its inputs are token ids.
-        dropout: Dropout.
-        pretrained: The config.json of the pretrained folder, if there is one: it sets what a size sets.
+        args: The arguments of the model.
+        facts: Input shape, number of outputs and vocabulary size of the data; the inputs must be token ids.
+        dropout: Dropout probability.
+        pretrained: The config.json of the pretrained folder, if there is one; it then determines the size.
 
     Raises:
-        UserError: The arguments do not fit each other, the data or the pretrained weights.
+        UserError: The arguments contradict each other, or do not fit the data or the pretrained weights.
     """
     size = SIZES[args.size] if pretrained is None else _stored_size(args, pretrained)
     dimension = args.dimension or size.dimension
@@ -109,7 +110,7 @@ def _stored_size(args: GptArgs, pretrained: dict[str, Any]) -> Size:
     if args.size is not None and SIZES[args.size] != stored:
         raise UserError(
             f"spec.model.args.size: {args.size} is {SIZES[args.size]}, but the pretrained model is {stored}",
-            "remove it: the folder says the size",
+            "remove it: the pretrained model determines the size",
         )
     return stored
 
@@ -119,26 +120,26 @@ def _vocabulary(args: GptArgs, facts: Facts, pretrained: dict[str, Any] | None) 
     if args.vocabulary is not None and args.vocabulary < tokens:
         raise UserError(
             f"spec.model.args.vocabulary: {args.vocabulary}, but the tokenizer has {tokens} tokens",
-            "remove it: the tokenizer's number is the default",
+            "remove it: the default is the size of the tokenizer's vocabulary",
         )
     stored = (pretrained or {}).get("vocab_size")
     if stored is not None and stored < tokens:
         raise UserError(
-            f"spec.model.pretrained: the model knows {stored} tokens, but the tokenizer has {tokens}",
+            f"spec.model.pretrained: the model's vocabulary has {stored} tokens, but the tokenizer's has {tokens}",
             "set spec.dataset.tokenizer.path to the folder of the pretrained model",
         )
     return args.vocabulary or stored or tokens
 
 
 def check_transformer(config: TransformerConfig, facts: Facts) -> None:
-    """Check that the numbers of a Transformer fit each other and the data.
+    """Check that the dimensions of a Transformer are consistent with each other and with the data.
 
     Raises:
-        UserError: They do not; names the argument.
+        UserError: They are not; names the argument.
     """
     if config.dimension % config.heads:
         raise UserError(
-            f"spec.model.args.heads: {config.heads} heads do not divide the dimension, {config.dimension}",
+            f"spec.model.args.heads: {config.heads} heads do not evenly divide dimension {config.dimension}",
             "choose a dimension that is a multiple of heads",
         )
     if config.positions == Positions.ROTARY and config.dimension // config.heads % 2:
@@ -148,24 +149,24 @@ def check_transformer(config: TransformerConfig, facts: Facts) -> None:
         )
     if facts.shape[0] > config.context:
         raise UserError(
-            f"spec.model.args.context: the model sees {config.context} positions, but the data has sequences of "
-            f"{facts.shape[0]}",
+            f"spec.model.args.context: the model takes {config.context} positions, but the data has sequences of "
+            f"length {facts.shape[0]}",
             "lower spec.dataset.tokenizer.maxLength, or raise spec.model.args.context",
         )
 
 
 def is_gpt2(state: Mapping[str, Tensor]) -> bool:
-    """Return whether weights have the names that Hugging Face gives them in GPT-2."""
+    """Return whether the weights have the names of Hugging Face's GPT-2."""
     return any(name.endswith("wte.weight") for name in state)
 
 
 def from_gpt2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of a Hugging Face GPT-2 under our names, linear layers turned from (in, out) to (out, in)."""
+    """Rename the weights of a Hugging Face GPT-2 to our names and transpose the linear layers to (out, in)."""
     result: dict[str, Tensor] = {}
     for full, value in state.items():
         name = full.removeprefix("transformer.")
         if name == "lm_head.weight" or name.endswith((".attn.bias", ".attn.masked_bias")):
-            continue  # the embedding again, and masks that old folders store
+            continue  # A second name of the embedding, and attention masks that old checkpoints store.
         for theirs, ours in _GPT2_NAMES:
             name = re.sub(theirs, ours, name)
         turned = name.startswith("blocks.") and name.endswith("weight") and ".norm" not in name

@@ -1,4 +1,4 @@
-"""The head of a model: the weights that turn what a body has understood into outputs."""
+"""The head of a model: the weights of its output layer."""
 
 from torch import nn
 
@@ -7,11 +7,11 @@ from trainwright_worker.models.transformer import Transformer
 
 
 def head_names(model: nn.Module, outputs: int) -> frozenset[str]:
-    """Return the names of the head's weights in the model's state; empty for one that shares them with its embedding.
+    """Return the names of the head's weights in the state dict; empty if the head shares the embedding's weights.
 
     Args:
         model: A model of any kind.
-        outputs: Its number of outputs.
+        outputs: The model's number of outputs.
     """
     if isinstance(model, HuggingFaceModel):
         return model.head
@@ -29,5 +29,5 @@ def head_names(model: nn.Module, outputs: int) -> frozenset[str]:
 
 
 def _has_own_head(model: nn.Module) -> bool:
-    """Return whether the last layer is a head, rather than an embedding once more."""
+    """Return whether the output layer has weights of its own, rather than those of the embedding."""
     return not (isinstance(model, Transformer) and model.head is None)

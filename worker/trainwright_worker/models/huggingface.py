@@ -1,4 +1,7 @@
-"""Models of Hugging Face's transformers, from their configuration. Nothing is downloaded, and no code but theirs runs."""
+"""Models of Hugging Face's transformers, built from their configuration.
+
+Nothing is downloaded, and no code outside the installed library runs.
+"""
 
 import difflib
 import importlib
@@ -26,36 +29,38 @@ _OURS: Final = frozenset(
         *("auto_map", "dtype", "torch_dtype", "use_cache", "quantization_config", "attn_implementation"),
     }
 )
-"""What follows from the rest of the spec, or would bring in code or arithmetic that is not ours."""
+"""Fields of a configuration that other fields of the spec determine, or that would load custom code or change the
+arithmetic.
+"""
 _PROBED: Final = 4
-"""How many tokens show whether a model looks ahead."""
+"""Number of tokens in the test for whether a model looks ahead."""
 _ROUNDING: Final = 1e-5
-"""Differences below this share of the largest output may come from rounding."""
+"""Differences below this fraction of the largest output are attributed to rounding."""
 _SHORT: Final = 7
-"""Tokens of a text that shows whether a model reads the padding behind it: an odd number, since some pool pairs."""
+"""Length of the text in the test for whether a model reads padding. Odd, because some models pool pairs of tokens."""
 _BLURRED: Final = 1e-2
-"""Differences that padding may make: some models convolve over the end of a text, as they did when they were pretrained."""
+"""Difference that padding may make, as a fraction of the largest output: some models convolve across the end."""
 
 
 class HuggingFaceModel(nn.Module):
-    """A model of transformers that takes and returns what all models here do.
+    """A model of transformers with the `forward` signature of the built-in models.
 
     Attributes:
-        vocabulary: Number of different tokens of the tokenizer, of which generation draws.
-        context: Longest sequence; None if its positions have no end.
+        vocabulary: Size of the tokenizer's vocabulary; generation ignores outputs beyond it.
+        context: Maximum sequence length; None if it is unlimited.
     """
 
     def __init__(
         self, network: Any, input_name: str, *, causal: bool, context: int | None, vocabulary: int | None
     ) -> None:
-        """Wrap.
+        """Wrap a model of transformers.
 
         Args:
             network: The model of transformers.
-            input_name: What it calls its inputs: input_ids or pixel_values.
-            causal: Whether it is a language model.
-            context: Longest sequence.
-            vocabulary: Number of different tokens.
+            input_name: Name of its input argument: input_ids or pixel_values.
+            causal: Whether it is a causal language model.
+            context: Maximum sequence length; None if it is unlimited.
+            vocabulary: Size of the tokenizer's vocabulary; None for images.
         """
         super().__init__()
         self.network, self.input_name, self.causal = network, input_name, causal
@@ -63,7 +68,7 @@ class HuggingFaceModel(nn.Module):
 
     @property
     def head(self) -> frozenset[str]:
-        """Names of the weights that are not part of the pretrained body."""
+        """Names of the weights that are not part of the pretrained base model."""
         body = f"network.{self.network.base_model_prefix}."
         return frozenset(name for name in self.state_dict() if not name.startswith(body) or ".pooler." in name)
 
@@ -72,11 +77,12 @@ class HuggingFaceModel(nn.Module):
 
         Args:
             inputs: Token ids [batch, length], or images [batch, channels, height, width].
-            mask: bool [batch, length], true where the inputs are real; None if all are.
-            cache: What was read before the inputs, from `new_cache`; it then includes them.
+            mask: bool [batch, length], true for real positions, false for padding; None if there is no padding.
+            cache: Cache of the positions before the inputs, from `new_cache`; updated to include the inputs.
 
         Returns:
-            [batch, outputs]; [batch, length, vocabulary] for language modelling, only of the last position with a cache.
+            [batch, outputs]; [batch, length, vocabulary] for language modelling, or [batch, 1, vocabulary] (the last
+            position) with a cache.
         """
         arguments: dict[str, Any] = {self.input_name: inputs}
         if mask is not None:
@@ -87,40 +93,41 @@ class HuggingFaceModel(nn.Module):
         return logits if cache is None else logits[:, -1:]
 
     def new_cache(self) -> Any:
-        """Return the memory of a model that has read nothing."""
+        """Return an empty cache for generation."""
         return importlib.import_module("transformers").DynamicCache()
 
 
 def import_transformers() -> Any:
-    """Return the library, told that it is offline before it can think otherwise."""
+    """Return the transformers library in offline mode, which must be set before the import."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     return importlib.import_module("transformers")
 
 
 def build_huggingface(kind: str, spec: TrainingJobSpec, facts: Facts, root: str) -> HuggingFaceModel:
-    """Return a model of transformers with freshly drawn weights.
+    """Return a model of transformers with randomly initialized weights.
 
     Args:
-        kind: Its type, as config.json has it: bert, distilbert, roberta, gpt2.
-        spec: The job. The configuration is that of its pretrained folder, if it names one, changed by its args.
-        facts: What the data asks of a model.
-        root: Folder at which relative paths start.
+        kind: The model type, as in config.json: bert, distilbert, roberta, gpt2.
+        spec: The job. The configuration comes from its pretrained folder, if it names one, updated with its args.
+        facts: Input shape, number of outputs and vocabulary size of the data.
+        root: Folder that relative paths are resolved against.
 
     Raises:
-        UserError: There is no such type, it cannot do the task, or it does not fit the data.
+        UserError: There is no such type, it does not support the task, or it does not fit the data.
     """
     transformers = import_transformers()
     images = len(facts.shape) == IMAGE_DIMENSIONS
     automatic = _class_for(spec, facts, images=images)
     config = _configuration(kind, spec, facts, root)
     try:
-        # The weights are kept in fp32, whatever the folder stores; the precision of the job decides what computes.
+        # The weights are fp32, whatever the checkpoint stores; spec.training.precision sets the type of the
+        # computations.
         network = getattr(transformers, automatic).from_config(config, dtype=torch.float32)
     except (ValueError, TypeError, AttributeError, ImportError) as error:
         reason = str(error).splitlines()[0]
         if reason.startswith("Unrecognized configuration class"):
             reason = f"transformers has no such model for {'images' if images else 'text'}"
-        raise UserError(f"spec.model: hf:{kind} cannot do task {spec.task}: {reason}") from error
+        raise UserError(f"spec.model: hf:{kind} does not support task {spec.task}: {reason}") from error
     network.train()
     model = HuggingFaceModel(
         network,
@@ -135,24 +142,25 @@ def build_huggingface(kind: str, spec: TrainingJobSpec, facts: Facts, root: str)
         _check_length(model, spec, facts)
     if model.causal and _looks_ahead(model, facts):
         raise UserError(
-            f"spec.model.name: {spec.model.name} sees the tokens that a language model is to predict",
-            "use a decoder such as hf:gpt2, or make it one in spec.model.args if its configuration can "
+            f"spec.model.name: {spec.model.name} sees the tokens that it must predict",
+            "use a decoder such as hf:gpt2, or configure the model as a decoder in spec.model.args if it can be one "
             "(is_decoder: true, causal: true of xlm, attn_type: uni of xlnet)",
         )
     if facts.vocabulary is not None and not model.causal and _reads_padding(model, facts):
         raise UserError(
-            f"spec.model.name: {spec.model.name} reads the padding behind short texts, so its outputs depend on the other "
-            "texts of a batch",
-            "use a model that leaves it out, such as hf:bert, hf:distilbert or hf:roberta",
+            f"spec.model.name: {spec.model.name} reads the padding after short texts, so its outputs depend on the "
+            "other texts of a batch",
+            "use a model that masks padding, such as hf:bert, hf:distilbert or hf:roberta",
         )
     return model
 
 
 def _looks_ahead(model: HuggingFaceModel, facts: Facts) -> bool:
-    """Return whether the last of a few tokens changes the outputs before it.
+    """Return whether changing the last of a few tokens changes the outputs of the tokens before it.
 
-    A model without data (on the meta device) shows nothing; whoever trains it builds it with data, also if it is split
-    afterwards. One that does not take the tokens as they are shows nothing either, and the first step says why.
+    A model on the meta device has no values to compare, so it passes; training always builds this model with values,
+    even if it is sharded afterwards. A model that fails on these inputs passes too; its first training step reports the
+    error.
     """
     tokens = _probed_tokens(model, facts)
     if not tokens:
@@ -164,9 +172,9 @@ def _looks_ahead(model: HuggingFaceModel, facts: Facts) -> bool:
 
 
 def _reads_padding(model: HuggingFaceModel, facts: Facts) -> bool:
-    """Return whether padding behind a short text changes its outputs, although the mask says what it is.
+    """Return whether padding after a short text changes its outputs, although the mask excludes it.
 
-    A model without data shows nothing, as above.
+    As in `_looks_ahead`, a model on the meta device passes.
     """
     tokens = _probed_tokens(model, facts)
     if not tokens or facts.shape[0] <= _SHORT:
@@ -178,7 +186,7 @@ def _reads_padding(model: HuggingFaceModel, facts: Facts) -> bool:
 
 
 def _probed_tokens(model: HuggingFaceModel, facts: Facts) -> list[int]:
-    """Return a few tokens that are no padding; none of a model without data."""
+    """Return a few tokens other than padding; none if the model is on the meta device."""
     if any(weight.is_meta for weight in model.parameters()):
         return []
     padding = getattr(model.network.config, "pad_token_id", None)
@@ -186,10 +194,10 @@ def _probed_tokens(model: HuggingFaceModel, facts: Facts) -> list[int]:
 
 
 def _differ(model: HuggingFaceModel, one: Callable[[], Tensor], other: Callable[[], Tensor], least: float) -> bool:
-    """Return whether two outputs differ by more than a share of the largest; false if the model does not take the inputs."""
+    """Return whether two outputs differ by more than a fraction of the largest; false if the model fails."""
     found = False
     model.eval()
-    # What is drawn afterwards must not depend on this.
+    # The random numbers drawn after this check must be the same as without it.
     with suppress(Exception), torch.no_grad(), torch.random.fork_rng(devices=[]):
         before = one()
         found = bool(((other() - before).abs() > least * before.abs().max()).any())
@@ -200,7 +208,7 @@ def _differ(model: HuggingFaceModel, one: Callable[[], Tensor], other: Callable[
 def _check_length(model: HuggingFaceModel, spec: TrainingJobSpec, facts: Facts) -> None:
     if model.context is not None and facts.shape[0] > model.context:
         raise UserError(
-            f"spec.model.name: {spec.model.name} sees {model.context} positions, but the data has sequences of "
+            f"spec.model.name: {spec.model.name} takes {model.context} positions, but the data has sequences of length "
             f"{facts.shape[0]}",
             "lower spec.dataset.tokenizer.maxLength"
             + ("" if spec.model.pretrained else ", or raise max_position_embeddings in spec.model.args"),
@@ -208,7 +216,7 @@ def _check_length(model: HuggingFaceModel, spec: TrainingJobSpec, facts: Facts) 
 
 
 def default_vocabulary(kind: str) -> int | None:
-    """Return how many tokens a type of model knows unless it is told; None if there is no such type, or it reads none."""
+    """Return the default vocabulary size of a model type; None if the type is unknown or has no vocabulary."""
     import_transformers()
     mapping = importlib.import_module("transformers.models.auto.configuration_auto").CONFIG_MAPPING
     known = getattr(mapping[kind](), "vocab_size", None) if kind in mapping else None
@@ -216,13 +224,13 @@ def default_vocabulary(kind: str) -> int | None:
 
 
 def read_state(model: HuggingFaceModel, folder: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the weights of a pretrained folder under the names of `model`, and the names of those it has no use for.
+    """Return the weights of a pretrained folder under the names of `model`, and the names of unused weights.
 
     Raises:
-        UserError: The folder holds no weights, or none that can be read.
+        UserError: The folder holds no readable weights.
     """
     transformers = import_transformers()
-    transformers.utils.logging.set_verbosity_error()  # What it would warn of, we say ourselves.
+    transformers.utils.logging.set_verbosity_error()  # The caller logs the unused weights.
     transformers.utils.logging.disable_progress_bar()
     try:
         kind: Any = type(model.network)
@@ -250,7 +258,7 @@ def read_state(model: HuggingFaceModel, folder: Path) -> tuple[dict[str, Tensor]
 def _class_for(spec: TrainingJobSpec, facts: Facts, *, images: bool) -> str:
     if spec.regularization.dropout:
         raise UserError(
-            f"spec.regularization.dropout: {spec.model.name} has dropouts of its own",
+            f"spec.regularization.dropout: {spec.model.name} has its own dropout settings",
             "set them in spec.model.args, for example hidden_dropout_prob",
         )
     modality = Modality.IMAGES if images else Modality.TEXTS
@@ -284,15 +292,15 @@ def _configuration(kind: str, spec: TrainingJobSpec, facts: Facts, root: str) ->
     try:
         changes = {
             **(_from_data(facts, known) if raw is None else {}),
-            # The switch of encoders that can be decoders; a folder may have been left by another task.
+            # Turns an encoder into a decoder. The pretrained folder may carry the value of another task.
             **({"is_decoder": spec.traits.causal} if "is_decoder" in known else {}),
             **args,
             **_from_task(spec.traits.target, facts, raw),
         }
         return mapping[kind].from_dict({**stored, **changes})
     except Exception as error:
-        # Each configuration has errors of its own; what they are about is always the arguments.
-        raise UserError(f"spec.model.args: hf:{kind} does not take them: {error}") from error
+        # Every configuration class raises its own errors, always about the arguments.
+        raise UserError(f"spec.model.args: hf:{kind} rejects them: {error}") from error
 
 
 def _unknown_argument(name: str, kind: str, known: Iterable[str]) -> UserError:
@@ -304,16 +312,16 @@ def _unknown_argument(name: str, kind: str, known: Iterable[str]) -> UserError:
 
 
 def _check_tokens(facts: Facts, raw: dict[str, Any] | None, args: dict[str, Any]) -> None:
-    """Check that the model knows every token, and that its tokens are the tokenizer's.
+    """Check that the model's vocabulary covers the tokenizer's, and that both use the same padding token.
 
     Raises:
-        UserError: They are not.
+        UserError: They do not.
     """
     vocabulary = args.get("vocab_size", (raw or {}).get("vocab_size"))
     if isinstance(vocabulary, int) and facts.vocabulary is not None and vocabulary < facts.vocabulary:
         where = "spec.model.args.vocab_size" if "vocab_size" in args else _FIELD
         raise UserError(
-            f"{where}: the model knows {vocabulary} tokens, but the tokenizer has {facts.vocabulary}",
+            f"{where}: the model's vocabulary has {vocabulary} tokens, but the tokenizer's has {facts.vocabulary}",
             "set spec.dataset.tokenizer.path to the folder of the pretrained model",
         )
     padding = (raw or {}).get("pad_token_id")
@@ -325,14 +333,14 @@ def _check_tokens(facts: Facts, raw: dict[str, Any] | None, args: dict[str, Any]
 
 
 def _from_data(facts: Facts, known: dict[str, Any]) -> dict[str, Any]:
-    """Return what the data says of a model that starts from nothing."""
+    """Return the fields of the configuration that the data determines, for a model without pretrained configuration."""
     if facts.vocabulary is not None:
-        # Ids of special tokens that belong to a tokenizer with more tokens.
+        # The default ids of special tokens belong to another tokenizer and may exceed the vocabulary.
         special: dict[str, int | None] = {
             name: None for name, value in known.items() if name.endswith("_token_id") and isinstance(value, int)
         }
         if "decoder_start_token_id" in special:
-            special["decoder_start_token_id"] = facts.padding  # What a decoder begins with means nothing else.
+            special["decoder_start_token_id"] = facts.padding  # Any token without another meaning will do.
         return {**special, "vocab_size": facts.vocabulary}
     found = {"num_channels": facts.shape[0], "image_size": facts.shape[1]}
     return {name: value for name, value in found.items() if name in known}
@@ -349,7 +357,7 @@ def _from_task(target: Target, facts: Facts, raw: dict[str, Any] | None) -> dict
 
 
 def _context(network: nn.Module) -> int | None:
-    """Return how many positions a model can tell apart; of learned positions, some are kept for padding."""
+    """Return the maximum sequence length; embeddings of learned positions may reserve some for padding."""
     limits = []
     limit = getattr(network.config, "max_position_embeddings", None)
     if isinstance(limit, int) and limit > 0:

@@ -1,8 +1,8 @@
-"""From the layers of the API to a torch module, with every shape checked before a weight is allocated.
+"""Builds the torch modules of a list of layers and checks every shape before it allocates weights.
 
-Shapes are followed by arithmetic, layer by layer, so a mistake is named with its index and the shape it met, without
-running anything and without touching a device. A shape of one number is a vector, of two a sequence (length, features),
-of three an image (channels, height, width).
+The output shape of each layer is computed arithmetically, so an error names the index of the layer and its input shape
+without running the model or using a device. A shape of one number is a vector, of two a sequence (length, features), of
+three an image (channels, height, width).
 """
 
 import math
@@ -30,9 +30,9 @@ from trainwright_worker.models.pooling import MeanOfReal
 from trainwright_worker.models.recurrent import LastState, RecurrentLayers
 
 Shape = tuple[int, ...]
-"""Shape of one sample, without the batch."""
+"""Shape of one sample, without the batch dimension."""
 Added = tuple[list[nn.Module], Shape]
-"""The modules of a layer, and the shape that they produce."""
+"""The modules of a layer, and their output shape."""
 
 SEQUENCE_DIMENSIONS = 2
 IMAGE_DIMENSIONS = 3
@@ -47,20 +47,20 @@ _ACTIVATIONS: dict[Activation, type[nn.Module] | None] = {
 
 
 class Layers(nn.Sequential):
-    """Layers in order; those of sequences are told which positions are real."""
+    """Layers in sequence; those that handle padding also get the mask."""
 
     def __init__(self, *modules: nn.Module) -> None:
         """Take the layers."""
         super().__init__(*modules)
-        # Asked only here: an export puts modules of its own in the places of some.
+        # Determined once, because an export later replaces some modules by its own.
         self._masked = [isinstance(module, _MASKED) for module in self]
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the outputs of the last layer.
 
         Args:
-            inputs: What the first layer takes, with the batch first.
-            mask: bool [batch, length], true where the inputs are real; None if all are.
+            inputs: Inputs of the first layer, batch first.
+            mask: bool [batch, length], true for real positions, false for padding; None if there is no padding.
         """
         for module, masked in zip(self, self._masked, strict=True):
             inputs = module(inputs, mask) if masked else module(inputs)
@@ -71,10 +71,10 @@ _MASKED = (RecurrentLayers, LastState, MeanOfReal)
 
 
 def build_layers(spec: TrainingJobSpec, facts: Facts) -> Layers:
-    """Return the layers, or the named model that stands for some, with freshly drawn weights.
+    """Return the layers of the spec, or of the named model (mlp, cnn), with randomly initialized weights.
 
     Raises:
-        UserError: A layer does not fit what comes before it; names the layer.
+        UserError: A layer does not fit the output of the layer before it; names the layer.
     """
     shape = facts.shape
     layers = expand(spec.model, facts.outputs, spec.regularization.dropout)
@@ -88,11 +88,11 @@ def build_layers(spec: TrainingJobSpec, facts: Facts) -> Layers:
             added, shape = _add(layer, shape, name)
         if spec.traits.causal and any(_reads_backwards(module) for module in added):
             raise UserError(
-                f"{name}: bidirectional: true, but a model that reads backwards sees what task {spec.task} has it predict",
+                f"{name}: bidirectional: true, but task {spec.task} predicts positions that the model would see",
                 "remove it",
             )
         modules += added
-        # Dropout layers that regularization added are not in the manifest and must not shift its indices.
+        # Dropout layers added by spec.regularization are not in spec.model.layers and must not shift its indices.
         written += spec.model.layers is not None and any(layer is own for own in spec.model.layers)
     _check_outputs(spec, shape, facts, _name(spec, written - 1))
     if len(shape) == IMAGE_DIMENSIONS:
@@ -105,7 +105,7 @@ def _reads_backwards(module: nn.Module) -> bool:
 
 
 def _name(spec: TrainingJobSpec, index: int) -> str:
-    # A named model's layers are not in the manifest; say whose layer it is.
+    # The layers of a named model are not in the spec, so the error names the model instead of an index.
     return f"spec.model.layers[{index}]" if spec.model.layers is not None else f"spec.model.name: {spec.model.name}"
 
 
@@ -144,7 +144,7 @@ def _add(layer: Layer, shape: Shape, name: str) -> Added:
 def _add_embedding(layer: Layer, shape: Shape, name: str, facts: Facts, *, first: bool) -> Added:
     if layer.embedding is None:
         raise UserError(
-            f"{name}: the data are token ids, which only an embedding can read",
+            f"{name}: the data are token ids, which need an embedding as the first layer",
             "begin the layers with embedding: {dimension: 64}"
             if "[" in name
             else "use rnn, lstm, gru, transformer, gpt or hf:TYPE, or layers that begin with an embedding",
@@ -152,13 +152,13 @@ def _add_embedding(layer: Layer, shape: Shape, name: str, facts: Facts, *, first
     if not first or facts.vocabulary is None:
         what = _describe(shape) if facts.vocabulary is None else "the outputs of another layer"
         raise UserError(
-            f"{name}.embedding: needs token ids, but gets {what}", "put it first, and use it with data that are text"
+            f"{name}.embedding: needs token ids, but gets {what}", "make it the first layer, and use it with text only"
         )
     vocabulary = layer.embedding.vocabulary or facts.vocabulary
     if vocabulary < facts.vocabulary:
         raise UserError(
             f"{name}.embedding.vocabulary: {vocabulary}, but the tokenizer has {facts.vocabulary} tokens",
-            "remove it: the tokenizer's number is the default",
+            "remove it: the default is the size of the tokenizer's vocabulary",
         )
     return [nn.Embedding(vocabulary, layer.embedding.dimension)], (shape[0], layer.embedding.dimension)
 
@@ -168,8 +168,8 @@ def _add_dense(dense: Dense, shape: Shape, name: str) -> Added:
     inputs = shape[1] if sequence else math.prod(shape)
     if dense.inputs is not None and dense.inputs != inputs:
         raise UserError(
-            f"{name}.dense.inputs: {dense.inputs} given, but the layers before it produce {inputs}",
-            "remove it: the number follows from the layers before",
+            f"{name}.dense.inputs: {dense.inputs}, but the layers before it produce {inputs}",
+            "remove it: it is computed from the layers before",
         )
     flatten = [nn.Flatten()] if len(shape) == IMAGE_DIMENSIONS else []
     modules = [*flatten, nn.Linear(inputs, dense.units), *_activation(dense.activation)]
@@ -248,7 +248,7 @@ def _add_recurrent(layer: Layer, shape: Shape, name: str) -> Added:
     if len(shape) != SEQUENCE_DIMENSIONS:
         raise UserError(
             f"{name}.{kind}: needs a sequence, but gets {_describe(shape)}",
-            "put it behind an embedding, behind frames, or behind a recurrent layer with output: sequence",
+            "put it after an embedding or a recurrent layer with output: sequence, or use frames as data",
         )
     module = RecurrentLayers(
         kind, shape[1], part.units, layers=part.layers, bidirectional=part.bidirectional, dropout=part.dropout

@@ -1,7 +1,7 @@
-"""Low-rank adaptation (LoRA): linear layers stay as they are, and a product of two small matrices is added to them.
+"""Low-rank adaptation (LoRA): linear layers are frozen, and the product of two small trained matrices is added.
 
 The matrices are parameters of the layer that they adapt, so every other weight keeps its name: pretrained weights load
-as ever, and after `merge_lora` the model is again what it was, with other numbers in it.
+unchanged, and `merge_lora` restores the original structure of the model, with updated weights.
 """
 
 import math
@@ -23,18 +23,18 @@ _ATTENTION: Final = (
     *("qkv", "q_proj", "v_proj", "query", "value", "q_lin", "v_lin", "c_attn", "query_key_value", "Wqkv"),
     *("q", "v", "in_proj"),
 )
-"""Names under which the projections of attention are known."""
+"""Common names of the projections of attention, which are adapted by default."""
 _SHOWN: Final = 8
-"""How many names an error lists."""
+"""Maximum number of names that an error lists."""
 
 
 @dataclass(frozen=True)
 class _Addition:
-    """A forward hook that adds what the small matrices say.
+    """A forward hook that adds the output of the low-rank matrices.
 
     Attributes:
-        scale: Factor of their product.
-        dropout: Dropout of the inputs.
+        scale: Factor applied to their product.
+        dropout: Dropout probability of the inputs.
     """
 
     scale: float
@@ -46,15 +46,15 @@ class _Addition:
 
 
 def add_lora(model: nn.Module, spec: LoraSpec, trained: frozenset[str]) -> None:
-    """Adapt linear layers and freeze all other weights. At first the additions are zero.
+    """Add low-rank matrices to linear layers and freeze all other weights. The initial product is zero.
 
     Args:
         model: The model; changed in place.
         spec: Rank, scale and targets.
-        trained: Names of weights that stay trainable: those of a new head.
+        trained: Names of the weights that stay trainable: those of a new head.
 
     Raises:
-        UserError: A target is no linear layer of the model, or none with a weight of its own.
+        UserError: A target matches no linear layer, or only layers that share their weight.
     """
     layers = _linear_layers(model)
     chosen = _choose(layers, _shared(model, layers), spec.targets)
@@ -74,7 +74,7 @@ def add_lora(model: nn.Module, spec: LoraSpec, trained: frozenset[str]) -> None:
 
 @torch.no_grad()
 def merge_lora(model: nn.Module) -> None:
-    """Add the product of the small matrices to the weights and remove them; a model without any stays as it is."""
+    """Add the product of the low-rank matrices to the weights and remove them. Other models are unchanged."""
     for layer in model.modules():
         for key, hook in list(layer._forward_hooks.items()):  # noqa: SLF001 - torch has no public list of hooks
             if isinstance(hook, _Addition):
@@ -87,7 +87,7 @@ def merge_lora(model: nn.Module) -> None:
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return what training changes: trainable weights and buffers. With LoRA, it is small."""
+    """Return the part of the state dict that training changes: trainable weights and buffers. It is small with LoRA."""
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     return {name: value for name, value in model.state_dict().items() if name not in frozen}
 
@@ -97,7 +97,7 @@ def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     found = {}
     for parent, holder in model.named_modules():
         if isinstance(holder, nn.MultiheadAttention):
-            continue  # It reads the weights of its layers without calling them.
+            continue  # It never calls its linear layers, so a forward hook would have no effect.
         for last, layer in holder.named_children():
             if isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D":
                 found[f"{parent}.{last}".lstrip(".")] = layer
@@ -105,9 +105,10 @@ def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _shared(model: nn.Module, layers: dict[str, nn.Module]) -> set[str]:
-    """Return the names of layers whose weight is another module's too, as that of an output layer may be the embedding.
+    """Return the names of layers that share their weight with another module, such as tied output layers.
 
-    They are never adapted: the addition is the layer's alone while it trains, but merged it would change both.
+    They are never adapted: during training the addition affects only the layer, but merging it would change both
+    modules.
     """
     holders = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
     return {name for name, layer in layers.items() if holders[id(layer.get_parameter("weight"))] > 1}
@@ -136,6 +137,6 @@ def _choose(layers: dict[str, nn.Module], shared: set[str], targets: list[str] |
 
 
 def _known(layers: dict[str, nn.Module]) -> str:
-    # The name of a layer without its place in the model says enough, and is the same in every block.
+    # The last part of a name is enough, and is the same in every block.
     names = list(dict.fromkeys(name.rpartition(".")[2] for name in layers))
     return f"set targets to some of: {', '.join(names[:_SHOWN]) or 'none, the model has no linear layers'}"

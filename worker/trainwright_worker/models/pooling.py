@@ -1,19 +1,21 @@
-"""From the positions of a sequence to one vector. Padding stands at the end of a sequence and never counts."""
+"""Pooling of a sequence into one vector. Padding is at the end of a sequence and is always ignored."""
 
 import torch
 from torch import Tensor, nn
 
 
 def lengths(mask: Tensor) -> Tensor:
-    """Return how many positions of each sequence are real ([batch] int64), at least 1: an empty one has its first."""
+    """Return the number of real positions of each sequence ([batch] int64), and 1 for an empty sequence."""
     return mask.sum(1).clamp(min=1)
 
 
 def last_real(outputs: Tensor, mask: Tensor | None) -> Tensor:
-    """Return what stands at the last real position: [batch, features] of [batch, length, features]."""
+    """Return the features of the last real position: [batch, features] of [batch, length, features]."""
     if mask is None:
         return outputs[:, -1]
-    rows = torch.arange(outputs.shape[0], device=outputs.device)  # len() of it would fix the batch of an export
+    rows = torch.arange(
+        outputs.shape[0], device=outputs.device
+    )  # Not len(outputs), which would fix the batch size of an export.
     return outputs[rows, lengths(mask) - 1]
 
 

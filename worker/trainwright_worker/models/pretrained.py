@@ -1,4 +1,4 @@
-"""Weights to start from: read in the formats that people have, brought to our names, and checked tensor by tensor."""
+"""Pretrained weights: read from common formats, renamed to the model's names, and checked tensor by tensor."""
 
 from pathlib import Path
 
@@ -17,31 +17,31 @@ from trainwright_worker.models.transformer import Transformer
 
 FIELD = "spec.model.pretrained"
 _SHOWN = 5
-"""How many tensors an error names."""
+"""Maximum number of tensors that an error names."""
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
-"""What wrappers put before the names of weights."""
+"""Prefixes that wrappers add to the names of weights."""
 _CONVOLUTION_DIMENSIONS = 4
 _TABLE = "inputs.weight"
-"""The embedding of a Transformer of ours, a row for each token."""
+"""Embedding of the built-in Transformer, one row per token."""
 _COUNTER = "num_batches_tracked"
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
-"""Heads of torchvision's Inception models that only help training."""
+"""Auxiliary heads of torchvision's Inception models, which are only used for training."""
 
 
 def load_pretrained(
     model: nn.Module, spec: TrainingJobSpec, facts: Facts, root: str, classes: tuple[str, ...] | None = None
 ) -> list[str]:
-    """Put the job's pretrained weights into a model, in place, and return what is to be said about it.
+    """Load the job's pretrained weights into a model, in place, and return lines for the log.
 
     Args:
         model: The model.
         spec: The job.
-        facts: What the data asks of a model.
-        root: Folder at which relative paths start.
-        classes: Name of each class of the data; a head that a job of ours has taught others is left out.
+        facts: Input shape, number of outputs and vocabulary size of the data.
+        root: Folder that relative paths are resolved against.
+        classes: Name of each class of the data. A head that an earlier job trained for other classes is not loaded.
 
     Raises:
-        UserError: The weights are missing, damaged, or those of another model; names the tensors.
+        UserError: The weights are missing, damaged, or belong to another model; names the tensors.
     """
     if spec.model.pretrained is None:
         return []
@@ -58,20 +58,20 @@ def read_pretrained(
     field: str = FIELD,
     classes: tuple[str, ...] | None = None,
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Return weights on the CPU under the names and in the shapes of a model, and what is to be said about them.
+    """Return weights on the CPU with the names and shapes of a model, and lines for the log.
 
-    A head for another number of outputs, or one that knows them by other names, is left out: the model keeps its fresh one.
+    A head for another number of outputs or other classes is left out, so the model keeps its newly initialized head.
 
     Args:
         model: The model; only names and shapes matter, so it may be on the meta device.
-        path: A folder, a file or an URI.
-        facts: What the data asks of a model.
-        root: Folder at which relative paths start.
-        field: Field of the spec to blame.
-        classes: Name of each class of the data, in the order of the outputs, if that matters.
+        path: A folder, a file or a URI.
+        facts: Input shape, number of outputs and vocabulary size of the data.
+        root: Folder that relative paths are resolved against.
+        field: Field of the spec that error messages name.
+        classes: Name of each class of the data, in the order of the outputs; None to skip the comparison.
 
     Raises:
-        UserError: The weights are missing, damaged, or those of another model; names the tensors.
+        UserError: The weights are missing, damaged, or belong to another model; names the tensors.
     """
     location = local_path(path, root, field)
     unused: list[str] = []
@@ -83,21 +83,21 @@ def read_pretrained(
     head = head_names(model, facts.outputs)
     state = {name: value for name, value in state.items() if not name.startswith(_AUXILIARY)}
     state = {name: _adapted(name, value, own[name], model) if name in own else value for name, value in state.items()}
-    foreign = classes is not None and _taught(location) not in (None, classes)
-    replaced = {name for name in head if foreign or name not in state or state[name].shape != own[name].shape}
+    other_classes = classes is not None and _stored_classes(location) not in (None, classes)
+    replaced = {name for name in head if other_classes or name not in state or state[name].shape != own[name].shape}
     _check(state, own, replaced, field)
     kept = {name: value for name, value in state.items() if name not in replaced}
     notes = [f"starting from {path}: {len(kept)} tensors"]
     if replaced:
-        why = "; its own knows other classes, or in another order" if foreign else ""
+        why = "; the pretrained head has other classes or another order of classes" if other_classes else ""
         notes.append(f"new head for {facts.outputs} outputs: {_listed(sorted(replaced))}{why}")
     if unused:
         notes.append(f"not used: {_listed(unused)}")
     return kept, notes
 
 
-def _taught(location: Path) -> tuple[str, ...] | None:
-    """Return the classes that a job of ours has taught these weights, in the order of the outputs; None if nobody knows."""
+def _stored_classes(location: Path) -> tuple[str, ...] | None:
+    """Return the classes that an earlier job trained these weights for, in output order; None if unknown."""
     data = read_summary(location).get("data")
     classes = data.get("classes") if isinstance(data, dict) else None
     return tuple(map(str, classes)) if isinstance(classes, list) else None
@@ -117,7 +117,7 @@ def _renamed(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
 
 
 def _adapted(name: str, value: Tensor, own: Tensor, model: nn.Module) -> Tensor:
-    """Return a weight in the model's shape where only the padding of a vocabulary or the colours of images differ."""
+    """Return the weight in the model's shape if only the padding of the vocabulary or the colour channels differ."""
     if value.shape == own.shape or value.dim() != own.dim():
         return value
     table = isinstance(model, Transformer) and name == _TABLE and model.vocabulary <= len(value) <= len(own)
@@ -125,7 +125,7 @@ def _adapted(name: str, value: Tensor, own: Tensor, model: nn.Module) -> Tensor:
         return F.pad(value, (0, 0, 0, len(own) - len(value)))
     grey = own.dim() == _CONVOLUTION_DIMENSIONS and own.shape[1] == 1
     if grey and value.shape[0] == own.shape[0] and value.shape[2:] == own.shape[2:]:
-        return value.sum(1, keepdim=True)  # what the model says of an image whose colours are all the same grey
+        return value.sum(1, keepdim=True)  # Equals the output for an RGB image with three equal channels.
     return value
 
 
@@ -144,8 +144,8 @@ def _check(state: dict[str, Tensor], own: dict[str, Tensor], replaced: set[str],
     ]
     if problems:
         raise UserError(
-            f"{field}: these are weights of another model: {'; '.join(problems)}",
-            "choose the spec.model.name and args that the weights were trained with",
+            f"{field}: the weights do not match the model: {'; '.join(problems)}",
+            "set spec.model.name and spec.model.args to the values that the weights were trained with",
         )
 
 

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: activations of a block are computed again for the backward pass instead of being kept."""
+"""Gradient checkpointing: the backward pass recomputes the activations of a block instead of keeping them in memory."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,9 +18,9 @@ _CONTAINERS = (nn.ModuleList, nn.Sequential)
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """Return the blocks that a model repeats, in order: what is worth sharding or recomputing. None lies in another.
+    """Return the repeated blocks of a model in order, as units for sharding or recomputation. Blocks are never nested.
 
-    A block has parts of its own and stands in a list or a sequence beside others.
+    A block is a module with submodules, in a ModuleList or Sequential of more than one module.
     """
     found: list[nn.Module] = []
     _collect(model, found)
@@ -28,9 +28,9 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 
 def enable_gradient_checkpointing(model: nn.Module) -> None:
-    """Have a model keep only what comes into its blocks, and compute the rest again in the backward pass.
+    """Have a model keep only the inputs of its blocks and recompute the other activations in the backward pass.
 
-    Call it before the model is wrapped for several processes.
+    Call this before the model is wrapped in DDP or FSDP.
 
     Raises:
         UserError: The model has no blocks.
@@ -38,8 +38,11 @@ def enable_gradient_checkpointing(model: nn.Module) -> None:
     if isinstance(model, HuggingFaceModel):
         network: Any = model.network
         if not network.supports_gradient_checkpointing:
-            raise UserError("spec.training.gradientCheckpointing: true, but this model of transformers cannot do it")
-        # Its older name is gone in release 6, its newer one came after 5.3.
+            raise UserError(
+                "spec.training.gradientCheckpointing: true, but this model of transformers does not support it",
+                "remove it",
+            )
+        # The older name is removed in release 6; the newer one was added after 5.3.
         enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
         enable({"use_reentrant": False})
         return
@@ -47,26 +50,26 @@ def enable_gradient_checkpointing(model: nn.Module) -> None:
     if not blocks:
         raise UserError(
             "spec.training.gradientCheckpointing: true, but the model has no repeated blocks whose activations could be "
-            "computed again",
+            "recomputed",
             "remove it, or use transformer, gpt, or a model of torchvision, timm or hf",
         )
     for block in blocks:
-        # A method of the block: a copy of the model (an average of its weights) gets one of its own.
-        block.forward = MethodType(_forward_twice, block)
+        # Bound to the block as a method, so that a deep copy of the model (for averaged weights) binds its own block.
+        block.forward = MethodType(_checkpointed_forward, block)
 
 
 def _collect(module: nn.Module, found: list[nn.Module]) -> None:
     among_others = isinstance(module, _CONTAINERS) and len(module) > 1
     for child in module.children():
         before = len(found)
-        # What is in a stage's own sequence is a block, rather than the stage.
+        # If a stage contains a sequence of modules, those are the blocks, not the stage.
         if isinstance(child, _CONTAINERS) or not among_others:
             _collect(child, found)
         if among_others and len(found) == before and any(child.children()):
             found.append(child)
 
 
-def _forward_twice(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def _checkpointed_forward(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
     forward = partial(type(block).forward, block)
     if not (block.training and torch.is_grad_enabled()):
         return forward(*args, **kwargs)
@@ -77,13 +80,13 @@ def _forward_twice(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 
 def _contexts(norms: list[_BatchNorm]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return what surrounds the forward pass and what surrounds its repetition."""
+    """Return the context managers of the forward pass and of its recomputation."""
     return nullcontext(), _frozen_statistics(norms)
 
 
 @contextmanager
 def _frozen_statistics(norms: list[_BatchNorm]) -> Iterator[None]:
-    """Keep batch normalization from counting a batch again that it has seen."""
+    """Keep the running statistics of batch normalization unchanged during recomputation."""
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm, (_, counter) in zip(norms, kept, strict=True):
         norm.momentum = 0.0

@@ -20,11 +20,11 @@ CELLS: Final[dict[ModelName, Callable[..., nn.RNNBase]]] = {
 
 @dataclass
 class State:
-    """What a recurrent model remembers of the positions it has read, for generation.
+    """State of a recurrent model after the positions read so far, for generation.
 
     Attributes:
-        hidden: The state of its cells; None before the first position.
-        length: Positions read so far.
+        hidden: Hidden state of the cells; None before the first position.
+        length: Number of positions read so far.
     """
 
     hidden: Any = None
@@ -32,17 +32,17 @@ class State:
 
 
 class RecurrentLayers(nn.Module):
-    """Recurrent layers that padding does not disturb."""
+    """Recurrent layers whose outputs do not depend on padding."""
 
     def __init__(
         self, kind: ModelName, inputs: int, hidden: int, *, layers: int, bidirectional: bool, dropout: float
     ) -> None:
-        """Draw the weights.
+        """Initialize the weights.
 
         Args:
             kind: rnn, lstm or gru.
-            inputs: Features of a position.
-            hidden: Length of the hidden state.
+            inputs: Number of features per position.
+            hidden: Size of the hidden state.
             layers: Number of layers.
             bidirectional: Whether to read in both directions.
             dropout: Dropout between the layers.
@@ -59,9 +59,10 @@ class RecurrentLayers(nn.Module):
         self.features = hidden * (2 if bidirectional else 1)
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None, state: State | None = None) -> Tensor:
-        """Map [batch, length, inputs] to [batch, length, features], going on from `state` and updating it."""
+        """Map [batch, length, inputs] to [batch, length, features], continuing from `state` and updating it."""
         if mask is not None and self.cells.bidirectional:
-            # Reading backwards starts in the padding, unless it is taken out. Forwards, it comes after all that counts.
+            # The backward direction would start in the padding, so remove it. In the forward direction, padding comes
+            # last and does not affect real positions.
             packed = pack_padded_sequence(inputs, lengths(mask).cpu(), batch_first=True, enforce_sorted=False)
             padded, _ = pad_packed_sequence(self.cells(packed)[0], batch_first=True, total_length=inputs.shape[1])
             return padded
@@ -72,7 +73,7 @@ class RecurrentLayers(nn.Module):
         return outputs
 
     def last(self, outputs: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the final state of each direction: [batch, features] of what `forward` returned."""
+        """Return the final state of each direction as [batch, features], taken from the outputs of `forward`."""
         last = last_real(outputs, mask)
         if not self.cells.bidirectional:
             return last
@@ -81,7 +82,7 @@ class RecurrentLayers(nn.Module):
 
 
 class LastState(nn.Module):
-    """Recurrent layers of which only the final state is handed on, as one layer."""
+    """Recurrent layers that return only their final state."""
 
     def __init__(self, layers: RecurrentLayers) -> None:
         super().__init__()
@@ -96,21 +97,21 @@ class RecurrentModel(nn.Module):
     """A recurrent classifier or regressor, language model, or transcriber.
 
     Attributes:
-        vocabulary: Number of different outputs, of which generation draws.
-        context: How many positions it can look back; None for any number.
+        vocabulary: Number of outputs, from which generation samples.
+        context: Maximum sequence length; None, because it is unlimited.
     """
 
     context: int | None = None
 
     def __init__(self, kind: ModelName, args: RecurrentArgs, facts: Facts, dropout: float, *, pooled: bool) -> None:
-        """Draw the weights.
+        """Initialize the weights.
 
         Args:
             kind: rnn, lstm or gru.
-            args: Its arguments.
-            facts: What the data asks of a model.
-            dropout: Dropout between the layers and before the outputs.
-            pooled: Whether a sequence gets one vector of outputs, rather than every position.
+            args: The arguments of the model.
+            facts: Input shape, number of outputs and vocabulary size of the data.
+            dropout: Dropout probability between the layers and before the output layer.
+            pooled: Whether the model returns one vector of outputs per sequence, rather than one per position.
         """
         super().__init__()
         self.vocabulary = facts.outputs
@@ -132,12 +133,12 @@ class RecurrentModel(nn.Module):
 
         Args:
             inputs: Token ids [batch, length] or frames [batch, length, features].
-            mask: [batch, length], true where the inputs are real; None if all are.
-            cache: What was read before the inputs; it then includes them.
+            mask: [batch, length], true for real positions, false for padding; None if there is no padding.
+            cache: State after the positions before the inputs; updated to include the inputs.
 
         Returns:
-            [batch, outputs]; [batch, length, outputs] for language modelling and transcription; only those of the last
-            position, [batch, 1, outputs], with a cache.
+            [batch, outputs]; [batch, length, outputs] for language modelling and transcription, or [batch, 1, outputs]
+            (the last position) with a cache.
         """
         outputs = self.layers(inputs if self.embedding is None else self.embedding(inputs), mask, cache)
         if self.pooling == Pooling.LAST:
@@ -150,5 +151,5 @@ class RecurrentModel(nn.Module):
         return logits
 
     def new_cache(self) -> State:
-        """Return the memory of a model that has read nothing."""
+        """Return the initial state for generation."""
         return State()

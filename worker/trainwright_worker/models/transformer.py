@@ -1,4 +1,4 @@
-"""A pre-norm Transformer: an encoder, or a causal decoder that predicts the next token. GPT-2 is one of its forms."""
+"""A pre-norm Transformer: an encoder, or a causal decoder that predicts the next token, such as GPT-2."""
 
 import math
 from dataclasses import dataclass
@@ -12,26 +12,26 @@ from trainwright.api.spec.architecture import Positions
 from trainwright_worker.models.pooling import mean_of_real
 
 DEVIATION: Final = 0.02
-"""Standard deviation of first weights, as in GPT-2 and BERT."""
+"""Standard deviation of initial weights, as in GPT-2 and BERT."""
 WAVELENGTH: Final = 10_000.0
-"""Longest wavelength of positions, over two pi."""
+"""Longest wavelength of sinusoidal and rotary positions, divided by two pi."""
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """The form of a Transformer.
+    """The hyperparameters of a Transformer.
 
     Attributes:
-        dimension: Length of the vector of each position.
-        heads: Attention heads; they divide the dimension.
+        dimension: Hidden dimension.
+        heads: Number of attention heads, a divisor of the dimension.
         layers: Number of blocks.
-        feed_forward: Width inside the feed-forward part.
-        dropout: Dropout of embeddings, attention and of what each block adds.
-        positions: How it knows the order of its inputs.
-        context: Longest sequence.
-        causal: Whether a position sees only itself and those before it.
-        outputs: Classes, targets or transcribed characters; None to predict tokens with the weights of the embedding.
-        pooled: Whether a sequence gets one vector of outputs, rather than every position.
+        feed_forward: Inner dimension of the feed-forward layers.
+        dropout: Dropout probability of embeddings, attention weights and the outputs of each block's two parts.
+        positions: Kind of position encoding.
+        context: Maximum sequence length.
+        causal: Whether a position attends only to itself and to earlier positions.
+        outputs: Number of outputs; None to predict tokens with the weights of the embedding.
+        pooled: Whether the model returns one vector of outputs per sequence, rather than one per position.
         gelu: The exact GELU, or GPT-2's approximation by tanh.
     """
 
@@ -49,7 +49,7 @@ class TransformerConfig:
 
 
 class Memory:
-    """Keys and values of the positions that one block has read, for generation."""
+    """Cache of the keys and values of one block, for generation."""
 
     def __init__(self) -> None:
         self.keys: Tensor | None = None
@@ -57,7 +57,7 @@ class Memory:
 
     @property
     def length(self) -> int:
-        """Positions read so far."""
+        """Number of positions read so far."""
         return 0 if self.keys is None else self.keys.shape[2]
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,27 +69,27 @@ class Memory:
 
 
 class Projection(nn.Linear):
-    """A linear layer whose first weights are normal and whose first bias is zero."""
+    """A linear layer with normally distributed initial weights and a zero initial bias."""
 
     def __init__(self, inputs: int, outputs: int, deviation: float = DEVIATION) -> None:
-        self.deviation = deviation  # before the weights are drawn
+        self.deviation = deviation  # The constructor of the base class calls reset_parameters.
         super().__init__(inputs, outputs)
 
     def reset_parameters(self) -> None:
-        """Draw first weights."""
+        """Initialize the weights."""
         nn.init.normal_(self.weight, std=self.deviation)
         nn.init.zeros_(self.bias)
 
 
 class Table(nn.Embedding):
-    """An embedding whose first weights have the given deviation."""
+    """An embedding whose initial weights have the given standard deviation."""
 
     def __init__(self, entries: int, dimension: int, deviation: float = DEVIATION) -> None:
-        self.deviation = deviation  # before the weights are drawn
+        self.deviation = deviation  # The constructor of the base class calls reset_parameters.
         super().__init__(entries, dimension)
 
     def reset_parameters(self) -> None:
-        """Draw first weights."""
+        """Initialize the weights."""
         nn.init.normal_(self.weight, std=self.deviation)
 
 
@@ -111,7 +111,7 @@ class Attention(nn.Module):
             queries, keys = rotate(queries, rotation), rotate(keys, rotation)
         if memory is not None:
             keys, values = memory.extend(keys, values)
-        # A single new position may see everything that was read before it.
+        # With a cache, the single new position attends to all earlier positions, so it needs no mask.
         causal = self.causal and (memory is None or keys.shape[2] == length)
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(queries, keys, values, mask, dropout, is_causal=causal)
@@ -120,7 +120,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers around a GELU, applied to every position alike."""
+    """Two linear layers with a GELU between them, applied to every position."""
 
     def __init__(self, config: TransformerConfig, deviation: float) -> None:
         super().__init__()
@@ -135,11 +135,11 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a feed-forward part, each normalized before and added to what came in."""
+    """Attention and feed-forward layers, each with a layer norm before it and a residual connection around it."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        # So the sum that all blocks add to starts out as wide as one of its terms.
+        # Scaled down by the number of residual additions (two per block), so that their sum does not grow with depth.
         deviation = DEVIATION / math.sqrt(2 * config.layers)
         self.norm1 = nn.LayerNorm(config.dimension)
         self.attention = Attention(config, deviation)
@@ -152,10 +152,10 @@ class Block(nn.Module):
         """Map [batch, length, dimension] to the same shape.
 
         Args:
-            x: The positions.
-            mask: [batch, 1, 1, length], true where a position may be looked at; None if all may.
-            rotation: What `rotations` returns for these positions, if positions are rotary.
-            memory: Positions read before these, if any; it then includes these.
+            x: Hidden states.
+            mask: [batch, 1, 1, length], true for positions that may be attended to; None if all may.
+            rotation: Result of `rotations` for these positions, if position encoding is rotary.
+            memory: Cache of earlier positions, if any; updated to include these.
         """
         x = x + self.attention(self.norm1(x), mask, rotation, memory)
         outputs: Tensor = x + self.feed_forward(self.norm2(x))
@@ -166,21 +166,21 @@ class Transformer(nn.Module):
     """An encoder or decoder over token ids or frames.
 
     Attributes:
-        vocabulary: Number of different tokens, of which generation draws; its embedding may be larger.
-        context: Longest sequence.
-        blocks: What shards and recomputes as a unit.
+        vocabulary: Size of the vocabulary, from which generation samples; the embedding may have more rows.
+        context: Maximum sequence length.
+        blocks: The units of sharding and recomputation.
     """
 
     def __init__(
         self, config: TransformerConfig, *, vocabulary: int | None = None, features: int = 0, rows: int | None = None
     ) -> None:
-        """Draw the weights.
+        """Initialize the weights.
 
         Args:
-            config: Its form.
-            vocabulary: Number of different tokens; None if inputs are frames.
-            features: Features of a frame.
-            rows: Rows of the embedding, if there are more than tokens; the others stand for nothing.
+            config: Hyperparameters.
+            vocabulary: Size of the vocabulary; None if the inputs are frames.
+            features: Number of features of a frame.
+            rows: Rows of the embedding, if there are more than tokens; the additional rows are unused.
         """
         super().__init__()
         self.config, self.context, self.vocabulary = config, config.context, vocabulary or 0
@@ -189,7 +189,7 @@ class Transformer(nn.Module):
         if vocabulary is None:
             self.inputs = Projection(features, config.dimension, features**-0.5)
         else:
-            # Beside waves of amplitude 1, embeddings are scaled up in `_embed`, as in "Attention is all you need".
+            # Sinusoids have amplitude 1, so `_embed` scales embeddings up to match, as in "Attention is all you need".
             self.inputs = Table(
                 rows or vocabulary, config.dimension, config.dimension**-0.5 if sinusoidal else DEVIATION
             )
@@ -204,13 +204,14 @@ class Transformer(nn.Module):
 
         Args:
             inputs: Token ids [batch, length] or frames [batch, length, features].
-            mask: [batch, length], true where the inputs are real; None if all are. A decoder needs none, since its
-                padding comes after all that is real.
-            cache: What was read before the inputs, which then are a single position; it then includes them.
+            mask: [batch, length], true for real positions, false for padding; None if there is no padding. A decoder
+                needs none, because its padding comes after all real positions.
+            cache: Caches of the earlier positions, one per block; updated to include the inputs, which must then be a
+                single position.
 
         Returns:
             [batch, outputs]; [batch, length, outputs] for transcription; [batch, length, rows of the embedding] for
-            language modelling, only of the last position ([batch, 1, rows]) with a cache.
+            language modelling, or [batch, 1, rows] (the last position) with a cache.
         """
         before = cache[0].length if cache else 0
         positions = torch.arange(before, before + inputs.shape[1], device=inputs.device)
@@ -228,7 +229,7 @@ class Transformer(nn.Module):
         return logits
 
     def new_cache(self) -> list[Memory]:
-        """Return the memory of a model that has read nothing."""
+        """Return empty caches for generation, one per block."""
         return [Memory() for _ in self.blocks]
 
     def _embed(self, inputs: Tensor, positions: Tensor) -> Tensor:
@@ -242,36 +243,39 @@ class Transformer(nn.Module):
 
 
 def _visible(mask: Tensor) -> Tensor:
-    """Return which positions may be looked at: [batch, 1, 1, length]; the first always, attention needs something."""
+    """Return the attention mask, [batch, 1, 1, length].
+
+    The first position is always visible, because attention over no position at all would yield NaN.
+    """
     first = torch.zeros_like(mask)
     first[:, 0] = True
     return (mask | first)[:, None, None, :]
 
 
 def _angles(positions: Tensor, dimension: int) -> Tensor:
-    """Return position times frequency for dimension / 2 frequencies: [length, dimension / 2] float32."""
+    """Return the product of each position with each of dimension / 2 frequencies: [length, dimension / 2] float32."""
     exponents = torch.arange(0, dimension, 2, device=positions.device, dtype=torch.float32) / dimension
     return positions.float()[:, None] * WAVELENGTH**-exponents
 
 
 def sinusoids(positions: Tensor, dimension: int) -> Tensor:
-    """Return waves of falling frequency at the positions ([length]): [length, dimension] float32."""
+    """Return the sinusoidal encoding of positions ([length]): [length, dimension] float32."""
     angles = _angles(positions, dimension)
     return torch.stack((angles.sin(), angles.cos()), 2).flatten(1)[:, :dimension]
 
 
 def rotations(positions: Tensor, features: int) -> Tensor:
-    """Return cosine and sine of each pair of features' angle: [2, length, features / 2] float32."""
+    """Return cosine and sine of the rotation angle of each pair of features: [2, length, features / 2] float32."""
     angles = _angles(positions, features)
     return torch.stack((angles.cos(), angles.sin()))
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn pairs of features by their angle, so that a product of two depends on the distance between positions.
+    """Rotate pairs of features, so that the product of a query and a key depends on the distance of their positions.
 
     Args:
         x: Queries or keys, [batch, heads, length, features].
-        rotation: What `rotations` returns.
+        rotation: Result of `rotations`.
     """
     cosine, sine = rotation.to(x.dtype)
     first, second = x.chunk(2, 3)

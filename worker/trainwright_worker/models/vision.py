@@ -1,4 +1,4 @@
-"""Image models of torchvision and timm, always without weights of their own: nothing is downloaded."""
+"""Image models of torchvision and timm, without the libraries' pretrained weights: nothing is downloaded."""
 
 import difflib
 import importlib
@@ -22,19 +22,19 @@ _OURS: Final = frozenset(
         *("pretrained_cfg", "pretrained_cfg_overlay", "aux_logits", "device", "dtype"),
     }
 )
-"""Arguments of builders that follow from the rest of the spec, or would fetch something."""
+"""Arguments that other fields of the spec determine, or that would download files."""
 _AUXILIARY: Final = frozenset({"googlenet", "inception_v3"})
-"""Models that by default return the outputs of further heads too, and take minutes to draw their weights."""
+"""Models that by default also return the outputs of auxiliary heads and take minutes to initialize their weights."""
 _COLOURS: Final = 3
 
 
 def build_torchvision(name: str, spec: TrainingJobSpec, facts: Facts) -> nn.Module:
     """Return a classification model of torchvision.
 
-    Its first convolution takes as many channels as the images have.
+    Its first convolution gets the number of channels of the images.
 
     Raises:
-        UserError: There is no such model, it does not take the arguments, or not images of this size.
+        UserError: There is no such model, or it rejects the arguments or the size of the images.
     """
     models = importlib.import_module("torchvision.models")
     _check(name, models.list_models(module=models), spec, facts)
@@ -44,7 +44,7 @@ def build_torchvision(name: str, spec: TrainingJobSpec, facts: Facts) -> nn.Modu
         with _Widths() if name.startswith("regnet") else nullcontext():
             model: nn.Module = models.get_model(name, weights=None, **arguments)
     except (TypeError, ValueError) as error:
-        raise UserError(f"spec.model.args: torchvision:{name} does not take them: {error}") from error
+        raise UserError(f"spec.model.args: torchvision:{name} rejects them: {error}") from error
     if facts.shape[0] != _COLOURS:
         _adapt_stem(model, facts.shape[0])
     check_images(model, spec, facts)
@@ -52,10 +52,10 @@ def build_torchvision(name: str, spec: TrainingJobSpec, facts: Facts) -> nn.Modu
 
 
 def build_timm(name: str, spec: TrainingJobSpec, facts: Facts) -> nn.Module:
-    """Return a model of timm, for images of as many channels as the data has.
+    """Return a model of timm for the number of channels of the images.
 
     Raises:
-        UserError: There is no such model, it does not take the arguments, or not images of this size.
+        UserError: There is no such model, or it rejects the arguments or the size of the images.
     """
     timm = importlib.import_module("timm")
     plain = name.partition(".")[0]  # A tag names pretrained weights; the architecture is the same.
@@ -65,21 +65,21 @@ def build_timm(name: str, spec: TrainingJobSpec, facts: Facts) -> nn.Module:
         model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         if isinstance(error, NotImplementedError) and torch.get_default_device().type == "meta":
-            raise  # It reads a number, which a tensor without data does not have.
-        raise UserError(f"spec.model: timm:{name} does not take its args: {error}") from error
+            raise  # The model reads a value of a tensor, and tensors on the meta device have none.
+        raise UserError(f"spec.model: timm:{name} rejects its args: {error}") from error
     check_images(model, spec, facts)
     return model
 
 
 def unknown_name(name: str, known: Iterable[str], library: str) -> UserError:
-    """Return the error for a name that a library does not know, with what was probably meant."""
+    """Return the error for an unknown model name, with similar names as the hint."""
     near = difflib.get_close_matches(name, list(known), n=3)
     hint = f"did you mean {', '.join(f'{library}:{found}' for found in near)}?" if near else None
     return UserError(f"spec.model.name: {library} has no model {name}", hint)
 
 
 class _Widths(TorchFunctionMode):
-    """Keeps small series of numbers on the CPU: a regnet computes its widths with them, on the meta device too."""
+    """Creates small tensors on the CPU even under the meta device: regnet computes its widths from their values."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -105,12 +105,12 @@ def _check(name: str, known: Iterable[str], spec: TrainingJobSpec, facts: Facts)
     for given in _args(spec):
         if given in _OURS:
             raise UserError(
-                f"spec.model.args.{given}: follows from the data and from spec.model.pretrained", "remove it"
+                f"spec.model.args.{given}: is determined by the data and spec.model.pretrained", "remove it"
             )
     if spec.regularization.dropout:
         raise UserError(
-            f"spec.regularization.dropout: {spec.model.name} has a dropout of its own",
-            "set it in spec.model.args: dropout (torchvision) or drop_rate (timm), where the model takes it",
+            f"spec.regularization.dropout: {spec.model.name} has its own dropout setting",
+            "set it in spec.model.args, if the model supports it: dropout (torchvision) or drop_rate (timm)",
         )
 
 
@@ -130,9 +130,10 @@ def _adapt_stem(model: nn.Module, channels: int) -> None:
 
 
 def stand_ins(model: nn.Module) -> dict[str, Tensor]:
-    """Return tensors without data in place of the model's own, for `functional_call` without `tie_weights`.
+    """Return meta tensors in place of the model's parameters and buffers, for `functional_call` without `tie_weights`.
 
-    A part that stands in several places is named once: torch would leave stand-ins in the model otherwise.
+    A module that is used in several places is named once, because torch would otherwise leave meta tensors in the
+    model.
     """
     made: dict[int, Tensor] = {}
     state: dict[str, Tensor] = {}
@@ -146,7 +147,7 @@ def stand_ins(model: nn.Module) -> dict[str, Tensor]:
 
 
 def check_images(model: nn.Module, spec: TrainingJobSpec, facts: Facts) -> None:
-    """Check that the model takes images of the data's size, by a pass that computes shapes only.
+    """Check that the model accepts images of the data's size, by a forward pass that computes only shapes.
 
     Raises:
         UserError: It does not.
@@ -158,18 +159,18 @@ def check_images(model: nn.Module, spec: TrainingJobSpec, facts: Facts) -> None:
         with torch.no_grad():
             outputs = functional_call(model, stand_ins(model), (images,), tie_weights=False)
     except NotImplementedError:
-        return  # What depends on values shows itself in the first step.
+        return  # The model depends on values of its inputs; the first training step checks it.
     except (RuntimeError, ValueError, AssertionError) as error:
         size = "x".join(map(str, facts.shape))
         raise UserError(
-            f"spec.model.name: {spec.model.name} does not take images of {size}: {str(error).splitlines()[0]}",
-            "change the size of the images, or tell the model their size in spec.model.args (torchvision's vit: "
-            "image_size; timm: img_size)",
+            f"spec.model.name: {spec.model.name} does not accept images of {size}: {str(error).splitlines()[0]}",
+            "change the size of the images, or set the size that the model expects in spec.model.args (torchvision's "
+            "vit: image_size; timm: img_size)",
         ) from error
     finally:
         model.train(training)
     if outputs.shape != (2, facts.outputs):
         raise UserError(
             f"spec.model.name: {spec.model.name} returns outputs of {'x'.join(map(str, outputs.shape[1:]))}, but the data "
-            f"asks for {facts.outputs}"
+            f"needs {facts.outputs}"
         )

@@ -1,1 +1,1 @@
-"""Optimizers, and the learning rate as a function of the step."""
+"""Optimizers and learning rate schedules."""

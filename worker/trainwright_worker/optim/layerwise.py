@@ -1,8 +1,8 @@
-"""LAMB and LARS: optimizers for large batches, which measure every step by the size of the weight that takes it.
+"""LAMB and LARS: optimizers for large batches, which scale the step of every weight by the norm of the weight.
 
-All their state lies with the weights, as that of torch's own optimizers does, so that it is saved and sharded alike. The LAMB
-of timm takes the same steps but counts them in the settings of its groups, which are not part of what a checkpoint saves per
-weight: a resumed job would begin to count anew. Its LARS would do, for two seconds of CPU to import timm.
+All state is kept per weight, as in torch's own optimizers, so it is saved and sharded in the same way. timm's LAMB
+takes the same steps, but keeps the step count in its parameter groups, which checkpoints do not save: a resumed job
+would start counting again. timm's LARS would work, but importing timm takes two seconds of CPU time.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 _TRUST: float = 0.001
-"""LARS: how large a step may be, as a part of the weight."""
+"""LARS: trust coefficient, the norm of a step relative to the norm of its weight."""
 
 
 class Lamb(Optimizer):
-    """LAMB (You et al., 2020, arXiv:1904.00962, algorithm 2): Adam whose step is as long as the weight times the rate.
+    """LAMB (You et al., 2020, arXiv:1904.00962, algorithm 2): Adam with steps scaled to the norm of each weight.
 
-    Weights without decay (biases, norms) take plain Adam steps.
+    Groups with `adapts: False` (biases and norms) take plain Adam steps.
     """
 
     def __init__(
@@ -58,9 +58,9 @@ class Lamb(Optimizer):
 
 
 class Lars(Optimizer):
-    """LARS (You et al., 2017, arXiv:1708.03888): SGD whose step is measured by the weight before momentum is added.
+    """LARS (You et al., 2017, arXiv:1708.03888): SGD with gradients scaled to the norm of each weight before momentum.
 
-    Weights without decay (biases, norms) take plain SGD steps.
+    Groups with `adapts: False` (biases and norms) take plain SGD steps.
     """
 
     def __init__(
@@ -96,5 +96,5 @@ class Lars(Optimizer):
 
 
 def _ratio(size: Tensor, step: Tensor) -> Tensor:
-    """Return size / step, or 1 where either is 0; without waiting for the device."""
+    """Return size / step, or 1 if either is 0. Does not synchronize with the device."""
     return torch.where((size > 0) & (step > 0), size / step, 1.0)

@@ -1,4 +1,4 @@
-"""Muon for the matrices in the middle of a model, AdamW for everything else, as one optimizer."""
+"""One optimizer that uses Muon for the hidden matrices of a model and AdamW for all other weights."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,10 +12,10 @@ MATRIX = 2
 
 
 def hidden_matrices(model: nn.Module) -> set[Parameter]:
-    """Return what Muon is made for: the matrices between the embeddings and the output layer.
+    """Return the weights for Muon: the matrices between the embeddings and the output layer.
 
-    The output layer is the last linear layer of the model. A model that shares its output matrix with an embedding says so by
-    `head = None`: then its last linear layer is a hidden one.
+    The output layer is the last linear layer of the model, unless the model shares its output matrix with an embedding
+    (`head = None`): then the last linear layer is a hidden layer.
     """
     outer = {part.weight for part in model.modules() if isinstance(part, nn.Embedding)}
     linear = [part for part in model.modules() if isinstance(part, nn.Linear)]
@@ -25,10 +25,10 @@ def hidden_matrices(model: nn.Module) -> set[Parameter]:
 
 
 class MuonWithAdamW(Optimizer):
-    """Muon and AdamW behind one interface, with one state to save.
+    """Muon and AdamW as one optimizer with one state.
 
-    Muon's steps are scaled to the size that AdamW's have (Liu et al., 2025, arXiv:2502.16982), so one learning rate
-    serves both.
+    Muon's steps are scaled to the size of AdamW's (Liu et al., 2025, arXiv:2502.16982), so both use the same learning
+    rate.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class MuonWithAdamW(Optimizer):
         eps: float,
         weight_decay: float,
     ) -> None:
-        """Divide the weights.
+        """Create both optimizers.
 
         Args:
             hidden: Matrices for Muon.
@@ -76,7 +76,7 @@ class MuonWithAdamW(Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """Make the parts work on this optimizer's groups and state."""
+        """Make both optimizers use this optimizer's groups and state."""
         begin = 0
         for part in self._parts:
             end = begin + len(part.param_groups)

@@ -1,4 +1,4 @@
-"""The optimizer."""
+"""Creates the optimizer of a job."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -23,27 +23,27 @@ Groups = list[dict[str, Any]]
 
 
 def make_optimizer(spec: OptimizerSpec, model: nn.Module) -> Optimizer:
-    """Return the optimizer of all weights that are trained.
+    """Return the optimizer of all trainable weights.
 
-    Fused kernels update all weights in one call, on CPU as on GPU.
+    It uses fused kernels where torch has them, which update all weights in one call on CPUs and GPUs.
     """
     groups = _group(spec, [weight for weight in model.parameters() if weight.requires_grad])
     return _MAKERS[spec.name](spec, groups, model)
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Make `rate` the learning rate of the next step."""
+    """Set the learning rate of the next step."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
 def can_skip_on_device(optimizer: Optimizer) -> bool:
-    """Whether the optimizer looks at `found_inf` by itself, on the device, before it takes a step."""
+    """Whether the optimizer can skip a step on the device, by checking `found_inf` itself."""
     return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
 def _group(spec: OptimizerSpec, weights: list[Parameter]) -> Groups:
-    """Return the weights that decay, and those that do not."""
+    """Return parameter groups for weights with and without weight decay."""
     scope = spec.decay_scope or (DecayScope.MATRICES if spec.traits.spares_vectors else DecayScope.ALL)
     if scope == DecayScope.ALL:
         return [{"params": weights, "weight_decay": spec.weight_decay}]
@@ -61,7 +61,7 @@ def _make_sgd(spec: OptimizerSpec, groups: Groups, _model: nn.Module) -> Optimiz
         groups, lr=spec.learning_rate, momentum=spec.momentum or 0, nesterov=bool(spec.nesterov), fused=fused
     )
     if spec.momentum:
-        # torch makes them in the first step, and leaves them as it found the memory if that step is skipped.
+        # torch allocates the buffers in the first step and leaves them uninitialized if that step is skipped.
         for group in groups:
             for weight in group["params"]:
                 optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
@@ -112,7 +112,7 @@ _MAKERS: Final[dict[OptimizerName, Callable[[OptimizerSpec, Groups, nn.Module], 
 
 
 def _adapt_matrices(groups: Groups) -> None:
-    """Have only groups that hold matrices measure their steps by the weights; biases and norms start at or near 0."""
+    """Scale steps by the norm of the weight only in groups with matrices; biases and norms start at or near 0."""
     for group in groups:
         group["adapts"] = any(weight.dim() > 1 for weight in group["params"])
 

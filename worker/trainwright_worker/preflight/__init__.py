@@ -1,1 +1,1 @@
-"""What a job needs, found out before a step is taken: shapes, parameters, memory, arithmetic. Trains nothing."""
+"""Estimates, before training, what a job needs: shapes, parameters, memory and floating-point operations."""

@@ -1,4 +1,4 @@
-"""The program behind `trainwright plan`: reads a question as JSON from standard input, prints the answer as JSON."""
+"""The program behind `trainwright plan`: reads a request as JSON from standard input and prints the answer as JSON."""
 
 import json
 import sys
@@ -27,22 +27,24 @@ from trainwright_worker.tasks.table import make_task
 
 
 def main() -> int:
-    """PreflightAnswer the question; return 0 whatever the answer is."""
+    """Answer the request; return 0 even if the answer is an error in the job."""
     question = PreflightRequest.model_validate_json(sys.stdin.read())
-    # What was assumed may be what is wrong.
+    # Kept outside `_answer`, so that an error is reported together with the assumptions that may have caused it.
     notes: list[str] = []
     try:
         answer = _answer(question, notes)
     except WorkerError as error:
         answer = PreflightAnswer(mistake=error.message, hint=error.hint, assumed=notes)
     except UnmeasurableError as error:
-        answer = PreflightAnswer(mistake=f"the model's passes cannot be followed without data: {error}", assumed=notes)
+        answer = PreflightAnswer(
+            mistake=f"the memory of this model cannot be estimated without running it: {error}", assumed=notes
+        )
     sys.stdout.write(json.dumps(answer.to_wire()) + "\n")
     return 0
 
 
 def _answer(question: PreflightRequest, notes: list[str]) -> PreflightAnswer:
-    """Return what the job needs; what had to be assumed is added to `notes` as soon as it is."""
+    """Return what the job needs, and append every assumption to `notes` as soon as it is made."""
     device = _device(question)
     spec, unread = without_absent_weights(question.spec, question.absent)
     assumed = _facts(spec, question)
@@ -72,12 +74,12 @@ def _device(question: PreflightRequest) -> Device:
         return here if question.memory is None else Device(here.name, question.memory, cuda=here.cuda, gpu=here.gpu)
     gpu = find_gpu(question.gpu)
     if gpu is None:
-        raise UserError(f"--gpu: {question.gpu!r} is not known")
+        raise UserError(f"--gpu: {question.gpu!r} is not a known GPU")
     return Device(gpu.name, question.memory or gpu.memory - CUDA_CONTEXT, cuda=True, gpu=gpu)
 
 
 def _facts(spec: TrainingJobSpec, question: PreflightRequest) -> Assumed:
-    """Return the facts of the data: read where it is at hand, else as the spec tells them."""
+    """Return the facts of the data: read from the data if it is available, else derived from the spec."""
     root, paths = question.data_root, [path for _, path in list_paths(spec.dataset)]
     absent = any(field.startswith("spec.dataset.") for field in question.absent)
     if (

@@ -1,4 +1,4 @@
-"""What would make a job fit: every suggestion is computed, none is given that would not help or that the API refuses."""
+"""Suggests changes that make a job fit: each one is computed to fit, and is accepted by the API."""
 
 import math
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ from trainwright_worker.preflight.measure import Gauge, PassCost, UnmeasurableEr
 MOST_PROCESSES: Final = 16_384
 MOST_REMEDIES: Final = 4
 _FRUGAL: Final = (OptimizerName.ADAFACTOR, OptimizerName.SGD)
-"""Optimizers that remember little, the one that learns like Adam first."""
+"""Optimizers with little state, in order of preference: Adafactor behaves most like Adam."""
 
 Words = tuple[str, ...]
-"""Changes, each as the field of the spec and its value."""
+"""Changes, each as a field of the spec and its value."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Remedy:
 
     Attributes:
         text: What to change.
-        setup: How the job is run then.
-        bytes: What each process needs then.
+        setup: The setup after the change.
+        bytes: Memory per process after the change.
     """
 
     text: str
@@ -41,11 +41,11 @@ class Remedy:
 
 
 class Need:
-    """What a job needs under any setup. Measures only what is asked for, and that once.
+    """Memory and floating-point operations of a job under any setup. Each measurement is made once, when it is needed.
 
     Attributes:
         weights: Sizes of the model's weights.
-        durable: Whether checkpoints lie where all workers see them.
+        durable: Whether checkpoints are on storage that all workers share.
     """
 
     def __init__(self, gauge: Gauge, spec: TrainingJobSpec) -> None:
@@ -57,8 +57,8 @@ class Need:
         self._measured: dict[str, int] = {}
 
     def _states(self, optimizer: OptimizerSpec) -> int:
-        """Return the bytes that an optimizer remembers, all shards together."""
-        key = optimizer.model_dump_json()  # A spec may hold lists, so it has no hash of its own.
+        """Return the size of an optimizer's state in bytes, over all shards."""
+        key = optimizer.model_dump_json()  # A spec may contain lists, so it is not hashable.
         if key not in self._measured:
             self._measured[key] = self._gauge.optimizer(optimizer)
         return self._measured[key]
@@ -69,24 +69,24 @@ class Need:
         return add_up(self.weights, self._states(optimizer or self._spec), passes, setup)
 
     def kept(self, setup: Setup, optimizer: OptimizerSpec | None = None) -> int:
-        """Return the memory of one process that no choice of activations changes."""
+        """Return the memory of one process without activations: the lower limit for any batch size."""
         nothing = PassCost(samples=0, tokens=0, saved=0, peak=0, casts=0, logits=0, flops=0)
         return add_up(self.weights, self._states(optimizer or self._spec), nothing, setup).total
 
     def flops(self, setup: Setup, length: int | None = None) -> float:
-        """Return the operations of a step over all processes, those that checkpointing repeats not counted.
+        """Return the floating-point operations of a step over all processes, without those that checkpointing repeats.
 
         Args:
-            setup: How the job is run.
-            length: How long the sequences of a batch are on average; None for all as long as the longest.
+            setup: The setup.
+            length: Average length of the sequences of a batch; None to assume the maximum length.
         """
         checkpointing = setup.checkpointing
         passes = self._gauge.passes(setup.micro_batch, setup.precision, checkpointing=checkpointing, length=length)
-        # Not every pass is as large as the largest.
+        # Some passes may be smaller than micro_batch.
         return passes.flops * setup.batch / setup.micro_batch
 
     def can_pass(self, setup: Setup) -> bool:
-        """Return whether the model takes such a micro-batch, and can compute activations anew if it is to."""
+        """Return whether the model supports this micro-batch, and gradient checkpointing if the setup uses it."""
         try:
             self._gauge.passes(setup.micro_batch, setup.precision, checkpointing=setup.checkpointing)
         except (UserError, UnmeasurableError):
@@ -94,9 +94,9 @@ class Need:
         return True
 
     def allows(self, setup: Setup, optimizer: OptimizerSpec | None = None) -> bool:
-        """Return whether the API finds nothing wrong with the job so changed that it did not find before.
+        """Return whether the changed job is valid; errors that the original job has too do not count.
 
-        Several workers of a sharded job are taken to have checkpoints that all of them see.
+        Assumes that a sharded job with several workers gets shared storage for its checkpoints.
         """
         raw: dict[str, Any] = self._job.to_wire()
         raw["training"] |= {"precision": setup.precision, "gradientCheckpointing": setup.checkpointing}
@@ -111,7 +111,7 @@ class Need:
         return _mistakes(raw) <= self._refused
 
     def frugal(self) -> Iterator[tuple[str, OptimizerSpec]]:
-        """Yield optimizers that remember less than the job's own."""
+        """Yield optimizers with less state than that of the job."""
         own = self._states(self._spec)
         for name in _FRUGAL:
             spec = OptimizerSpec(name=name, learning_rate=self._spec.learning_rate)
@@ -121,12 +121,12 @@ class Need:
 
 
 def remedies(need: Need, setup: Setup, device: Device) -> list[Remedy]:
-    """Return changes that make the job fit the device, the least intrusive first; empty if there is none.
+    """Return changes that make the job fit the device, least intrusive first; empty if there are none.
 
     Args:
         need: What the job needs.
-        setup: How it asks to be run.
-        device: What each process has.
+        setup: The setup of the spec.
+        device: The device of each process.
     """
     if device.memory is None:
         return []
@@ -139,7 +139,7 @@ def remedies(need: Need, setup: Setup, device: Device) -> list[Remedy]:
 
 
 def _single(need: Need, setup: Setup, available: int) -> Iterator[Remedy]:
-    """Yield single changes that suffice."""
+    """Yield single changes that are sufficient."""
     for name, spec in need.frugal():
         if need.kept(setup, spec) <= available:
             yield from _if_it_fits(need, setup, available, f"optimizer.name: {name}", spec)
@@ -155,7 +155,7 @@ def _single(need: Need, setup: Setup, available: int) -> Iterator[Remedy]:
 
 
 def _several(need: Need, setup: Setup, available: int) -> Iterator[Remedy]:
-    """Yield all that saves activations at once, if that suffices; then with another optimizer too."""
+    """Yield all changes that reduce activations together; if they do not suffice, with another optimizer as well."""
     if min([need.kept(setup), *(need.kept(setup, spec) for _, spec in need.frugal())]) > available:
         return
     frugal, words = _frugal(need, setup)
@@ -170,9 +170,9 @@ def _several(need: Need, setup: Setup, available: int) -> Iterator[Remedy]:
 
 
 def _sharded(need: Need, setup: Setup, device: Device) -> Iterator[Remedy]:
-    """Yield the fewest processes over which the job fits when it is sharded: as it is, then with fewer activations."""
+    """Yield the fewest processes with which the sharded job fits: first unchanged, then with changes to activations."""
     said: Words = ()
-    if setup.precision == Precision.FP16:  # Its scaled gradients cannot be split.
+    if setup.precision == Precision.FP16:  # FSDP does not support gradient scaling.
         setup, said = replace(setup, precision=Precision.BF16), ("training.precision: bf16",)
     frugal, words = _frugal(need, setup)
     words = (*said, *words)
@@ -186,7 +186,7 @@ def _sharded(need: Need, setup: Setup, device: Device) -> Iterator[Remedy]:
             fewest = found.processes
             where = f"{fewest} {device.name}" if device.cuda else f"{fewest} processes"
             if not need.durable and fewest > setup.sharing:
-                extra = (*extra, "checkpoint.persistentVolumeClaim: NAME")  # noqa: PLW2901 - one word more
+                extra = (*extra, "checkpoint.persistentVolumeClaim: NAME")  # noqa: PLW2901 - one change more
             text = f"parallelism: fsdp over {where}" + (f" with {_join(*extra)}" if extra else "")
             yield Remedy(text, found, need.memory(found).total)
 
@@ -196,7 +196,7 @@ def _fewest(need: Need, setup: Setup, available: int) -> Setup | None:
     count = count if setup.processes > 1 else 2 ** math.ceil(math.log2(count))
     while count <= MOST_PROCESSES:
         sharded = replace(setup, processes=count, sharded=True)
-        # Measuring passes takes longer than this sum.
+        # Check the cheap lower limit first, because measuring passes takes longer.
         if need.kept(sharded) <= available and _fits(need, sharded, available):
             return sharded
         count *= 2
@@ -204,7 +204,7 @@ def _fewest(need: Need, setup: Setup, available: int) -> Setup | None:
 
 
 def _frugal(need: Need, setup: Setup) -> tuple[Setup, Words]:
-    """Return a setup that saves activations by all means but smaller batches, and what was changed."""
+    """Return a setup with every reduction of activations except smaller batches, and the changes."""
     words = []
     if setup.precision == Precision.FP32:
         words.append("training.precision: bf16")
@@ -217,14 +217,14 @@ def _frugal(need: Need, setup: Setup) -> tuple[Setup, Words]:
 
 
 def _smaller_batch(need: Need, setup: Setup, available: int, words: Words) -> Iterator[Remedy]:
-    """Yield the largest halved micro-batch that fits, if any does."""
+    """Yield the largest micro-batch that fits and results from halving, if there is one."""
     smallest = _smallest(need, setup)
     if setup.micro_batch <= smallest:
         return
     least, most = (_total(need, _with_batch(setup, size)) for size in (smallest, setup.micro_batch))
     if least > available:
         return
-    # Activations grow evenly with the batch, so the size follows from these two; it is checked all the same.
+    # Memory grows linearly with the batch, so these two measurements predict the size; the prediction is then checked.
     per_sample = max(1, most - least) / (setup.micro_batch - smallest)
     size = setup.micro_batch
     while size > smallest and (size == setup.micro_batch or size > smallest + (available - least) / per_sample):
@@ -240,7 +240,7 @@ def _join(*words: str) -> str:
 
 
 def _halved(size: int) -> int:
-    """Return the largest smaller number that divides `size`, so that the passes of a step stay equal."""
+    """Return the largest divisor of `size` up to half of it, so that all passes of a step have the same size."""
     return next(part for part in range(size // 2, 0, -1) if size % part == 0)
 
 
@@ -249,12 +249,12 @@ def _with_batch(setup: Setup, size: int) -> Setup:
 
 
 def _smallest(need: Need, setup: Setup) -> int:
-    """Return the smallest micro-batch that the model takes; batch normalization needs two samples."""
+    """Return the smallest micro-batch that the model supports; batch normalization needs two samples."""
     return 1 if need.can_pass(_with_batch(setup, 1)) else 2
 
 
 def _total(need: Need, setup: Setup, optimizer: OptimizerSpec | None = None) -> float:
-    """Return what each process of the changed job needs: no end of it if it is refused or cannot be measured."""
+    """Return the memory per process of the changed job; infinity if it is invalid or cannot be measured."""
     if not need.allows(setup, optimizer):
         return math.inf
     try:
@@ -276,7 +276,7 @@ def _if_it_fits(
 
 
 def _mistakes(raw: dict[str, Any]) -> set[FieldError]:
-    """Return what the API finds wrong with a spec."""
+    """Return the validation errors of a spec."""
     try:
         read_spec(raw)
     except InvalidJobError as error:

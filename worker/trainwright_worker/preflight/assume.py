@@ -1,4 +1,4 @@
-"""What the data is like when it is not at hand: taken from the spec where it says so, else assumed and said."""
+"""Facts of data that is not available on this machine: derived from the spec, or assumed and noted."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -21,7 +21,7 @@ GPT2_VOCABULARY: Final = 50_257
 IMAGENET_CLASSES: Final = 1_000
 FEATURES: Final = 32
 FRAMES: Final = (1_000, 80)
-"""Ten seconds of speech, as 80 mel bands every 10 ms."""
+"""Ten seconds of speech: 80 mel bands every 10 ms."""
 _BUILTIN: Final = {
     "digits": ((1, 8, 8), 10),
     "iris": ((4,), 3),
@@ -33,12 +33,12 @@ _BUILTIN: Final = {
 
 @dataclass(frozen=True)
 class Assumed:
-    """Facts of data that nobody looked at.
+    """Facts of data that was not read, with the assumptions behind them.
 
     Attributes:
-        facts: What the model is built from.
-        notes: What was assumed, each in a few words.
-        split: The training split, if the data was read after all.
+        facts: Input shape, number of outputs and vocabulary size.
+        notes: The assumptions, each in a few words.
+        split: The training split, if the data was available and was read.
     """
 
     facts: Facts
@@ -47,12 +47,12 @@ class Assumed:
 
     @property
     def samples(self) -> int | None:
-        """Samples of the training split; None if nobody knows."""
+        """Number of samples of the training split; None if unknown."""
         return None if self.split is None else len(self.split)
 
 
 def assume(spec: TrainingJobSpec) -> Assumed:
-    """Return the facts of a job's data as far as the spec tells them, with what had to be assumed."""
+    """Return the facts of a job's data as far as the spec determines them, with assumptions for the rest."""
     data = spec.dataset
     match data.source.modality:
         case Modality.TEXTS:
@@ -68,26 +68,26 @@ def assume(spec: TrainingJobSpec) -> Assumed:
 
 
 def without_absent_weights(spec: TrainingJobSpec, absent: list[str]) -> tuple[TrainingJobSpec, list[str]]:
-    """Return the job without pretrained weights that are not at hand, and what is assumed in their place.
+    """Return the job without pretrained weights that are not on this machine, and the assumptions in their place.
 
     Args:
         spec: The job.
-        absent: Fields whose paths lead to nothing on this machine.
+        absent: Fields whose paths do not exist on this machine.
     """
     model = spec.model
     if "spec.model.pretrained" not in absent:
         return spec, []
-    shape = "its args describe it" if model.args else "its defaults are"
+    shape = "with its args" if model.args else "with its default args"
     changed = model.changed(pretrained=None)
-    return spec.changed(model=changed), [f"the pretrained model is {model.name} as {shape}"]
+    return spec.changed(model=changed), [f"the pretrained model is {model.name} {shape}"]
 
 
 def has_absent_tokenizer(spec: TrainingJobSpec, absent: list[str]) -> bool:
-    """Return whether texts are cut by the tokenizer of a pretrained folder that is not at hand.
+    """Return whether the job uses the tokenizer of a pretrained folder that is not on this machine.
 
     Args:
         spec: The job.
-        absent: Fields whose paths lead to nothing on this machine.
+        absent: Fields whose paths do not exist on this machine.
     """
     return (
         "spec.model.pretrained" in absent
@@ -97,15 +97,15 @@ def has_absent_tokenizer(spec: TrainingJobSpec, absent: list[str]) -> bool:
 
 
 def teacher_as_known(spec: TrainingJobSpec, absent: list[str], root: str) -> tuple[ModelSpec | None, list[str]]:
-    """Return the model that a job learns from as far as it is known, and what is assumed of it.
+    """Return the teacher model as far as it is known, and the assumptions about it.
 
     Args:
         spec: The job.
-        absent: Fields whose paths lead to nothing on this machine.
-        root: Folder at which relative paths start.
+        absent: Fields whose paths do not exist on this machine.
+        root: Folder that relative paths are resolved against.
 
     Raises:
-        UserError: The teacher's folder names no model, or its arguments are wrong.
+        UserError: The teacher's folder names no model, or its arguments are invalid.
     """
     teacher = spec.distillation
     if teacher is None:
@@ -113,9 +113,11 @@ def teacher_as_known(spec: TrainingJobSpec, absent: list[str], root: str) -> tup
     if FIELD not in absent and not is_uri(teacher.weights):
         return read_model(teacher, root), []
     if teacher.model is None:
-        return None, ["no memory for the teacher: it is not at hand, and spec.distillation.model does not name it"]
-    shape = "its args describe it" if teacher.args else "its defaults are"
-    return named_model(teacher, pretrained=False), [f"the teacher is {teacher.model} as {shape}"]
+        return None, [
+            "the estimate omits the teacher: its weights are not here, and spec.distillation.model is not set"
+        ]
+    shape = "with its args" if teacher.args else "with its default args"
+    return named_model(teacher, pretrained=False), [f"the teacher is {teacher.model} {shape}"]
 
 
 def _text(spec: TrainingJobSpec) -> Assumed:
@@ -126,15 +128,15 @@ def _text(spec: TrainingJobSpec) -> Assumed:
     if vocabulary is None and takes_tokenizer_of_model(spec):
         vocabulary = _usual_vocabulary(spec.model)
         if vocabulary is not None:
-            notes.append(f"a vocabulary of {vocabulary:,} tokens, as {spec.model.name} usually has it")
+            notes.append(f"a vocabulary of {vocabulary:,} tokens, the default of {spec.model.name}")
     elif vocabulary is None and tokenizer.name == TokenizerName.BYTE:
         vocabulary = BYTE_VOCABULARY
     elif vocabulary is None and tokenizer.path is None:
         vocabulary = tokenizer.vocabulary_size
-        notes.append(f"the tokenizer learns all {vocabulary:,} tokens that it may")
+        notes.append(f"the tokenizer learns its maximum of {vocabulary:,} tokens")
     if vocabulary is None:
         vocabulary = GPT2_VOCABULARY
-        notes.append(f"a vocabulary of {vocabulary:,} tokens, as GPT-2 has it")
+        notes.append(f"a vocabulary of {vocabulary:,} tokens, as in GPT-2")
     outputs, note = make_task(spec).assume_outputs(vocabulary)
     notes += [note] if note else []
     notes.append(f"{tokenizer.max_length:,} tokens per sample")
@@ -142,7 +144,7 @@ def _text(spec: TrainingJobSpec) -> Assumed:
 
 
 def _usual_vocabulary(model: ModelSpec) -> int | None:
-    """Return how many tokens a model of transformers knows: as its args say, or by default."""
+    """Return the vocabulary size of a model of transformers: from its args, or the default."""
     known = (model.args or {}).get("vocab_size")
     return known if isinstance(known, int) else default_vocabulary(str(model.name).partition(":")[2])
 
@@ -152,12 +154,12 @@ def _images(spec: TrainingJobSpec) -> Assumed:
     if data.builtin is not None:
         return _builtin(data.builtin.name)
     if data.idx is not None:
-        return Assumed(Facts((1, 28, 28), 10), ("images of 1x28x28 in 10 classes, as MNIST has them",))
+        return Assumed(Facts((1, 28, 28), 10), ("images of 1x28x28 in 10 classes, as in MNIST",))
     if data.cifar10 is not None:
         return Assumed(Facts((3, 32, 32), 10), ())
     pictures = data.image_folder or data.webdataset or data.huggingface
     side, gray = (pictures.size, pictures.grayscale) if pictures is not None else (224, False)
-    note = f"{IMAGENET_CLASSES:,} classes, as ImageNet has them"
+    note = f"{IMAGENET_CLASSES:,} classes, as in ImageNet"
     return Assumed(Facts((1 if gray else 3, side, side), IMAGENET_CLASSES), (note,))
 
 

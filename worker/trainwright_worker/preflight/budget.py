@@ -1,4 +1,4 @@
-"""What a process needs and what its device has. Arithmetic on what was measured; the only I/O is asking the device."""
+"""Computes the memory that a process needs from measurements, and reads how much its device has."""
 
 import math
 from dataclasses import dataclass
@@ -20,28 +20,28 @@ from trainwright_worker.distributed.parallel import is_sharded
 from trainwright_worker.preflight.measure import PassCost, Weights
 
 CUDA_CONTEXT: Final = 2**30
-"""What the driver, cuBLAS and NCCL take of a GPU before the first tensor."""
+"""Bytes of GPU memory that the driver, cuBLAS and NCCL use before the first tensor is allocated."""
 _PREFETCHED: Final = 2
-"""Blocks of a sharded model that are whole at once: the one in use, and the next."""
+"""Blocks of a sharded model that are gathered at the same time: the current one and the next one."""
 _CGROUP: Final = Path("/sys/fs/cgroup")
 _MEMORY: Final = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How a job is run, as far as memory depends on it.
+    """The settings of a job that affect its memory.
 
     Attributes:
-        processes: Processes of the job.
+        processes: Number of training processes.
         batch: Samples per step, over all processes.
-        micro_batch: Most samples per process and forward pass.
+        micro_batch: Maximum number of samples per process and forward pass.
         accumulation: Forward passes per step and process.
-        precision: Arithmetic of the passes.
-        checkpointing: Whether activations are computed anew in the backward pass.
+        precision: Precision of the passes.
+        checkpointing: Whether gradient checkpointing is enabled.
         sharded: Whether weights, gradients and optimizer state are spread over the processes.
         average: Whether a moving average of the weights is kept.
-        cuda: Whether it computes on GPUs, whose memory holds no copy for checkpoints.
-        sharing: Processes per worker, which share its memory where there are no GPUs.
+        cuda: Whether the job runs on GPUs, whose memory holds no copy for checkpoints.
+        sharing: Processes per worker. On CPUs, they share the worker's memory.
     """
 
     processes: int
@@ -58,13 +58,13 @@ class Setup:
 
 @dataclass(frozen=True)
 class Device:
-    """What a process computes on.
+    """The device of a process.
 
     Attributes:
-        name: What it is called.
-        memory: Bytes that a process may use; None if nobody knows.
+        name: Name of the device.
+        memory: Bytes that a process may use; None if unknown.
         cuda: Whether it is a GPU.
-        gpu: What is known of it, if it is one of the table.
+        gpu: Its entry in the table of known GPUs, if it has one.
     """
 
     name: str
@@ -73,20 +73,20 @@ class Device:
     gpu: Gpu | None = None
 
     def peak(self, precision: Precision) -> float | None:
-        """Return its floating-point operations per second at best; None if unknown."""
+        """Return its peak floating-point operations per second; None if unknown."""
         if self.gpu is None:
             return None
         return self.gpu.single if precision == Precision.FP32 else self.gpu.half
 
 
 def setup_of(spec: TrainingJobSpec, processes: int | None = None, samples: int | None = None, *, cuda: bool) -> Setup:
-    """Return how a job is run.
+    """Return the setup of a job.
 
     Args:
         spec: The job.
-        processes: Training processes, if there are fewer than it asks for.
-        samples: Samples of the training split, if they are known: with fullBatch, those of a step.
-        cuda: Whether it computes on GPUs.
+        processes: Number of training processes; by default, that of the spec.
+        samples: Number of samples of the training split, if known. With fullBatch, it is the batch size.
+        cuda: Whether the job runs on GPUs.
     """
     training = spec.training
     batch = samples if training.full_batch and samples is not None else training.global_batch_size
@@ -107,11 +107,11 @@ def setup_of(spec: TrainingJobSpec, processes: int | None = None, samples: int |
 
 
 def usual_length(split: Split, samples: int) -> int | None:
-    """Return how long batches of texts or frames are on average; None where all inputs are alike.
+    """Return the average length of batches of texts or frames; None if inputs are not sequences.
 
     Args:
         split: The training split.
-        samples: Samples of a batch, which is padded to the longest of them.
+        samples: Samples per batch; a batch is padded to its longest sample.
     """
     match split:
         case Tokens(ids=ragged) | Frames(frames=ragged):
@@ -122,7 +122,7 @@ def usual_length(split: Split, samples: int) -> int | None:
         return longest
     lengths = np.minimum(ragged.ends[rows + 1] - ragged.ends[rows], longest)
     padded = [round_up(length, longest) for length in range(longest + 1)]
-    # How probable each length is to be that of the longest of a batch.
+    # The probability of each length to be the longest of a batch.
     shares = np.cumsum(np.bincount(lengths, minlength=longest + 1)) / len(rows)
     chances = np.diff(shares**samples, prepend=0)
     return max(1, round(float(chances @ np.array(padded))))
@@ -134,17 +134,18 @@ def add_up(weights: Weights, optimizer: int, passes: PassCost, setup: Setup) -> 
     Args:
         weights: Sizes of the model's weights.
         optimizer: Bytes of the optimizer's whole state.
-        passes: What one micro-batch takes.
-        setup: How the job is run.
+        passes: Cost of one micro-batch.
+        setup: The setup.
     """
     shards = setup.processes if setup.sharded else 1
     whole = weights.rest + _PREFETCHED * weights.block
-    # Blocks are gathered in the precision of the passes; their gradients are whole until they are spread.
+    # Blocks are gathered in the precision of the passes. Their gradients are unsharded until they are reduced.
     gathered = math.ceil(whole / (1 if setup.precision == Precision.FP32 else 2)) + weights.gradient
     own = math.ceil(weights.all / shards) + weights.buffers
     optimizer = math.ceil(optimizer / shards)
     average = math.ceil(weights.trained / shards) if setup.average else 0
-    # Every rank copies its own part. Where all hold the whole only the first copies it, in memory that it shares.
+    # With sharding, every rank copies its own shard. Otherwise only rank 0 copies the state, and on a CPU its worker's
+    # processes share that memory.
     saved = math.ceil((own + optimizer + average) / (1 if setup.sharded else setup.sharing))
     return MemoryUse(
         weights=own,
@@ -152,7 +153,7 @@ def add_up(weights: Weights, optimizer: int, passes: PassCost, setup: Setup) -> 
         optimizer=optimizer,
         average=average,
         saved=0 if setup.cuda else saved,
-        teacher=weights.teacher,  # whole everywhere
+        teacher=weights.teacher,  # Never sharded.
         casts=0 if setup.sharded else passes.casts,
         gathered=gathered if setup.sharded and shards > 1 else 0,
         batch=passes.sample * math.ceil(setup.batch / setup.processes),
@@ -162,7 +163,7 @@ def add_up(weights: Weights, optimizer: int, passes: PassCost, setup: Setup) -> 
 
 
 def this_device(sharing: int) -> Device:
-    """Return what this process computes on, with the memory that is left.
+    """Return the device of this process, with its available memory.
 
     Args:
         sharing: Processes that share the memory of this machine or container.
@@ -170,7 +171,7 @@ def this_device(sharing: int) -> Device:
     if torch.cuda.is_available():
         index = torch.cuda.current_device()
         name = torch.cuda.get_device_name(index)
-        # What the allocator holds is ours already.
+        # Memory reserved by torch's allocator is available to this process too.
         free = torch.cuda.mem_get_info(index)[0] + torch.cuda.memory_reserved(index)
         return Device(name, free, cuda=True, gpu=find_gpu(name))
     memory = _container_memory() or _machine_memory()
@@ -178,7 +179,7 @@ def this_device(sharing: int) -> Device:
 
 
 def _container_memory() -> int | None:
-    """Return what the container's limit leaves; None without a limit. Cached files make room when asked to."""
+    """Return the available memory under the container's limit, counting cached files as free; None without a limit."""
     try:
         limit = int((_CGROUP / "memory.max").read_text())
         used = int((_CGROUP / "memory.current").read_text())
@@ -192,7 +193,7 @@ def _container_memory() -> int | None:
 
 
 def _machine_memory() -> int | None:
-    """Return the memory that this machine has left."""
+    """Return the available memory of this machine; None if unknown."""
     try:
         lines = _MEMORY.read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))

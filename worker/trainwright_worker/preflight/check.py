@@ -1,4 +1,4 @@
-"""The preflight of a rank: measures the job on rank 0, and refuses one that will not fit before a weight is allocated."""
+"""The preflight check of a rank: estimates memory on rank 0, and refuses a job that will not fit before training."""
 
 from typing import Final
 
@@ -14,21 +14,21 @@ from trainwright_worker.preflight.measure import Gauge, UnmeasurableError
 from trainwright_worker.preflight.verdict import judge, table
 from trainwright_worker.training.teacher import read_model
 
-_NO_WAY: Final = "use a smaller model, or processes with more memory: spec.workers.resources, or another GPU"
-"""What is left when nothing that the job can set makes it fit."""
+_NO_REMEDY: Final = "use a smaller model, or processes with more memory: spec.workers.resources, or another GPU"
+"""Hint if no setting of the job makes it fit."""
 
 
 def measure_job(
     spec: TrainingJobSpec, dataset: Dataset, facts: Facts, root: str, placement: RankPlacement
 ) -> tuple[Preflight | None, list[str]]:
-    """Return what a job needs, and lines to print; no more than a line if that cannot be known.
+    """Return what a job needs, and lines for the log; None and one line if it cannot be measured.
 
     Args:
         spec: The job.
         dataset: Its data.
-        facts: What the model knows of it.
-        root: Folder at which relative paths start.
-        placement: Where this rank stands; its neighbours share its memory.
+        facts: Input shape, number of outputs and vocabulary size of the data.
+        root: Folder that relative paths are resolved against.
+        placement: Position of this rank; ranks on the same worker share its memory.
 
     Raises:
         UserError: The model does not fit the data.
@@ -40,16 +40,16 @@ def measure_job(
         setup = setup_of(spec, placement.size, len(dataset.splits.train), cuda=device.cuda)
         preflight, _ = judge(need, setup, device, usual_length(dataset.splits.train, setup.micro_batch))
     except UnmeasurableError as error:
-        return None, [f"preflight: memory cannot be told beforehand: {error}"]
+        return None, [f"preflight: memory cannot be estimated: {error}"]
     return preflight, ["preflight", *(f"  {line}" for line in table(preflight))]
 
 
 def refuse_if_too_large(preflight: Preflight) -> None:
-    """End a job that will not fit before it has allocated anything.
+    """Raise an error if the job will not fit.
 
     Raises:
-        OutOfMemoryError: It will not fit; says what would.
+        OutOfMemoryError: The job will not fit; names changes that make it fit.
     """
     if not preflight.fits:
         message, _, ways = preflight.message.partition(". It fits with ")
-        raise OutOfMemoryError(f"preflight: {message}", f"it fits with {ways}"[:512] if ways else _NO_WAY)
+        raise OutOfMemoryError(f"preflight: {message}", f"it fits with {ways}"[:512] if ways else _NO_REMEDY)

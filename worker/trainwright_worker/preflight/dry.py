@@ -1,6 +1,7 @@
-"""One dry step: a few samples go through model, loss and optimizer as in training, and nothing of it is left.
+"""Dry runs before training.
 
-And a dry pass before that, without data, which tells whether the model uses all of its weights.
+The dry step runs a few samples through model, loss and optimizer as in training, and then restores the previous state.
+The dry pass runs on the meta device and finds out whether the model uses all of its weights.
 """
 
 import time
@@ -22,50 +23,51 @@ from trainwright_worker.preflight.measure import Ones
 from trainwright_worker.training.evaluate import Forward
 
 CPU_SAMPLES: Final = 2
-"""Samples of a dry step on a CPU, where it only has to show that everything works; batch normalization needs two."""
+"""Samples of a dry step on a CPU, where it only checks for errors; batch normalization needs two."""
 
 
 def take_dry_step(
     model: nn.Module, forward: Forward, loss: Callable[[Tensor, Batch], Tensor], optimizer: Optimizer, batch: Batch
 ) -> float:
-    """Take a step at learning rate 0 and put back everything that it touches, to the last bit.
+    """Take a step with learning rate 0 and restore all other state exactly.
 
-    The weights cannot change at that rate, so no copy of them is needed. Buffers, random generators, gradients and the
-    optimizer's state are as before. Under FSDP all ranks must call this.
+    With that rate the weights do not change, so no copy of them is needed. Buffers, random generators, gradients and
+    the optimizer's state are restored. Under FSDP all ranks must call this.
 
     Args:
-        model: The model without any wrapper that averages gradients.
-        forward: Its forward pass.
-        loss: Maps its outputs for a batch to a loss.
-        optimizer: Its optimizer, which has not taken a step yet.
-        batch: What goes through.
+        model: The model without DDP.
+        forward: The forward pass.
+        loss: Maps the outputs for a batch to a loss.
+        optimizer: The optimizer, before its first step.
+        batch: The samples of the step.
 
     Returns:
-        How long it took, in seconds.
+        The duration of the step in seconds.
 
     Raises:
         UserError: The model cannot take a step.
     """
     begun = time.perf_counter()
-    with _blamed(next(model.parameters()).device), _restored(model, optimizer):
+    with _translate_errors(next(model.parameters()).device), _restored(model, optimizer):
         model.train()
         value = loss(forward(batch), batch)
         value.backward()  # type: ignore[no-untyped-call]
         gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-        # Zero times infinity is no number; what is to happen then is the policy of the training itself.
+        # Skip the update if gradients are not finite: 0 times infinity is NaN, and training has its own policy for
+        # that.
         if gradients and _is_finite(get_total_norm(gradients)):
             optimizer.step()
     return time.perf_counter() - begun
 
 
 def uses_all_weights(model: nn.Module, batch: Batch) -> bool:
-    """Return whether the outputs depend on every weight that is trained; false also if that depends on values.
+    """Return whether the outputs depend on every trainable weight; false if that cannot be determined from shapes.
 
-    Computes shapes only, and changes nothing.
+    Runs on the meta device and changes nothing.
 
     Args:
-        model: The model without any wrapper.
-        batch: What goes through; only its form matters.
+        model: The unwrapped model.
+        batch: Any batch; only its shape matters.
     """
     both = _BothPasses(model)
     training = model.training
@@ -73,7 +75,7 @@ def uses_all_weights(model: nn.Module, batch: Batch) -> bool:
     try:
         with Ones():  # type: ignore[no-untyped-call]
             used: bool = functional_call(both, stand_ins(both), (batch.to(torch.device("meta")),), tie_weights=False)
-    except Exception:  # noqa: BLE001 - what cannot be followed without data has errors of any kind
+    except Exception:  # noqa: BLE001 - models that need values fail in many ways
         return False
     finally:
         model.train(training)
@@ -81,14 +83,14 @@ def uses_all_weights(model: nn.Module, batch: Batch) -> bool:
 
 
 class _BothPasses(nn.Module):
-    """Goes forward and back, since activations may be computed anew on the way back, with the weights there then are."""
+    """Runs forward and backward in one call, because gradient checkpointing repeats the model in the backward pass."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, batch: Batch) -> bool:
-        """Return whether every weight that is trained gets a gradient."""
+        """Return whether every trainable weight gets a gradient."""
         trained = [weight for weight in self.model.parameters() if weight.requires_grad]
         gradients = torch.autograd.grad(run_model(self.model, batch).sum(), trained, allow_unused=True)
         return all(gradient is not None for gradient in gradients)
@@ -100,10 +102,10 @@ def _is_finite(norm: Tensor) -> bool:
 
 
 @contextmanager
-def _blamed(device: torch.device) -> Iterator[None]:
-    """Call a step that fails for no other known reason the spec's mistake: the next try would fail alike.
+def _translate_errors(device: torch.device) -> Iterator[None]:
+    """Turn unknown errors of the step into user errors, because a restart would fail in the same way.
 
-    Errors of the device itself are not meant: it may be broken.
+    CUDA errors are passed on, because the device may be faulty.
     """
     try:
         yield
@@ -143,7 +145,7 @@ def _restored(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
 
 
 def _clear(state: dict[str, object]) -> None:
-    """Make state that an optimizer prepares before its first step what it was: zeros."""
+    """Reset the state that an optimizer creates before its first step to zeros."""
     for value in state.values():
         if isinstance(value, Tensor):
             value.zero_()

@@ -1,4 +1,4 @@
-"""Counts the bytes that live, and the arithmetic that is done, while operations run on tensors without data."""
+"""Tracks live memory and counts floating-point operations while a model runs on fake tensors (without data)."""
 
 import weakref
 from collections.abc import Iterable
@@ -15,39 +15,40 @@ _CAST: Final = torch.ops.aten._to_copy.default  # noqa: SLF001 - the name of an 
 _RECURRENT: Final = torch.ops.aten.mkldnn_rnn_layer.default
 _CONVOLUTION: Final = torch.ops.aten.convolution_backward
 _WORKSPACE: Final = 15.5
-"""What oneDNN keeps of an LSTM layer for its backward pass, in multiples of the layer's output: seen at several sizes. Torch
-knows it only once the layer has run."""
+"""Workspace that oneDNN keeps of an LSTM layer for its backward pass, in multiples of the layer's output. Measured at
+several sizes, because torch knows it only after the layer has run."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A storage that came (positive bytes) or went (negative)."""
+    """A storage that was allocated (positive bytes) or freed (negative)."""
 
     number: int
     bytes: int
 
 
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes down every storage that operations allocate, and when nothing holds it any longer.
+    """Records every storage that operations allocate, and when it is freed.
 
-    Works on tensors of `FakeTensorMode`, so a model of any size is followed through its passes as its memory would be.
-    Kernels' own scratch space, which lives within one operation, is not seen.
+    Works on tensors of `FakeTensorMode`, so it can track a model of any size. It does not see scratch space that a
+    kernel allocates and frees within one operation.
 
     Attributes:
-        flops: Floating-point operations of matrix products, convolutions, attention and recurrent layers so far, those that
-            gradient checkpointing repeats in the backward pass not counted.
+        flops: Floating-point operations of matrix products, convolutions, attention and recurrent layers so far,
+            without those that gradient checkpointing repeats in the backward pass.
     """
 
     def __init__(self, weights: Iterable[Tensor], others: Iterable[Tensor] = ()) -> None:
-        """Begin with nothing written down.
+        """Start with an empty record.
 
         Args:
-            weights: The model's parameters, counted elsewhere. Copies of them in another precision are told apart.
-            others: Further tensors that are counted elsewhere.
+            weights: The model's parameters, which are counted elsewhere. Their casts to another precision are counted
+                here, separately.
+            others: Other tensors that are counted elsewhere.
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self._weights = {_key(weight) for weight in weights}
-        # Holding them keeps their storages' addresses from being used again.
+        # References keep the addresses of their storages from being reused.
         self._held = [*weights, *others]
         self._known = self._weights | {_key(tensor) for tensor in others}
         self._live: dict[int, tuple[int, weakref.ref[torch.UntypedStorage]]] = {}
@@ -59,9 +60,9 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run the operation and write down what it made."""
+        """Run the operation and record its outputs."""
         outputs = func(*args, **(kwargs or {}))
-        formula = _FORMULAS.get(func._overloadpacket)  # noqa: SLF001 - torch's own modes ask so too
+        formula = _FORMULAS.get(func._overloadpacket)  # noqa: SLF001 - torch's own modes use it too
         if formula is not None and not self._repeats_forward:
             self.flops += formula(*args, **(kwargs or {}), out_val=outputs)
         cast = func is _CAST and _key(args[0]) in self._weights
@@ -74,28 +75,28 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return outputs
 
     def begin_backward(self) -> None:
-        """Note that the forward pass is over."""
+        """Mark the end of the forward pass."""
         self._backward_from = len(self._entries)
 
     @property
     def _repeats_forward(self) -> bool:
-        """Whether activations are computed anew: in a backward pass nothing else runs with gradients enabled."""
+        """Whether activations are recomputed: nothing else in a backward pass runs with gradients enabled."""
         return self._backward_from is not None and torch.is_grad_enabled()
 
     def numbers(self, tensors: Iterable[Tensor]) -> set[int]:
-        """Return the numbers under which the storages of live tensors were written down."""
+        """Return the numbers of the entries of live tensors."""
         return {self._live[_key(tensor)][0] for tensor in tensors if _key(tensor) in self._live}
 
     def peak(self, without: set[int]) -> int:
-        """Return the most bytes that lived at once, casts of weights and the storages numbered in `without` aside."""
+        """Return the peak of live bytes, without casts of weights and the entries numbered in `without`."""
         return max(self._course(self._casts | without), default=0)
 
     def saved(self) -> int:
-        """Return the bytes that lived when the forward pass was over, casts of weights aside."""
+        """Return the live bytes at the end of the forward pass, without casts of weights."""
         return ([0, *self._course(self._casts, self._backward_from)])[-1]
 
     def peak_of_casts(self) -> int:
-        """Return the most bytes of weights in another precision that lived at once."""
+        """Return the peak of live bytes of weights cast to another precision."""
         others = {entry.number for entry in self._entries} - self._casts
         return max(self._course(others), default=0)
 
@@ -125,19 +126,19 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _key(tensor: Tensor) -> int:
-    address: int = tensor.untyped_storage()._cdata  # noqa: SLF001 - tensors without data have no other address
+    address: int = tensor.untyped_storage()._cdata  # noqa: SLF001 - fake tensors have no data pointer
     return address
 
 
 def _recurrent_flops(inputs: Tensor, *weights: Any, **_: Any) -> int:
-    """Return the operations of one recurrent layer: two per position and number in its matrices."""
+    """Return the operations of one recurrent layer: two per position and element of its matrices."""
     length, batch = inputs.shape[:2]
     operations: int = 2 * length * batch * sum(matrix.numel() for matrix in weights[:2])
     return operations
 
 
 def _convolution_flops(*args: Any, out_val: tuple[Tensor | None, ...], **kwargs: Any) -> int:
-    """Return the operations of a convolution's backward pass: torch forgets its groups where it counts the weight's."""
+    """Return the operations of a convolution's backward pass; torch ignores groups for the gradient of the weight."""
     *others, groups, (of_input, of_weight, _) = args
     count = flop_registry[_CONVOLUTION]
     inputs = count(*others, groups, [True, False, False], out_val=out_val, **kwargs) if of_input else 0

@@ -1,4 +1,4 @@
-"""Follows a job's passes on tensors without data: shapes, parameters, memory and arithmetic of a model of any size."""
+"""Measures a job's passes on fake tensors: shapes, parameters, memory and operations of a model of any size."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -32,17 +32,17 @@ _SHAPE_WORDS: Final = ("shape", "size", "dimension", "channel", "must match", "e
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights of a model, in bytes where nothing else is said.
+    """Sizes of a model's weights, in bytes unless stated otherwise.
 
     Attributes:
         parameters: Number of parameters.
-        trainable: Number of those that are trained.
+        trainable: Number of trainable parameters.
         all: All parameters.
-        trained: Those that are trained; their gradients take as much.
-        buffers: What is no parameter, such as running means.
-        block: The largest block that is gathered at once when parameters are sharded.
-        rest: What lies outside of blocks.
-        gradient: The largest gradient that is whole at once then: of a block, or of all that lies outside of them.
+        trained: Trainable parameters; their gradients have the same size.
+        buffers: Buffers, such as running means.
+        block: The largest block, which is gathered as a unit if parameters are sharded.
+        rest: Parameters outside of blocks.
+        gradient: The largest unsharded gradient with sharding: that of a block, or of all parameters outside of blocks.
         teacher: Parameters and buffers of the teacher.
     """
 
@@ -59,16 +59,16 @@ class Weights:
 
 @dataclass(frozen=True)
 class PassCost:
-    """Forward and backward pass of one micro-batch, in bytes where nothing else is said.
+    """Cost of the forward and backward pass of one micro-batch, in bytes unless stated otherwise.
 
     Attributes:
         samples: Samples of the micro-batch.
-        tokens: Positions of its sequences; 0 if inputs are none.
-        saved: What the forward pass keeps for the backward pass, outputs included.
-        peak: The most that lives at once besides weights and gradients, what the teacher works with included.
+        tokens: Number of tokens; 0 if the inputs are not tokens.
+        saved: Tensors that the forward pass keeps for the backward pass, including the outputs.
+        peak: Peak memory without weights and gradients, including the teacher's activations.
         casts: Copies of the weights in half precision.
         logits: The outputs.
-        flops: Floating-point operations, those that gradient checkpointing repeats not counted.
+        flops: Floating-point operations, without those that gradient checkpointing repeats.
         sample: Inputs and targets of one sample.
     """
 
@@ -83,23 +83,23 @@ class PassCost:
 
 
 class UnmeasurableError(Exception):
-    """A model that depends on values, so that it cannot be followed without data."""
+    """The model depends on values of tensors, so it cannot be measured on fake tensors."""
 
 
 class Gauge:
-    """Measures a job. Models are built without data; nothing is allocated and no file is read."""
+    """Measures a job with models on fake tensors; allocates no memory for weights and reads no data."""
 
     def __init__(
         self, spec: TrainingJobSpec, facts: Facts, *, cuda: bool, root: str = "", teacher: ModelSpec | None = None
     ) -> None:
-        """Remember what to measure.
+        """Prepare to measure a job.
 
         Args:
             spec: The job.
-            facts: What its model must know of the data.
-            cuda: Whether it is to run on a GPU, whose attention keeps no scores.
-            root: Folder at which relative paths start, for the configuration beside pretrained weights.
-            teacher: The model that it learns from.
+            facts: Input shape, number of outputs and vocabulary size of the data.
+            cuda: Whether the job runs on GPUs, where attention does not keep its scores.
+            root: Folder that relative paths are resolved against, to find the configuration of pretrained weights.
+            teacher: The teacher model of distillation.
         """
         self._spec = spec
         self._task = make_task(spec)
@@ -114,7 +114,7 @@ class Gauge:
 
         Raises:
             UserError: The model does not fit the data.
-            UnmeasurableError: It cannot be built without data.
+            UnmeasurableError: It cannot be built on fake tensors.
         """
         with _measurable(), _without_data():
             model, teacher = self._build(checkpointing=False), self._build_teacher()
@@ -135,10 +135,10 @@ class Gauge:
         )
 
     def optimizer(self, spec: OptimizerSpec) -> int:
-        """Return the bytes of an optimizer's state, by letting it take a step without data.
+        """Return the size of an optimizer's state in bytes, measured by taking a step on fake tensors.
 
         Raises:
-            UnmeasurableError: It cannot take one.
+            UnmeasurableError: The optimizer cannot take a step on fake tensors.
         """
         with _measurable(), _without_data():
             model = self._build(checkpointing=False)
@@ -153,13 +153,13 @@ class Gauge:
         )
 
     def passes(self, samples: int, precision: Precision, *, checkpointing: bool, length: int | None = None) -> PassCost:
-        """Return what one micro-batch takes.
+        """Return the cost of one micro-batch.
 
         Args:
             samples: Samples of the micro-batch.
-            precision: Arithmetic of the passes.
-            checkpointing: Whether activations are computed anew in the backward pass.
-            length: Length of its sequences, by default that of the longest.
+            precision: Precision of the passes.
+            checkpointing: Whether gradient checkpointing is enabled.
+            length: Length of the sequences; by default, the maximum length.
 
         Raises:
             UserError: The model does not fit the data.
@@ -173,9 +173,9 @@ class Gauge:
 
     def _follow(self, samples: int, precision: Precision, checkpointing: bool, length: int | None) -> PassCost:  # noqa: FBT001
         facts = self._facts if length is None else replace(self._facts, shape=(length, *self._facts.shape[1:]))
-        # fp16 takes what bf16 takes.
+        # fp16 needs the same memory as bf16.
         half = precision != Precision.FP32
-        # A pass over a model like a live one: no generator of random numbers is touched.
+        # Fake tensors do not advance the random generators.
         with _without_data(), _FusedAttention(enabled=self._cuda):
             model, teacher = self._build(checkpointing=checkpointing).train(), self._build_teacher()
             batch = self._task.example(facts, samples)
@@ -205,20 +205,20 @@ class Gauge:
         )
 
     def _build(self, *, checkpointing: bool) -> nn.Module:
-        """Return the model on tensors without data. Call it inside of a `FakeTensorMode`."""
+        """Return the model on fake tensors. Call this inside a `FakeTensorMode`."""
         model = self._without_weights(self._spec)
         if checkpointing:
             enable_gradient_checkpointing(model)
         return model
 
     def _build_teacher(self) -> nn.Module | None:
-        """Return the teacher likewise; None if the job has none."""
+        """Return the teacher on fake tensors; None if the job has none."""
         if self._teacher is None:
             return None
         return self._without_weights(self._teacher, build_teacher).eval().requires_grad_(requires_grad=False)
 
     def _without_weights(self, spec: TrainingJobSpec, make: Callable[..., nn.Module] = build) -> nn.Module:
-        # Numbers that a library computes while it builds are real: timm reads its rates of dropout from a tensor.
+        # Libraries may read values of tensors while they build a model: timm reads its dropout rates from one.
         with _measurable(), unset_fake_temporarily(), torch.device("meta"):
             model = make(spec, self._facts, self._root)
         _leave_meta(model)
@@ -226,7 +226,7 @@ class Gauge:
 
 
 class Ones(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Answers a question after a value, which no tensor without data can, with 1 (or true)."""
+    """Returns 1 (or true) when code reads the value of a fake tensor."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -237,7 +237,7 @@ class Ones(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Leaves dropout out of attention: on GPUs a fused kernel does it, on CPUs only one that keeps all scores could."""
+    """Removes dropout from attention: on CPUs, it would select a kernel that keeps all scores, unlike on GPUs."""
 
     def __init__(self, *, enabled: bool) -> None:
         self._enabled = enabled
@@ -253,13 +253,13 @@ class _FusedAttention(TorchFunctionMode):
 
 
 def _without_data() -> FakeTensorMode:
-    """Return the mode in which nothing is allocated; an operation that only runs with data is an error."""
+    """Return the mode of fake tensors, without memory; an operation that needs real data raises an error."""
     return FakeTensorMode(allow_fallback_kernels=False, allow_non_fake_inputs=True)
 
 
 @contextmanager
 def _measurable() -> Iterator[None]:
-    """Take whatever is no known mistake for a model that cannot be followed: its first real step says what is wrong."""
+    """Turn unknown errors into UnmeasurableError; if the model has a real error, its first training step reports it."""
     try:
         yield
     except (WorkerError, UnmeasurableError):
@@ -270,7 +270,7 @@ def _measurable() -> Iterator[None]:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Tell a model that does not fit the data from one that cannot be followed."""
+    """Raise UserError if the model does not fit the data, and UnmeasurableError if it cannot be measured."""
     with _measurable():
         try:
             yield
@@ -278,13 +278,13 @@ def _translated() -> Iterator[None]:
             text = str(error).partition("\n")[0]
             if type(error) is RuntimeError and any(word in text.lower() for word in _SHAPE_WORDS):
                 raise UserError(
-                    f"spec.model: does not fit the data: {text}", "compare its input with the data's"
+                    f"spec.model: does not fit the data: {text}", "compare the model's input shape with the data"
                 ) from error
             raise
 
 
 def _leave_meta(model: nn.Module) -> None:
-    """Replace the model's tensors by fake ones of the CPU, where all that depends on the device is as in a live model."""
+    """Replace the model's meta tensors by fake tensors on the CPU, so that code that depends on the device works."""
     fresh: dict[int, tuple[Tensor, Tensor]] = {}
     for module in model.modules():
         own = [*module.named_parameters(recurse=False, remove_duplicate=False), *module.named_buffers(recurse=False)]
@@ -297,16 +297,17 @@ def _leave_meta(model: nn.Module) -> None:
 
 
 def _step_for_one_of_each_shape(group: dict[str, Any]) -> Counter[Tensor]:
-    """Leave one weight of each shape in an optimizer's group, give it a gradient, and return how many it stands for.
+    """Keep one weight of each shape in an optimizer's group, with a gradient, and return how many it represents.
 
-    Optimizers remember the same of weights of one shape, and a step over a hundred equal blocks takes seconds.
+    The size of an optimizer's state depends only on the shape, and a step over a hundred equal blocks would take
+    seconds.
     """
     first: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
     alike = Counter(first.setdefault((weight.shape, weight.dtype), weight) for weight in group["params"])
     for weight in alike:
         weight.grad = torch.empty_like(weight)
     group["params"] = list(alike)
-    group["fused"] = group["foreach"] = False  # fused kernels cannot run without data
+    group["fused"] = group["foreach"] = False  # Fused kernels cannot run on fake tensors.
     return alike
 
 

@@ -1,4 +1,4 @@
-"""Puts together what was measured: the object that is reported, and the table that people read."""
+"""Assembles the measurements: the object for the report, and the table for people."""
 
 from typing import Final
 
@@ -24,13 +24,13 @@ _MESSAGE: Final = 1024
 
 
 def judge(need: Need, setup: Setup, device: Device, length: int | None = None) -> tuple[Preflight, list[Remedy]]:
-    """Return what a job needs and whether it fits, and what would make it fit if it does not.
+    """Return what a job needs and whether it fits, and the changes that would make it fit.
 
     Args:
         need: What the job needs.
-        setup: How it is run.
-        device: What each process has.
-        length: How long the sequences of a batch are on average; None for all as long as the longest.
+        setup: The setup of the job.
+        device: The device of each process.
+        length: Average length of the sequences of a batch; None to assume the maximum length.
 
     Raises:
         UserError: The model does not fit the data.
@@ -58,7 +58,7 @@ def judge(need: Need, setup: Setup, device: Device, length: int | None = None) -
 
 
 def table(preflight: Preflight) -> list[str]:
-    """Return what was found out as lines of a table."""
+    """Return the estimate as lines of a table."""
     frozen = preflight.parameters - preflight.trainable
     batch, most = preflight.global_batch_size, preflight.micro_batch_size
     exact = batch == preflight.processes * preflight.accumulation * most
@@ -76,12 +76,12 @@ def table(preflight: Preflight) -> list[str]:
 
 
 def count(number: int) -> str:
-    """Return a number of parameters as people say it: 124.4M."""
+    """Return a number of parameters in short form: 124.4M."""
     return f"{number:,}" if number < 100_000 else f"{scaled(number).replace('G', 'B').replace(' ', '')}"  # noqa: PLR2004
 
 
 def scaled(number: float) -> str:
-    """Return a number with a prefix of the SI: `1.23 T`."""
+    """Return a number with an SI prefix: `1.23 T`."""
     for prefix, unit in (("Z", 1e21), ("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= unit:
             return f"{number / unit:.4g} {prefix}"

@@ -39,7 +39,7 @@ from trainwright_worker.preflight.check import measure_job, refuse_if_too_large
 from trainwright_worker.preflight.dry import CPU_SAMPLES, take_dry_step, uses_all_weights
 from trainwright_worker.reporting.figures import make_scale
 from trainwright_worker.reporting.metrics import Metrics
-from trainwright_worker.reporting.pulse import Pulse, Tolerance, rest_while_compiling
+from trainwright_worker.reporting.pulse import Pulse, Tolerance, pause_while_compiling
 from trainwright_worker.reporting.report import Reporter
 from trainwright_worker.results.checks import check_outcome
 from trainwright_worker.storage import check_storage, open_storage
@@ -113,7 +113,7 @@ def prepare(
     if fresh and not (spec.start_from is not None and spec.start_from.optimizer):
         preflight = _take_dry_step(dataset, model, engine, optimizer, preflight)
     if spec.training.compile:
-        rest_while_compiling(pulse)
+        pause_while_compiling(pulse)
     scale = make_scale(spec, facts, preflight, group.device, group.size)
     run = Run(
         config,
@@ -127,7 +127,7 @@ def prepare(
         progress,
     )
     run.saved_step = -1 if found is None else found.manifest.step
-    run.telemetry.tell(preflight=preflight)
+    run.telemetry.report(preflight=preflight)
     _say_where_we_are(run, found, origins, [note for note in notes if note])
     return run
 
@@ -295,7 +295,7 @@ def _say_where_we_are(run: Run, found: Found | None, origins: list[str], notes: 
         run.telemetry.log(line)
     for note in notes:
         run.telemetry.warn(note)
-    run.telemetry.tell(
+    run.telemetry.report(
         resumed_from_step=None if found is None else found.manifest.step,
         step=step,
         total_steps=run.agenda.total_steps,

@@ -92,7 +92,7 @@ class Rank:
         pulse.expect(forming_patience(config.spec.health.hang, placement.size))
         self.group = Group(config, placement, self.host, device)
         sender = self._exchange_pulses(pulse, reporter)
-        pulse.rest()
+        pulse.pause()
         self.run = prepare(config, placement, self.group, pulse, reporter, metrics, self.scratch / "data")
         if placement.leads:
             self.run.telemetry.tracking = Tracking(
@@ -146,7 +146,7 @@ class Rank:
         if isinstance(error, UnreachableError) and self._first_start:
             # Nothing is lost yet, and somebody may be waiting to hear that an address is wrong.
             error = UserError(error.message, error.hint)
-        self.pulse.rest()
+        self.pulse.pause()
         formed = self.group is not None
         path = post_mortem_path(self.scratch, self.placement.local_rank)
         termination = write_post_mortem(path, error, self.placement.rank, formed=formed)

@@ -1,1 +1,1 @@
-"""What a rank tells: to the operator, to Prometheus, and how it measures itself."""
+"""Reports to the operator, Prometheus metrics, heartbeats, and the measurements in them."""

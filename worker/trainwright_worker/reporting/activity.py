@@ -1,4 +1,4 @@
-"""Where the wall time of a launch goes, on rank 0: every second belongs to one activity, from the first to the last."""
+"""Accounts the wall time of a launch on rank 0: every second belongs to exactly one activity."""
 
 import time
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from trainwright.api.worker import WorkerPhase
 
 
 class Activity(StrEnum):
-    """What time is spent on; the values are fields of `LaunchSeconds`."""
+    """An activity; the values are fields of `LaunchSeconds`."""
 
     LOADING = "loading"
     TRAINING = "training"
@@ -29,11 +29,11 @@ ACTIVITY_OF: Final = {
     WorkerPhase.PREDICTING: Activity.EVALUATING,
     WorkerPhase.FINISHED: Activity.EVALUATING,
 }
-"""What each phase of a worker spends its time on."""
+"""The activity of each phase of a worker."""
 
 
 class ActivityTimer:
-    """Counts seconds per activity. The loop changes the activity, the reporting thread reads the sums."""
+    """Counts seconds per activity. The training loop changes the activity, and the reporting thread reads the sums."""
 
     def __init__(self) -> None:
         self._activity = Activity.LOADING
@@ -43,7 +43,7 @@ class ActivityTimer:
         self._lock = Lock()
 
     def switch_to(self, activity: Activity) -> Activity:
-        """Charge the time so far to what was done, and time from now on to `activity`; return what was done."""
+        """Account the time so far to the current activity, switch to `activity`, and return the previous one."""
         with self._lock:
             self._charge()
             before, self._activity = self._activity, activity
@@ -51,7 +51,7 @@ class ActivityTimer:
 
     @contextmanager
     def during(self, activity: Activity) -> Iterator[None]:
-        """Charge the time inside to `activity`, and then go on with what was done before."""
+        """Account the time inside the context to `activity`, then return to the previous activity."""
         before = self.switch_to(activity)
         try:
             yield
@@ -59,7 +59,7 @@ class ActivityTimer:
             self.switch_to(before)
 
     def mark_stalled(self, stalled: bool) -> None:  # noqa: FBT001 - a fact, not a mode
-        """Say whether training stands still, for reasons that are not its own; no other activity can."""
+        """Set whether training is stalled. While it is, time of training counts as stalled."""
         with self._lock:
             self._charge()
             self._stalled = stalled

@@ -1,4 +1,4 @@
-"""Sends reports to the operator: over HTTPS, with the newest token and a connection that is kept open."""
+"""Sends reports to the operator over HTTPS, with the current token and a persistent connection."""
 
 import http.client
 import json
@@ -19,48 +19,48 @@ class Client:
     """A connection to the operator, kept open between reports unless the operator closes it.
 
     Attributes:
-        pause: Seconds for which the operator asks to pause between reports; 0 if it does not mind.
+        pause: Seconds between reports that the operator has requested; 0 if it has not.
     """
 
     def __init__(self, endpoint: ReportsEndpoint, sender: str) -> None:
-        """Connect to nothing yet.
+        """Prepare; connects with the first report.
 
         Args:
-            endpoint: Where to.
-            sender: Who says so in the log if reports are not delivered.
+            endpoint: The endpoint of the operator.
+            sender: Name of the sender in log lines about failures.
         """
         self.pause = 0.0
         self._endpoint = endpoint
         self._sender = sender
         self._url = urlsplit(endpoint.url)
         self._connection: http.client.HTTPConnection | None = None
-        self._complained: str | None = None
+        self._logged_reason: str | None = None
 
     def post(self, report: WorkerReport) -> bool:
-        """Send a report and return whether it was accepted. Each reason why not is logged once."""
+        """Send a report, and return whether it was accepted. A repeated reason for failure is logged only once."""
         body, kept = json.dumps(report.to_wire()).encode(), self._connection is not None
         try:
             try:
                 status = self._post(body)
-            except ConnectionError:  # http.client's RemoteDisconnected is one.
+            except ConnectionError:  # Includes http.client.RemoteDisconnected.
                 self._drop()
                 if not kept:
                     raise
-                status = self._post(body)  # Servers and proxies close connections that are idle.
+                status = self._post(body)  # Servers and proxies close idle connections.
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._drop()
             self.pause = 0.0
-            return self._complain(f"{type(error).__name__}: {error}")
+            return self._log_failure(f"{type(error).__name__}: {error}")
         if status < http.HTTPStatus.MULTIPLE_CHOICES:
-            self._complained = None
+            self._logged_reason = None
             return True
-        meaning = "the job is gone or has moved on" if status in _REFUSED else "refused"
-        return self._complain(f"HTTP {status}, {meaning}")
+        meaning = "the job is deleted or has restarted" if status in _REFUSED else "refused"
+        return self._log_failure(f"HTTP {status}, {meaning}")
 
     def _post(self, body: bytes) -> int:
         if self._connection is None:
             self._connection = self._connect()
-        # The token rotates, and an old one expires after about ten minutes.
+        # The token rotates, and expires after about ten minutes, so read it for every report.
         token = Path(self._endpoint.token_file).read_text(encoding="utf-8").strip()
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         path = self._url.path + (f"?{self._url.query}" if self._url.query else "")
@@ -83,8 +83,8 @@ class Client:
             self._connection.close()
             self._connection = None
 
-    def _complain(self, reason: str) -> bool:
-        if reason != self._complained:
-            say(self._sender, f"report not delivered ({reason}); training goes on, trying again")
-            self._complained = reason
+    def _log_failure(self, reason: str) -> bool:
+        if reason != self._logged_reason:
+            say(self._sender, f"report not delivered ({reason}); training continues, and the report will be retried")
+            self._logged_reason = reason
         return False

@@ -1,4 +1,4 @@
-"""How fast this rank and the job are, measured when ranks meet."""
+"""Speed and memory of this rank and the job, measured at meetings."""
 
 import resource
 import sys
@@ -17,15 +17,15 @@ from trainwright_worker.facts import Facts
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured at a meeting.
+    """Measurements at a meeting.
 
     Attributes:
-        samples_per_second: Throughput of this launch, over all processes.
-        steps_per_second: The same in optimizer steps.
-        tokens_per_second: The same in tokens, of language models.
-        mfu: Share of the devices' peak arithmetic that the model makes use of.
-        peak_memory_bytes: Most memory that this rank has held at once.
-        step_seconds: Where the time of a step goes.
+        samples_per_second: Throughput of this launch in samples, over all ranks.
+        steps_per_second: Throughput in optimizer steps.
+        tokens_per_second: Throughput in tokens, for language models.
+        mfu: Model FLOPs utilization: fraction of the devices' peak floating-point operations that the model uses.
+        peak_memory_bytes: Peak memory of this rank.
+        step_seconds: Duration of the parts of a step.
     """
 
     samples_per_second: float | None
@@ -36,7 +36,7 @@ class Figures:
     step_seconds: StepTime | None
 
     def to_report(self) -> dict[str, Any]:
-        """Return the fields of the report that were measured; what was not keeps its newest value."""
+        """Return the measurements as fields of the report, without step times if they were not measured this time."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         if self.step_seconds is None:
             del fields["step_seconds"]
@@ -45,12 +45,13 @@ class Figures:
 
 @dataclass(frozen=True)
 class Scale:
-    """What turns steps per second into the other figures.
+    """Conversion of steps per second to other units.
 
     Attributes:
-        tokens: Tokens of a sample, of language models.
-        flops: Share of what all devices can do in a second at best that a step takes; None if unknown.
-        device: Where this rank computes.
+        tokens: Tokens per sample, for language models.
+        flops: Floating-point operations of a step, as a fraction of the peak per second of all devices; None if
+            unknown.
+        device: Device of this rank.
     """
 
     tokens: int | None
@@ -58,12 +59,12 @@ class Scale:
     device: torch.device
 
     def measure(self, samples: float | None, steps: float | None, parts: StepTime | None) -> Figures:
-        """Return how fast the job is.
+        """Return the measurements.
 
         Args:
-            samples: Samples per second of this launch, over all processes.
-            steps: The same in optimizer steps.
-            parts: Where the time of a step goes.
+            samples: Samples per second of this launch, over all ranks.
+            steps: Steps per second of this launch.
+            parts: Duration of the parts of a step.
         """
         tokens = None if samples is None or self.tokens is None else samples * self.tokens
         mfu = None if steps is None or self.flops is None else steps * self.flops
@@ -73,13 +74,13 @@ class Scale:
 def make_scale(
     spec: TrainingJobSpec, facts: Facts, preflight: Preflight | None, device: torch.device, processes: int
 ) -> Scale:
-    """Return what figures of a job follow from.
+    """Return the conversion for a job.
 
     Args:
         spec: The job.
-        facts: What its data is like.
-        preflight: What was found out before the first step.
-        device: Where this rank computes.
+        facts: Input shape, number of outputs and vocabulary size of the data.
+        preflight: The estimate made before training.
+        device: Device of this rank.
         processes: Number of ranks.
     """
     peak = _peak_arithmetic(device, spec.training.precision)
@@ -91,7 +92,7 @@ def make_scale(
 
 
 def _peak_arithmetic(device: torch.device, precision: Precision) -> float | None:
-    """Return the operations per second of a GPU at best; None for a CPU, or if it is not in the table."""
+    """Return the peak operations per second of a GPU; None for a CPU or an unknown GPU."""
     gpu = find_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     if gpu is None:
         return None
@@ -101,5 +102,5 @@ def _peak_arithmetic(device: torch.device, precision: Precision) -> float | None
 def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # Linux counts in KiB, macOS in bytes.
+    # The unit is KiB on Linux and bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

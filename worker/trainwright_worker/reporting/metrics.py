@@ -1,4 +1,4 @@
-"""Prometheus metrics of one rank, served on a port of its own; a port in use costs the metrics, not the training."""
+"""Prometheus metrics of one rank, served on its own port. If the port is in use, training continues without metrics."""
 
 import socket
 from collections.abc import Iterable
@@ -19,8 +19,8 @@ class Metrics:
         """Serve the metrics.
 
         Args:
-            port: Where to.
-            rank: Whose they are, for the log.
+            port: Port to listen on.
+            rank: Rank of this process, for the log.
         """
         registry = CollectorRegistry()
         prefix = "trainwright_worker"
@@ -50,12 +50,12 @@ class Metrics:
         try:
             start_http_server(port, _every_address(), registry=registry)
         except OSError as error:
-            say(f"rank {rank}", f"no metrics: port {port}: {error.strerror}")
+            say(f"rank {rank}", f"cannot serve metrics on port {port}: {error.strerror}")
 
     def observe(
         self, *, step: int, epoch: int, loss: float | None, rate: float, norm: float | None, figures: Figures
     ) -> None:
-        """Set the newest values; None leaves the value before."""
+        """Set the current values; None keeps the previous value."""
         self._step.set(step)
         self._epoch.set(epoch)
         self._rate.set(rate)
@@ -74,17 +74,17 @@ class Metrics:
                 self._parts.labels(part).set(seconds)
 
     def observe_steps(self, seconds: Iterable[float], samples: int) -> None:
-        """Count steps by how long they took, and the samples in them."""
+        """Add step durations to the histogram, and count the samples of the steps."""
         for value in seconds:
             self._seconds.observe(value)
         self._samples.inc(samples)
 
     def observe_checkpoint(self, step: int, timestamp: float) -> None:
-        """Set the newest checkpoint."""
+        """Set step and time of the newest checkpoint."""
         self._saved_step.set(step)
         self._saved_at.set(timestamp)
 
 
 def _every_address() -> str:
-    """Return what to listen on to be reached from everywhere: a cluster may have IPv4, IPv6 or both."""
-    return "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - whoever may scrape is the NetworkPolicy's business
+    """Return the wildcard address, because a cluster may use IPv4, IPv6 or both."""
+    return "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - a NetworkPolicy limits access

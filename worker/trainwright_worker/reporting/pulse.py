@@ -1,8 +1,8 @@
-"""The sign of life of a rank, in memory that it shares with its worker's agent.
+"""The heartbeat of a rank, in memory that it shares with its worker's agent.
 
-The agent makes one per rank before it starts them. So it sees each of its ranks at any time without their help, which a rank
-that hangs could not give. A rank also writes here how long it may go without a step, since only the rank knows that, and
-whether a step can be expected at all.
+The agent creates one per rank before it starts the ranks. So it can read the state of each rank at any time, even if
+the rank hangs. A rank also writes here how long it may take without a step, and whether a step is expected at all,
+because only the rank knows this.
 """
 
 import ctypes
@@ -13,25 +13,25 @@ from typing import Final
 from trainwright.api.spec.health import HangSpec
 
 REMEMBERED: Final = 256
-"""Meetings, which are about a second of training or a step apart, whose step times make up the 99th percentile."""
+"""Number of recent meetings whose step times determine the 99th percentile. They are about a second or a step apart."""
 FEWEST: Final = 2
-"""Step times that must be known before a rank is watched."""
+"""Minimum number of step times before hang detection starts."""
 FORMING: Final = 4
-"""How many times `minSeconds` ranks may take to form their group once all of them have begun to, which takes moments."""
+"""Time limit for forming the process group after all ranks have started, in multiples of `minSeconds`."""
 FORMING_SECONDS_PER_RANK: Final = 0.1
-"""Each rank connects to every other."""
+"""Additional time per rank, because each rank connects to every other."""
 
 
 class Pulse(ctypes.Structure):
-    """The sign of life of one rank: written by its loop, read by its reporting thread and by its worker's agent.
+    """The heartbeat of one rank: written by its loop, read by its reporting thread and by its worker's agent.
 
     Attributes:
-        step: Newest optimizer step.
-        moves: Rises with every step and every batch that is evaluated.
-        seconds: Seconds that a step of its own work takes; 0 until that is known.
-        patience: Seconds without a move after which the rank counts as hung; 0 while no step can be expected of it.
-        stalled: Set by the agent: whether the rank has stood still for longer than its steps ever take.
-        sequence: Of the newest report; the agent hands it on to the next launch. Only rank 0 reports.
+        step: Current optimizer step.
+        moves: Increases with every step and every evaluated batch.
+        seconds: Seconds that a step of this rank's own work takes; 0 until it is known.
+        patience: Seconds without a move after which the rank counts as hung; 0 while no step is expected.
+        stalled: Set by the agent if the rank has not moved for longer than its steps normally take.
+        sequence: Sequence number of the latest report, which the agent passes to the next launch. Only rank 0 reports.
     """
 
     step: int
@@ -51,28 +51,29 @@ class Pulse(ctypes.Structure):
     )
 
     def beat(self) -> None:
-        """Show life without a step."""
+        """Record a heartbeat without a step."""
         self.moves += 1
 
-    def rest(self) -> None:
-        """Say that no step can be expected from now on."""
+    def pause(self) -> None:
+        """Record that no step is expected from now on."""
         self.patience = 0.0
 
     def expect(self, patience: float) -> None:
-        """Say that the next step must come within so many seconds from now; 0 for whenever it likes."""
+        """Record that the next step is expected within `patience` seconds; 0 for no limit."""
         self.moves += 1
         self.patience = patience
 
 
 def forming_patience(spec: HangSpec, size: int) -> float:
-    """Return how many seconds so many ranks may take to form their group; 0 if nobody should watch."""
+    """Return the seconds that `size` ranks may take to form their group; 0 if hang detection is disabled."""
     return FORMING * spec.min_seconds + FORMING_SECONDS_PER_RANK * size if spec.enabled and size > 1 else 0.0
 
 
 class Tolerance:
-    """How long a rank may go without a step, learnt from how long its steps take.
+    """The time that a rank may take without a step, learnt from the durations of its steps.
 
-    The first step of a launch, or after a rollback, is not counted: it compiles, allocates, tunes, and opens files.
+    The first step of a launch or after a rollback is not counted, because it compiles, allocates, tunes, and opens
+    files.
     """
 
     def __init__(self, spec: HangSpec) -> None:
@@ -81,27 +82,27 @@ class Tolerance:
         self._slow_ones_left = 1
 
     def note(self, seconds: float) -> None:
-        """Learn how many seconds a step has taken."""
+        """Record the duration of a step."""
         if self._slow_ones_left:
             self._slow_ones_left -= 1
         else:
             self._known.append(seconds)
 
     def restart(self) -> None:
-        """Forget what is known: the next step may take long."""
+        """Discard the durations; the next step may take long."""
         self._known.clear()
         self._slow_ones_left = 1
 
     @property
     def seconds(self) -> float:
-        """Seconds without a step that are tolerated; 0 if nobody should watch (yet)."""
+        """Seconds that the rank may take without a step; 0 if hang detection is disabled or has not started."""
         if not self._spec.enabled or len(self._known) < FEWEST:
             return 0.0
         return max(float(self._spec.min_seconds), self._spec.factor * percentile(self._known, 0.99))
 
 
-def rest_while_compiling(pulse: Pulse) -> None:
-    """Have the rank rest whenever torch compiles, which inputs of a new shape may cause in the middle of training."""
+def pause_while_compiling(pulse: Pulse) -> None:
+    """Pause hang detection while torch compiles, which inputs of a new shape may cause during training."""
     from torch._dynamo import callback  # noqa: PLC0415 - few jobs compile
 
     patience = 0.0
@@ -109,7 +110,7 @@ def rest_while_compiling(pulse: Pulse) -> None:
     def begin(*_: object) -> None:
         nonlocal patience
         patience = pulse.patience
-        pulse.rest()
+        pulse.pause()
 
     def end(*_: object) -> None:
         if patience:
@@ -120,5 +121,5 @@ def rest_while_compiling(pulse: Pulse) -> None:
 
 
 def percentile(values: deque[float], share: float) -> float:
-    """Return the smallest of the values that is not exceeded by this share of them."""
+    """Return the smallest value that at least a fraction `share` of the values does not exceed."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]

@@ -1,8 +1,8 @@
-"""Reports to the operator: rank 0 posts a WorkerReport every few seconds, from a thread of its own.
+"""Reports to the operator: rank 0 posts a WorkerReport every few seconds from a separate thread.
 
-Only the newest report counts, so nothing queues up: an endpoint that is slow or gone delays reports, never training. The
-other ranks write their pulse to the rendezvous store, where rank 0's thread reads it. Ages are measured by rank 0's clock
-alone, so clocks need not agree.
+Only the latest report is sent, so reports do not queue up: a slow or unavailable endpoint delays reports, but not
+training. The other ranks write their heartbeats to the rendezvous store, where rank 0's thread reads them. Ages are
+measured only by rank 0's clock, so clocks need not be synchronized.
 """
 
 import threading
@@ -22,23 +22,23 @@ from trainwright_worker.reporting.stopwatch import find_stragglers
 LAST_REPORT_SECONDS: Final = 5.0
 MAX_BACKOFF_SECONDS: Final = 10.0
 ASKED_AGAIN: Final = 8
-"""Refusals in a row after which the pause is no longer the one that the operator asks for."""
+"""Number of consecutive refusals after which the pause requested by the operator is ignored."""
 
 
 class Reporter:
-    """What rank 0 knows of the job, and the thread that sends it.
+    """The report of rank 0, and the thread that sends it.
 
     Attributes:
-        activities: Where this launch's time goes.
+        activities: Time of this launch by activity.
     """
 
     def __init__(self, endpoint: ReportsEndpoint | None, first: WorkerReport, pulse: Pulse) -> None:
-        """Begin to report at once.
+        """Start to report immediately.
 
         Args:
-            endpoint: Where to; None to send no reports.
+            endpoint: The endpoint of the operator; None to send no reports.
             first: The first report.
-            pulse: Sign of life of rank 0 itself.
+            pulse: The heartbeat of rank 0.
         """
         self.activities = ActivityTimer()
         self._endpoint = endpoint
@@ -58,18 +58,19 @@ class Reporter:
 
     @property
     def report(self) -> WorkerReport:
-        """The newest report."""
+        """The latest report."""
         return self._report
 
     def watch(self, store: Store, size: int) -> None:
-        """Read the signs of life of `size` ranks from `store` from now on; each rank has written one already."""
+        """Read the heartbeats of `size` ranks from `store` from now on; each rank must already have written one."""
         self._size = size
         self._store = store
 
     def update(self, **changes: Any) -> None:
-        """Change fields of the report. A phase that occurs for the first time is reported at once.
+        """Change fields of the report. The first occurrence of a phase is reported immediately.
 
-        Everything else waits for the next report: training and evaluating may alternate many times a second.
+        Other changes wait for the next regular report, because training and evaluation may alternate many times per
+        second.
         """
         with self._condition:
             self._report = self._report.changed(**changes)
@@ -81,7 +82,7 @@ class Reporter:
                 self._condition.notify()
 
     def close(self, seconds: float = LAST_REPORT_SECONDS) -> WorkerReport:
-        """Try for so many seconds to deliver the last report, and return it."""
+        """Try for `seconds` to deliver the last report, and return it."""
         with self._condition:
             self._closing = self._urgent = True
             self._condition.notify()
@@ -114,17 +115,17 @@ class Reporter:
         if 0 < failures <= ASKED_AGAIN and self._client.pause:
             return (
                 self._client.pause
-            )  # A replica that does not work says so, and the next connection may meet the one that does.
+            )  # A standby replica of the operator refuses reports; the next connection may reach the active one.
         if failures:
             return min(MAX_BACKOFF_SECONDS, interval * 2.0 ** (failures - 1))
         return max(interval, self._client.pause)
 
     def _send(self) -> bool:
-        # Read before the lock is taken: the store may be slow, and the loop must never wait for it.
+        # Read before taking the lock, because the store may be slow and the training loop must not wait for it.
         heartbeats = self._heartbeats()
         stragglers = find_stragglers(self._paces.items(), MOST_STRAGGLERS)
         with self._condition:
-            # It exceeds those of earlier launches in this pod even if the clock was set back.
+            # Increases over all launches in this pod, even if the clock was set back.
             sequence = max(int(time.time() * 1000), self._pulse.sequence + 1)
             self._pulse.sequence = sequence
             changes = {"sequence": sequence, "heartbeats": heartbeats, "stragglers": stragglers}
@@ -146,7 +147,7 @@ class Reporter:
                     signs[rank] = (int(numbers[0]), int(numbers[1]))
                     self._paces[rank] = float(numbers[2])
             except RuntimeError:
-                self._store = None  # Worker 0 is gone, and the agent will end this process soon.
+                self._store = None  # Worker 0 is gone, so the agent will stop this process soon.
         for rank, (step, moves) in signs.items():
             known = self._beats.get(rank)
             if known is None or known[1] != moves:
@@ -159,10 +160,10 @@ class Reporter:
 
 
 class PulseSender:
-    """Leaves this rank's sign of life in the store about once per interval, from a thread of its own."""
+    """Writes this rank's heartbeat to the store about once per interval, from a separate thread."""
 
     def __init__(self, store: Store, rank: int, pulse: Pulse, seconds: float) -> None:
-        """Write the first sign before returning, so that rank 0 finds every key."""
+        """Start; the first heartbeat is written before this returns, so that rank 0 finds every key."""
         self._store = store
         self._key = f"pulse/{rank}"
         self._pulse = pulse
@@ -181,7 +182,7 @@ class PulseSender:
             try:
                 self._write()
             except RuntimeError:
-                return  # Worker 0 is gone; the agent notices by itself.
+                return  # Worker 0 is gone; the agent detects this itself.
 
     def _write(self) -> None:
         self._store.set(self._key, f"{self._pulse.step} {self._pulse.moves} {self._pulse.seconds:.6f}")
@@ -190,14 +191,14 @@ class PulseSender:
 def first_report(
     uid: str, attempt: int, launch: str, cause: Cause | None = None, absent: Iterable[int] = ()
 ) -> WorkerReport:
-    """Return the report with which a launch begins, before any data was read.
+    """Return the first report of a launch, before any data is read.
 
     Args:
         uid: UID of the job.
         attempt: Attempt that created this pod.
         launch: Identifies the launch.
-        cause: Why the launch before it, in the same pod, came to an end; None if it is the pod's first.
-        absent: Workers that it goes on without.
+        cause: Why the previous launch in the same pod ended; None for the pod's first launch.
+        absent: Workers that do not take part in this launch.
     """
     sequence = int(time.time() * 1000)
     phase = WorkerPhase.PREPARING

@@ -1,7 +1,7 @@
-"""Where the time of a step goes. Only a few steps are timed, and timing never waits for a GPU.
+"""Measures the duration of the parts of a step. Only a few steps are timed, and timing never waits for a GPU.
 
-On a GPU a lap is an event in its stream. It is read when the ranks meet, after the device was waited for anyway. So the time
-of a part is the device's, and waiting for data counts only as far as the device was idle.
+On a GPU, laps are events in its stream, which are read at meetings, when the rank waits for the device anyway. So
+durations are those on the device, and waiting for data counts only while the device is idle.
 """
 
 import itertools
@@ -20,28 +20,28 @@ from trainwright.api.figures import StepTime, Straggler
 from trainwright_worker.batch import Batch
 
 TIMED_STEPS: Final = 2
-"""Steps before each meeting that are timed. The last of them measures the gradient too, so the one before tells more."""
+"""Number of steps timed before each meeting. The last one also measures the gradient, so the one before is used."""
 REMEMBERED: Final = 5
 LAGGING: Final = 1.25
-"""From how many times the median on a rank lags behind."""
+"""Multiple of the median from which a rank counts as a straggler."""
 NEGLIGIBLE: Final = 0.0005
-"""Seconds per step below which differences between ranks say nothing."""
+"""Difference in seconds per step that is too small to matter."""
 
 
 class Stopwatch:
     """Times the parts of steps.
 
     Attributes:
-        own: Seconds of a step that this rank spends on its own work: the median of the newest ones timed.
+        own: Seconds per step of this rank's own work, without communication: the median of recently timed steps.
     """
 
     def __init__(self, trained: nn.Module, device: torch.device) -> None:
-        """Prepare.
+        """Prepare the stopwatch.
 
         Args:
-            trained: The model in the wrapper that brings together gradients. How long that takes beyond the own backward
-                pass can only be told where it comes after it, as under DDP.
-            device: Where the model is trained.
+            trained: The model in the wrapper that averages gradients. Communication can only be timed separately under
+                DDP, where it continues after the backward pass.
+            device: Device of the model.
         """
         self.own = 0.0
         self._cuda = device.type == "cuda"
@@ -60,7 +60,7 @@ class Stopwatch:
             batches: The batch of every step.
             steps_left: Returns the number of steps until the next meeting.
         """
-        with closing(batches):  # type: ignore[type-var]  # a generator, whose threads end with it
+        with closing(batches):  # type: ignore[type-var]  # closing the generator ends its threads
             while True:
                 if steps_left() <= TIMED_STEPS:
                     self._begin()
@@ -69,7 +69,7 @@ class Stopwatch:
                 yield batch
 
     def lap(self, part: str) -> None:
-        """Count the time since the lap before as that of a part."""
+        """Record the time since the previous lap as that of a part."""
         if self._laps is None:
             return
         if part == "backward" and self._gradient is not None:
@@ -85,13 +85,13 @@ class Stopwatch:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        # Of two, the first is kept: what is timed last also measures the gradient.
+        # Keep the first of two timed steps, because the last one also measures the gradient.
         self._timed, self._laps = self._timed or self._laps, None
 
     def read(self) -> StepTime | None:
-        """Return the parts of the step that was timed since this was called last; None if none was.
+        """Return the parts of the step that was timed since the previous call; None if none was.
 
-        Call it once the device has been waited for.
+        Call this after waiting for the device.
         """
         laps, self._timed = self._timed, None
         if laps is None:
@@ -124,11 +124,11 @@ class Stopwatch:
 
 
 def find_stragglers(seconds: Iterable[tuple[int, float]], most: int) -> list[Straggler]:
-    """Return the ranks whose own work takes much longer than that of most, the slowest first.
+    """Return the ranks whose own work takes much longer than the median, slowest first.
 
     Args:
-        seconds: Rank and seconds per step of its own work; 0 if not known yet.
-        most: How many to name at most.
+        seconds: Ranks with seconds per step of their own work; 0 if not yet known.
+        most: Maximum number of ranks to return.
     """
     known = [(rank, value) for rank, value in seconds if value > 0]
     if len(known) <= 1:

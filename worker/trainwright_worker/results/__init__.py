@@ -1,1 +1,1 @@
-"""What a finished job leaves behind: weights, predictions, generated text, exported models, explanations."""
+"""Results of a finished job: weights, predictions, generated text, exported models, explanations."""

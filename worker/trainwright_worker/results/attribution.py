@@ -1,8 +1,8 @@
-"""How much each part of one sample says for what the model answers, by three methods of captum's.
+"""Attributes a model's output for one sample to the parts of the sample, with three methods from captum.
 
-The parts of a sample are its features, the tokens of a text, or the squares of a grid over an image. LIME and SHAP see the
-model as a function of which parts are there: what is not there is the mean of the training data in rows and images, and
-taken out of a text.
+The parts of a sample are its features, the tokens of a text, or the squares of a grid over an image. LIME and SHAP
+treat the model as a function of which parts are present. An absent part is replaced by the mean of the training data in
+rows and images, and removed from a text.
 """
 
 from collections.abc import Callable
@@ -17,22 +17,22 @@ from trainwright_worker.batch import Batch, run_model
 from trainwright_worker.models.layers import IMAGE_DIMENSIONS
 
 GRID: Final = 8
-"""Most squares along a side of an image."""
+"""Maximum number of squares along a side of an image."""
 TRIALS: Final = 500
-"""Samples that LIME and SHAP try, besides two per part."""
+"""Number of perturbed samples that LIME and SHAP evaluate, in addition to two per part."""
 TRIALS_AT_ONCE: Final = 64
 _RIDGE: Final = 1e-3
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is explained: one answer of a model to one sample.
+    """The subject of an explanation: one output of a model for one sample.
 
     Attributes:
-        model: The model, for evaluation.
-        batch: The sample, alone in its batch, on the model's device.
-        answer: Which of the outputs is explained.
-        background: What stands for a part that is not there: one input of the same shape, or the padding token ([1]).
+        model: The model, in evaluation mode.
+        batch: The sample as a batch of one, on the model's device.
+        answer: Index of the explained output.
+        background: Replacement for absent parts: one input of the same shape, or the padding token ([1]).
     """
 
     model: nn.Module
@@ -70,41 +70,45 @@ class Subject:
         """Return the explained output for each sample of a batch, before any softmax ([batch])."""
         return run_model(self.model, batch)[:, self.answer]
 
-    def with_parts(self, there: Tensor) -> Batch:
-        """Return the sample once per row of `there` ([k, parts], 1 where a part is there)."""
+    def with_parts(self, present: Tensor) -> Batch:
+        """Return one variant of the sample per row of `present`, without the absent parts.
+
+        Args:
+            present: [k, parts], 1 for present parts, 0 for absent ones.
+        """
         if self.tokens:
-            return self._shorter_texts(there.bool())
+            return self._shorter_texts(present.bool())
         inputs = self.batch.input
         if self.grid is not None:
             height, width = inputs.shape[2:]
             side = -(-max(height, width) // GRID)
-            squares = there.reshape(-1, 1, *self.grid).float()
-            there = squares.repeat_interleave(side, 2).repeat_interleave(side, 3)[:, :, :height, :width]
+            squares = present.reshape(-1, 1, *self.grid).float()
+            present = squares.repeat_interleave(side, 2).repeat_interleave(side, 3)[:, :, :height, :width]
         else:
-            there = there.reshape(-1, *inputs.shape[1:])
-        target = self.batch.target.repeat_interleave(len(there), 0)
-        return Batch.of(torch.where(there.bool(), inputs, self.background), target)
+            present = present.reshape(-1, *inputs.shape[1:])
+        target = self.batch.target.repeat_interleave(len(present), 0)
+        return Batch.of(torch.where(present.bool(), inputs, self.background), target)
 
-    def _shorter_texts(self, there: Tensor) -> Batch:
-        """Return the text once per row with the tokens left out that are not there; an empty text is padding."""
-        order = torch.sort((~there).byte(), dim=1, stable=True).indices
-        mask = there.gather(1, order)
+    def _shorter_texts(self, present: Tensor) -> Batch:
+        """Return the text once per row, without its absent tokens; an empty text becomes one padding token."""
+        order = torch.sort((~present).byte(), dim=1, stable=True).indices
+        mask = present.gather(1, order)
         mask[:, 0] = True
-        kept = self.ids[order].masked_fill(~there.gather(1, order), int(self.background))
-        return Batch.of(kept, self.batch.target.repeat_interleave(len(there), 0), mask)
+        kept = self.ids[order].masked_fill(~present.gather(1, order), int(self.background))
+        return Batch.of(kept, self.batch.target.repeat_interleave(len(present), 0), mask)
 
 
 def attribute(method: ExplanationMethod, subject: Subject, seed: int) -> Tensor:
-    """Return what each part contributes.
+    """Return the contribution of each part.
 
     Args:
         method: saliency, lime or shap.
         subject: What to explain.
-        seed: Seed of what LIME and SHAP try.
+        seed: Seed of the perturbations of LIME and SHAP.
 
     Returns:
-        [parts], or for images [rows, columns] of the grid. Saliency is never negative; of images it is
-        [height, width].
+        [parts], or for images [rows, columns] of the grid. Saliency is never negative, and has shape [height, width]
+        for images.
     """
     if method == ExplanationMethod.SALIENCY:
         return _saliency(subject)
@@ -115,14 +119,14 @@ def attribute(method: ExplanationMethod, subject: Subject, seed: int) -> Tensor:
 
 
 def _saliency(subject: Subject) -> Tensor:
-    """Return the size of the gradient: of a feature, of the strongest channel of a pixel, of a token's embedding."""
+    """Return the magnitude of the gradient per feature, per pixel (strongest channel) or per token (embedding)."""
     from captum.attr import LayerGradientXActivation, Saliency  # noqa: PLC0415 - only explanations need it
 
     batch = subject.batch
     with (
         torch.enable_grad(),
         torch.backends.cudnn.flags(enabled=False),
-    ):  # Its recurrent layers know gradients in training only.
+    ):  # The recurrent layers of cuDNN compute gradients only in training mode.
         if not subject.tokens:
             score = _on_inputs(subject)
             gradient = Saliency(score).attribute(batch.input.clone().requires_grad_())[0].detach()
@@ -153,14 +157,14 @@ def _lime(subject: Subject) -> Tensor:
 def _shap(subject: Subject) -> Tensor:
     from captum.attr import KernelShap  # noqa: PLC0415 - only explanations need it
 
-    if subject.parts == 1:  # All of the difference is its doing.
+    if subject.parts == 1:  # KernelShap needs at least two parts; a single one causes all of the difference.
         scores = subject.score(subject.with_parts(_whole(subject).new_tensor([[1.0], [0.0]])))
         return scores[:1] - scores[1:]
     return _try_parts(KernelShap(_on_parts(subject)), subject)
 
 
 def _on_parts(subject: Subject) -> Callable[[Tensor], Tensor]:
-    return lambda there: subject.score(subject.with_parts(there))
+    return lambda present: subject.score(subject.with_parts(present))
 
 
 def _try_parts(method: Any, subject: Subject) -> Tensor:

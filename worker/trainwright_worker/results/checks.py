@@ -1,4 +1,4 @@
-"""What can be known of everything after training before a step is taken: so that no week of training ends in an error."""
+"""Checks, made before training, of everything that happens after it, so that long training does not end in an error."""
 
 import importlib.util
 
@@ -15,18 +15,18 @@ from trainwright_worker.tracking.tracking import check_tracking
 def check_outcome(
     spec: TrainingJobSpec, job_folder: str, root: str, dataset: Dataset, facts: Facts, *, exports: bool
 ) -> None:
-    """Check everything that the spec asks for after and beside training.
+    """Check tracking, predictions, generation, explanations and exports before training.
 
     Args:
         spec: The job.
         job_folder: Its folder.
-        root: Folder at which relative paths start.
+        root: Folder that relative paths are resolved against.
         dataset: Its data.
-        facts: What the model knows of it.
-        exports: Whether to try out exports, which takes seconds: once in a job's life, by the rank that makes them.
+        facts: Input shape, number of outputs and vocabulary size of the data.
+        exports: Whether to try an export, which takes seconds. Only rank 0 does this, and only in the first launch.
 
     Raises:
-        UserError: Something cannot work; names the field.
+        UserError: One of them cannot work; names the field.
     """
     check_tracking(spec.tracking, job_folder)
     if spec.prediction is not None:
@@ -36,6 +36,8 @@ def check_outcome(
         existing_split(dataset, spec.explanation.split, "spec.explanation.split")
         for package in ("captum", "matplotlib", "sklearn"):
             if importlib.util.find_spec(package) is None:
-                raise UserError(f"spec.explanation: the package {package} is not in the image")
+                raise UserError(
+                    f"spec.explanation: the image lacks the package {package}", f"add {package} to the image"
+                )
     if spec.export is not None and exports:
         check_export(spec, dataset, facts, root)

@@ -1,4 +1,4 @@
-"""A linear model in the units of its data: what a person reads as y = w x + b."""
+"""The equation y = w x + b of a linear model, in the units of its data."""
 
 from typing import Any
 
@@ -12,15 +12,16 @@ from trainwright_worker.data.samples import Samples
 def equation(model: nn.Module, dataset: Dataset) -> dict[str, Any] | None:
     """Return the coefficients by feature and the intercept of a linear regression, in the units of the data.
 
-    A feature without a name is `x1`, `x2` and so on. Training saw scaled numbers; here the scaling is undone.
+    Features without names are called `x1`, `x2` and so on. The model was trained on scaled values; the result is
+    unscaled.
 
     Args:
         model: The trained model, on the CPU.
         dataset: Its data.
 
     Returns:
-        `{"coefficients": {"area": 3.2}, "intercept": 40.1}`; None if the model is more than one linear layer with one output, or
-        the data is no table of numbers.
+        `{"coefficients": {"area": 3.2}, "intercept": 40.1}`; None unless the model is a single linear layer with one
+        output and the data is a table of numbers with a numeric target.
     """
     layers = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
     train = dataset.splits.train

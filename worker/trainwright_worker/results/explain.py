@@ -1,4 +1,4 @@
-"""Explanations of single predictions: a JSON file and a picture each."""
+"""Explanations of individual predictions, each as a JSON file and a picture."""
 
 import json
 from dataclasses import replace
@@ -21,7 +21,7 @@ from trainwright_worker.results.quality import evenly
 from trainwright_worker.tasks.task import Task
 
 BACKGROUND: Final = 512
-"""Training samples whose mean stands for what is not there."""
+"""Number of training samples whose mean replaces absent parts."""
 
 
 def explain(
@@ -30,12 +30,12 @@ def explain(
     """Write explanations and return their folder.
 
     Args:
-        spec: Which samples, and how.
-        model: The model, for evaluation; it stays where it is.
-        dataset: Where the samples come from.
-        task: What the model has learnt to do.
-        folder: The results.
-        seed: Seed of what LIME and SHAP try.
+        spec: Samples and methods.
+        model: The model, in evaluation mode; it stays on its device.
+        dataset: The data of the job.
+        task: The task of the model.
+        folder: The results folder.
+        seed: Seed of the perturbations of LIME and SHAP.
     """
     split = existing_split(dataset, spec.split, "spec.explanation.split")
     background, identities = _background(dataset), Identities(split)
@@ -58,17 +58,17 @@ def explain_one(
     background: Tensor,
     seed: int,
 ) -> Explanation:
-    """Return the explanation of the model's answer to one sample.
+    """Return the explanation of the model's prediction for one sample.
 
     Args:
         spec: The methods.
-        model: The model, for evaluation.
-        dataset: The data, which knows the names of classes.
-        task: What the model has learnt to do.
-        split: Where the sample is.
-        index: Which it is.
-        background: What stands for what is not there, see `Subject`.
-        seed: Seed of what LIME and SHAP try.
+        model: The model, in evaluation mode.
+        dataset: The data, for names of classes and units.
+        task: The task of the model.
+        split: The split of the sample.
+        index: Index of the sample in its split.
+        background: Replacement for absent parts, see `Subject`.
+        seed: Seed of the perturbations of LIME and SHAP.
     """
     device = next(model.parameters()).device
     batch = split.take(torch.tensor([index]))
@@ -84,7 +84,7 @@ def explain_one(
         parts=_parts(dataset, subject, batch),
         image=_image(dataset, batch) if subject.grid is not None else None,
         attributions={
-            # In units of the target, where it has any: of several, the first is explained.
+            # For regression, in units of the target. Of several targets, only the first is explained.
             method.value: attribute(method, subject, seed + index).cpu() * dataset.normalization.target_deviation[0]
             for method in spec.methods
         },
@@ -104,7 +104,7 @@ def _background(dataset: Dataset) -> Tensor:
 
 
 def _parts(dataset: Dataset, subject: Subject, batch: Batch) -> list[str]:
-    """Return the name of each part: the token, or the feature with its value in its own units."""
+    """Return the name of each part: the token, or the feature with its unscaled value."""
     if subject.grid is not None:
         return []
     if dataset.tokenizer is not None:
@@ -121,7 +121,7 @@ def _parts(dataset: Dataset, subject: Subject, batch: Batch) -> list[str]:
 
 
 def _image(dataset: Dataset, batch: Batch) -> Tensor:
-    """Return the picture as it was before scaling, from 0 to 1."""
+    """Return the unscaled image with values from 0 to 1."""
     image, scale = batch.input[0], dataset.normalization
     if scale.mean:
         image = image * torch.tensor(scale.deviation)[:, None, None] + torch.tensor(scale.mean)[:, None, None]

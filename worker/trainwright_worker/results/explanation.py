@@ -1,4 +1,4 @@
-"""What an explanation of one prediction says, before it is written or drawn."""
+"""The explanation of one prediction as data, before it is written or drawn."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,14 +8,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why the model answers as it does to one sample.
+    """The explanation of the model's prediction for one sample.
 
     Attributes:
-        facts: What is said of the sample and its prediction, as JSON types.
-        answer: The class or target that is explained, in words.
-        parts: Name of each part with its value; empty for images.
+        facts: Description of the sample and its prediction, as JSON types.
+        answer: Name of the explained class or target.
+        parts: Name of each part, with its value; empty for images.
         image: float32 [channels, height, width] from 0 to 1; None for anything else.
-        attributions: By method, what each part contributes, see `attribute`.
+        attributions: Contribution of each part by method, see `attribute`.
     """
 
     facts: dict[str, Any]

@@ -1,4 +1,4 @@
-"""The trained model in formats for use elsewhere, each measured as it was written."""
+"""Exports of the trained model to other formats. The metrics of an export are measured on the written file."""
 
 import importlib.util
 import tempfile
@@ -28,15 +28,15 @@ from trainwright_worker.tasks.task import Task
 ONNX: Final = "model.onnx"
 INT8: Final = "model-int8.onnx"
 COMPARED: Final = 64
-"""Samples on which outputs are compared with the trained model's."""
+"""Number of samples on which the outputs are compared with those of the trained model."""
 TOLERANCE: Final = 1e-3
-"""Largest deviation that passes for rounding, relative to the largest output."""
+"""Largest deviation that is attributed to rounding, relative to the largest output."""
 _LARGE: Final = 1_900_000_000
-"""Bytes of weights beyond which they do not fit into one ONNX file."""
+"""Size of the weights in bytes above which they are stored outside the ONNX file, which is limited to 2 GB."""
 
 
 class MismatchError(WorkerError):
-    """An exported model computes something else than the trained one."""
+    """The outputs of an exported model differ from those of the trained model."""
 
 
 def export(
@@ -47,15 +47,15 @@ def export(
     folder: ResultsFolder,
     attempt: Callable[[str, Callable[[], Export]], Export | None],
 ) -> list[Export]:
-    """Write the model in the formats that the spec asks for.
+    """Write the model in the requested formats.
 
     Args:
-        spec: Which formats.
-        model: On the CPU, for evaluation.
-        dataset: Data to trace, calibrate and measure with.
-        task: What the model has learnt to do, which says how it is measured.
-        folder: Where to.
-        attempt: Makes one export, or says why it cannot be made and returns None.
+        spec: The formats.
+        model: The model on the CPU, in evaluation mode.
+        dataset: Data for tracing, calibration and measurement.
+        task: The task of the model, which determines the metrics.
+        folder: The results folder.
+        attempt: Runs one export; if it fails, reports the reason and returns None.
 
     Returns:
         The exports that were made.
@@ -70,26 +70,26 @@ def export(
 
 
 def measured_split(dataset: Dataset) -> Split:
-    """Return the samples to measure on: of the test split, else the validation, else the training split."""
+    """Return the split for measurements: the test split, else the validation split, else the training split."""
     splits = dataset.splits
     return next(split for split in (splits.test, splits.validation, splits.train) if split is not None)
 
 
 def check_export(spec: TrainingJobSpec, dataset: Dataset, facts: Facts, root: str) -> None:
-    """Check, before training, that the model can be exported: a model like it, but without weights, is traced.
+    """Check before training that the model can be exported, by tracing a copy without weights (on the meta device).
 
     Raises:
         UserError: A package is missing, or torch cannot export such a model.
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"spec.export: the package {package} is not in the image", f"add {package} to the image")
-    nowhere = torch.device("meta")
+            raise UserError(f"spec.export: the image lacks the package {package}", f"add {package} to the image")
+    meta = torch.device("meta")
     try:
-        with nowhere:
+        with meta:
             skeleton = build(spec, facts, root).eval()
         merge_lora(skeleton)
-        trace(skeleton, _example(dataset).to(nowhere), optimize=False)
+        trace(skeleton, _example(dataset).to(meta), optimize=False)
     except WorkerError:
         raise
     except Exception as error:
@@ -97,7 +97,7 @@ def check_export(spec: TrainingJobSpec, dataset: Dataset, facts: Facts, root: st
 
 
 def reason(error: BaseException) -> str:
-    """Return why an export failed: the first cause, without the exporter's advice around it."""
+    """Return why an export failed: the root cause of the exception, without the exporter's advice."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -105,7 +105,7 @@ def reason(error: BaseException) -> str:
 
 
 class _Exporter:
-    """Makes one format after the other; the later ones build on the first."""
+    """Makes one export at a time; int8 is made from the ONNX file."""
 
     def __init__(
         self,
@@ -126,22 +126,22 @@ class _Exporter:
         self._large = sum(weight.numel() * weight.element_size() for weight in weights) > _LARGE
 
     def onnx(self) -> Export:
-        """Write model.onnx, if it computes what the trained model computes."""
+        """Write model.onnx, if its outputs match those of the trained model."""
         program: Any = trace(self._model, _example(self._dataset))
         program.save(str(self._onnx), external_data=self._large)
         difference, scale = self._compare(Session(self._onnx, torch.get_num_threads()))
         if not difference <= TOLERANCE * max(1.0, scale):
-            raise MismatchError(f"its outputs differ by up to {difference:.3g} from those of the trained model")
+            raise MismatchError(f"the outputs differ by up to {difference:.3g} from those of the trained model")
         return self._publish("onnx", self._onnx, {"maxDifference": difference})
 
     def int8(self) -> Export:
-        """Write model-int8.onnx, whatever it has lost: its metrics say it."""
+        """Write model-int8.onnx; its metrics show how much accuracy quantization costs."""
         quantize(self._onnx, self._int8, self._dataset.splits.train, large=self._large)
         difference, _ = self._compare(Session(self._int8, torch.get_num_threads()))
         return self._publish("int8", self._int8, {"maxDifference": difference})
 
     def _compare(self, session: Session) -> tuple[float, float]:
-        """Return the largest deviation from the trained model's outputs, and the largest of these."""
+        """Return the largest deviation from the trained model's outputs, and the largest of those outputs."""
         difference = scale = 0.0
         for batch in batches(self._measured, COMPARED, COMPARED // 2 + 1):
             with torch.no_grad():
@@ -153,19 +153,19 @@ class _Exporter:
     def _publish(self, name: str, path: Path, metrics: dict[str, float]) -> Export:
         session = Session(path, torch.get_num_threads())
         metrics = measure(session, self._measured, self._task, self._dataset) | metrics
-        files = sorted(path.parent.glob(f"{path.name}*"))  # A large model's weights lie beside it.
+        files = sorted(path.parent.glob(f"{path.name}*"))  # The weights of a large model are in separate files.
         size = sum(file.stat().st_size for file in files)
         paths = [self._folder.publish(file.name, file) for file in files]
         return Export(format=name, path=paths[0], bytes=size, metrics=metrics)
 
 
 def _example(dataset: Dataset) -> Batch:
-    """Return two samples to trace a model with."""
+    """Return two samples for tracing."""
     return dataset.splits.train.take(torch.tensor([0, 0]))
 
 
 def _real(outputs: Tensor, batch: Batch) -> Tensor:
-    """Return the outputs that count: all, or of sequences those that are not padding."""
+    """Return the outputs without those of padding."""
     if batch.mask is None or outputs.shape[:2] != batch.mask.shape:
         return outputs
     return outputs[batch.mask]

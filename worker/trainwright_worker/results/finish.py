@@ -1,8 +1,8 @@
-"""From the last step to the end of a job: the test, the trained weights, and what else the spec asks for.
+"""Finishes a job after the last step: evaluates the test split and writes weights, predictions and other results.
 
-Predictions are part of what a job is for: if they fail, so does the job. Texts, exports and explanations come after the
-weights are safe; one that fails is said in the log, in the report and in `status.results.problems`, and the job succeeds,
-since nothing it has learnt is lost and training again would not help.
+If predictions fail, the job fails. Generated text, exports and explanations are made after the weights are written. If
+one of them fails, the log, the report and `status.results.problems` say so, but the job succeeds: the trained weights
+are safe, and training again would not help.
 """
 
 import json
@@ -39,39 +39,39 @@ Made = TypeVar("Made")
 
 
 def finish(run: Run, step: int) -> None:
-    """Measure the test split and write the results; the last thing that a rank does. All ranks must call this.
+    """Evaluate the test split and write the results, as the last action of a rank. All ranks must call this.
 
     Args:
         run: This rank.
-        step: The step that the model's weights are of.
+        step: The step of the model's weights.
     """
-    run.telemetry.tell(phase=WorkerPhase.EVALUATING)
+    run.telemetry.report(phase=WorkerPhase.EVALUATING)
     test, problems = _measure_test(run, step)
     if test is not None:
         run.progress.evaluation = test
-    run.telemetry.tell(phase=WorkerPhase.PREDICTING, evaluation=run.progress.evaluation)
+    run.telemetry.report(phase=WorkerPhase.PREDICTING, evaluation=run.progress.evaluation)
     folder = ResultsFolder(run.config.job_folder)
     predictions = _predict(run, folder)
     weights = weights_of(run)
     if run.placement.leads:
         results = _Results(run, folder, model_of(run, weights), step, test, problems).write(predictions)
-        run.telemetry.tell(phase=WorkerPhase.FINISHED, results=results)
+        run.telemetry.report(phase=WorkerPhase.FINISHED, results=results)
         run.telemetry.log(f"finished: {results.folder}")
     run.group.wait_for_leader()
 
 
 def _measure_test(run: Run, step: int) -> tuple[Evaluation | None, list[str]]:
-    """Return how the model does on the test split, if there is one, and what has gone wrong with that."""
+    """Return the evaluation on the test split, if there is one, and the problems that occurred."""
     try:
         return measure_split(run, "test", step), []
-    except NonFiniteError as error:  # One sample is enough, and no reason to lose what was trained.
-        problem = f"{error.message}; look for extreme values in it"
+    except NonFiniteError as error:  # A single bad sample can cause this, so it must not fail the job.
+        problem = f"{error.message}; check the split for extreme values"
         run.telemetry.warn(problem)
         return None, [problem]
 
 
 def _predict(run: Run, folder: ResultsFolder) -> str | None:
-    """Write the predictions and return their path; None if there are none, and on all ranks but 0."""
+    """Write the predictions and return their path; None if the spec requests none, and on all ranks but 0."""
     spec = run.spec.prediction
     if spec is None:
         return None
@@ -87,7 +87,7 @@ def _predict(run: Run, folder: ResultsFolder) -> str | None:
 
 
 class _Results:
-    """What rank 0 writes, and what of it has failed."""
+    """Writes the results on rank 0, and collects the problems."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class _Results:
         self._problems = problems
 
     def write(self, predictions: str | None) -> Results:
-        """Write everything and return where it lies: first what the job is for, then the rest."""
+        """Write everything and return the paths. The weights come first, so that later failures cannot lose them."""
         weights = self._write_weights()
         if self._run.data.dataset.tokenizer is not None:
             for name, content in self._run.data.dataset.tokenizer.files().items():
@@ -115,7 +115,7 @@ class _Results:
         self._summarize(results)
         more = self._generate() | self._explain()
         results = results.changed(exports=[weights, *self._export()], **more)
-        # What it says of the weights is written already.
+        # An optional result: the summary above already describes the weights.
         self._attempt(SUMMARY_FILE, lambda: self._summarize(self._with_problems(results)))
         return self._with_problems(results)
 
@@ -167,18 +167,18 @@ class _Results:
         return exports
 
     def _attempt(self, name: str, make: Callable[[], Made]) -> Made | None:
-        """Return what `make` makes; if it fails, say so and return None."""
+        """Return the result of `make`; if it fails, report the problem and return None."""
         self._run.telemetry.pulse.beat()
         try:
             return make()
-        except Exception as error:  # noqa: BLE001 - other people's exporters raise anything, and the model is safe
+        except Exception as error:  # noqa: BLE001 - exporters raise all kinds of errors, and the weights are written
             problem = f"{name}: {reason(error)}"[:512]
             self._problems.append(problem)
             self._run.telemetry.warn(problem)
             return None
 
     def _summarize(self, results: Results) -> None:
-        """Write results.json: what was trained and measured, with what, and what lies beside it."""
+        """Write results.json: the evaluations, the spec and versions of the training, and the exported files."""
         run = self._run
         progress, dataset = run.progress, run.data.dataset
         found = equation(self._model, dataset)

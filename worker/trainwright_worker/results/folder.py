@@ -1,4 +1,4 @@
-"""The folder of results, on a volume or in an object store: every file in it is written whole or not at all."""
+"""The results folder, on a volume or in an object store. Every file in it is written atomically."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ class ResultsFolder:
     """The `results` folder of a job.
 
     Attributes:
-        path: Where it lies, as the workers see it.
+        path: Its path or URI, as the workers see it.
     """
 
     def __init__(self, job_folder: str) -> None:
@@ -21,7 +21,7 @@ class ResultsFolder:
         self._storage = open_storage(self.path)
 
     def write(self, name: str, content: bytes) -> str:
-        """Write a file, replacing the one of an earlier launch, and return its path.
+        """Write a file, replacing that of an earlier launch, and return its path.
 
         Args:
             name: Path inside the folder.
@@ -31,7 +31,7 @@ class ResultsFolder:
         return f"{self.path}/{name}"
 
     def publish(self, name: str, source: Path) -> str:
-        """Write a copy of a file of this machine, and return its path.
+        """Copy a local file into the folder, and return its path there.
 
         Args:
             name: Path inside the folder.

@@ -1,4 +1,4 @@
-"""Texts that a trained language model writes."""
+"""Generates text with the trained language model."""
 
 import json
 from collections.abc import Callable
@@ -18,31 +18,31 @@ _PROMPT, _TEXT = 256, 512
 
 
 def check_generation(spec: GenerationSpec | None, tokenizer: Tokenizer | None) -> None:
-    """Check, before training, that there is something to go on from.
+    """Check before training that the prompts of `spec.generation` can be used.
 
     Raises:
-        UserError: The data has no texts, or a prompt has no token.
+        UserError: The data has no text, or a prompt has no tokens.
     """
     if spec is None:
         return
     if tokenizer is None:
-        raise UserError("spec.generation: the data of this job has no texts")
+        raise UserError("spec.generation: the data of this job is not text", "remove spec.generation")
     for index, prompt in enumerate(spec.prompts):
         if not tokenizer.encode(prompt):
-            raise UserError(f"spec.generation.prompts[{index}]: {prompt!r} holds no token")
+            raise UserError(f"spec.generation.prompts[{index}]: {prompt!r} has no tokens", "use a longer prompt")
 
 
 def generate(
     spec: GenerationSpec, model: nn.Module, tokenizer: Tokenizer, device: torch.device, log: Callable[[str], None]
 ) -> tuple[bytes, list[Generated]]:
-    """Return generated texts as JSON lines, and the first of them cut short for the status.
+    """Return the generated texts as JSON lines, and the first few of them, truncated, for the status.
 
     Args:
-        spec: Prompts and manner.
+        spec: Prompts and sampling parameters.
         model: The language model, on the device.
-        tokenizer: Its tokenizer.
-        device: Where the model is.
-        log: Says each text.
+        tokenizer: The tokenizer of the model.
+        device: Device of the model.
+        log: Writes a line to the log.
     """
     lines, shown = [], []
     for number, prompt in enumerate(spec.prompts):
@@ -54,11 +54,11 @@ def generate(
             spec.temperature,
             spec.top_k,
             spec.top_p,
-            # A generator per prompt: what follows one does not depend on the others.
+            # One generator per prompt, so that a text does not depend on the other prompts.
             torch.Generator(device).manual_seed(spec.seed + number),
             tokenizer.end,
         )[0].tolist()
-        # What stands between two words is only known of the whole text.
+        # Decode the whole text, because spaces between tokens depend on their neighbours.
         text = tokenizer.decode(ids)[len(tokenizer.decode(begin)) :]
         log(f"generated: {prompt}{text}"[: _PROMPT + _TEXT])
         lines.append(json.dumps({"prompt": prompt, "text": text, "tokens": len(ids) - len(begin)}, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""A model of transformers as the folder that its own library reads: config.json, model.safetensors, tokenizer.json."""
+"""Writes a model of transformers as a folder that the library reads: config.json, model.safetensors, tokenizer.json."""
 
 import tempfile
 from pathlib import Path
@@ -19,9 +19,9 @@ def write_pretrained(
 
     Args:
         model: The trained model, on the CPU.
-        classes: Names of the classes, which become the labels of its predictions.
-        tokenizer: The tokenizer that the data was cut with.
-        folder: The results.
+        classes: Names of the classes, which become the labels in config.json.
+        tokenizer: The tokenizer of the data.
+        folder: The results folder.
     """
     if classes is not None:
         model.network.config.id2label = dict(enumerate(classes))

@@ -1,4 +1,4 @@
-"""What leads from a prediction back to the data: the file and the row of its sample, and its text as it stands there."""
+"""Links a prediction to its sample in the data: the file, the row, and the original text."""
 
 import tempfile
 from typing import Any
@@ -13,13 +13,13 @@ from trainwright_worker.data.texts import TextStore
 
 
 class Identities:
-    """What identifies each sample of a split."""
+    """File, row and original text of each sample of a split."""
 
     def __init__(self, split: Split) -> None:
-        """Prepare; of texts, all are read once more.
+        """Prepare the lookup. If the samples are texts, this reads all texts again.
 
         Args:
-            split: The samples that are predicted.
+            split: The predicted samples.
         """
         self._origins = split.origins
         self._texts: _OriginalTexts | list[str] | None = None
@@ -29,27 +29,27 @@ class Identities:
             self._texts = _OriginalTexts(split.store, split.rows)
 
     def describe(self, index: int) -> dict[str, Any]:
-        """Return `file`, `row` and `text` of a sample, as far as it has them."""
+        """Return `file`, `row` and `text` of a sample; those that it does not have are omitted."""
         found = {} if self._origins is None else self._origins.describe(index)
         return found if self._texts is None else found | {"text": self._texts[index]}
 
 
 class _OriginalTexts:
-    """Some texts of a store, in a file, since all of them may be more than the memory holds."""
+    """Selected texts of a store, kept in a temporary file because they may not fit in memory."""
 
     def __init__(self, store: TextStore, rows: Tensor) -> None:
-        """Read the store once.
+        """Read the store once and keep the selected texts.
 
         Args:
             store: All texts.
-            rows: Which of them are wanted ([samples] int64).
+            rows: Rows of the selected texts ([samples] int64).
         """
         self._rows = rows.numpy()
         wanted = np.zeros(int(self._rows.max()) + 1, bool)
         wanted[self._rows] = True
         self._begins = np.zeros(len(wanted), np.int64)
         self._sizes = np.zeros(len(wanted), np.int64)
-        self._file = tempfile.TemporaryFile(prefix="trainwright-texts-")  # noqa: SIM115 - it ends with this object
+        self._file = tempfile.TemporaryFile(prefix="trainwright-texts-")  # noqa: SIM115 - closed with this object
         for row, text in zip(range(len(wanted)), store.texts(), strict=False):
             if wanted[row]:
                 self._begins[row] = self._file.tell()

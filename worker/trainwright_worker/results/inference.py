@@ -1,4 +1,4 @@
-"""A model in ONNX: made from ours, run by onnxruntime, measured on samples."""
+"""Converts a model to ONNX and runs it with onnxruntime."""
 
 import contextlib
 import logging
@@ -17,7 +17,7 @@ OUTPUTS = "outputs"
 
 
 class _Inference(nn.Module):
-    """The model, with its inputs under their names."""
+    """The model with named inputs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -28,15 +28,15 @@ class _Inference(nn.Module):
 
 
 def trace(model: nn.Module, example: Batch, *, optimize: bool = True) -> Any:
-    """Return the model as an ONNX program whose batch, and length where inputs are sequences, may be any.
+    """Return the model as an ONNX program with dynamic batch size, and dynamic length if the inputs are sequences.
 
     Args:
-        model: For evaluation, on the CPU, or without weights on the meta device to see whether it works.
-        example: At least two samples on the same device, of which only the shapes matter.
-        optimize: Fold constants; needs weights.
+        model: The model in evaluation mode, on the CPU; or on the meta device, to check whether it can be exported.
+        example: At least two samples on the same device; only their shapes matter.
+        optimize: Whether to fold constants, which needs weights.
 
     Raises:
-        Exception: torch cannot export the model; of whatever kind torch chooses.
+        Exception: torch cannot export the model. Torch raises many kinds of exceptions.
     """
     arguments = tuple(example.inputs.values())
     sequence = example.mask is not None or not example.input.is_floating_point()
@@ -62,13 +62,13 @@ class Session:
 
         Args:
             path: The file.
-            threads: Threads to compute with.
+            threads: Number of threads for computation.
         """
         import onnxruntime  # noqa: PLC0415 - only exports need it
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors
+        options.log_severity_level = 3  # Errors only.
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -77,13 +77,13 @@ class Session:
 
 
 def feed(batch: Batch) -> dict[str, Any]:
-    """Return a batch as onnxruntime takes it."""
+    """Return the inputs of a batch as onnxruntime expects them."""
     return {name: value.numpy() for name, value in batch.inputs.items()}
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keep the exporter's remarks about itself out of the job's log; its errors are exceptions."""
+    """Keep the exporter's warnings and progress out of the job's log. Errors are raised as exceptions."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""Explanations as pictures: a heat map over an image, bars for features, coloured tokens for a text."""
+"""Draws explanations: a heat map over an image, bars for features, coloured tokens for a text."""
 
 import io
 import os
@@ -12,20 +12,20 @@ from trainwright.api.spec.outcome import ExplanationMethod
 from trainwright_worker.results.explanation import Explanation
 
 FOR, AGAINST = "#2166ac", "#d6604d"
-"""Colours of what speaks for and against an answer, told apart also by those who confuse red and green."""
+"""Colours of positive and negative contributions, distinguishable with red-green colour blindness."""
 HEAT: Final = "#7b3294"
 INK, FAINT = "#222222", "#777777"
 TITLES: Final = {"saliency": "Saliency", "lime": "LIME", "shap": "SHAP"}
 _BARS: Final = 12
 _TOKENS: Final = 160
 _WIDTH: Final = 92
-"""Characters in a line of a text."""
+"""Characters per line of text."""
 _DPI: Final = 150
 
 
 def draw(explanation: Explanation) -> bytes:
     """Return an explanation as a PNG."""
-    # matplotlib keeps a list of fonts; a home that cannot be written to would make it complain.
+    # matplotlib caches its list of fonts, and warns if the home directory is not writable.
     os.environ.setdefault("MPLCONFIGDIR", tempfile.gettempdir())
     from matplotlib.figure import Figure  # noqa: PLC0415 - only explanations need it
 
@@ -44,7 +44,7 @@ def _headline(explanation: Explanation) -> str:
     facts = explanation.facts
     prediction, target = facts["prediction"], facts["target"]
     if "probabilities" not in facts:
-        return f"predicted {_number(prediction)}, in truth {_number(target)}"
+        return f"predicted {_number(prediction)}, actual {_number(target)}"
     share = facts["probabilities"][prediction]
     verdict = "correctly" if prediction == target else f"but it is “{target}”"
     return f"predicted “{prediction}” ({share:.1%}), {verdict}"
@@ -59,11 +59,11 @@ def _head(figure: Any, explanation: Explanation, height: float) -> None:
         0.5, 1 - 0.18 / height, _headline(explanation), ha="center", va="top", size=12, color=INK, weight="bold"
     )
     if explanation.answer != "the prediction":
-        note = f"what speaks for “{explanation.answer}” is blue, what speaks against it red"
+        note = f"blue: evidence for “{explanation.answer}”; red: evidence against it"
     else:
-        note = "what raises the prediction is blue, what lowers it red"
+        note = "blue raises the prediction, red lowers it"
     if ExplanationMethod.SALIENCY in explanation.attributions:
-        saliency = "saliency: how much a small change matters"
+        saliency = "saliency: effect of a small change"
         note = saliency if len(explanation.attributions) == 1 else f"{note}; {saliency}"
     figure.text(0.5, 1 - 0.48 / height, note, ha="center", va="top", size=9, color=FAINT)
 
@@ -98,8 +98,8 @@ def _draw_image(make: Any, explanation: Explanation, image: Tensor) -> Any:
     axes[0].imshow(picture.numpy(), extent=extent, interpolation="nearest")
     axes[0].set_title("the image", size=10, color=INK)
     for axis, (method, values) in zip(axes[1:], methods.items(), strict=True):
-        if method == ExplanationMethod.SALIENCY:  # A few pixels tower above all others; they must not hide them.
-            values = values.clamp(max=float(values.flatten().float().quantile(0.99)))  # noqa: PLW2901 - the same, bounded
+        if method == ExplanationMethod.SALIENCY:  # Clip a few extreme pixels, which would hide all others.
+            values = values.clamp(max=float(values.flatten().float().quantile(0.99)))  # noqa: PLW2901 - clipped
         shares = _shares(values).numpy()
         colours = _colour_map(method)
         lowest = 0.0 if method == ExplanationMethod.SALIENCY else -1.0
@@ -178,7 +178,7 @@ def _draw_text(make: Any, explanation: Explanation) -> Any:
 
 
 def _lines(tokens: list[str]) -> list[list[tuple[int, int]]]:
-    """Return the tokens of each line, as their number and the column where they begin."""
+    """Return the tokens of each line, as pairs of token index and start column."""
     lines: list[list[tuple[int, int]]] = [[]]
     column = 0
     for number, token in enumerate(tokens):

@@ -1,6 +1,6 @@
-"""Predictions after training: every rank predicts its share, and rank 0 writes all of them in the order of the data.
+"""Predictions after training: every rank predicts part of the samples, and rank 0 writes all rows in order.
 
-Sharing costs nothing where one rank would do, and sharded models cannot compute on one rank alone.
+All ranks take part because a sharded model cannot run on one rank alone.
 """
 
 import csv
@@ -23,13 +23,13 @@ from trainwright_worker.training.run import Run
 
 
 def predict(run: Run, split: Split, batch: int, *, known: bool) -> Iterator[Row]:
-    """Yield a row per sample, in order; on rank 0 only. All ranks must exhaust this.
+    """Yield a row per sample, in order, on rank 0 only. All ranks must exhaust this iterator.
 
     Args:
-        run: This rank, its model in evaluation mode.
+        run: This rank, with its model in evaluation mode.
         split: The samples, the same on all ranks.
         batch: Samples per rank and forward pass.
-        known: Whether the targets of the split are true.
+        known: Whether the split has real targets.
     """
     share_buffers(run.learner.model, run.group)
     dataset, task = run.data.dataset, run.learner.task
@@ -38,7 +38,7 @@ def predict(run: Run, split: Split, batch: int, *, known: bool) -> Iterator[Row]
     shares = [
         torch.arange(begin, min(begin + batch, len(split))) for begin in range(rank * batch, len(split), size * batch)
     ]
-    # As many forward passes on every rank: one that has no share left repeats the last sample.
+    # All ranks must run the same number of forward passes, so a rank without samples left repeats the last one.
     rounds = -(-len(split) // (size * batch))
     last = torch.tensor([len(split) - 1])
     requests: Iterator[Request] = ((share, None) for share in shares + [last] * (rounds - len(shares)))
@@ -57,7 +57,7 @@ def predict(run: Run, split: Split, batch: int, *, known: bool) -> Iterator[Row]
 
 
 def encode(rows: Iterator[Row], form: PredictionFormat) -> Iterator[bytes]:
-    """Yield the lines of a file of predictions, as CSV (RFC 4180) or JSON lines."""
+    """Yield the lines of a predictions file, as CSV (RFC 4180) or JSON lines."""
     if form == PredictionFormat.JSONL:
         yield from (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
         return
@@ -70,7 +70,7 @@ def encode(rows: Iterator[Row], form: PredictionFormat) -> Iterator[bytes]:
 
 
 def _flat(row: Row) -> dict[str, Any]:
-    """Return a row in columns: a number with the digits it has, probabilities and several targets in one each."""
+    """Return a row as CSV columns, with one column for each probability and each of several targets."""
     flat: dict[str, Any] = {}
     for name, value in row.items():
         if name == "probabilities":
@@ -83,7 +83,7 @@ def _flat(row: Row) -> dict[str, Any]:
 
 
 def _digits(value: Any) -> Any:
-    """Return a number as CSV has it; anything else, of which None becomes an empty field, as it is."""
+    """Return a float as text with 7 significant digits, and any other value unchanged."""
     return f"{value:.7g}" if isinstance(value, float) else value
 
 

@@ -1,4 +1,4 @@
-"""How good an exported model is, on samples it was not trained on: of the file that others will run, not of training."""
+"""Measures the quality of an exported model by running the exported file on held-out samples."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,11 +10,11 @@ from torch import Tensor
 from trainwright_worker.batch import Batch
 from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.data.table import Split
-from trainwright_worker.tasks.measures import Alone, LossSum
+from trainwright_worker.tasks.measures import LossSum, SingleProcess
 from trainwright_worker.tasks.task import Task
 
 MEASURED: Final = 4096
-"""Most samples on which an exported model is measured: enough for a percent, few enough for a CPU."""
+"""Maximum number of samples for measuring an export: precise to about one percent, and fast enough on a CPU."""
 BATCH: Final = 64
 
 
@@ -30,16 +30,16 @@ def batches(split: Split, count: int, size: int = BATCH) -> Iterator[Batch]:
 
 
 def measure(model: Callable[[Batch], Tensor], split: Split, task: Task, dataset: Dataset) -> dict[str, float]:
-    """Return how well a model does on a split, by the measures of the job that it is of.
+    """Return the loss and metrics of a model on a split.
 
     Args:
         model: Maps a batch on the CPU to outputs (float32).
         split: The samples.
-        task: What it has learnt to do.
+        task: The task of the model.
         dataset: The job's data.
 
     Returns:
-        `samples`, `loss`, and the other figures that the job's evaluations have and that are defined on these samples.
+        `samples`, `loss`, and the other metrics of the job that are finite on these samples.
     """
     cpu, facts = torch.device("cpu"), task.facts(dataset)
     deviation = dataset.normalization.target_deviation
@@ -51,5 +51,5 @@ def measure(model: Callable[[Batch], Tensor], split: Split, task: Task, dataset:
         for one in measures:
             one.add(outputs, batch)
     for one in measures:
-        figures |= one.figures(Alone())
+        figures |= one.figures(SingleProcess())
     return {"samples": samples, **{name: value for name, value in task.report(figures).items() if math.isfinite(value)}}

@@ -1,7 +1,8 @@
-"""An ONNX model in 8 bits.
+"""Quantizes an ONNX model to int8.
 
-Convolutions are calibrated: the range of every activation is measured on training samples, and weights and activations are
-int8. Everything else is quantized dynamically: weights are int8, activations as they come.
+Models with convolutions are quantized statically: the range of every activation is measured on training samples, and
+weights and activations are int8. All others are quantized dynamically: weights are int8, and the range of activations
+is measured at run time.
 """
 
 import logging
@@ -14,23 +15,25 @@ from trainwright_worker.results.inference import feed
 from trainwright_worker.results.quality import batches
 
 CALIBRATED: Final = 256
-"""Training samples on which activations are measured."""
+"""Number of training samples for calibration."""
 
 
 def quantize(source: Path, target: Path, train: Split, *, large: bool) -> None:
-    """Write the int8 form of an ONNX file.
+    """Write the int8 version of an ONNX file.
 
     Args:
-        source: The file.
+        source: The ONNX file.
         target: The file to write.
-        train: What to calibrate on.
-        large: Whether weights lie in files of their own, as they must beyond 2 GB.
+        train: Samples for calibration.
+        large: Whether to store weights in separate files, which is required above 2 GB.
     """
     import onnx  # noqa: PLC0415 - only exports need these
     from onnxruntime import quantization  # noqa: PLC0415
     from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: PLC0415
 
-    logging.getLogger().setLevel(logging.ERROR)  # It recommends through the root logger what is done here already.
+    logging.getLogger().setLevel(
+        logging.ERROR
+    )  # onnxruntime logs a recommendation to pre-process the model, which happens here.
     kinds = {node.op_type for node in onnx.load(source, load_external_data=False).graph.node}
     prepared = source.with_name("prepared.onnx")
     quant_pre_process(source, prepared, skip_symbolic_shape=True, save_as_external_data=large)
@@ -52,7 +55,7 @@ def quantize(source: Path, target: Path, train: Split, *, large: bool) -> None:
 
 
 class _Calibration:
-    """Training samples as onnxruntime asks for them: one batch at a time, then None."""
+    """Training samples in the interface that onnxruntime expects: one batch per call, then None."""
 
     def __init__(self, train: Split) -> None:
         self._batches = batches(train, CALIBRATED)

@@ -1,7 +1,7 @@
-"""Recurrent layers as ONNX's own operators.
+"""Exports recurrent layers as ONNX's RNN, LSTM and GRU operators.
 
-Traced as they are, they become loops over matrix products, which no runtime makes fast or quantizes, and packing against
-padding cannot be traced at all. ONNX's RNN, LSTM and GRU take the length of each sequence as an input instead.
+Plain tracing would turn them into loops over matrix products, which runtimes neither optimize nor quantize, and packed
+sequences cannot be traced at all. ONNX's operators take the length of each sequence as an input instead.
 """
 
 import copy
@@ -14,12 +14,12 @@ from trainwright_worker.models.pooling import last_real, lengths
 from trainwright_worker.models.recurrent import RecurrentLayers
 
 _ORDER: Final = {"RNN": (0,), "LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
-"""Where each of ONNX's gates stands in torch's weights: input, output, forget, cell; update, reset, new."""
+"""Index in torch's weights of each gate in the order of ONNX: input, output, forget, cell; update, reset, new."""
 _OPSET: Final = 14
 
 
 def with_operators(model: nn.Module) -> nn.Module:
-    """Return the model with its recurrent layers as ONNX operators, to be traced only; itself where it has none."""
+    """Return a copy of the model with ONNX operators as recurrent layers, for tracing; the model itself if none."""
     found = [name for name, module in model.named_modules() if isinstance(module, RecurrentLayers)]
     if not found:
         return model
@@ -30,7 +30,7 @@ def with_operators(model: nn.Module) -> nn.Module:
 
 
 class _Operators(nn.Module):
-    """RecurrentLayers as one ONNX operator per layer. It computes nothing itself."""
+    """RecurrentLayers as one symbolic ONNX operator per layer, which can be traced but not run."""
 
     def __init__(self, layers: Any) -> None:
         super().__init__()
@@ -66,7 +66,9 @@ class _Operators(nn.Module):
                 dtypes=(inputs.dtype,) * (1 + ends),
                 shapes=((length, sides, batch, self.hidden), *((sides, batch, self.hidden),) * ends),
                 version=_OPSET,
-            )[0].to(inputs.device)  # Symbolic outputs are on the CPU, a trial before training may be elsewhere.
+            )[0].to(
+                inputs.device
+            )  # Symbolic outputs are on the CPU, but the check before training traces on the meta device.
             x = outputs.transpose(1, 2).reshape(length, batch, self.features)
         return x.transpose(0, 1)
 
@@ -76,7 +78,7 @@ class _Operators(nn.Module):
         return torch.cat((end[:, : self.hidden], outputs[:, 0, self.hidden :]), 1) if self.bidirectional else end
 
     def _stack(self, cells: nn.RNNBase, kind: str, layer: int) -> Tensor:
-        """Return one kind of weights of a layer as ONNX orders them: [directions, gates x hidden, ...]."""
+        """Return one kind of weights of a layer in the order of ONNX: [directions, gates x hidden, ...]."""
         sides = []
         for direction in self.directions:
             gates = getattr(cells, f"{kind}_l{layer}{direction}").detach().chunk(len(_ORDER[self.operator]))

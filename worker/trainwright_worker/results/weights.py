@@ -1,4 +1,4 @@
-"""The trained model as everything after training uses it: the weights that evaluation measured, on the CPU, unsharded."""
+"""The trained model for results: the weights that evaluation measured, unsharded and on the CPU."""
 
 import copy
 from contextlib import nullcontext
@@ -14,18 +14,18 @@ from trainwright_worker.training.run import Run
 
 
 def weights_of(run: Run) -> dict[str, Tensor]:
-    """Return the weights that evaluation measures, by name, whole and on the CPU of rank 0. All ranks must call this."""
+    """Return the weights of evaluation by name, unsharded and on the CPU of rank 0. All ranks must call this."""
     return full_state_dict(run.learner.model, leads=run.placement.leads)
 
 
 def model_of(run: Run, weights: dict[str, Tensor]) -> nn.Module:
-    """Return a model of its own with these weights: on the CPU, for evaluation, without wrappers and LoRA's matrices."""
+    """Return a separate model with these weights: on the CPU, in evaluation mode, unwrapped, with LoRA merged."""
     if is_sharded(run.spec, run.group.size):
-        # Layers that draw their own weights have no tensor besides those that are saved.
+        # All tensors of such a model are in its state dict, so it can be built without memory on the meta device.
         bare = draws_layer_by_layer(run.spec.model)
         with torch.random.fork_rng(devices=[]), torch.device("meta") if bare else nullcontext():
             model = build(run.spec, run.data.facts, run.config.data_root)
-        model.load_state_dict(weights, assign=bare)  # A second copy of a model that had to be split is too much.
+        model.load_state_dict(weights, assign=bare)  # A sharded model may be too large for a second copy.
     else:
         model = _copy(run.learner.model, weights)
     merge_lora(model)
@@ -33,10 +33,10 @@ def model_of(run: Run, weights: dict[str, Tensor]) -> nn.Module:
 
 
 def _copy(source: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
-    """Return a copy of a model with other weights, which are not copied."""
+    """Return a copy of a model that uses the given weights without copying them."""
     tensors: dict[str, Tensor] = dict(source.named_parameters(remove_duplicate=False))
     tensors |= dict(source.named_buffers(remove_duplicate=False))
-    # Copying everything but the tensors, whose copies are there already, leaves the device's memory alone.
+    # Tensors listed in deepcopy's memo are not copied, so this needs no device memory.
     copies: dict[int, Any] = {}
     for name, tensor in tensors.items():
         value = weights[name] if name in weights else tensor.detach().cpu()
@@ -45,7 +45,7 @@ def _copy(source: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
 
 
 def savable(model: nn.Module) -> dict[str, Tensor]:
-    """Return a model's weights by name, each with memory of its own: a file that any loader takes strictly."""
+    """Return a model's weights by name, each with its own memory, as safetensors requires."""
     seen: set[int] = set()
     weights: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
@@ -56,7 +56,7 @@ def savable(model: nn.Module) -> dict[str, Tensor]:
 
 
 def on_device(model: nn.Module, device: torch.device) -> torch.device:
-    """Move the model to the device if it has room, and return where the model now is."""
+    """Move the model to the device if it has enough memory, and return the model's device."""
     try:
         model.to(device)
     except torch.OutOfMemoryError:

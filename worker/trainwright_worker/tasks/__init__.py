@@ -1,1 +1,1 @@
-"""What a job learns to do, one file per task. Everything else asks the task, and never which task it is."""
+"""The tasks of jobs, one file each. Other code calls methods of the task and does not distinguish between tasks."""

@@ -1,4 +1,4 @@
-"""Classification: which class a sample is of."""
+"""Classification: predicts the class of a sample."""
 
 import importlib
 import math
@@ -24,26 +24,26 @@ _TOP: Final = 5
 
 
 class Classification(Task):
-    """Which class a sample is of; with the loss bce, each class answers yes or no by itself."""
+    """Predicts the class of a sample; with the loss bce, each class has an independent probability."""
 
     def count_outputs(self, dataset: Dataset) -> int:
         """Return the number of classes."""
         return len(dataset.classes or ())
 
-    def assume_outputs(self, vocabulary: int | None) -> tuple[int, str]:  # noqa: ARG002 - texts have classes, too
-        """Return the least number of classes."""
+    def assume_outputs(self, vocabulary: int | None) -> tuple[int, str]:  # noqa: ARG002 - for texts too
+        """Return the minimum number of classes."""
         return ASSUMED_CLASSES, f"{ASSUMED_CLASSES} classes"
 
     def loss(self, facts: Facts) -> Loss:
-        """Return the loss that the spec names."""
+        """Return the loss of the spec."""
         return self._make_loss(facts, self.label_smoothing)
 
     def evaluation_loss(self, facts: Facts) -> Loss:
-        """Return the same without label smoothing."""
+        """Return the training loss without label smoothing."""
         return self._make_loss(facts, 0.0)
 
     def measures(self, facts: Facts, deviation: Sequence[float], device: torch.device) -> list[Measure]:  # noqa: ARG002
-        """Return accuracy, and the metrics that the spec asks for."""
+        """Return accuracy and the requested metrics."""
         wanted = [name for name in self.wanted_metrics if name in self.spec.traits.optional]
         return [Hits(MetricName.ACCURACY, device), *(self._measure(name, facts.outputs, device) for name in wanted)]
 
@@ -52,7 +52,7 @@ class Classification(Task):
         return example_of_classes(facts, samples)
 
     def describe(self, batch: Batch, outputs: Tensor, dataset: Dataset, *, known: bool) -> list[Row]:
-        """Return the likeliest class and the probability of each, by name."""
+        """Return the likeliest class, and the probability of each class by name."""
         classes = dataset.classes or ()
         rows: list[Row] = []
         for target, shares in zip(batch.target.tolist(), self._probabilities(outputs).tolist(), strict=True):
@@ -63,7 +63,7 @@ class Classification(Task):
         return rows
 
     def check(self, facts: Facts) -> None:
-        """Check that there are enough classes for a top five to mean anything.
+        """Check that there are enough classes for top-5 accuracy.
 
         Raises:
             UserError: There are not.
@@ -72,7 +72,7 @@ class Classification(Task):
             raise needs_more_classes(MetricName.TOP5_ACCURACY, self, facts.outputs)
 
     def preload(self) -> None:
-        """Import torchmetrics if a metric of it is asked for; that takes seconds."""
+        """Import torchmetrics, which takes seconds, if a requested metric needs it."""
         if self.spec.traits.optional & set(self.wanted_metrics):
             importlib.import_module("torchmetrics")
 
@@ -88,7 +88,7 @@ class Classification(Task):
         kinds = importlib.import_module("torchmetrics.classification")
         common = {"num_classes": classes, "sync_on_compute": False, "validate_args": False}
         if name == MetricName.AUROC:
-            # Samples are collected; they would fill a GPU.
+            # This metric collects all samples, which could fill the memory of a GPU.
             metric = kinds.MulticlassAUROC(average=None, **common)
             metric.update(torch.zeros(0, classes), torch.zeros(0, dtype=torch.int64))  # A rank may have no samples.
             return Auroc(name, metric, lambda outputs, batch: (self._probabilities(outputs).cpu(), batch.target.cpu()))
@@ -102,14 +102,16 @@ class Classification(Task):
 
 
 class Auroc(TorchMetric):
-    """The mean area under the curves of the classes that have one: some samples are of the class, and some are not.
+    """The mean area under the ROC curves of the classes for which the split has both positive and negative samples.
 
-    It is undefined for a split whose samples are all of one class.
+    It is undefined if all samples of the split have the same class.
     """
 
     def _compute(self) -> float:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Classes that have no curve are left out.
+            warnings.simplefilter(
+                "ignore"
+            )  # torchmetrics warns about classes without a curve, which are excluded below.
             areas = self._metric.compute()
         counts = torch.cat(self._metric.target).bincount(minlength=len(areas))
         defined = areas[(counts > 0) & (counts < counts.sum())]
@@ -117,7 +119,7 @@ class Auroc(TorchMetric):
 
 
 def _binary_cross_entropy(outputs: Tensor, batch: Batch) -> Tensor:
-    """Return the sum over samples of the mean over classes: each class is asked by itself whether it is the one."""
+    """Return the sum over samples of the mean over classes of the binary cross-entropy of each class."""
     classes = outputs.shape[1]
     truth = F.one_hot(batch.target, classes).to(outputs.dtype)
     return F.binary_cross_entropy_with_logits(outputs, truth, reduction="sum") / classes

@@ -1,4 +1,4 @@
-"""Language modelling: the next token of a text."""
+"""Language modelling: predicts the next token of a text."""
 
 import math
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from trainwright_worker.tasks.measures import Hits, Measure
 from trainwright_worker.tasks.task import Task, example_of_classes
 
 _LARGEST_EXPONENT: Final = 709.0
-"""Beyond it, e^x is infinite in float64."""
+"""Largest x for which e^x is finite in float64."""
 
 
 class LanguageModeling(Task):
-    """The next token of a text, at every position."""
+    """Predicts the next token of a text at every position."""
 
     def count_outputs(self, dataset: Dataset) -> int:
         """Return the number of tokens in the vocabulary."""
@@ -30,11 +30,11 @@ class LanguageModeling(Task):
         return vocabulary or 0, ""
 
     def loss(self, facts: Facts) -> Loss:
-        """Return the cross-entropy of each token that is to be predicted."""
+        """Return the cross-entropy per predicted token."""
         return cross_entropy(count_tokens, self.label_smoothing, self.known_outputs(facts))
 
     def evaluation_loss(self, facts: Facts) -> Loss:
-        """Return the same without label smoothing."""
+        """Return the training loss without label smoothing."""
         return cross_entropy(count_tokens, known=self.known_outputs(facts))
 
     def measures(self, facts: Facts, deviation: Sequence[float], device: torch.device) -> list[Measure]:  # noqa: ARG002
@@ -42,7 +42,7 @@ class LanguageModeling(Task):
         return [Hits(MetricName.TOKEN_ACCURACY, device)]
 
     def derive(self, figures: dict[str, float]) -> dict[str, float]:
-        """Return the perplexity, which follows from the loss."""
+        """Return the perplexity, which is computed from the loss."""
         return {MetricName.PERPLEXITY: math.exp(min(figures[MetricName.LOSS], _LARGEST_EXPONENT))}
 
     def example(self, facts: Facts, samples: int) -> Batch:

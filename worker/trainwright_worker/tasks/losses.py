@@ -1,4 +1,4 @@
-"""Losses: a sum over what counts, and how much counts, so that parts of a batch and shares of ranks add up exactly."""
+"""Losses, as a sum and a count, so that the losses of parts of a batch and of ranks can be combined exactly."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ class Loss:
 
     Attributes:
         total: Maps the model's outputs for a batch (float32) to the sum of its losses, a scalar.
-        count: Maps a batch to how much the sum is over: its number of samples (int), where each counts alike; else a number
-            that only its targets tell (int64 scalar), such as the tokens that are to be predicted.
+        count: Maps a batch to the number of terms of the sum: the number of samples (int), or a number that depends on
+            the targets (int64 scalar), such as the number of predicted tokens.
     """
 
     total: Callable[[Tensor, Batch], Tensor]
     count: Callable[[Batch], int | Tensor] = len
 
     def mean(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Return the mean loss of a batch; 0 if nothing of it counts."""
+        """Return the mean loss of a batch; 0 if the count is 0."""
         count = self.count(batch)
         return self.total(outputs, batch) / (count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1))
 
 
 def count_tokens(batch: Batch) -> Tensor:
-    """Return how many positions of a batch have a target (int64 scalar)."""
+    """Return the number of positions of a batch with a target (int64 scalar)."""
     return (batch.target != IGNORED).sum()
 
 
@@ -38,9 +38,9 @@ def cross_entropy(count: Callable[[Batch], int | Tensor], smoothing: float = 0.0
     """Return the cross-entropy of logits [..., classes] with classes [...].
 
     Args:
-        count: What the sum is over.
-        smoothing: Share of each target that is spread over all classes.
-        known: How many of the outputs stand for a class, if a model may have more and the others shall not count.
+        count: Maps a batch to the number of terms of the sum.
+        smoothing: Fraction of each target that is distributed over all classes.
+        known: Number of outputs that stand for a class, to exclude additional outputs; None to use all outputs.
     """
     return Loss(partial(_cross_entropy, smoothing=smoothing, known=known), count)
 

@@ -1,4 +1,4 @@
-"""Regression: one number or several per sample."""
+"""Regression: predicts one or more numbers per sample."""
 
 import math
 from collections.abc import Sequence
@@ -14,26 +14,26 @@ from trainwright_worker.batch import Batch
 from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.facts import Facts
 from trainwright_worker.tasks.losses import Loss
-from trainwright_worker.tasks.measures import Measure, Together
+from trainwright_worker.tasks.measures import Measure, Reducer
 from trainwright_worker.tasks.task import Row, Task, example_inputs, short
 
 _ROUNDING: Final = 1e-12
-"""What share of a sum of squares float64 may lose."""
+"""Fraction of a sum of squares that float64 rounding may lose."""
 
 
 class Regression(Task):
-    """One number or several per sample, scaled for training and said in their own units."""
+    """Predicts one or more numbers per sample, normalized for training and reported in their units."""
 
     def count_outputs(self, dataset: Dataset) -> int:
         """Return the number of targets."""
         return dataset.splits.train.take(torch.zeros(1, dtype=torch.int64)).target.shape[1]
 
-    def assume_outputs(self, vocabulary: int | None) -> tuple[int, str]:  # noqa: ARG002 - texts have numbers, too
+    def assume_outputs(self, vocabulary: int | None) -> tuple[int, str]:  # noqa: ARG002 - for texts too
         """Return one target."""
         return 1, ""
 
-    def loss(self, facts: Facts) -> Loss:  # noqa: ARG002 - the outputs say how many targets there are
-        """Return the loss that the spec names: the sum over samples of the mean over targets."""
+    def loss(self, facts: Facts) -> Loss:  # noqa: ARG002 - the outputs determine the number of targets
+        """Return the loss of the spec: the sum over samples of the mean over targets."""
         name, spec = self.spec.loss_name, self.spec.loss
         delta = (spec.delta if spec is not None else None) or 1.0
 
@@ -54,11 +54,11 @@ class Regression(Task):
         return [Errors(facts.outputs, deviation, device)]
 
     def example(self, facts: Facts, samples: int) -> Batch:
-        """Return samples with numbers."""
+        """Return samples with numeric targets."""
         return Batch.of(example_inputs(facts, samples), torch.empty(samples, facts.outputs))
 
     def describe(self, batch: Batch, outputs: Tensor, dataset: Dataset, *, known: bool) -> list[Row]:
-        """Return a number per sample, or a list of numbers where there are several targets, in their units."""
+        """Return a number per sample, or a list of numbers if there are several targets, in their units."""
 
         def in_units(values: Tensor) -> list[Any]:
             rows = dataset.normalization.targets_in_units(values).tolist()
@@ -72,19 +72,19 @@ class Regression(Task):
 
 
 class Errors:
-    """How far a regression is off: mae and rmse in the units of the targets, and the share of their variance explained.
+    """The errors of a regression: mae and rmse in the units of the targets, and r2.
 
-    Of several targets, mae and rmse are over all their values, r2 is the mean of theirs. r2 is undefined for a split in which
-    a target never varies: there is no variance to explain.
+    For several targets, mae and rmse are over all values, and r2 is the mean over targets. r2 is undefined if a target
+    is constant in the split.
     """
 
     def __init__(self, targets: int, deviation: Sequence[float], device: torch.device) -> None:
-        """Begin.
+        """Start with empty sums.
 
         Args:
             targets: Number of targets.
-            deviation: Standard deviation of each in its units, or one for all.
-            device: Where outputs lie.
+            deviation: Standard deviation of each target in its units, or one value for all.
+            device: Device of the outputs.
         """
         self._deviation = torch.tensor(deviation, dtype=torch.float64).expand(targets)
         self._sums = torch.zeros(5, targets, dtype=torch.float64, device=device)
@@ -97,7 +97,7 @@ class Errors:
             [count, errors.abs().sum(0), errors.square().sum(0), targets.sum(0), targets.square().sum(0)]
         )
 
-    def figures(self, group: Together) -> dict[str, float]:
+    def figures(self, group: Reducer) -> dict[str, float]:
         """Return mae, rmse and r2."""
         sums = torch.tensor(group.sum(self._sums.flatten().tolist()), dtype=torch.float64).reshape(self._sums.shape)
         count, absolute, squared, target, squares = sums

@@ -1,4 +1,4 @@
-"""The tasks by name."""
+"""The table of tasks by name."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""What every task answers, for preflight, training and results."""
+"""The interface of tasks, for preflight, training and results."""
 
 import math
 from abc import ABC, abstractmethod
@@ -18,11 +18,11 @@ from trainwright_worker.tasks.losses import Loss
 from trainwright_worker.tasks.measures import Measure
 
 Row = dict[str, Any]
-"""What is said of one sample: `target` where it is known, `prediction`, and what else the task knows of it."""
+"""The prediction for one sample: `target` if it is known, `prediction`, and other entries of the task."""
 
 
 class Task(ABC):
-    """What the model of a job learns to do.
+    """The task that the model of a job learns.
 
     Attributes:
         spec: The job.
@@ -32,7 +32,7 @@ class Task(ABC):
         self.spec = spec
 
     def facts(self, dataset: Dataset) -> Facts:
-        """Return what a model must know of the data."""
+        """Return the facts about the data that determine a model's inputs and outputs."""
         tokenizer = dataset.tokenizer
         vocabulary, padding = (None, None) if tokenizer is None else (tokenizer.size, tokenizer.padding)
         return Facts(dataset.splits.train.shape, self.count_outputs(dataset), vocabulary, padding)
@@ -43,87 +43,87 @@ class Task(ABC):
 
     @abstractmethod
     def assume_outputs(self, vocabulary: int | None) -> tuple[int, str]:
-        """Return the number of outputs of data that nobody has looked at, and what is assumed, in a few words if anything.
+        """Return the assumed number of outputs for data that is not available, and a few words about the assumption.
 
         Args:
-            vocabulary: Number of tokens, if the data are texts.
+            vocabulary: Size of the vocabulary, if the data are texts.
         """
 
     @abstractmethod
     def loss(self, facts: Facts) -> Loss:
-        """Return what training minimises."""
+        """Return the loss that training minimizes."""
 
     def evaluation_loss(self, facts: Facts) -> Loss:
-        """Return the loss as evaluations measure it: without what only helps training."""
+        """Return the loss of evaluations, without terms that are only for training."""
         return self.loss(facts)
 
     @abstractmethod
     def measures(self, facts: Facts, deviation: Sequence[float], device: torch.device) -> list[Measure]:
-        """Return what evaluations measure besides the loss.
+        """Return the metrics of evaluations in addition to the loss.
 
         Args:
-            facts: What the model knows of the data.
+            facts: Input shape, number of outputs and vocabulary size of the data.
             deviation: Standard deviation of each target of a regression, in its units.
-            device: Where outputs lie.
+            device: Device of the outputs.
         """
 
     def derive(self, figures: dict[str, float]) -> dict[str, float]:  # noqa: ARG002 - most tasks have none
-        """Return the figures that follow from measured ones."""
+        """Return metrics that are computed from measured ones."""
         return {}
 
     @abstractmethod
     def example(self, facts: Facts, samples: int) -> Batch:
-        """Return a batch like those of the data, without values that mean anything."""
+        """Return a batch with the shape of the data and arbitrary values."""
 
     def example_loss(self, outputs: Tensor, batch: Batch, facts: Facts) -> Tensor:
-        """Return a loss of an example, whose backward pass takes as much memory and arithmetic as that of training."""
+        """Return a loss for an example batch, whose backward pass costs as much as in training."""
         return self.loss(facts).total(outputs, batch)
 
     def describe(self, batch: Batch, outputs: Tensor, dataset: Dataset, *, known: bool) -> list[Row]:
-        """Return what a person or another program reads of predictions.
+        """Return predictions in a readable form.
 
         Args:
             batch: The samples.
             outputs: The model's outputs for them (float32, CPU).
-            dataset: The data, which knows names and units.
-            known: Whether the targets are true.
+            dataset: The data, for names of classes and units.
+            known: Whether the batch has real targets.
         """
-        raise NotImplementedError(f"task {self.spec.task} predicts no samples")
+        raise NotImplementedError(f"task {self.spec.task} does not predict samples")
 
     def check(self, facts: Facts) -> None:  # noqa: B027 - most tasks have nothing to check
-        """Check, before training, what only the data can tell.
+        """Check the spec against the data before training.
 
         Raises:
-            UserError: The spec asks for something that the data does not allow.
+            UserError: The spec requests something that the data does not allow.
         """
 
     def preload(self) -> None:  # noqa: B027 - most tasks need nothing
-        """Import what measuring needs, once per pod rather than once per process."""
+        """Import the libraries of the metrics in the agent, so that forked ranks inherit them."""
 
-    # -- what is the same for all tasks ------------------------------------------------------------------------------
+    # -- common to all tasks -----------------------------------------------------------------------------------------
 
     @property
     def wanted_metrics(self) -> list[MetricName]:
-        """The metrics that the spec asks for, by name or by relying on them."""
+        """The metrics that the spec requests for evaluations or early stopping."""
         stopping = self.spec.training.early_stopping
         named = [*(self.spec.evaluation.metrics or ()), *((stopping.metric,) if stopping is not None else ())]
         return list(dict.fromkeys(named))
 
     @property
     def label_smoothing(self) -> float:
-        """Share of each target that is spread over all classes in training."""
+        """Fraction of each target that is distributed over all classes in training."""
         return (self.spec.loss.label_smoothing if self.spec.loss is not None else None) or 0.0
 
     def known_outputs(self, facts: Facts) -> int | None:
-        """Return how many outputs of a model count, if it may have more than stand for a class; None for all of them.
+        """Return the number of outputs that stand for a class, to exclude additional outputs; None to use all outputs.
 
-        Only label smoothing would push the others towards something. Without it, training soon makes them unlikely, and a
-        copy of all outputs that matter is spared.
+        Additional outputs must only be excluded with label smoothing, which would otherwise give them probability.
+        Without it, training soon makes them unlikely, and not excluding them saves a copy of the outputs.
         """
         return facts.outputs if self.label_smoothing else None
 
     def report(self, figures: dict[str, float]) -> dict[str, float]:
-        """Return the figures to report: those of every job of its kind, and those asked for."""
+        """Return the metrics to report: the standard ones of the task, and the requested ones."""
         hidden = self.spec.traits.optional - set(self.wanted_metrics)
         return {str(name): value for name, value in {**figures, **self.derive(figures)}.items() if name not in hidden}
 
@@ -134,17 +134,17 @@ def example_inputs(facts: Facts, samples: int) -> Tensor:
 
 
 def example_of_classes(facts: Facts, samples: int, *shape: int) -> Batch:
-    """Return a batch whose targets are classes, of samples or of their positions."""
+    """Return a batch with classes as targets, one per sample or (with `shape`) per position."""
     return Batch.of(example_inputs(facts, samples), torch.empty(samples, *shape, dtype=torch.int64))
 
 
 def short(value: float) -> float | None:
-    """Return the digits of a float32 that mean something; None if it is not finite, which JSON cannot say."""
+    """Return a float32 value with its 7 significant digits; None if it is not finite, which JSON cannot represent."""
     return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
 def needs_more_classes(name: MetricName, task: Task, classes: int) -> UserError:
-    """Return the error of a metric that so few classes give no meaning."""
+    """Return the error for a metric that needs more classes."""
     named = name in (task.spec.evaluation.metrics or ())
     field = "spec.evaluation.metrics" if named else "spec.training.earlyStopping.metric"
-    return UserError(f"{field}: {name}, but the data has only {classes} classes")
+    return UserError(f"{field}: {name}, but the data has only {classes} classes", "choose another metric")

@@ -1,4 +1,4 @@
-"""Transcription: a text read from a sequence of frames, by connectionist temporal classification (CTC)."""
+"""Transcription: predicts a text from a sequence of frames, with connectionist temporal classification (CTC)."""
 
 import importlib
 from collections.abc import Sequence
@@ -17,25 +17,25 @@ from trainwright_worker.tasks.measures import Measure, TorchMetric
 from trainwright_worker.tasks.task import Row, Task, example_of_classes
 
 BLANK: Final = 0
-"""The class that stands for "no character here"; a character is its place among the classes + 1."""
+"""The class for "no character". The class of a character is its index among the characters + 1."""
 ASSUMED_CHARACTERS: Final = 32
 _FIRST_CHARACTER: Final = 0x4E00
-"""Where the error rate is computed, classes become characters from here on, all of them single."""
+"""For the error rate, classes are mapped to the single characters from this code point on."""
 
 
 class Transcription(Task):
-    """A text read from a sequence of frames."""
+    """Predicts a text from a sequence of frames."""
 
     def count_outputs(self, dataset: Dataset) -> int:
-        """Return the number of characters, and the blank."""
+        """Return the number of characters plus the blank."""
         return len(dataset.classes or ()) + 1
 
-    def assume_outputs(self, vocabulary: int | None) -> tuple[int, str]:  # noqa: ARG002 - frames have none
-        """Return a usual number of characters."""
+    def assume_outputs(self, vocabulary: int | None) -> tuple[int, str]:  # noqa: ARG002 - frames have no vocabulary
+        """Return a typical number of characters."""
         return ASSUMED_CHARACTERS, f"{ASSUMED_CHARACTERS} characters"
 
-    def loss(self, facts: Facts) -> Loss:  # noqa: ARG002 - the outputs say how many classes there are
-        """Return CTC: per sample, its loss per character."""
+    def loss(self, facts: Facts) -> Loss:  # noqa: ARG002 - the outputs determine the number of classes
+        """Return the CTC loss, per sample and divided by its number of characters."""
         return Loss(_ctc)
 
     def measures(self, facts: Facts, deviation: Sequence[float], device: torch.device) -> list[Measure]:  # noqa: ARG002
@@ -47,8 +47,8 @@ class Transcription(Task):
         """Return frames with a target per frame."""
         return example_of_classes(facts, samples, facts.shape[0])
 
-    def example_loss(self, outputs: Tensor, batch: Batch, facts: Facts) -> Tensor:  # noqa: ARG002 - the size of outputs counts
-        """Return what keeps about as much as CTC, which computes with real lengths only."""
+    def example_loss(self, outputs: Tensor, batch: Batch, facts: Facts) -> Tensor:  # noqa: ARG002 - only sizes matter
+        """Return a loss that needs about as much memory as CTC, which cannot run without real lengths."""
         return F.log_softmax(outputs, -1).mean()
 
     def describe(self, batch: Batch, outputs: Tensor, dataset: Dataset, *, known: bool) -> list[Row]:
@@ -65,14 +65,14 @@ class Transcription(Task):
         ]
 
     def preload(self) -> None:
-        """Import torchmetrics; that takes seconds."""
+        """Import torchmetrics, which takes seconds."""
         importlib.import_module("torchmetrics")
 
 
 def frame_lengths(outputs: Tensor, batch: Batch) -> Tensor:
-    """Return how many frames of each sample's outputs are real ([batch] int64).
+    """Return the number of real output frames of each sample ([batch] int64).
 
-    A model may give fewer frames than it gets; lengths shrink with them, rounded up.
+    A model may return fewer frames than it gets. Lengths are scaled accordingly and rounded up.
     """
     frames = outputs.shape[1]
     if batch.mask is None:
@@ -82,11 +82,11 @@ def frame_lengths(outputs: Tensor, batch: Batch) -> Tensor:
 
 
 def decode(outputs: Tensor, batch: Batch) -> list[list[int]]:
-    """Return the classes that the likeliest output of every frame spells: repetitions once, blanks not at all.
+    """Return the classes of the likeliest outputs of each sample, with repetitions merged and blanks removed.
 
     Args:
         outputs: Logits [batch, frames, classes].
-        batch: The samples, whose masks say how many frames are real.
+        batch: The samples, whose masks mark the real frames.
     """
     lengths = frame_lengths(outputs, batch).tolist()
     found = []
@@ -97,14 +97,14 @@ def decode(outputs: Tensor, batch: Batch) -> list[list[int]]:
 
 
 def read_targets(batch: Batch) -> list[list[int]]:
-    """Return the classes of every sample's true text."""
+    """Return the target classes of every sample."""
     return [[number for number in row if number != IGNORED] for row in batch.target.tolist()]
 
 
 def _ctc(outputs: Tensor, batch: Batch) -> Tensor:
-    """Return the sum over samples of minus the log of the probability of all ways to spell the target, per character.
+    """Return the sum over samples of the CTC loss per character.
 
-    A target that is longer than its frames cannot be spelt; it counts as 0 instead of making the loss infinite.
+    A target that does not fit in its frames counts as 0, because its loss would be infinite.
     """
     lengths = (batch.target != IGNORED).sum(1)
     losses = F.ctc_loss(
@@ -120,7 +120,7 @@ def _ctc(outputs: Tensor, batch: Batch) -> Tensor:
 
 
 def _spell_both(outputs: Tensor, batch: Batch) -> tuple[list[str], list[str]]:
-    """Return the likeliest text of every sample, and the true one, as torchmetrics compares them."""
+    """Return the predicted and the target text of every sample, for torchmetrics."""
     return [_spell(numbers) for numbers in decode(outputs, batch)], [_spell(numbers) for numbers in read_targets(batch)]
 
 

@@ -1,1 +1,1 @@
-"""The course of training, recorded for TensorBoard, MLflow and Weights & Biases."""
+"""Records metrics during training for TensorBoard, MLflow and Weights & Biases."""

@@ -1,8 +1,8 @@
-"""TensorBoard's event files: records with a length and checksums, each of them one `Event` message.
+"""Encodes TensorBoard's event files: records with length and checksums, each with one `Event` message.
 
-The messages are TensorBoard's own. The records around them are written here: the writers of the `tensorboard` package and of
-`torch.utils.tensorboard` take 0.4 s of CPU to import, seven times as long as the messages, and every job writes event files
-unless it says otherwise. Nor do they write to an object store.
+The messages are TensorBoard's own classes. The records around them are encoded here: importing the writers of the
+`tensorboard` package or of `torch.utils.tensorboard` takes 0.4 s of CPU, seven times as long as the messages, and every
+job writes event files by default. These writers also do not support object stores.
 """
 
 import struct
@@ -30,17 +30,17 @@ _TABLE: Final = _make_table()
 
 
 def version_record(seconds: float) -> bytes:
-    """Return the record that every event file begins with."""
+    """Return the first record of every event file."""
     return _record(Event(wall_time=seconds, file_version="brain.Event:2"))
 
 
 def start_record(seconds: float, step: int) -> bytes:
-    """Return the record that makes readers forget everything from `step` on in earlier files of the run."""
+    """Return the record that makes readers discard everything from `step` on in earlier files of the run."""
     return _record(Event(wall_time=seconds, step=step, session_log=SessionLog(status=SessionLog.START)))
 
 
 def scalars_record(seconds: float, step: int, values: Mapping[str, float]) -> bytes:
-    """Return the record of what was measured at one step, float32 by tag."""
+    """Return the record of the values at one step, float32 by tag."""
     scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
     return _record(Event(wall_time=seconds, step=step, summary=Summary(value=scalars)))
 

@@ -1,4 +1,4 @@
-"""A run in MLflow. A restarted launch goes on with the run of the one before, which it finds by the job's UID."""
+"""Tracks a job as a run in MLflow. After a restart, the job continues its run, which is found by the job's UID."""
 
 import importlib
 import os
@@ -11,7 +11,7 @@ from trainwright_worker.tracking.tracker import Ending, Record, RunInfo
 
 UID_TAG: Final = "trainwright.uid"
 _BATCH: Final = 100
-"""Most params that the server takes at once; of metrics it takes ten times as many."""
+"""Maximum number of params per request to the server; for metrics, it is ten times as many."""
 _LONGEST_PARAM: Final = 500
 _STATUS: Final = {Ending.FINISHED: "FINISHED", Ending.FAILED: "FAILED"}
 
@@ -20,9 +20,9 @@ class MlflowTracker:
     """Writes to an MLflow tracking server."""
 
     def __init__(self, spec: MlflowSpec, info: RunInfo) -> None:
-        """Open the job's run, or begin one."""
+        """Open the job's run, or create it."""
         if urlsplit(spec.uri).scheme in ("", "file"):
-            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # Newer releases want to be asked twice.
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # Newer releases require this for local folders.
         self._entities: Any = importlib.import_module("mlflow.entities")
         self._client: Any = importlib.import_module("mlflow").MlflowClient(tracking_uri=spec.uri)
         self._run, known = self._open(spec.experiment, info)
@@ -30,7 +30,7 @@ class MlflowTracker:
         self._client.update_run(self._run, status="RUNNING")
 
     def write(self, records: list[Record]) -> None:
-        """Log metrics. Steps that an earlier launch has logged and this one trains again are not logged twice."""
+        """Log metrics, except for steps that an earlier launch has already logged."""
         metrics = [
             self._entities.Metric(tag, value, int(record.seconds * 1000), record.step)
             for record in records
@@ -41,14 +41,14 @@ class MlflowTracker:
             self._client.log_batch(self._run, metrics=metrics[begin : begin + 10 * _BATCH])
 
     def close(self, ending: Ending, artifacts: Mapping[str, str]) -> None:
-        """Name the artifacts as tags and end the run; a preempted one goes on later."""
+        """Set the artifacts' paths as tags and end the run; a preempted run stays open to continue later."""
         tags = [self._entities.RunTag(f"trainwright.{name}", path) for name, path in artifacts.items()]
         self._client.log_batch(self._run, tags=tags)
         if ending in _STATUS:
             self._client.set_terminated(self._run, _STATUS[ending])
 
     def _open(self, experiment: str, info: RunInfo) -> tuple[str, dict[str, int]]:
-        """Return the id of the job's run, and the newest step of each metric in it."""
+        """Return the id of the job's run, and the last step of each metric in it."""
         found = self._client.get_experiment_by_name(experiment)
         home = self._client.create_experiment(experiment) if found is None else found.experiment_id
         runs = self._client.search_runs([home], filter_string=f"tags.`{UID_TAG}` = '{info.uid}'", max_results=1)

@@ -1,7 +1,7 @@
-"""Hands records from the training loop to a tracker, in a thread of its own.
+"""Passes records from the training loop to a tracker in a separate thread.
 
-The loop only appends to a list. The thread makes the tracker when the first record arrives, so that what a tracker imports
-costs nothing before the first step, and a tracker that is slow, gone or broken costs nothing after it.
+The loop only appends to a queue. The thread creates the tracker when the first record arrives, so that its imports do
+not delay the first step. A slow, unreachable or broken tracker does not delay later steps.
 """
 
 import threading
@@ -12,19 +12,19 @@ from typing import Final
 from trainwright_worker.tracking.tracker import Ending, Record, Tracker
 
 _LONGEST_QUEUE: Final = 100_000
-"""Records kept for a tracker that does not keep up; the oldest go first."""
+"""Maximum number of queued records for a slow tracker; the oldest are dropped first."""
 
 
 class Recorder:
-    """A tracker and the thread that serves it."""
+    """A tracker and its thread."""
 
     def __init__(self, name: str, make: Callable[[], Tracker], pause: float, warn: Callable[[str], None]) -> None:
-        """Start to wait for records.
+        """Start the thread.
 
         Args:
             name: Name of the tracker in warnings.
-            make: Makes the tracker; called once, in the thread.
-            pause: Seconds for which records are collected before they are handed on together.
+            make: Creates the tracker; called once, in the thread.
+            pause: Seconds for which records are collected before they are passed on together.
             warn: Called once if the tracker fails.
         """
         self._name = name
@@ -38,27 +38,27 @@ class Recorder:
         self._thread.start()
 
     def add(self, record: Record) -> None:
-        """Hand over a record; returns at once."""
+        """Add a record; does not block."""
         with self._condition:
             self._pending.append(record)
             self._condition.notify()
 
     def end(self, ending: Ending, artifacts: Mapping[str, str]) -> None:
-        """Ask the tracker to end the run once it has all records."""
+        """Request that the tracker ends the run after all records."""
         with self._condition:
             self._ending = (ending, artifacts)
             self._condition.notify()
 
     def join(self, seconds: float) -> None:
-        """Wait for the end that was asked for, but no longer than so many seconds."""
+        """Wait for the requested end, for at most `seconds`."""
         self._thread.join(seconds)
         if self._thread.is_alive():
-            self._warn(f"{self._name} has not taken all records within {seconds:.0f} s")
+            self._warn(f"{self._name} has not accepted all records within {seconds:.0f} s")
 
     def _run(self) -> None:
         try:
             self._serve()
-        except Exception as error:  # noqa: BLE001 - whatever breaks in a tracker must not reach the training
+        except Exception as error:  # noqa: BLE001 - no error of a tracker may stop training
             first = (str(error).splitlines() or [""])[0]
             self._warn(f"tracking with {self._name} stopped: {type(error).__name__}: {first[:300]}")
 

@@ -1,4 +1,4 @@
-"""What a tracker is."""
+"""The interface of trackers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What is known of a run before its first record.
+    """Information about a run.
 
     Attributes:
         name: Name of the job.
-        uid: UID of the job, by which a restarted launch finds the run of the one before.
-        attempt: Attempt that this launch belongs to.
-        resumed: Step that this launch goes on from; 0 from scratch. Later steps of earlier launches never happened.
-        params: The spec, flattened: `optimizer.learningRate` and so on.
-        folder: Folder for what trackers keep beside the results.
+        uid: UID of the job, by which a restarted job finds its run.
+        attempt: Attempt of this launch.
+        resumed: Step from which this launch resumes; 0 from scratch. Later steps of earlier launches are discarded.
+        params: The flattened spec, such as `optimizer.learningRate`.
+        folder: Folder for files of trackers.
     """
 
     name: str
@@ -37,12 +37,12 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class Record:
-    """What was measured at one step.
+    """Values at one step.
 
     Attributes:
         step: Optimizer steps done.
-        seconds: When, in seconds since the epoch.
-        values: Value by tag, for example `train/loss`.
+        seconds: Time in seconds since the epoch.
+        values: Values by tag, for example `train/loss`.
     """
 
     step: int
@@ -51,22 +51,22 @@ class Record:
 
 
 class Tracker(Protocol):
-    """Keeps records somewhere. Any exception it raises ends its service, never the training."""
+    """Stores records. An exception stops the tracker, but not training."""
 
     def write(self, records: list[Record]) -> None:
-        """Keep records, in the order of their steps."""
+        """Store records, in the order of their steps."""
 
     def close(self, ending: Ending, artifacts: Mapping[str, str]) -> None:
         """End the run.
 
         Args:
             ending: How the launch ended.
-            artifacts: Path by name of what the job has left behind.
+            artifacts: Paths of the job's results by name.
         """
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested JSON types as one mapping: `{"a": {"b": [1]}}` becomes `{"a.b.0": 1}`."""
+    """Return nested JSON types as a flat mapping: `{"a": {"b": [1]}}` becomes `{"a.b.0": 1}`."""
     if isinstance(value, Mapping):
         items = list(value.items())
     elif isinstance(value, list | tuple):

@@ -1,1 +1,1 @@
-"""One rank in training: what it needs, its loop, and what happens between the steps."""
+"""Training on one rank: its data, model and state, the loop, and the pauses between steps."""

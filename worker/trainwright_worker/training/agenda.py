@@ -1,8 +1,8 @@
-"""At which steps training pauses, and what for.
+"""Plans the steps at which training pauses, and why.
 
-Evaluations, ends of epochs and checkpoints by step are known in advance. In between, ranks meet about once per second of
-training to agree on what only some of them know: that a worker was told to stop, that a checkpoint is due by the clock,
-that the loss is no longer finite. The loop itself compares one number per step.
+The steps of evaluations, ends of epochs and checkpoints by step are known in advance. In between, the ranks meet about
+once per second to agree on events that only some of them know: a worker was told to stop, a checkpoint is due by the
+clock, the loss is no longer finite. The loop itself compares one number per step.
 """
 
 from dataclasses import dataclass, field
@@ -14,24 +14,24 @@ from trainwright_worker.checkpoint.state import TrainingProgress
 MEETING_SECONDS = 1.0
 DEFAULT_CHECKPOINT_SECONDS = 60
 REPEATABLE_STEPS = 8
-"""Steps between meetings of a run that must pass over the same data whenever it is repeated."""
+"""Steps between meetings of a deterministic run, which must skip the same data every time it is repeated."""
 
 
 @dataclass
 class Agenda:
-    """The pauses of one run.
+    """The planned pauses of one run.
 
     Attributes:
         steps_per_epoch: Steps of an epoch.
         total_steps: Steps of the run.
-        evaluate_every: Steps between evaluations; 0 for none but the last.
-        save_every: Steps between checkpoints; 0 if the clock decides.
-        save_seconds: Seconds between checkpoints; 0 if steps decide.
+        evaluate_every: Steps between evaluations; 0 to evaluate only at the end.
+        save_every: Steps between checkpoints; 0 to save by the clock only.
+        save_seconds: Seconds between checkpoints; 0 to save by steps only.
         interval: Steps until the next meeting, agreed by all ranks.
         next: The step at which the loop pauses next.
-        holes: Stretches of bad data, by the steps before and after; training pauses before each to pass over it.
-        fixed: Ranks meet at multiples of so many steps, whatever the interval; 0 if the clock decides. What is passed
-            over after a rollback begins at a meeting.
+        holes: Ranges of bad data, as the step counts before and after each; training pauses before each to skip it.
+        fixed: If not 0, ranks meet at multiples of this number of steps and ignore the interval. A rollback skips data
+            from the last meeting on, so fixed meetings make it repeatable.
     """
 
     steps_per_epoch: int
@@ -45,7 +45,7 @@ class Agenda:
     fixed: int = 0
 
     def resume(self, progress: TrainingProgress) -> None:
-        """Take into account what earlier launches have found."""
+        """Restore the bad data and the early stop that earlier launches found."""
         self.holes = progress.omissions.holes
         if progress.patience.over:
             self.total_steps = progress.step
@@ -64,21 +64,21 @@ class Agenda:
         return step % self.steps_per_epoch == 0
 
     def evaluates(self, step: int) -> bool:
-        """Whether the model is measured after this step; it always is after the last."""
+        """Whether an evaluation is due after this step; one always is after the last."""
         return step == self.total_steps or (self.evaluate_every > 0 and step % self.evaluate_every == 0)
 
     def saves(self, step: int) -> bool:
-        """Whether a checkpoint is due after this step, whatever the clock says; it always is after the last."""
+        """Whether a checkpoint is due by step after this step; one always is after the last."""
         return step == self.total_steps or (self.save_every > 0 and step % self.save_every == 0)
 
     def suggest_interval(self, seconds_per_step: float) -> int:
-        """Return the interval that rank 0 proposes: about a second, reached by doubling since first steps are slow."""
+        """Return the interval that rank 0 proposes: about a second, or at most twice the previous one."""
         wanted = int(MEETING_SECONDS / max(seconds_per_step, 1e-6))
         return max(1, min(2 * self.interval, wanted))
 
 
 def make_agenda(spec: TrainingJobSpec, steps_per_epoch: int) -> Agenda:
-    """Return the agenda of a job whose epochs have so many steps."""
+    """Return the agenda of a job with the given number of steps per epoch."""
     training, evaluation, checkpoint = spec.training, spec.evaluation, spec.checkpoint
     total = training.steps or (training.epochs or 1) * steps_per_epoch
     evaluate_every = evaluation.every_steps or (evaluation.every_epochs or 1) * steps_per_epoch

@@ -1,6 +1,6 @@
-"""A moving average of the weights (EMA), which is evaluated and exported in their place.
+"""An exponential moving average (EMA) of the weights, which is evaluated and exported in their place.
 
-Running statistics are averaged along: those of the newest weights are not those of the averaged ones.
+Running statistics are averaged as well, because those of the latest weights do not suit the averaged weights.
 """
 
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ _PREFIX = "average."
 
 
 class WeightAverage:
-    """The average of all weights that are trained, and of the buffers that are saved with them; the rest needs none."""
+    """The moving average of all trainable weights, and of the floating-point buffers that are saved with them."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """Begin with the weights as they are.
+        """Start with the current weights.
 
         Args:
             model: The model.
-            decay: Share of the average that a step keeps, once enough steps are done.
+            decay: Fraction of the average that a step keeps, once enough steps are done.
         """
         weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         saved = named_weights(model)
@@ -37,21 +37,21 @@ class WeightAverage:
 
     @property
     def buffers(self) -> list[Tensor]:
-        """The averages of the buffers; like these, they differ from rank to rank after a step."""
+        """The averages of the buffers. Like the buffers, they differ between ranks after a step."""
         return self._averages[self._trained :]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after so many steps."""
+        """Add the weights after the given number of steps to the average."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        # Weights may be sharded, buffers never are, and one call takes only one kind.
+        # Weights may be DTensors, buffers are not, and one call cannot mix both kinds.
         for part in (slice(self._trained), slice(self._trained, None)):
             if self._averages[part]:
                 torch._foreach_lerp_(self._averages[part], self._weights[part], 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Let the model have the averages for a while."""
+        """Use the averages as the model's weights inside the context."""
         self.swap()
         try:
             yield
@@ -60,18 +60,18 @@ class WeightAverage:
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange weights and averages, one by one, so that it takes little memory."""
+        """Swap weights and averages, one tensor at a time to save memory."""
         for weight, average in zip(self._weights, self._averages, strict=True):
-            kept = weight.clone()
+            previous = weight.clone()
             weight.copy_(average)
-            average.copy_(kept)
+            average.copy_(previous)
 
     def state(self) -> dict[str, Tensor]:
-        """Return what a checkpoint must hold, by name."""
+        """Return the state that a checkpoint must save, by name."""
         return {_PREFIX + name: average for name, average in zip(self._names, self._averages, strict=True)}
 
     @torch.no_grad()
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Put back what `state` returned; begin anew with the model's weights if it holds no averages."""
+        """Restore the state that `state` returned; start with the model's weights if it contains no averages."""
         for name, weight, average in zip(self._names, self._weights, self._averages, strict=True):
             average.copy_(state.get(_PREFIX + name, weight))

@@ -1,4 +1,4 @@
-"""What a rank measures from one meeting to the next: how fast steps are, and their mean loss."""
+"""Measures the speed of steps and their mean loss between meetings."""
 
 import time
 from dataclasses import dataclass
@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 @dataclass
 class Clock:
-    """When things happened in this launch, on the monotonic clock, in seconds.
+    """Times of events in this launch, in seconds of the monotonic clock, and counts at those times.
 
     Attributes:
-        measured_from: When the throughput began to be measured; None until the first, slow step is over.
-        measured_samples: Samples seen by then.
-        measured_step: Steps done by then.
-        met: When the ranks last met.
-        met_step: Steps done by then.
-        saved: When the last checkpoint was begun.
-        logged: When the last progress line was printed.
-        loss_sum: Sum of the mean losses since the epoch began, as known at the last meeting.
-        loss_steps: Steps in that sum.
+        measured_from: Start of the measurement of throughput; None until the first step, which is slow, has ended.
+        measured_samples: Samples seen at that time.
+        measured_step: Steps done at that time.
+        met: Time of the last meeting.
+        met_step: Steps done at that time.
+        saved: Start of the last checkpoint.
+        logged: Time of the last progress line.
+        loss_sum: Sum of the mean losses since the start of the epoch, as of the last meeting.
+        loss_steps: Number of steps in that sum.
     """
 
     measured_from: float | None = None
@@ -31,42 +31,43 @@ class Clock:
     loss_steps: int = 0
 
     def begin(self, step: int) -> None:
-        """Take note that training begins, after so many steps."""
+        """Record the start of training after the given number of steps."""
         self.meet(step)
         self.saved = self.logged = self.met
 
     def meet(self, step: int) -> None:
-        """Take note that the ranks have met, or have moved to another place in the data together."""
+        """Record a meeting of the ranks, or a change of the position in the data."""
         self.met, self.met_step = time.monotonic(), step
 
     def step_seconds(self, step: int) -> float:
-        """Return how long a step took since the ranks last met."""
+        """Return the mean duration of a step since the last meeting, in seconds."""
         return (time.monotonic() - self.met) / max(1, step - self.met_step)
 
     def window_loss(self, loss_sum: float, steps: int) -> float | None:
         """Return the mean loss since the last meeting; None if no step was taken since.
 
         Args:
-            loss_sum: Sum of the mean losses since the epoch began.
-            steps: Steps in that sum.
+            loss_sum: Sum of the mean losses since the start of the epoch.
+            steps: Number of steps in that sum.
         """
         taken, total = steps - self.loss_steps, loss_sum - self.loss_sum
         self.loss_sum, self.loss_steps = loss_sum, steps
         return total / taken if taken > 0 else None
 
     def expect_losses(self, loss_sum: float = 0.0, steps: int = 0) -> None:
-        """Go on from another sum of losses: that of a new epoch, or of the checkpoint from which training goes on.
+        """Set the sum of losses that the next window starts from: that of a new epoch, or of a checkpoint.
 
         Args:
-            loss_sum: Sum of the mean losses since the epoch began.
-            steps: Steps in that sum.
+            loss_sum: Sum of the mean losses since the start of the epoch.
+            steps: Number of steps in that sum.
         """
         self.loss_sum, self.loss_steps = loss_sum, steps
 
     def rates(self, step: int, samples: int) -> tuple[float | None, float | None]:
         """Return steps and samples per second of this launch so far; None until its second meeting.
 
-        The first step of a launch allocates and tunes; counting it would spoil the estimate of the time left.
+        The first step of a launch is slow, because it allocates memory and tunes kernels. It is not counted, so that it
+        does not distort the estimate of the remaining time.
         """
         now = time.monotonic()
         if self.measured_from is None:

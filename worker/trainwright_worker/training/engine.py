@@ -1,8 +1,8 @@
-"""Runs batches through the model: forward to evaluate, forward and backward to add up the gradient of a step.
+"""Runs batches through the model: forward for evaluation, forward and backward to accumulate the gradient of a step.
 
-A process whose share of a step is larger than a micro-batch runs it in parts. What is differentiated is the sum of a part's
-losses over what counts in the whole step, on all ranks: so the gradients of all parts add up to that of the step's mean loss,
-however it is cut and shared. The wrapper of the model averages gradients over ranks, so each is scaled by their number.
+If a process's share of a step is larger than a micro-batch, it runs in parts. The loss of a part is the sum of its
+losses divided by the mean count of targets per rank in the whole step. So, after DDP or FSDP average gradients over
+ranks, the gradients of all parts add up to the gradient of the step's mean loss, however the step is divided.
 """
 
 from collections.abc import Iterator
@@ -34,10 +34,10 @@ class Engine:
     """Runs batches through the model of a rank.
 
     Attributes:
-        device: Where it computes.
+        device: Device of the model.
         loss: The loss.
-        micro: Most samples of a forward pass; None for whole shares.
-        watch: Times the parts of a step.
+        micro: Maximum number of samples per forward pass; None for the whole share of a step.
+        watch: Stopwatch for the parts of a step.
     """
 
     def __init__(
@@ -50,19 +50,19 @@ class Engine:
         scaler: GradScaler | None,
         micro: int | None = None,
     ) -> None:
-        """Prepare.
+        """Prepare the model for training.
 
         Args:
             spec: The job.
-            model: The model.
-            trained: The same in the wrapper that averages gradients over ranks.
+            model: The unwrapped model.
+            trained: The model in the wrapper that averages gradients over ranks.
             group: All ranks.
             loss: The loss.
-            scaler: Scales the loss in fp16.
-            micro: Most samples of a forward pass; None for what the spec says.
+            scaler: Gradient scaler for fp16.
+            micro: Maximum number of samples per forward pass; None for that of the spec.
 
         Raises:
-            UserError: The model is to be compiled where nothing can.
+            UserError: The spec compiles the model, but the worker has no compiler.
         """
         self._model, self._trained, self._group = model, trained, group
         training = spec.training
@@ -75,12 +75,12 @@ class Engine:
         self._autocast = None if dtype is None else torch.autocast(group.device.type, dtype)
         self._compiled = _compile(trained, group.device) if training.compile else None
         self._full = _full_size(spec, group, self.micro)
-        # Where every pass is of one sample, nothing would ever be learned of its statistics.
+        # If every pass had only one sample, running statistics would never be updated.
         rarely_alone = self.micro != 1 and (training.full_batch or training.global_batch_size > group.size)
         self._norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and rarely_alone]
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the model's outputs, float32."""
+        """Return the model's outputs as float32."""
         return self._run(self._model, batch)
 
     def accumulate(self, batch: Batch, share: Share | None = None) -> Tensor:
@@ -88,11 +88,11 @@ class Engine:
 
         Args:
             batch: The samples.
-            share: How many of them count, if ranks have different numbers.
+            share: Numbers of samples on the ranks, if they differ.
 
         Returns:
-            This rank's part of the step's mean loss, penalties included: a scalar on the device, without a gradient, whose
-            mean over ranks is that loss.
+            This rank's part of the step's mean loss, including penalties: a detached scalar on the device, whose mean
+            over ranks is the loss of the step.
         """
         parts = self._cut(batch) if share is None else self._cut_as_others(batch, share)
         counts = [self.loss.count(part) * counted for part, counted in parts]
@@ -106,10 +106,11 @@ class Engine:
     def _backward(self, batch: Batch, weight: float | Tensor, parts: int) -> Tensor:
         with self._statistics_for(batch):
             summed = self.loss.total(self._run(self._choose(batch), batch), batch)
-            # The backward pass begins with the weight: a weighted loss would cost two more multiplications.
+            # The weight is the seed of the backward pass, which saves the multiplications of a weighted loss.
             values, seeds = [summed], [weight if isinstance(weight, Tensor) else summed.new_full((), weight)]
             if self._penalty is not None:
-                # The same on every rank, whatever its share: of sharded weights, each rank's gradient is its own part of it.
+                # The penalty is the same on every rank. For sharded weights, each rank's gradient is that of its own
+                # shard.
                 values.append(self._penalty())
                 seeds.append(summed.new_full((), 1 / parts))
             self.watch.lap("forward")
@@ -119,20 +120,20 @@ class Engine:
         return weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()
 
     def _mean_count(self, counts: list[int | Tensor], share: Share | None) -> float | Tensor:
-        """Return how much of a step counts per rank, on average; at least a little, since nothing of it may count."""
+        """Return the mean count of targets per rank in a step; always positive, even if no target counts."""
         mine = sum(counts)
         if not isinstance(mine, Tensor):
             return mine if share is None else share.mean
         total = mine.to(self._group.device, torch.float64)
         if self._group.size > 1:
-            # How many samples the others have follows from the step. How many of their targets count does not.
+            # The number of samples of other ranks is known, but not how many of their targets count.
             dist.all_reduce(total)
             total = total / self._group.size
         return total.float().clamp(min=torch.finfo(torch.float32).tiny)
 
     @contextmanager
     def _statistics_for(self, batch: Batch) -> Iterator[None]:
-        """Have batch normalization go by what it knows where a sample that was left over passes alone: it has no variance."""
+        """Have batch normalization use its running statistics for a single remaining sample, which has no variance."""
         alone = self._norms if self._norms and len(batch) == 1 else ()
         learning = [norm for norm in alone if norm.training]
         for norm in learning:
@@ -153,21 +154,22 @@ class Engine:
         return outputs.float()
 
     def _choose(self, batch: Batch) -> nn.Module:
-        """Return the compiled model for batches of the usual size: compiling it for a rare one takes longer than that."""
+        """Return the compiled model for batches of the usual size; for rare sizes, compiling would not pay off."""
         if self._compiled is None or self._full not in (None, len(batch)):
             return self._trained
         return self._compiled
 
     def _cut(self, batch: Batch) -> list[tuple[Batch, bool]]:
-        """Return parts of at most a micro-batch, all of which count."""
+        """Split a batch into parts of at most a micro-batch, all of which count."""
         if self.micro is None or len(batch) <= self.micro:
             return [(batch, True)]
         return [(part, True) for part in batch.split(self.micro)]
 
     def _cut_as_others(self, batch: Batch, share: Share) -> list[tuple[Batch, bool]]:
-        """Return parts, as many as on every other rank, and whether they count: sharded models compute together.
+        """Split a batch into as many parts as on every other rank, and return whether each counts.
 
-        Parts are as large as each other, but for one sample. One for which there is none left repeats one for nothing.
+        Sharded models need the same number of passes on every rank. The sizes of parts differ by at most one. If no
+        sample is left for a part, it repeats one that does not count.
         """
         rounds = 1 if self.micro is None else -(-share.largest // self.micro)
         parts = []
@@ -177,16 +179,16 @@ class Engine:
         return parts
 
     def _syncing(self, *, last: bool) -> AbstractContextManager[None]:
-        """Have ranks bring their gradients together only with the last part of a step.
+        """Have DDP reduce gradients only with the last part of a step.
 
-        Sharded ones do with every part: until they have, each would hold the gradient of the whole model.
+        FSDP reduces them with every part, because each rank would otherwise hold the gradient of the whole model.
         """
         trained = self._trained
         return trained.no_sync() if isinstance(trained, DistributedDataParallel) and not last else nullcontext()
 
 
 def _full_size(spec: TrainingJobSpec, group: Group, micro: int | None) -> int | None:
-    """Return how many samples most forward passes of training have; None if that is not known or all have as many."""
+    """Return the usual number of samples per forward pass; None if it is unknown, so that all sizes count as usual."""
     training = spec.training
     if training.full_batch:
         return training.micro_batch_size
@@ -195,10 +197,10 @@ def _full_size(spec: TrainingJobSpec, group: Group, micro: int | None) -> int | 
 
 
 def _compile(model: nn.Module, device: torch.device) -> nn.Module:
-    """Return the compiled model; it is compiled with the first batch.
+    """Return the compiled model; the compilation happens with the first batch.
 
     Raises:
-        UserError: There is no C++ compiler, which code for CPUs is compiled with.
+        UserError: There is no C++ compiler, which is needed on CPUs.
     """
     if device.type == "cpu":
         from torch._inductor.cpp_builder import get_cpp_compiler  # noqa: PLC0415 - slow, and rarely needed
@@ -212,4 +214,4 @@ def _compile(model: nn.Module, device: torch.device) -> nn.Module:
                 "remove it, or use an image with g++",
             ) from error
     compiled = torch.compile(model)
-    return cast("nn.Module", compiled)  # torch says that it returns a function, and returns a module
+    return cast("nn.Module", compiled)  # torch.compile is annotated as returning a function.

@@ -1,6 +1,6 @@
-"""Measures the model on data it was not trained on: exact sums over all ranks, no sample counted twice.
+"""Evaluates the model on a split, with exact sums over all ranks and without counting a sample twice.
 
-Each rank measures every size-th sample; shares may differ by one. What is added up is brought together once, at the end.
+With n ranks, each evaluates every n-th sample, so shares may differ by one. Sums are reduced once, at the end.
 """
 
 import math
@@ -26,18 +26,18 @@ Forward = Callable[[Batch], Tensor]
 """Maps a batch to the model's outputs, float32."""
 
 SMALLEST_EVALUATION_BATCH: Final = 256
-"""Samples per forward pass of an evaluation where samples are small, however small the batches of training are."""
+"""Minimum number of samples per forward pass of an evaluation, if samples are small."""
 SMALL_SAMPLE: Final = 4096
-"""Numbers in a sample that is small."""
+"""Maximum number of elements of a small sample."""
 
 
 def measure_split(run: Run, name: str, step: int | None = None) -> Evaluation | None:
-    """Measure the model on the split of that name; None if there is none. All ranks must call this.
+    """Evaluate the model on a split; return None if there is no such split. All ranks must call this.
 
     Args:
         run: This rank.
         name: validation or test.
-        step: The step that the model's weights are of; the newest by default.
+        step: Step of the model's weights; the current step by default.
 
     Raises:
         NonFiniteError: The loss is not finite.
@@ -64,14 +64,14 @@ def measure_split(run: Run, name: str, step: int | None = None) -> Evaluation | 
     run.telemetry.log(f"step {step}: {name} {', '.join(shown + [f'{metric} undefined' for metric in undefined])}")
     if undefined:
         run.telemetry.warn(
-            f"{', '.join(undefined)} of the {name} split: undefined, since its targets do not vary enough to tell",
+            f"{', '.join(undefined)} of the {name} split: undefined, because its targets do not vary enough",
             topic=f"undefined on {name}",
         )
     return Evaluation(split=name, step=step, metrics=metrics, undefined=undefined or None)
 
 
 def evaluation_batch(run: Run) -> int:
-    """Return how many samples an evaluation passes at once: as many as training does, more if they are small."""
+    """Return the number of samples per forward pass of an evaluation: as in training, or more if samples are small."""
     facts = run.data.facts
     usual = largest_pass(run.spec, run.data.sampler.batch)
     small = facts.vocabulary is None and math.prod(facts.shape) <= SMALL_SAMPLE
@@ -87,22 +87,23 @@ def evaluate(
     batch: int,
     beat: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Return the figures of the model on one split.
+    """Return the metrics of the model on one split.
 
     Args:
-        model: The model, put into evaluation mode for the while.
+        model: The model; it is in evaluation mode during this call, and in training mode afterwards.
         forward: The model's forward pass in the precision of the job.
-        samples: The whole split, scaled, the same on every rank.
+        samples: The whole processed split, the same on every rank.
         group: All ranks, which must all call this.
-        measures: What to measure, the loss first; fresh ones.
-        batch: Samples per forward pass.
-        beat: Called after every batch, as a sign of life.
+        measures: New accumulators of loss and metrics, with the loss first.
+        batch: Number of samples per forward pass.
+        beat: Called after every batch, as a heartbeat.
 
     Returns:
-        The figures by name. If the loss is not finite, that alone: nothing else would mean anything.
+        The metrics by name. If the loss is not finite, only the loss, because other metrics would be meaningless.
     """
     mine, rounds = _shares(len(samples), group, batch)
-    # As many forward passes on every rank, which sharded models need: one with nothing left repeats a sample for nobody.
+    # Sharded models need the same number of forward passes on every rank, so a rank without samples left repeats one
+    # that is not counted.
     requests = ((indices, None) for indices in mine + [torch.zeros(1, dtype=torch.int64)] * (rounds - len(mine)))
     share_buffers(model, group)
     model.eval()
@@ -121,7 +122,7 @@ def evaluate(
 
 
 def _shares(samples: int, group: Group, batch: int) -> tuple[list[Tensor], int]:
-    """Return this rank's samples, batch by batch, and the largest number of batches that any rank has."""
+    """Return this rank's batches of indices, and the largest number of batches of any rank."""
     mine = torch.arange(samples)[group.rank :: group.size]
     longest = -(-samples // group.size)
     return [part for part in torch.split(mine, batch) if len(part)], -(-longest // batch)

@@ -1,8 +1,8 @@
-"""What happens when training pauses: the ranks agree on what to do, then do it together.
+"""The meeting of the ranks when training pauses: they agree on what to do, and then do it together.
 
-One sum over a handful of numbers settles everything: whether anyone was told to stop, whether rank 0's clock asks for a
-checkpoint, whether every loss is still a number, the mean loss, and when to meet again. The order afterwards (close the
-epoch, evaluate, save, stop) is fixed, so that a checkpoint holds all that belongs to its step.
+A single all-reduce of a few numbers decides everything: whether any rank was told to stop, whether a checkpoint is due
+by rank 0's clock, whether every loss is finite, the mean loss, and when to meet again. The following order (close the
+epoch, evaluate, save, stop) is fixed, so that a checkpoint contains everything that belongs to its step.
 """
 
 import math
@@ -22,8 +22,14 @@ from trainwright_worker.errors import PreemptedError
 from trainwright_worker.reporting.activity import Activity
 from trainwright_worker.reporting.figures import Figures
 from trainwright_worker.training.evaluate import measure_split
-from trainwright_worker.training.patience import is_better, lose_patience
-from trainwright_worker.training.recovery import count_skipped, is_sound, pass_over, recall_losses, roll_back
+from trainwright_worker.training.patience import is_better, should_stop_early
+from trainwright_worker.training.recovery import (
+    count_skipped,
+    is_sound,
+    restart_loss_window,
+    roll_back,
+    skip_past_bad_data,
+)
 from trainwright_worker.training.run import Run
 
 LOG_SECONDS: Final = 5.0
@@ -31,14 +37,14 @@ LOG_SECONDS: Final = 5.0
 
 @dataclass(frozen=True)
 class Agreement:
-    """What the ranks agreed on.
+    """The result of a meeting, the same on all ranks.
 
     Attributes:
-        stop: Whether to save and end.
-        save: Whether the clock asks for a checkpoint.
+        stop: Whether to save and stop.
+        save: Whether a checkpoint is due by the clock.
         interval: Steps until the next meeting.
-        loss_sum: Mean over ranks of the sums of losses since the epoch began.
-        sound: Whether every number is finite.
+        loss_sum: Mean over ranks of the sums of losses since the start of the epoch.
+        sound: Whether the losses and gradients of all ranks are finite.
     """
 
     stop: bool
@@ -49,32 +55,32 @@ class Agreement:
 
 
 def begin(run: Run) -> None:
-    """Make ready for the first step of this launch."""
+    """Prepare for the first step of this launch."""
     run.learner.model.train()
     if run.saved_step < 0 and run.spec.health.non_finite == NonFinitePolicy.ROLLBACK:
-        _save(run)  # There must be something to go back to.
-    recall_losses(run)
-    _leave_bad_data(run)
+        _save(run)  # A rollback needs a checkpoint.
+    restart_loss_window(run)
+    _skip_bad_data(run)
     run.agenda.plan_next(run.progress.step)
 
 
-def hold(run: Run, norm: Tensor | None) -> bool:
-    """Meet the other ranks after a step, and do what is due.
+def meet(run: Run, norm: Tensor | None) -> bool:
+    """Meet the other ranks after a step, and carry out what is due.
 
     Args:
         run: This rank.
         norm: L2 norm of the step's gradient.
 
     Returns:
-        Whether the position in the data has moved: back to a checkpoint, or past bad data.
+        Whether the position in the data has changed: back to a checkpoint, or past bad data.
 
     Raises:
         PreemptedError: The ranks agreed to stop; the state is saved.
-        NonFiniteError: Some rank's loss is not a number, and going back is not wanted or does not help.
+        NonFiniteError: The loss of a rank is not finite, and rollbacks are disabled or did not help.
     """
     agreement = _agree(run, norm)
     run.telemetry.tolerance.note(run.clock.step_seconds(run.progress.step))
-    run.telemetry.pulse.rest()  # What follows may take its time: an evaluation, a checkpoint, the way back to one.
+    run.telemetry.pulse.pause()  # An evaluation, a checkpoint or a rollback may take long, so pause the hang detection.
     moved = _follow(run, agreement, norm)
     if moved:
         run.telemetry.tolerance.restart()
@@ -84,43 +90,43 @@ def hold(run: Run, norm: Tensor | None) -> bool:
 
 
 def _follow(run: Run, agreement: Agreement, norm: Tensor | None) -> bool:
-    """Do what was agreed on; return whether the position in the data has moved."""
+    """Carry out an agreement; return whether the position in the data has changed."""
     if not agreement.sound:
         roll_back(run)
-        _leave_bad_data(run)
+        _skip_bad_data(run)
         run.agenda.plan_next(run.progress.step)
         return True
     count_skipped(run)
-    _attend(run, agreement, norm)
+    _carry_out(run, agreement, norm)
     if not run.reserved:
         _reserve(run)
-    moved = _leave_bad_data(run)
+    moved = _skip_bad_data(run)
     run.agenda.interval = agreement.interval
     run.agenda.plan_next(run.progress.step)
     run.clock.meet(run.progress.step)
     return moved
 
 
-def _leave_bad_data(run: Run) -> bool:
-    """Pass over bad data if any begins here, and do what is due where it ends; return whether there was any."""
+def _skip_bad_data(run: Run) -> bool:
+    """Skip bad data that starts at this step, and carry out what is due at its end; return whether there was any."""
     moved = False
-    while pass_over(run):  # Bad data may begin where other bad data ends.
+    while skip_past_bad_data(run):  # Another range of bad data may start where this one ends.
         moved = True
-        _attend(run, _agree(run, None), None)
+        _carry_out(run, _agree(run, None), None)
         run.clock.meet(run.progress.step)
     return moved
 
 
-def _attend(run: Run, agreement: Agreement, norm: Tensor | None) -> None:
-    """Do what is due after a step, in the order that makes a checkpoint hold all that belongs to its step."""
+def _carry_out(run: Run, agreement: Agreement, norm: Tensor | None) -> None:
+    """Carry out what is due after a step, in an order such that a checkpoint contains everything of its step."""
     step, agenda = run.progress.step, run.agenda
     loss = run.clock.window_loss(agreement.loss_sum, _steps_counted(run))
     if agenda.ends_epoch(step):
         _close_epoch(run, agreement)
-    _tell_progress(run, loss, float(norm) if norm is not None else None)
+    _report_progress(run, loss, float(norm) if norm is not None else None)
     if agenda.evaluates(step):
         _evaluate(run)
-    if (agreement.save or agreement.stop or agenda.saves(step) or _keeps(run)) and run.saved_step != step:
+    if (agreement.save or agreement.stop or agenda.saves(step) or _is_best_to_keep(run)) and run.saved_step != step:
         _save(run)
     if agreement.stop and step < agenda.total_steps:
         with run.telemetry.charge(Activity.CHECKPOINTING):
@@ -144,7 +150,7 @@ def _agree(run: Run, norm: Tensor | None) -> Agreement:
 
 
 def _steps_counted(run: Run) -> int:
-    """Return how many steps of the epoch were taken so far."""
+    """Return the number of steps of the epoch taken so far."""
     return (run.progress.step - 1) % run.agenda.steps_per_epoch + 1 - run.progress.omissions.in_epoch
 
 
@@ -158,7 +164,7 @@ def _close_epoch(run: Run, agreement: Agreement) -> None:
     run.clock.expect_losses()
 
 
-def _tell_progress(run: Run, loss: float | None, norm: float | None) -> None:
+def _report_progress(run: Run, loss: float | None, norm: float | None) -> None:
     timed = run.learner.engine.watch.read()
     run.telemetry.pulse.seconds = run.learner.engine.watch.own
     if not run.placement.leads and run.telemetry.metrics is None:
@@ -170,7 +176,7 @@ def _tell_progress(run: Run, loss: float | None, norm: float | None) -> None:
     steps_per_second, throughput = clock.rates(step, samples)
     norm = norm if norm is not None and math.isfinite(norm) else None
     figures = run.telemetry.scale.measure(throughput, steps_per_second, timed)
-    run.telemetry.tell(
+    run.telemetry.report(
         step=step, epoch=epoch, samples=samples, loss=loss, learning_rate=rate, grad_norm=norm, **figures.to_report()
     )
     if run.telemetry.metrics is not None:
@@ -197,7 +203,7 @@ def _shown(loss: float | None) -> str:
 
 
 def _evaluate(run: Run) -> None:
-    run.telemetry.tell(phase=WorkerPhase.EVALUATING)
+    run.telemetry.report(phase=WorkerPhase.EVALUATING)
     evaluation = _measure_average(run)
     if evaluation is not None:
         run.progress.evaluation = evaluation
@@ -205,11 +211,11 @@ def _evaluate(run: Run) -> None:
         if is_better(evaluation, run.progress.best, run.spec.deciding_metrics):
             run.progress.best = evaluation
         _consider_stopping(run, evaluation)
-    run.telemetry.tell(phase=WorkerPhase.TRAINING, evaluation=run.progress.evaluation, best=run.progress.best)
+    run.telemetry.report(phase=WorkerPhase.TRAINING, evaluation=run.progress.evaluation, best=run.progress.best)
 
 
 def _measure_average(run: Run) -> Evaluation | None:
-    """Measure the validation split with the averaged weights, if there are any."""
+    """Evaluate the validation split, with averaged weights if there are any."""
     if run.learner.update.average is None:
         return measure_split(run, "validation")
     with run.learner.update.average.applied():
@@ -218,18 +224,18 @@ def _measure_average(run: Run) -> Evaluation | None:
 
 def _consider_stopping(run: Run, evaluation: Evaluation) -> None:
     stopping = run.spec.training.early_stopping
-    if stopping is None or not lose_patience(run.progress.patience, stopping, evaluation.metrics):
+    if stopping is None or not should_stop_early(run.progress.patience, stopping, evaluation.metrics):
         return
     run.agenda.total_steps = run.progress.step
-    run.telemetry.tell(total_steps=run.progress.step)
+    run.telemetry.report(total_steps=run.progress.step)
     run.telemetry.warn(
-        f"stopped early at step {run.progress.step}: {stopping.metric} has not got better in {stopping.patience} "
+        f"stopped early at step {run.progress.step}: {stopping.metric} has not improved in {stopping.patience} "
         "evaluation(s)"
     )
 
 
-def _keeps(run: Run) -> bool:
-    """Whether this step was measured and is the best so far, and such steps are kept."""
+def _is_best_to_keep(run: Run) -> bool:
+    """Whether the spec keeps the best checkpoint, and the evaluation of this step is the best so far."""
     best = run.progress.best
     return run.spec.checkpoint.keep_best and best is not None and best.step == run.progress.step
 
@@ -240,7 +246,7 @@ def _save(run: Run) -> None:
 
 
 def _begin_saving(run: Run) -> None:
-    """Take the state and hand it to the writer, which waits for the one before."""
+    """Pass the state to the writer, which first waits for the previous save."""
     share_buffers(run.learner.model, run.group)
     if run.learner.update.average is not None:
         run.group.broadcast_tensors(run.learner.update.average.buffers)
@@ -257,7 +263,7 @@ def _begin_saving(run: Run) -> None:
 
 
 def _reserve(run: Run) -> None:
-    """Have the writer make ready for the first save, now that the optimizer has gathered what it remembers."""
+    """Have the writer allocate memory for the first save, now that the optimizer's state exists."""
     run.reserved = True
     state = _state_to_save(run)
     if state is not None:

@@ -1,4 +1,4 @@
-"""Which evaluation is the best, and whether there is still progress."""
+"""Compares evaluations, and decides on early stopping."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ from trainwright_worker.checkpoint.state import Patience
 
 
 def is_better(evaluation: Evaluation, best: Evaluation | None, metrics: Sequence[MetricName]) -> bool:
-    """Whether an evaluation is better than the best so far: by the first metric that tells them apart.
+    """Whether an evaluation is better than the best so far, by the first metric in which they differ.
 
-    A metric that is undefined in either tells nothing.
+    A metric that is undefined in either of them is ignored.
     """
     if best is None:
         return True
@@ -22,15 +22,15 @@ def is_better(evaluation: Evaluation, best: Evaluation | None, metrics: Sequence
     return False
 
 
-def lose_patience(patience: Patience, spec: EarlyStoppingSpec, metrics: dict[str, float]) -> bool:
-    """Take in an evaluation and return whether training should end.
+def should_stop_early(patience: Patience, spec: EarlyStoppingSpec, metrics: dict[str, float]) -> bool:
+    """Record an evaluation, and return whether training should stop early.
 
-    An evaluation in which the metric is undefined is neither progress nor the lack of it.
+    An evaluation in which the metric is undefined is ignored.
 
     Args:
-        patience: What is known so far; changed.
-        spec: What counts as progress, and how long to wait for it.
-        metrics: The figures of the evaluation.
+        patience: The state of early stopping; updated.
+        spec: The minimum improvement, and the number of evaluations to wait for it.
+        metrics: The metrics of the evaluation.
     """
     value = metrics.get(spec.metric)
     if value is None:

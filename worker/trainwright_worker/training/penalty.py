@@ -1,4 +1,4 @@
-"""Penalties of large weights, added to the loss."""
+"""L1 and L2 penalties on the weights, which are added to the loss."""
 
 from collections.abc import Callable, Iterable
 
@@ -11,7 +11,7 @@ from trainwright_worker.distributed.parallel import whole
 def make_penalty(spec: RegularizationSpec, parameters: Iterable[nn.Parameter]) -> Callable[[], Tensor] | None:
     """Return a function that computes the L1 and L2 penalties of the current weights, or None if there are none.
 
-    Biases are left alone: shrinking them costs accuracy and prevents nothing.
+    Biases are excluded, because shrinking them costs accuracy and does not reduce overfitting.
     """
     weights = [parameter for parameter in parameters if parameter.dim() > 1 and parameter.requires_grad]
     if not (spec.l1 or spec.l2):
@@ -23,7 +23,7 @@ def make_penalty(spec: RegularizationSpec, parameters: Iterable[nn.Parameter]) -
         total = terms[0]
         for term in terms[1:]:
             total = total + term
-        # Of sharded weights every rank sums its part.
+        # For sharded weights, this adds up the sums of all ranks.
         return whole(total)
 
     return penalty

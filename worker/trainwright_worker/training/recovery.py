@@ -1,4 +1,4 @@
-"""What follows numbers that are not finite: the end, or another try without the data that led there."""
+"""Reacts to losses and gradients that are not finite: fails, or rolls back and skips the data that caused them."""
 
 import math
 from typing import Final
@@ -15,34 +15,34 @@ MOST_ROLLBACKS: Final = 3
 
 
 def reload(run: Run) -> None:
-    """Go back to the newest checkpoint in the middle of training; all ranks must call this.
+    """Restore the newest checkpoint during training. All ranks must call this.
 
     Raises:
-        InfrastructureError: None can be read.
+        InfrastructureError: No checkpoint can be read.
     """
     run.checkpoints.writer.wait()
     run.group.barrier()
     found, _ = find_newest(run.checkpoints.folder, run.group)
     if found is None:
-        raise InfrastructureError("no checkpoint to go back to can be read", "check the volume in spec.checkpoint")
+        raise InfrastructureError("no checkpoint for a rollback can be read", "check the storage in spec.checkpoint")
     extras = restore(run.checkpoints.folder, found, run.learner.model, run.learner.optimizer, run.progress, run.group)
     run.learner.update.restore(extras)
 
 
 def is_sound(run: Run, norm: Tensor | None) -> bool:
-    """Whether this rank's losses, and the newest gradient, are numbers.
+    """Whether this rank's losses and latest gradient are finite.
 
-    A gradient that is none spoils the weights, unless a guard has kept it from them.
+    A gradient that is not finite corrupts the weights, unless a guard has skipped its step.
     """
-    spoilt = norm is not None and run.learner.update.guard is None and not math.isfinite(norm)
-    return math.isfinite(run.progress.loss_sum) and not spoilt
+    corrupted = norm is not None and run.learner.update.guard is None and not math.isfinite(norm)
+    return math.isfinite(run.progress.loss_sum) and not corrupted
 
 
 def roll_back(run: Run) -> None:
-    """Go back to the newest checkpoint, and remember to pass over the data since the ranks last met.
+    """Go back to the newest checkpoint, and mark the data since the last meeting as bad, so that it is skipped.
 
     Raises:
-        NonFiniteError: The spec does not ask for it, or it has not helped.
+        NonFiniteError: The spec does not enable rollbacks, or too many have not helped.
     """
     step, sound, holes = run.progress.step, run.clock.met_step, list(run.progress.omissions.holes)
     if run.spec.health.non_finite != NonFinitePolicy.ROLLBACK:
@@ -52,22 +52,25 @@ def roll_back(run: Run) -> None:
     reload(run)
     run.agenda.holes = run.progress.omissions.holes = [*holes, (sound, step)]
     run.clock.meet(run.progress.step)
-    recall_losses(run)
+    restart_loss_window(run)
     run.telemetry.warn(
-        f"the loss was not finite at step {step}: back to step {run.progress.step}, passing over the data of steps "
+        f"the loss was not finite at step {step}: back to step {run.progress.step}, skipping the data of steps "
         f"{sound + 1} to {step}"
     )
 
 
-def recall_losses(run: Run) -> None:
-    """Have the next loss that is told be of the steps from here on, not of the whole epoch. All ranks must call this."""
+def restart_loss_window(run: Run) -> None:
+    """Start a new window of losses at this step, so that the next reported loss is not that of the whole epoch.
+
+    All ranks must call this.
+    """
     taken = run.progress.step % run.agenda.steps_per_epoch
     [total] = run.group.sum([float(run.progress.loss_sum)])
     run.clock.expect_losses(total / run.group.size, max(0, taken - run.progress.omissions.in_epoch))
 
 
-def pass_over(run: Run) -> bool:
-    """Move the position past the bad data that begins here, if any does; return whether it did."""
+def skip_past_bad_data(run: Run) -> bool:
+    """Move the position past bad data that starts at this step; return whether there was any."""
     step = run.progress.step
     end = max((end for begin, end in run.agenda.holes if begin == step), default=step)
     run.progress.step = run.telemetry.pulse.step = end
@@ -76,10 +79,10 @@ def pass_over(run: Run) -> bool:
 
 
 def count_skipped(run: Run) -> None:
-    """Read how many steps the guard has left out, and tell.
+    """Read the number of steps that the guard has skipped, and report it.
 
     Raises:
-        NonFiniteError: There were too many in a row.
+        NonFiniteError: Too many consecutive steps were skipped.
     """
     if run.learner.update.guard is None:
         return
@@ -89,5 +92,5 @@ def count_skipped(run: Run) -> None:
             f"the gradient was not finite in {most} steps in a row, up to step {run.progress.step}", NON_FINITE_HINT
         )
     if total > run.progress.omissions.skipped and run.spec.health.non_finite == NonFinitePolicy.SKIP:
-        run.telemetry.warn(f"{total} step(s) left out because the gradient was not finite", topic="skipped")
+        run.telemetry.warn(f"{total} step(s) skipped because the gradient was not finite", topic="skipped")
     run.progress.omissions.skipped = total

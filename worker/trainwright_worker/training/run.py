@@ -1,4 +1,4 @@
-"""A rank in training: everything it needs, gathered once."""
+"""The state of a rank in training, assembled once."""
 
 from dataclasses import dataclass, field
 
@@ -26,12 +26,12 @@ from trainwright_worker.training.update import Update
 
 @dataclass(frozen=True)
 class Data:
-    """What a rank learns from.
+    """The data of a rank.
 
     Attributes:
-        dataset: The data as the model sees it.
-        facts: What the model knows of it.
-        sampler: Which samples make up a step.
+        dataset: The processed data.
+        facts: Input shape, number of outputs and vocabulary size of the data.
+        sampler: Selects the samples of each step.
         loader: The batches of the training split.
     """
 
@@ -43,14 +43,14 @@ class Data:
 
 @dataclass(frozen=True)
 class Learner:
-    """What learns.
+    """The model of a rank, and the objects that train it.
 
     Attributes:
-        task: What it learns to do.
-        model: The model without any wrapper.
+        task: The task of the model.
+        model: The unwrapped model.
         optimizer: The optimizer.
-        engine: What runs batches through the model.
-        update: What takes the steps.
+        engine: Runs batches through the model.
+        update: Takes the steps.
     """
 
     task: Task
@@ -62,11 +62,11 @@ class Learner:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """What is saved.
+    """The checkpoints of a rank.
 
     Attributes:
-        folder: Where checkpoints lie.
-        writer: What writes them.
+        folder: The checkpoints of the job.
+        writer: Writes them in the background.
     """
 
     folder: CheckpointFolder
@@ -79,19 +79,19 @@ class Run:
 
     Attributes:
         config: The worker's config.
-        placement: Where this rank stands.
+        placement: The placement of this rank.
         group: All ranks.
-        data: What it learns from.
-        learner: What learns.
-        checkpoints: What is saved.
-        telemetry: Whom it tells.
-        agenda: When to pause.
-        progress: How far training is.
-        clock: When things happened.
-        saved_step: Step of the newest checkpoint begun or resumed from.
-        reserved: Whether memory for the first save has been seen to.
+        data: The data.
+        learner: The model, and the objects that train it.
+        checkpoints: The checkpoints.
+        telemetry: Log, reports and metrics.
+        agenda: The planned pauses.
+        progress: The progress of training.
+        clock: Times of events in this launch.
+        saved_step: Step of the latest checkpoint that was started or resumed from.
+        reserved: Whether memory for the first save has been requested.
         stop_requested: Whether this worker was told to stop.
-        step_ends: When each step since the last meeting ended; filled only if there are metrics.
+        step_ends: End times of the steps since the last meeting; empty without Prometheus metrics.
     """
 
     config: WorkerConfig

@@ -1,4 +1,4 @@
-"""Distillation: a trained model, the teacher, shows not only which answer is right but how likely it holds the others."""
+"""Distillation: the model (student) learns from the output probabilities of a trained model (teacher)."""
 
 import json
 from pathlib import Path
@@ -33,47 +33,47 @@ _NOTHING: Final = RegularizationSpec()
 def make_distilled(
     spec: TrainingJobSpec, dataset: Dataset, facts: Facts, root: str, device: torch.device, loss: Loss
 ) -> tuple[Loss, str]:
-    """Return the loss that the teacher has a part in, and what a person should know of it, if anything.
+    """Return the distillation loss of the job, and a warning (empty if there is none).
 
     Args:
         spec: The job, which has a teacher.
         dataset: The data.
-        facts: What the model knows of it.
-        root: Folder at which relative paths start.
-        device: Where the model is trained.
-        loss: The loss of the right answers.
+        facts: Input shape, number of outputs and vocabulary size of the data.
+        root: Folder that relative paths are resolved against.
+        device: Device of the model.
+        loss: The loss on the targets.
 
     Raises:
-        UserError: There is no such teacher, or it was taught something else.
+        UserError: There is no such teacher, or it was trained on other data.
     """
     if spec.distillation is None:
         return loss, ""
     place = spec.distillation.weights
-    doubt = compare_data(dataset.measured, read_summary(local_path(place, root, FIELD)).get("data"), place, FIELD)
+    warning = compare_data(dataset.measured, read_summary(local_path(place, root, FIELD)).get("data"), place, FIELD)
     teacher = load_teacher(spec, spec.distillation, facts, root).to(device)
     half = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}.get(spec.training.precision)
     alpha, temperature = spec.distillation.alpha, spec.distillation.temperature
 
     def distilled(outputs: Tensor, batch: Batch) -> Tensor:
         with torch.no_grad(), torch.autocast(device.type, half, enabled=half is not None):
-            shown = run_model(teacher, batch)
-        lesson = compare(outputs, shown.float(), batch, temperature)
-        return alpha * lesson + (1 - alpha) * loss.total(outputs, batch) if alpha < 1 else lesson
+            taught = run_model(teacher, batch)
+            divergence = compare(outputs, taught.float(), batch, temperature)
+            return alpha * divergence + (1 - alpha) * loss.total(outputs, batch) if alpha < 1 else divergence
 
-    return Loss(distilled, loss.count), doubt
+    return Loss(distilled, loss.count), warning
 
 
 def compare(outputs: Tensor, shown: Tensor, batch: Batch, temperature: float) -> Tensor:
-    """Return temperature^2 x the Kullback-Leibler divergence of a student's outputs from its teacher's, summed over targets.
+    """Return temperature^2 x the Kullback-Leibler divergence of the student's from the teacher's outputs, summed.
 
-    The square keeps gradients as large as those of the right answers, whatever the temperature (Hinton et al., 2015,
+    The square keeps gradients at the scale of those of the targets, whatever the temperature (Hinton et al., 2015,
     arXiv:1503.02531).
 
     Args:
         outputs: The student's logits, [..., outputs].
-        shown: The teacher's; either may have more outputs behind those of the vocabulary, which stand for nothing.
-        batch: What both have seen; what is ignored in its targets is ignored here.
-        temperature: What both are divided by.
+        shown: The teacher's logits; if one of them has additional, unused outputs at the end, those are ignored.
+        batch: The inputs of both; positions that its targets ignore are ignored here too.
+        temperature: Divisor of both logits.
     """
     both = min(outputs.shape[-1], shown.shape[-1])
     known, learnt = ((logits[..., :both] / temperature).log_softmax(-1) for logits in (shown, outputs))
@@ -83,20 +83,20 @@ def compare(outputs: Tensor, shown: Tensor, batch: Batch, temperature: float) ->
 
 
 def load_teacher(spec: TrainingJobSpec, teacher: DistillationSpec, facts: Facts, root: str) -> nn.Module:
-    """Return the teacher with its weights, on the host, ready to be asked and never to change.
+    """Return the teacher with its weights, on the host, in evaluation mode and frozen.
 
     Raises:
-        UserError: There is no such teacher, or it was taught something else.
+        UserError: There is no such teacher, or it was trained on other data.
     """
     twin = spec_of_teacher(spec, read_model(teacher, root), _read_regularization(teacher.weights, root))
-    # Drawing its first weights must not change what the student draws.
+    # Initializing the teacher must not change the random numbers of the student.
     with torch.random.fork_rng(devices=[]):
         built = build_teacher(twin, facts, root)
     state, _ = read_pretrained(built, teacher.weights, facts, root, FIELD)
     missing = sorted(name for name in dict(built.named_parameters()) if name not in state)
     if missing:
         raise UserError(
-            f"{FIELD}: {teacher.weights} has no weights for {missing[0]}: a teacher must know the outputs of this job",
+            f"{FIELD}: {teacher.weights} has no weights for {missing[0]}: a teacher must have the outputs of this job",
             "train it on the same classes or tokens first",
         )
     built.load_state_dict(state, strict=False)
@@ -107,7 +107,8 @@ def build_teacher(spec: TrainingJobSpec, facts: Facts, root: str) -> nn.Module:
     """Return the model of `spec_of_teacher` as `build` does.
 
     Raises:
-        UserError: It cannot be built; fields of its spec are not those of this job, and the message says so.
+        UserError: It cannot be built. The message says that it is about the teacher, since it names fields of the
+            teacher's spec.
     """
     try:
         return build(spec, facts, root)
@@ -116,39 +117,39 @@ def build_teacher(spec: TrainingJobSpec, facts: Facts, root: str) -> nn.Module:
 
 
 def spec_of_teacher(spec: TrainingJobSpec, model: ModelSpec, own: RegularizationSpec = _NOTHING) -> TrainingJobSpec:
-    """Return the job as its teacher sees it.
+    """Return the spec of a job with the teacher as its model.
 
     Args:
-        spec: The job, whose regularization is the student's alone.
+        spec: The job, whose regularization applies only to the student.
         model: The teacher's model.
-        own: What the teacher was trained with: its dropouts do nothing any more, but weights behind them are named after
-            their places.
+        own: The regularization that the teacher was trained with. Its dropout layers have no effect any more, but they
+            determine the names of the weights after them.
     """
     return spec.changed(model=model, regularization=own)
 
 
 def read_model(teacher: DistillationSpec, root: str) -> ModelSpec:
-    """Return the teacher's model: as the spec says, or as the results of the job that trained it say.
+    """Return the teacher's model: from the spec, or from the results of the job that trained it.
 
     Raises:
-        UserError: Neither names a model, or its arguments are wrong.
+        UserError: Neither names a model, or its arguments are invalid.
     """
     if teacher.model is None:
         model = _parse(ModelSpec, _model_of(teacher.weights, root), f"{FIELD}: {SUMMARY_FILE}")
-        # The weights in results have in them what LoRA has added.
+        # The weights in results already include those of LoRA.
         return model.changed(lora=None)
     return named_model(teacher, pretrained=True)
 
 
 def named_model(teacher: DistillationSpec, *, pretrained: bool) -> ModelSpec:
-    """Return the model that the spec names for the teacher.
+    """Return the teacher's model as the spec names it.
 
     Args:
-        teacher: The teacher, whose model has a name.
-        pretrained: Whether its weights are at hand, with a configuration beside them.
+        teacher: The teacher; its model is set.
+        pretrained: Whether its weights are available, with a configuration beside them.
 
     Raises:
-        UserError: Its arguments are wrong.
+        UserError: Its arguments are invalid.
     """
     raw: dict[str, Any] = {"name": teacher.model}
     raw |= {"pretrained": teacher.weights} if pretrained else {}
@@ -156,19 +157,19 @@ def named_model(teacher: DistillationSpec, *, pretrained: bool) -> ModelSpec:
 
 
 def _model_of(weights: str, root: str) -> Any:
-    """Return the model that the results beside the weights are of, as JSON types."""
+    """Return the model in the results beside the weights, as JSON types."""
     spec = read_summary(local_path(weights, root, FIELD)).get("spec")
     if not isinstance(spec, dict) or "model" not in spec:
         where = weights if is_uri(weights) else str(Path(weights))
         raise UserError(
-            f"{FIELD}: {where} holds no {SUMMARY_FILE} to say which model its weights are of",
-            "give the results folder of a job, or name the model in spec.distillation.model",
+            f"{FIELD}: {where} contains no {SUMMARY_FILE} that names the model of its weights",
+            "set it to the results folder of a job, or name the model in spec.distillation.model",
         )
     return spec["model"]
 
 
 def _read_regularization(weights: str, root: str) -> RegularizationSpec:
-    """Return the regularization that the results beside the weights speak of; none if there are no results."""
+    """Return the regularization in the results beside the weights; none if there are no results."""
     spec = read_summary(local_path(weights, root, FIELD)).get("spec")
     raw = spec.get("regularization", {}) if isinstance(spec, dict) else {}
     return _parse(RegularizationSpec, raw, f"{FIELD}: {SUMMARY_FILE}")

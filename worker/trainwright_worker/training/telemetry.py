@@ -1,4 +1,4 @@
-"""What a rank tells while it trains: the operator, Prometheus, experiment trackers, the log, and its own agent."""
+"""The outputs of a rank during training: reports, Prometheus metrics, experiment trackers, the log and heartbeats."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -15,17 +15,17 @@ from trainwright_worker.tracking.tracking import Tracking
 
 @dataclass
 class Telemetry:
-    """Whom a rank tells.
+    """The outputs of a rank during training.
 
     Attributes:
-        placement: Where this rank stands; rank 0 alone prints, reports and tracks.
-        pulse: This rank's sign of life, for the agent.
-        tolerance: How long it may go without a step.
-        reporter: What tells the operator; on rank 0 only.
-        metrics: What tells Prometheus, if configured.
-        scale: What turns steps per second into other figures.
-        tracking: What records the course of training; on rank 0 only, once training begins.
-        notes: What a person should know although training goes on, by topic.
+        placement: The placement of this rank; only rank 0 prints, reports and tracks.
+        pulse: The heartbeat of this rank, which the agent reads.
+        tolerance: The time that this rank may take without a step.
+        reporter: Reports to the operator; on rank 0 only.
+        metrics: Prometheus metrics, if configured.
+        scale: Converts steps per second to other units.
+        tracking: Experiment trackers; on rank 0 only, once training starts.
+        notes: Warnings by topic.
     """
 
     placement: RankPlacement
@@ -37,23 +37,23 @@ class Telemetry:
     tracking: Tracking | None = None
     notes: dict[str, str] = field(default_factory=dict)
 
-    def tell(self, **changes: object) -> None:
-        """Change fields of the report, and record what they measure; does nothing on ranks that do not report."""
+    def report(self, **changes: object) -> None:
+        """Update fields of the report and pass them to the trackers; does nothing on ranks without a reporter."""
         if self.reporter is not None:
             self.reporter.update(**changes)
         if self.tracking is not None:
-            self.tracking.hear(changes)
+            self.tracking.record_report(changes)
 
     def charge(self, activity: Activity) -> AbstractContextManager[None]:
-        """Charge the time inside to an activity, in the job's goodput."""
+        """Account the time inside the context to an activity, for the job's goodput."""
         return nullcontext() if self.reporter is None else self.reporter.activities.during(activity)
 
     def warn(self, text: str, topic: str | None = None) -> None:
-        """Say something that a person should know although training goes on: in the log and in the report.
+        """Add a warning to the log and the report.
 
         Args:
-            text: What to say.
-            topic: Replaces what was said before on the same topic.
+            text: The warning.
+            topic: Topic of the warning, which replaces an earlier one on the same topic.
         """
         self.log(text)
         self.notes[topic or text] = text

@@ -1,4 +1,4 @@
-"""From the gradients of a step to new weights: learning rate, scaling, clipping, the optimizer, the average."""
+"""Updates the weights with the gradients of a step: learning rate, scaling, clipping, optimizer, moving average."""
 
 import torch
 from torch import Tensor, nn
@@ -21,29 +21,29 @@ class Update:
     """Takes the steps of a run.
 
     Attributes:
-        scaler: Scales the loss so that small gradients survive fp16; None in other arithmetic.
-        average: The average of the weights, if the spec asks for one.
-        guard: What leaves out steps that are not finite, if the spec or fp16 asks for it.
+        scaler: Scales the loss so that small gradients do not underflow in fp16; None in other precisions.
+        average: The moving average of the weights, if the spec enables it.
+        guard: Skips steps that are not finite, if the spec enables it or the precision is fp16.
     """
 
     def __init__(
         self, spec: TrainingJobSpec, model: nn.Module, optimizer: Optimizer, total_steps: int, device: torch.device
     ) -> None:
-        """Prepare.
+        """Prepare the updates.
 
         Args:
             spec: The job.
-            model: The model without any wrapper.
-            optimizer: Its optimizer.
-            total_steps: Steps of the run, which schedules depend on.
-            device: Where the model is trained.
+            model: The unwrapped model.
+            optimizer: The optimizer of the model.
+            total_steps: Number of steps of the run, for the schedule.
+            device: Device of the model.
         """
         training = spec.training
         half = training.precision == Precision.FP16
         self.scaler = GradScaler(device.type) if half else None
         self.average = None if training.ema is None else WeightAverage(model, training.ema.decay)
         skips = spec.health.non_finite == NonFinitePolicy.SKIP
-        self.guard = Guard(model, device, forgives=skips) if half or skips else None
+        self.guard = Guard(model, device, skips_losses=skips) if half or skips else None
         self._optimizer = optimizer
         self._weights = [weight for weight in model.parameters() if weight.requires_grad]
         self._clip = training.gradient_clipping
@@ -51,24 +51,24 @@ class Update:
         self._varies = not is_constant(spec.schedule)
         self._on_device = can_skip_on_device(optimizer)
 
-    def settle(self) -> None:
-        """Note the model's state as sound; call it before the first step and after every restoration."""
+    def mark_valid(self) -> None:
+        """Remember the model's state as valid; call this before the first step and after restoring a checkpoint."""
         if self.guard is not None:
-            self.guard.settle()
+            self.guard.mark_valid()
 
     def rate(self, step: int) -> float:
         """Return the learning rate of the step after `step` steps."""
         return learning_rate(self._base, self._schedule, step, self._total_steps)
 
     def take(self, step: int, *, measured: bool) -> Tensor | None:
-        """Take a step with the gradients there are, and clear them.
+        """Take a step with the current gradients, and clear them.
 
         Args:
-            step: Steps done before it.
-            measured: Whether the norm of the gradient is wanted.
+            step: Number of steps done before.
+            measured: Whether to measure the norm of the gradient.
 
         Returns:
-            The L2 norm of the gradient, before clipping; None if nobody needs it.
+            The L2 norm of the gradient before clipping; None if it was not measured.
         """
         if self._varies:
             set_learning_rate(self._optimizer, self.rate(step))
@@ -78,14 +78,14 @@ class Update:
         if self.guard is not None and norm is not None:
             self.guard.watch(norm)
         self._step()
-        for weight in self._weights:  # As zero_grad does, which takes 10 microseconds to offer itself to a profiler.
+        for weight in self._weights:  # Instead of zero_grad, which costs 10 microseconds for profiler hooks.
             weight.grad = None
         if self.average is not None:
             self.average.update(step + 1)
         return norm
 
     def extras(self) -> dict[str, Tensor]:
-        """Return the state in here that a checkpoint must hold beside model and optimizer, by name."""
+        """Return the additional state that a checkpoint must save, by name."""
         found: dict[str, Tensor] = {}
         if self.scaler is not None:
             state = self.scaler.state_dict()
@@ -98,7 +98,7 @@ class Update:
         return found
 
     def restore(self, extras: dict[str, Tensor]) -> None:
-        """Put back what `extras` returned; what is not in it begins anew. Call it once the model is restored."""
+        """Restore the state that `extras` returned; missing parts start anew. Call this after restoring the model."""
         if self.scaler is not None and _SCALE in extras:
             state = {"scale": float(extras[_SCALE]), "_growth_tracker": int(extras[_GROWTH])}
             self.scaler.load_state_dict(self.scaler.state_dict() | state)
@@ -108,13 +108,13 @@ class Update:
             self.guard.restore(extras)
 
     def _limit(self, *, measured: bool) -> Tensor | None:
-        """Clip the gradient, or just measure it if that is wanted."""
+        """Clip the gradient, or only measure it if requested."""
         norm: Tensor | None = None
         if self._clip is not None:
             norm = clip_grad_norm_(self._weights, self._clip)
         elif measured:
             norm = get_total_norm([weight.grad for weight in self._weights if weight.grad is not None])
-        # Of sharded weights every rank knows its part; together they know the norm.
+        # For sharded weights, the norm is a DTensor that combines those of all ranks.
         return norm.full_tensor() if norm is not None and hasattr(norm, "full_tensor") else norm
 
     def _step(self) -> None:
@@ -126,5 +126,5 @@ class Update:
         elif self._on_device:
             self._optimizer.found_inf = self.guard.bad  # type: ignore[attr-defined]
             self._optimizer.step()
-        elif not self.guard.bad:  # Other optimizers cannot leave out a step by themselves: ask the device.
+        elif not self.guard.bad:  # This optimizer cannot skip a step on the device, so wait for the value.
             self._optimizer.step()

@@ -4,20 +4,24 @@ import re
 from enum import StrEnum
 from typing import Annotated, Any, Final, Self
 
-from pydantic import BeforeValidator, Field, JsonValue, PlainValidator, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from trainwright.api.amounts import QUANTITY, quantity_value
 from trainwright.api.base import Model, Rule, one_of
 from trainwright.api.devices import count_gpus
+from trainwright.api.spec.placement import (
+    Affinity,
+    LabelKey,
+    Labels,
+    Toleration,
+    TopologySpreadConstraint,
+    without_nulls,
+)
 
 DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 DnsName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")]
-LabelKey = Annotated[
-    str, Field(max_length=317, pattern=r"^([a-z0-9]([-.a-z0-9]*[a-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?$")
-]
-LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?)?$")]
 QUANTITY_LENGTH = 64
 
 
@@ -44,14 +48,7 @@ Quantity = Annotated[
 ]
 
 
-def _without_nulls(value: Any) -> Any:
-    """Drop null values of a map, as the API server does."""
-    return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
-
-
-Quantities = Annotated[dict[LabelKey, Quantity], Field(max_length=16), BeforeValidator(_without_nulls)]
-Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=32), BeforeValidator(_without_nulls)]
-AnyObject = Annotated[dict[str, JsonValue], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
+Quantities = Annotated[dict[LabelKey, Quantity], Field(max_length=16), BeforeValidator(without_nulls)]
 
 
 class PullPolicy(StrEnum):
@@ -120,23 +117,6 @@ class ResourcesSpec(Model):
         if mistakes:
             raise PydanticCustomError("rules", "resources", {"mistakes": mistakes})
         return self
-
-
-class Toleration(Model):
-    """A taint that the workers accept, as in any pod."""
-
-    key: str | None = Field(None, max_length=317, description="Key of the taint; empty for every key.")
-    operator: str | None = Field(None, pattern="^(Exists|Equal)$", max_length=6, description="Exists or Equal.")
-    value: str | None = Field(None, max_length=63, description="Value of the taint (Equal).")
-    effect: str | None = Field(
-        None,
-        pattern="^(NoSchedule|PreferNoSchedule|NoExecute)$",
-        max_length=16,
-        description="NoSchedule, PreferNoSchedule or NoExecute; empty for every effect.",
-    )
-    toleration_seconds: int | None = Field(
-        None, ge=0, le=10_000_000, description="How long a NoExecute taint is tolerated, in seconds."
-    )
 
 
 class SecretKey(Model):
@@ -258,8 +238,8 @@ class WorkersSpec(Model):
     )
     node_selector: Labels | None = Field(None, description="Labels that a node must have.")
     tolerations: list[Toleration] | None = Field(None, max_length=32, description="Taints that the workers accept.")
-    affinity: AnyObject | None = Field(None, description="Pod affinity, as in any pod.")
-    topology_spread_constraints: list[AnyObject] | None = Field(
+    affinity: Affinity | None = Field(None, description="Near what, and away from what, the workers run.")
+    topology_spread_constraints: list[TopologySpreadConstraint] | None = Field(
         None, max_length=16, description="How workers spread over zones or nodes, as in any pod."
     )
     priority_class_name: DnsName | None = Field(None, description="Priority class of the pods.")

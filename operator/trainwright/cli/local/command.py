@@ -265,13 +265,17 @@ def _honest_lines(spec: TrainingJobSpec) -> list[str]:
 
 def _say_how_to_resume(request: Request, errors: Console, job: Job, folder: RunFolder, end: End) -> None:
     status = read_status(job.get("status"))
-    saved = f"step {status.checkpoints[-1].step:,} is saved" if status.checkpoints else "nothing is saved yet"
+    # The workers may have saved more than they could still report.
+    newest = folder.newest_checkpoint
+    if newest is None and status.checkpoints:
+        newest = status.checkpoints[-1].step
+    saved = "nothing is saved yet" if newest is None else f"step {newest:,} is saved"
     errors.print(f"{'killed' if end.killed else 'stopped'} at step {status.progress.step:,}; {saved}")
     words = ["trainwright", "run"]
     words += [request.source] if request.source not in (None, STDIN) else []
     words += [part for pair in request.volumes for part in ("--volume", pair)]
     words += ["--workers", str(request.workers)] if request.workers is not None and len(words) > 2 else []  # noqa: PLR2004
-    verb = "go on" if status.checkpoints else "start from scratch"
+    verb = "start from scratch" if newest is None else "go on"
     errors.print(f"{verb} with: {shlex.join([*words, '--resume', folder.shown])}", soft_wrap=True, markup=False)
 
 

@@ -111,6 +111,13 @@ class RunFolder:
         """Whether a job was saved, and can be gone on with."""
         return (self.path / _JOB_FILE).is_file()
 
+    @property
+    def newest_checkpoint(self) -> int | None:
+        """The step of the newest checkpoint in the folder; None if there is none, or if the job keeps them elsewhere."""
+        complete = self.path.glob("*/checkpoints/step-*/manifest.json")
+        steps = (path.parent.name.removeprefix("step-") for path in complete)
+        return max((int(step) for step in steps if step.isdigit()), default=None)
+
     def open_controller_log(self) -> TextIO:
         """Open the log of the loop; what its disk has no room for is lost.
 

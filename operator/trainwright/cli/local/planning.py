@@ -156,7 +156,8 @@ def _ask(question: PreflightRequest) -> PreflightAnswer:
         )
         raise InvalidJobError([FieldError("trainwright plan", reason)])
     done = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-m", _PREFLIGHT],
+        # -P: the user's copy.py or random.py beside the manifest must not take the place of Python's own.
+        [sys.executable, "-P", "-m", _PREFLIGHT],
         input=json.dumps(question.to_wire()),
         capture_output=True,
         text=True,

@@ -196,7 +196,7 @@ def test_a_file_that_computes_something_else_is_not_published(tmp_path, monkeypa
             return None
 
     assert export(BOTH, model, data, make_task(spec), ResultsFolder(str(tmp_path)), attempt) == []
-    assert problems == ["spec.export.formats: onnx: its outputs differ by up to 0.1 from those of the trained model"]
+    assert problems == ["spec.export.formats: onnx: the outputs differ by up to 0.1 from those of the trained model"]
     assert not (tmp_path / "results").exists()
 
 

@@ -159,7 +159,7 @@ def test_a_failed_export_costs_nothing_else(make_job):
         ({"prediction": {"inputs": [[1, 2, 3]]}}, "spec.prediction.inputs[0]: 3 numbers, but the data has 4 features"),
         (
             {"tracking": {"mlflow": {"uri": "sqlite:////tmp/x.db"}}},
-            "spec.tracking.mlflow.uri: sqlite needs the full mlflow package, which is not in the image",
+            "spec.tracking.mlflow.uri: sqlite needs the full mlflow package, which the image lacks",
         ),
     ],
 )
@@ -187,7 +187,7 @@ def test_one_extreme_value_in_the_test_split_costs_its_measure_and_nothing_else(
     (data / "train.csv").write_text("a,b,t\n" + "".join(f"{number},0,{2 * number}\n" for number in range(64)))
     (data / "test.csv").write_text("a,b,t\n1,0,2\n2,1e30,4\n")
     job.run()
-    problem = "the loss on the test split is not finite at step 16; look for extreme values in it"
+    problem = "the loss on the test split is not finite at step 16; check the split for extreme values"
     assert last(job).problems == [problem]
     assert job.summary["problems"] == [problem]
     assert job.summary["test"] is None
@@ -206,4 +206,4 @@ def test_given_inputs_beyond_the_numbers_that_are_computed_with_are_refused(make
     )
     worker = job.start()
     assert worker.wait() == ExitCode.USER_ERROR, worker.log
-    assert worker.termination.message == "spec.prediction.inputs[1][1]: 1e+39 is beyond 32-bit numbers"
+    assert worker.termination.message == "spec.prediction.inputs[1][1]: 1e+39 exceeds the range of 32-bit numbers"
