@@ -21,7 +21,7 @@ def say(who: str, text: str) -> None:
 def leave(code: int) -> NoReturn:
     """End this program with an exit code, once everything that was printed is written.
 
-    Python itself would take apart all that torch's import has made before it ends, which takes up to a second of CPU.
+    Python would first destroy all objects that the import of torch has created, which takes up to a second of CPU.
     """
     sys.stdout.flush()
     sys.stderr.flush()

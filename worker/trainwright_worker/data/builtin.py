@@ -1,7 +1,6 @@
 """Small real datasets whose files come with scikit-learn.
 
-The files are read here: importing `sklearn.datasets` to have them read takes as much CPU as importing torch, and brings scipy
-and pandas with it.
+The files are read here, because importing `sklearn.datasets` takes almost a second of CPU, and loads scipy and pandas too.
 """
 
 from importlib.metadata import distribution
