@@ -71,7 +71,7 @@ READERS: Final = {
     "huggingface": Reader(
         lambda data, job: read_saved(data, job.root, job.target, job.missing), ("datasets", "PIL.Image")
     ),
-    "webdataset": Reader(lambda data, job: read_shards(data, job.root, job.scratch), ("PIL.Image",)),
+    "webdataset": Reader(lambda data, job: read_shards(data, job.root, job.scratch, job.missing), ("PIL.Image",)),
     "labeled_sequences": Reader(lambda data, job: read_sequences(data, job.root, job.scratch, job.missing)),
 }
 

@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 
 from trainwright.api.spec.corpora import WebDatasetData
+from trainwright.api.spec.preparation import MissingTargets
 from trainwright_worker.data.blocks import BLOCK_BYTES, BlockReader
+from trainwright_worker.data.cells import Faults, Gaps, Rows
 from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.pictures import ImageNames, Marks, Pictures
 from trainwright_worker.data.ragged import Array, Names, Scratch
 from trainwright_worker.data.splits import note_ignored_files
 from trainwright_worker.data.table import Reading, Table
+from trainwright_worker.data.texts import decode
 from trainwright_worker.errors import DataError
 from trainwright_worker.files import Location, find_all, list_ignored_files
 
@@ -97,64 +100,116 @@ class Shards:
         return torch.from_numpy(np.unique(self.shard * widest + block, return_inverse=True)[1])
 
 
-def read_shards(data: WebDatasetData, root: str, scratch: Scratch) -> Table:
+def read_shards(data: WebDatasetData, root: str, scratch: Scratch, missing: MissingTargets) -> Table:
     """Return the images of shards with their labels as classes.
+
+    Args:
+        data: The shards, and the extensions of images and labels.
+        root: Folder that relative paths are resolved against.
+        scratch: Cache of the index.
+        missing: What to do with images whose label is blank.
 
     Raises:
         DataError: A shard is missing or damaged, or a sample lacks its image or label.
     """
-    train, labels, notes = _open(data, data.path, root, "path", scratch)
+    reader = _Reader(data, root, scratch, missing)
+    paths = {"path": data.path, "testPath": data.test_path, "validationPath": data.validation_path}
+    found = {key: reader.open(path, key) for key, path in paths.items() if path is not None}
+    reader.faults.check()
+    for key, split in found.items():
+        if not len(split.labels):
+            raise DataError(f"{_FIELD}.{key}: {paths[key]} contains no samples with a label")
+    labels = found["path"].labels
+    labels.check_names(f".{data.label}", f"{_FIELD}.label")
     classes = labels.classes()
-
-    def own(path: str | None, key: str) -> Pictures | None:
-        if path is None:
-            return None
-        shards, found, said = _open(data, path, root, key, scratch)
-        notes.extend(said)
-        return _pictures(shards, found.index(classes, f"{_FIELD}.{key}"), data, key)
-
-    test, validation = own(data.test_path, "testPath"), own(data.validation_path, "validationPath")
-    samples = _pictures(train, labels.index(classes, _FIELD), data, "path")
-    return Table(samples, classes, test, validation, notes=tuple(notes))
+    parts = {
+        key: Pictures(split.shards, split.kept, split.labels.index(classes, f"{_FIELD}.{key}"), data, f"{_FIELD}.{key}")
+        for key, split in found.items()
+    }
+    notes = (*reader.notes, *labels.notes(f"{_FIELD}.label"))
+    return Table(parts["path"], classes, parts.get("testPath"), parts.get("validationPath"), notes=notes)
 
 
-def _pictures(shards: Shards, targets: Tensor, data: WebDatasetData, key: str) -> Pictures:
-    return Pictures(shards, torch.arange(len(targets)), targets, data, f"{_FIELD}.{key}")
+@dataclass(frozen=True)
+class _Split:
+    """The images of a split, the indices of those with a label ([samples] int64), and their labels."""
+
+    shards: Shards
+    kept: Tensor
+    labels: Labels
 
 
-def _open(data: WebDatasetData, path: str, root: str, key: str, scratch: Scratch) -> tuple[Shards, Labels, list[str]]:
-    places = find_all(path, root, f"{_FIELD}.{key}", (".tar",))
-    for place in places:
-        if place.compressed or place.suffix == ".tgz":
-            raise DataError(
-                f"{_FIELD}.{key}: {place.name} is compressed, but images can only be read from an uncompressed .tar",
-                "decompress it; the images in it are already compressed",
-            )
-    stamps = [place.stamp() for place in places]
+class _Reader:
+    """Reads the index of every split, and collects notes and missing labels.
 
-    def index() -> dict[str, Array]:
-        with ThreadPoolExecutor(_THREADS) as pool:
-            parts = list(pool.map(lambda place: _samples(place, data), places))
-        rows = [(shard, *sample) for shard, part in enumerate(parts) for sample in part.samples]
-        places_of = np.array([row[:3] for row in rows], np.int64).reshape(-1, 3)
-        labels = np.array([row[3] for row in rows], np.str_)
-        text, ends_of_names = Names(row[4] for row in rows).arrays()
-        left = np.array([name for part in parts for name in part.left], np.str_)
-        ends = {"shard": places_of[:, 0], "begin": places_of[:, 1], "end": places_of[:, 2]}
-        return {**ends, "labels": labels, "left": left, "names": text, "ends of names": ends_of_names}
+    Attributes:
+        faults: Missing labels.
+    """
 
-    found = scratch.arrays(["index of shards and names", stamps, data.image, data.label], index)
-    if not len(found["labels"]):
-        raise DataError(f"{_FIELD}.{key}: {path} contains no samples", _RULE)
-    sizes = [int(stamp[1]) for stamp in stamps]
-    names = Names.from_arrays(found["names"], found["ends of names"])
-    shards = Shards(places, found["shard"], found["begin"], found["end"], names, sizes, BlockReader())
-    left = found["left"]
-    others = note_ignored_files(list_ignored_files(path, root, f"{_FIELD}.{key}", (".tar",)), f"{_FIELD}.{key}", ".tar")
-    notes = (
-        [f"{_FIELD}.{key}: {len(left):,} images, such as {str(left[0])!r}, are ignored: {_RULE}"] if len(left) else []
-    )
-    return shards, Labels(found["labels"].tolist()), [*notes, *others]
+    def __init__(self, data: WebDatasetData, root: str, scratch: Scratch, missing: MissingTargets) -> None:
+        self.faults = Faults()
+        self._data = data
+        self._root = root
+        self._scratch = scratch
+        self._gaps = Gaps(missing, self.faults, f"{_FIELD}.label", f".{data.label}")
+        self._notes: list[str] = []
+
+    @property
+    def notes(self) -> list[str]:
+        """Notes about the data."""
+        return [*self._notes, *self._gaps.notes()]
+
+    def open(self, path: str, key: str) -> _Split:
+        """Return the images at a path.
+
+        Args:
+            path: The path in the spec.
+            key: Field of the source with this path.
+        """
+        field = f"{_FIELD}.{key}"
+        places = find_all(path, self._root, field, (".tar",))
+        for place in places:
+            if place.compressed or place.suffix == ".tgz":
+                raise DataError(
+                    f"{field}: {place.name} is compressed, but images can only be read from an uncompressed .tar",
+                    "decompress it; the images in it are already compressed",
+                )
+        stamps = [place.stamp() for place in places]
+        key_of_index = ["index of shards, labels and names", stamps, self._data.image, self._data.label]
+        found = self._scratch.arrays(key_of_index, lambda: _index(places, self._data))
+        if not len(found["labels"]):
+            raise DataError(f"{field}: {path} contains no samples", _RULE)
+        if len(found["left"]):
+            example = str(found["left"][0])
+            self._notes.append(f"{field}: {len(found['left']):,} images, such as {example!r}, are ignored: {_RULE}")
+        self._notes += note_ignored_files(list_ignored_files(path, self._root, field, (".tar",)), field, ".tar")
+        sizes = [int(stamp[1]) for stamp in stamps]
+        names = Names.from_arrays(found["names"], found["ends of names"])
+        shards = Shards(places, found["shard"], found["begin"], found["end"], names, sizes, BlockReader())
+        return self._labeled(shards, found["labels"].tolist())
+
+    def _labeled(self, shards: Shards, texts: list[str]) -> _Split:
+        files = [Rows("sample", place.name) for place in shards.places]
+        first = np.searchsorted(shards.shard, np.arange(len(files)))
+        labels, kept = Labels(), []
+        for row, (text, shard) in enumerate(zip(texts, shards.shard.tolist(), strict=True)):
+            if not self._gaps.record_if_missing(text, files[shard], row - int(first[shard]) + 1):
+                labels.add(text)
+                kept.append(row)
+        return _Split(shards, torch.tensor(kept, dtype=torch.int64), labels)
+
+
+def _index(places: list[Location], data: WebDatasetData) -> dict[str, Array]:
+    """Return the index of some shards."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        parts = list(pool.map(lambda place: _samples(place, data), places))
+    rows = [(shard, *sample) for shard, part in enumerate(parts) for sample in part.samples]
+    places_of = np.array([row[:3] for row in rows], np.int64).reshape(-1, 3)
+    labels = np.array([row[3] for row in rows], np.str_)
+    text, ends_of_names = Names(row[4] for row in rows).arrays()
+    left = np.array([name for part in parts for name in part.left], np.str_)
+    ends = {"shard": places_of[:, 0], "begin": places_of[:, 1], "end": places_of[:, 2]}
+    return {**ends, "labels": labels, "left": left, "names": text, "ends of names": ends_of_names}
 
 
 def _samples(place: Location, data: WebDatasetData) -> _Index:
@@ -168,8 +223,9 @@ def _samples(place: Location, data: WebDatasetData) -> _Index:
                 for member in archive:
                     folder, _, name = member.name.rpartition("/")
                     stem, _, extension = name.partition(".")
-                    if not member.isfile() or not stem:
+                    if member.isdir() or not stem:
                         continue
+                    _check_regular(member, place)
                     sample = f"{folder}/{stem}".lstrip("/")
                     if extension.lower() in data.image:
                         _check_first(sample, images, place, "images", "image")
@@ -177,20 +233,30 @@ def _samples(place: Location, data: WebDatasetData) -> _Index:
                     elif extension == data.label:
                         _check_first(sample, labels, place, "labels", "label")
                         content = archive.extractfile(member)
-                        labels[sample] = "" if content is None else content.read().decode(errors="replace").strip()
+                        name = f"{member.name!r} in {place.name}"
+                        labels[sample] = "" if content is None else decode(content.read(), name, place.field).strip()
                     elif extension.rpartition(".")[2].lower() in data.image:
                         others.append((sample, member.name))
                 _check_end(archive, file, place)
         except tarfile.TarError as error:
             raise DataError(f"{place.field}: {place.name} is not a complete tar file: {error}") from error
     for sample in images:
-        if not labels.get(sample):
+        if sample not in labels:
             raise DataError(f"{place.field}: the sample {sample!r} in {place.name} has no .{data.label}")
     if unmatched := labels.keys() - images.keys():
         wanted = ", ".join(f".{extension}" for extension in data.image)
         raise DataError(f"{place.field}: the sample {min(unmatched)!r} in {place.name} has no image ({wanted})")
     samples = [(begin, end, labels[sample], name) for sample, (begin, end, name) in images.items()]
     return _Index(samples, [name for sample, name in others if sample not in images])
+
+
+def _check_regular(member: tarfile.TarInfo, place: Location) -> None:
+    """Check that a member has a content of its own."""
+    if not member.isfile():
+        raise DataError(
+            f"{place.field}: {member.name!r} in {place.name} is a link or a special file",
+            "write the files themselves, for example with tar --dereference --hard-dereference",
+        )
 
 
 def _check_first(sample: str, found: dict[str, Any], place: Location, what: str, key: str) -> None:
