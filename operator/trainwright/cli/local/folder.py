@@ -114,9 +114,8 @@ class RunFolder:
     @property
     def newest_checkpoint(self) -> int | None:
         """The step of the newest checkpoint in the folder; None if there is none, or if the job keeps them elsewhere."""
-        steps = [
-            path.parent.name.removeprefix("step-") for path in self.path.glob("*/checkpoints/step-*/manifest.json")
-        ]
+        complete = self.path.glob("*/checkpoints/step-*/manifest.json")
+        steps = (path.parent.name.removeprefix("step-") for path in complete)
         return max((int(step) for step in steps if step.isdigit()), default=None)
 
     def open_controller_log(self) -> TextIO:
