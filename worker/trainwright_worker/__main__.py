@@ -3,7 +3,6 @@
 import gc
 import os
 import signal
-import sys
 from pathlib import Path
 from types import FrameType
 
@@ -23,7 +22,7 @@ from trainwright.api.names import (
 )
 from trainwright.api.worker import Termination, WorkerConfig
 from trainwright_worker.agent.termination import describe, write_termination
-from trainwright_worker.console import say
+from trainwright_worker.console import leave, say
 
 DEFAULT_TERMINATION_LOG = "/dev/termination-log"
 SPINS = "1000"
@@ -79,4 +78,4 @@ def _run(index: int) -> Termination:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
