@@ -7,8 +7,9 @@ from typing import Any, BinaryIO, Final
 
 from trainwright_worker.data.cells import Faults, Gaps, Rows
 from trainwright_worker.data.columns import missing_column
+from trainwright_worker.data.csv_rows import csv_rows
 from trainwright_worker.errors import DataError
-from trainwright_worker.files import Location, csv_rows
+from trainwright_worker.files import Location
 
 _HALF: Final = re.compile(r"[\ud800-\udfff]")
 """Lone surrogates, which Python strings can contain, but UTF-8 cannot."""

@@ -12,13 +12,14 @@ from trainwright.api.spec.preparation import MissingTargets
 from trainwright.api.spec.sources import CsvData, ParquetData
 from trainwright_worker.data.cells import LOOKED_AT, Faults, Gaps, Rows, find_unusable, parse_numbers
 from trainwright_worker.data.columns import Columns, Units, add_faults, check_alike, choose_features, kind_of
+from trainwright_worker.data.csv_rows import csv_rows
 from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.ragged import Array
 from trainwright_worker.data.samples import Samples
 from trainwright_worker.data.table import Table
 from trainwright_worker.errors import DataError
-from trainwright_worker.files import Location, csv_rows, find, find_all
+from trainwright_worker.files import Location, find, find_all
 
 _AT_ONCE: Final = 256
 """Rows of a CSV file that are converted to numbers at once. With more, their texts no longer fit in the CPU's cache."""
