@@ -29,6 +29,15 @@ def quantity_value(quantity: int | str) -> Decimal:
     return Decimal(number) * _SUFFIXES[suffix] if suffix in _SUFFIXES else Decimal(number + suffix)
 
 
+def is_zero_in_cel(quantity: str) -> str:
+    """Return a CEL expression that is true if a quantity is zero.
+
+    Args:
+        quantity: The quantity as a CEL expression, an integer or a string such as `0`, `0.0` or `0Gi`.
+    """
+    return f"string({quantity}).matches('^[+]?[0.]+([a-zA-Z].*)?$')"
+
+
 def multiply_quantity(quantity: int | str, factor: int) -> str:
     """Return a multiple of a quantity, with its own suffix: `4Gi` times 2 is `8Gi`.
 

@@ -24,8 +24,8 @@ _NULL = "tag:yaml.org,2002:null"
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """A TrainingJob as a person wrote it.
+class SourceManifest:
+    """A manifest as written in a file, with the line of each field.
 
     Attributes:
         source: The file it comes from, or `-` for standard input.
@@ -51,7 +51,7 @@ class Manifest:
         return None
 
 
-def read_manifests(source: str) -> list[Manifest]:
+def read_manifests(source: str) -> list[SourceManifest]:
     """Return the documents of a file (`-` for standard input).
 
     Raises:
@@ -62,7 +62,8 @@ def read_manifests(source: str) -> list[Manifest]:
         documents = load(text)
         nodes = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node.tag != _NULL]
         return [
-            Manifest(source, document, dict(_lines("", node))) for document, node in zip(documents, nodes, strict=True)
+            SourceManifest(source, document, dict(_lines("", node)))
+            for document, node in zip(documents, nodes, strict=True)
         ]
     except OSError as error:
         raise InvalidJobError([FieldError(source, error.strerror or str(error))]) from None
@@ -74,7 +75,7 @@ def read_manifests(source: str) -> list[Manifest]:
         raise InvalidJobError([FieldError(source, f"is not YAML: {error}")]) from None
 
 
-def read_jobs(source: str) -> list[Manifest]:
+def read_jobs(source: str) -> list[SourceManifest]:
     """Return the TrainingJobs of a file; documents of other kinds, such as a claim, are left aside.
 
     What was meant to be one is returned, too, so that its kind is told to be wrong: a single document whatever it says, and
@@ -101,7 +102,7 @@ def _is_meant(document: Any) -> bool:
     return ours or bool(difflib.get_close_matches(kind, [KIND.lower()], cutoff=0.85))
 
 
-def read_job(source: str) -> Manifest:
+def read_job(source: str) -> SourceManifest:
     """Return the one TrainingJob of a file.
 
     Raises:

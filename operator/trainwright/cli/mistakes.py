@@ -13,7 +13,7 @@ from rich.text import Text
 from trainwright.api.job import METADATA_FIELDS, FieldError
 from trainwright.api.mistakes import NO_STRING, UNKNOWN
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.cli.manifest import Manifest
+from trainwright.cli.manifest import SourceManifest
 
 _TOP = ["apiVersion", "kind", "metadata", "spec"]
 _FEW = 12
@@ -30,7 +30,9 @@ _ALIASES = {
 """What fields are called elsewhere, where no spelling comes close."""
 
 
-def show_mistakes(console: Console, source: str, mistakes: list[FieldError], manifest: Manifest | None = None) -> None:
+def show_mistakes(
+    console: Console, source: str, mistakes: list[FieldError], manifest: SourceManifest | None = None
+) -> None:
     """Print every mistake under the name of its file; those of options are not the file's."""
     options = [mistake for mistake in mistakes if mistake.field.startswith("--")]
     written = [mistake for mistake in mistakes if mistake not in options]
@@ -42,7 +44,7 @@ def show_mistakes(console: Console, source: str, mistakes: list[FieldError], man
             _show(console, mistake, manifest)
 
 
-def _show(console: Console, mistake: FieldError, manifest: Manifest | None) -> None:
+def _show(console: Console, mistake: FieldError, manifest: SourceManifest | None) -> None:
     line = manifest.line_of(mistake.field) if manifest is not None else None
     where = f"  line {line}" if line is not None else ""
     console.print(Text.assemble("  ", (mistake.field, "bold red"), (where, "dim")), soft_wrap=True)

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Final
 
+from trainwright.api.amounts import is_zero_in_cel
 from trainwright.api.base import Rule, in_cel, listed
-from trainwright.api.devices import is_gpu, is_gpu_in_cel
+from trainwright.api.devices import is_gpu_in_cel
 from trainwright.api.spec.checkpoint import Parallelism
 from trainwright.api.spec.evaluation import MetricName
 from trainwright.api.spec.objective import LossName
@@ -135,15 +136,11 @@ class TrainingJobSpec(RunPolicy, Recipe):
         ),
         Rule(
             field="budget.gpuHours",
-            message="the workers ask for no GPUs (workers.resources.limits): set workerHours instead",
+            message="the workers ask for no GPUs: request some in workers.resources.limits, or set budget.workerHours instead",
             cel="!has(self.budget) || !has(self.budget.gpuHours) || (has(self.workers.resources) && "
             "has(self.workers.resources.limits) && self.workers.resources.limits.exists(name, "
-            f"{is_gpu_in_cel('name')}))",
-            holds=lambda self: (
-                self.budget is None
-                or self.budget.gpu_hours is None
-                or any(map(is_gpu, (self.workers.resources and self.workers.resources.limits) or ()))
-            ),
+            f"({is_gpu_in_cel('name')}) && !({is_zero_in_cel('self.workers.resources.limits[name]')})))",
+            holds=lambda self: self.budget is None or self.budget.gpu_hours is None or self.workers.asks_for_gpus,
         ),
         Rule(
             field="prediction.inputs",

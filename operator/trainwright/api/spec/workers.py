@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from trainwright.api.amounts import QUANTITY, quantity_value
 from trainwright.api.base import Model, Rule, one_of
-from trainwright.api.devices import count_gpus
+from trainwright.api.devices import count_gpus, is_gpu
 from trainwright.api.spec.placement import (
     Affinity,
     LabelKey,
@@ -292,3 +292,9 @@ class WorkersSpec(Model):
     def gpus(self) -> int:
         """GPUs, or slices of GPUs, that each worker asks for."""
         return count_gpus((self.resources and self.resources.limits) or {})
+
+    @property
+    def asks_for_gpus(self) -> bool:
+        """Whether the limits of a worker hold more than zero of some GPU resource."""
+        limits = (self.resources and self.resources.limits) or {}
+        return any(is_gpu(resource) and quantity_value(amount) > 0 for resource, amount in limits.items())

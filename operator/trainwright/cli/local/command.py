@@ -23,7 +23,7 @@ from trainwright.cli.local.folder import ANNOTATION_DATA, RunFolder, UnwritableE
 from trainwright.cli.local.logs import ends, follow
 from trainwright.cli.local.session import End, Job, Session, logging_to
 from trainwright.cli.local.summary import show_summary
-from trainwright.cli.manifest import STDIN, Manifest, read_here, read_job
+from trainwright.cli.manifest import STDIN, SourceManifest, read_here, read_job
 from trainwright.cli.mistakes import show_mistakes
 from trainwright.cluster.local import Folders
 from trainwright.cluster.local.gpus import asked, computes_bf16, count_gpus
@@ -77,7 +77,7 @@ class _Prepared:
 def execute(request: Request) -> int:
     """Run a job as asked and return the exit code."""
     errors = Console(stderr=True, highlight=False)
-    manifest: Manifest | None = None
+    manifest: SourceManifest | None = None
     try:
         manifest = read_job(request.source) if request.source is not None else None
         earlier = RunFolder.reopen(request.resume) if request.resume is not None else None
@@ -98,7 +98,7 @@ def execute(request: Request) -> int:
         return ExitCode.INFRASTRUCTURE
 
 
-def _prepare(request: Request, manifest: Manifest | None, earlier: Job | None) -> _Prepared:
+def _prepare(request: Request, manifest: SourceManifest | None, earlier: Job | None) -> _Prepared:
     """Return what to run.
 
     Raises:
@@ -140,7 +140,7 @@ def _what_is_trained(job: Job) -> TrainingJobSpec:
     return read_spec({**job["spec"], "suspend": False, "workers": {}})
 
 
-def _data_folder(manifest: Manifest | None, document: Job) -> Path:
+def _data_folder(manifest: SourceManifest | None, document: Job) -> Path:
     if manifest is not None:
         return manifest.folder
     return Path((document["metadata"].get("annotations") or {}).get(ANNOTATION_DATA, "."))

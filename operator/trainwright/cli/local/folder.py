@@ -16,7 +16,7 @@ from typing import IO, Any, TextIO
 
 from trainwright.api.job import FieldError, InvalidJobError
 from trainwright.api.spec.paths import is_uri
-from trainwright.cluster.port import Manifest as JobManifest
+from trainwright.cluster.port import Manifest
 from trainwright.manifests import dump, load
 
 ANNOTATION_DATA = "trainwright.dev/data-folder"
@@ -129,12 +129,12 @@ class RunFolder:
         except OSError as error:
             raise UnwritableError(self.shown, error) from None
 
-    def load(self) -> JobManifest:
+    def load(self) -> Manifest:
         """Return the job as last saved."""
-        job: JobManifest = load((self.path / _JOB_FILE).read_text(encoding="utf-8"))[0]
+        job: Manifest = load((self.path / _JOB_FILE).read_text(encoding="utf-8"))[0]
         return job
 
-    def save(self, job: JobManifest) -> None:
+    def save(self, job: Manifest) -> None:
         """Save the job; a crash leaves the version before or this one, never half of one.
 
         Raises:

@@ -16,7 +16,7 @@ from trainwright.api.exit_codes import ExitCode
 from trainwright.api.job import FieldError, InvalidJobError
 from trainwright.api.preflight import PreflightAnswer, PreflightRequest
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.cli.manifest import Manifest, read_here, read_job
+from trainwright.cli.manifest import SourceManifest, read_here, read_job
 from trainwright.cli.mistakes import show_mistakes
 from trainwright.cluster.local import Folders
 from trainwright.cluster.local.gpus import asked, count_gpus
@@ -56,7 +56,7 @@ class Request:
 def execute(request: Request) -> int:
     """Plan a job as asked and return the exit code."""
     errors = Console(stderr=True, highlight=False)
-    manifest: Manifest | None = None
+    manifest: SourceManifest | None = None
     try:
         manifest = read_job(request.source)
         question, absent = _question(request, manifest)
@@ -89,7 +89,7 @@ def execute(request: Request) -> int:
     return ExitCode.SUCCESS if answer.preflight is None or answer.preflight.fits else DOES_NOT_FIT
 
 
-def _question(request: Request, manifest: Manifest) -> tuple[PreflightRequest, list[str]]:
+def _question(request: Request, manifest: SourceManifest) -> tuple[PreflightRequest, list[str]]:
     """Return what to ask, and a line for every path that leads to nothing here."""
     _, written = read_here(manifest.document, manifest.folder, request.workers)
     folders = Folders(Path(), manifest.folder, named_volumes(request.volumes))
