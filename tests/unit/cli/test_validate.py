@@ -209,7 +209,7 @@ def test_each_job_of_a_file_is_checked_as_kubectl_would(validate):
         (
             "name: digits\nspec",
             "name: 123\nspec",
-            f"must be a string (a name that is a number is written in quotes), found 123; it {NAME_RULE_MESSAGE}",
+            f"must be a string (put the number in quotes), found 123; it {NAME_RULE_MESSAGE}",
         ),
         (
             "epochs: 2",
@@ -250,7 +250,7 @@ def test_each_job_of_a_file_is_checked_as_kubectl_would(validate):
             "builtin:\n      name: digits",
             "csv: {path: a.csv, target: y}",
             (
-                "must be a string (YAML reads y, yes and on as true: a name like that is written in quotes), found true; "
+                "must be a string (YAML reads y, yes and on as true: put it in quotes), found true; "
                 "target takes: Column to predict"
             ),
         ),
