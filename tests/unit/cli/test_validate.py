@@ -224,7 +224,7 @@ def test_each_job_of_a_file_is_checked_as_kubectl_would(validate):
         (
             "epochs: 2",
             "epochs: 2\n  workers: {resources: {requests: {nvidia.com/gpu: 1}}}",
-            "devices such as nvidia.com/gpu, and huge pages, need the same amount in limits, where they may stand alone",
+            "devices such as nvidia.com/gpu, and huge pages, need the same amount in limits; a limit without a request is enough",
         ),
         (
             "epochs: 2",
