@@ -1,4 +1,4 @@
-"""Says what is wrong with a manifest so that a person can mend it at once: where, what, and what was probably meant."""
+"""Prints the mistakes in a manifest: the line, the reason, and a suggestion where one is likely."""
 
 import difflib
 import re
@@ -17,7 +17,7 @@ from trainwright.cli.manifest import SourceManifest
 
 _TOP = ["apiVersion", "kind", "metadata", "spec"]
 _FEW = 12
-"""So many fields are listed for one that is none of them."""
+"""For an unknown field, the known fields are listed if there are at most this many."""
 _ALIASES = {
     "lr": "learningRate",
     "wd": "weightDecay",
@@ -27,7 +27,7 @@ _ALIASES = {
     "replicas": "count",
     "iterations": "steps",
 }
-"""What fields are called elsewhere, where no spelling comes close."""
+"""Names that other tools use for fields and that no spelling match would find."""
 
 
 def show_mistakes(

@@ -8,7 +8,7 @@ import typer
 def validate(
     jobs: Annotated[list[str], typer.Argument(metavar="JOB.yaml", help="Manifests; - reads standard input.")],
 ) -> None:
-    """Check manifests; run nothing."""
+    """Check manifests without running them."""
     from rich.console import Console  # noqa: PLC0415 - imports are paid for by the command that needs them
 
     from trainwright.api.exit_codes import ExitCode  # noqa: PLC0415

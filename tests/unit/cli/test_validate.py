@@ -163,8 +163,8 @@ def test_a_syntax_error_is_shown_where_it_is(validate, text, said):
     ("text", "said"),
     [
         ("a:\n\tb: 1\n", "found character '\\t' that cannot start any token: indent with spaces, not tabs"),
-        ("a:\n  b\n  c: 1\n", "mapping values are not allowed here (or on the line before: has it no colon?)"),
-        ("a: 1\nb\nc: 2\n", "could not find expected ':' (or on the line before: has it no colon?)"),
+        ("a:\n  b\n  c: 1\n", "mapping values are not allowed here (or the line before lacks a colon)"),
+        ("a: 1\nb\nc: 2\n", "could not find expected ':' (or the line before lacks a colon)"),
         ("a: 1\nb: c: 2\n", "mapping values are not allowed here"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What `trainwright plan` does, from the manifest to the exit code. The arithmetic is the worker's, in its own process."""
+"""Implements `trainwright plan`, from the manifest to the exit code. The worker's preflight process does the calculation."""
 
 import importlib.util
 import json
@@ -34,7 +34,7 @@ _PROCESS: Final = 50 * 2**20
 
 @dataclass(frozen=True)
 class Request:
-    """What the person asked for.
+    """The options of the command.
 
     Attributes:
         source: The manifest's file; `-` for standard input.
@@ -90,7 +90,7 @@ def execute(request: Request) -> int:
 
 
 def _question(request: Request, manifest: SourceManifest) -> tuple[PreflightRequest, list[str]]:
-    """Return what to ask, and a line for every path that leads to nothing here."""
+    """Return the request to the preflight, and a line for every path that does not exist here."""
     _, written = read_here(manifest.document, manifest.folder, request.workers)
     folders = Folders(Path(), manifest.folder, named_volumes(request.volumes))
     absent = absent_paths(written, folders)
@@ -134,7 +134,7 @@ def _gpu(name: str | None, spec: TrainingJobSpec) -> str | None:
         return gpu.name.lower()
     if name is None:
         return None
-    raise InvalidJobError([FieldError("--gpu", f"{name!r} is not known; known are {', '.join(GPUS)}")])
+    raise InvalidJobError([FieldError("--gpu", f"{name!r} is unknown: choose one of {', '.join(GPUS)}")])
 
 
 def _bytes(field: str, text: str) -> int:
@@ -144,7 +144,7 @@ def _bytes(field: str, text: str) -> int:
     except ValueError:
         number = 0
     if not number:
-        raise InvalidJobError([FieldError(field, f"{text!r} is no amount of memory: expected for example 80Gi")])
+        raise InvalidJobError([FieldError(field, f"{text!r} is not a memory size: use a quantity such as 80Gi")])
     return number
 
 
