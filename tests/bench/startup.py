@@ -1,8 +1,12 @@
 # ruff: noqa: T201 - a bench prints its table
-"""Time from process start to the end of the first step, on a warm machine: the worker beside a bare script.
+"""What it costs to start, beside a bare script that trains the same, on a warm machine.
 
-Both train the small CNN of the lessons on the same MNIST-shaped files, in processes of their own that take turns. The
-worker is started as a pod starts it; only the first step is made to print the time.
+There are two comparisons, each of processes that take turns, with one thread per loop:
+
+- A whole `trainwright run` of a job that is over as soon as it has begun (iris, 50 epochs), beside a script that imports torch
+  and scikit-learn and trains the same model on the same data: CPU time of all processes, and wall time.
+- Time from process start to the end of the first step of the small CNN of the lessons on MNIST-shaped files. The worker is
+  started as a pod starts it; only the first step is made to print the time.
 
     python tests/bench/startup.py [--rounds 7]
 """
@@ -10,16 +14,48 @@ worker is started as a pod starts it; only the first step is made to print the t
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from workloads import make_config, write_data
 
+WARM = 1
+"""Rounds that are left out: they warm the page cache."""
+IRIS: dict[str, Any] = {
+    "apiVersion": "trainwright.dev/v1alpha1",
+    "kind": "TrainingJob",
+    "metadata": {"name": "iris"},
+    "spec": {
+        "model": {"layers": [{"dense": {"units": 16, "activation": "relu"}}, {"dense": {"units": 3}}]},
+        "dataset": {"builtin": {"name": "iris"}, "split": {"validation": 0.1, "test": 0.1}},
+        "training": {"epochs": 50, "globalBatchSize": 16},
+        "workers": {"env": [{"name": "OMP_NUM_THREADS", "value": "1"}]},
+    },
+}
+BARE_IRIS = """
+import torch
+from sklearn.datasets import load_iris
+from torch import nn
+data = load_iris()
+inputs, targets = torch.from_numpy(data.data).float(), torch.from_numpy(data.target)
+train = torch.randperm(len(inputs))[30:]
+inputs = (inputs - inputs[train].mean(0)) / inputs[train].std(0)
+model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+optimizer = torch.optim.Adam(model.parameters(), lr=0.001, fused=True)
+for epoch in range(50):
+    for indices in torch.split(train[torch.randperm(len(train))], 16):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs[indices]), targets[indices]).backward()
+        optimizer.step()
+"""
 WORKER = """
 import importlib.util, runpy, sys, time
 class Hook:
@@ -68,7 +104,26 @@ for indices in torch.split(torch.randperm(len(images)), 64):
 """
 
 
-def measure(program: str, folder: Path) -> float:
+@dataclass(frozen=True)
+class Cost:
+    """Seconds that a program takes, with all processes that it starts."""
+
+    cpu: float
+    wall: float
+
+
+def cost(command: list[str], folder: Path) -> Cost:
+    """Return what a whole program costs."""
+    begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # As an installed package has it: what is imported has been compiled.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - begun
+    return Cost(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall)
+
+
+def first_step(program: str, folder: Path) -> float:
     """Return the seconds from the start of a program to the end of its first step."""
     environment = {
         **os.environ,
@@ -89,23 +144,45 @@ def measure(program: str, folder: Path) -> float:
     raise RuntimeError("the program has ended without a step")
 
 
+def compare_runs(rounds: int, folder: Path) -> None:
+    """Print what a whole run costs beside the bare script."""
+    (folder / "iris.yaml").write_text(json.dumps(IRIS))
+    ours = [str(Path(sys.executable).with_name("trainwright")), "run", "iris.yaml"]
+    bare = [sys.executable, "-c", BARE_IRIS]
+    pairs = [(cost(ours, folder), cost(bare, folder)) for _ in range(WARM + rounds)][WARM:]
+    print("iris, from start to end          CPU    wall")
+    for number, way in enumerate(("trainwright run", "bare script")):
+        costs = [pair[number] for pair in pairs]
+        cpu, wall = statistics.median(each.cpu for each in costs), statistics.median(each.wall for each in costs)
+        print(f"  {way:26}{cpu:6.2f} s{wall:6.2f} s")
+    cpu, wall = ([getattr(run, name) / getattr(script, name) for run, script in pairs] for name in ("cpu", "wall"))
+    print(f"  {'ratio, median of pairs':26}{statistics.median(cpu):6.2f}  {statistics.median(wall):6.2f}")
+    print(f"  {'from lowest to highest':26}{min(cpu):.2f}-{max(cpu):.2f}  {min(wall):.2f}-{max(wall):.2f}")
+
+
+def compare_first_steps(rounds: int, folder: Path) -> None:
+    """Print how long the worker takes to its first step, beside the bare script."""
+    write_data(folder)
+    times = []
+    for number in range(WARM + rounds):
+        # Every start is a first one: a checkpoint of the round before would be resumed.
+        config = make_config(folder, "cnn").model_copy(update={"uid": f"u{number}"})
+        (folder / "worker.json").write_text(json.dumps(config.to_wire()))
+        times.append((first_step(WORKER, folder), first_step(BARE, folder)))
+    times = times[WARM:]
+    print("small CNN, from start to the first step")
+    for number, way in enumerate(("worker", "bare script")):
+        print(f"  {way:26}{statistics.median(each[number] for each in times):14.2f} s")
+    print(f"  {'ratio, median of pairs':26}{statistics.median(worker / bare for worker, bare in times):14.2f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_data(folder)
-        times = []
-        for number in range(rounds + 1):
-            # Every start is a first one: a checkpoint of the round before would be resumed.
-            config = make_config(folder, "cnn").model_copy(update={"uid": f"u{number}"})
-            (folder / "worker.json").write_text(json.dumps(config.to_wire()))
-            times.append({"worker": measure(WORKER, folder), "bare": measure(BARE, folder)})
-    times = times[1:]  # The first round warms the page cache.
-    for way in ("worker", "bare"):
-        print(f"{way:8}{statistics.median(each[way] for each in times):8.2f} s to the first step")
-    print(f"ratio   {statistics.median(each['worker'] / each['bare'] for each in times):8.2f}")
+        compare_runs(rounds, Path(name))
+        compare_first_steps(rounds, Path(name))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,7 @@
 import gc
 import os
 import signal
-import sys
 from pathlib import Path
-from types import FrameType
 
 from pydantic import ValidationError
 
@@ -23,37 +21,34 @@ from trainwright.api.names import (
 )
 from trainwright.api.worker import Termination, WorkerConfig
 from trainwright_worker.agent.termination import describe, write_termination
-from trainwright_worker.console import say
+from trainwright_worker.console import leave, say
 
 DEFAULT_TERMINATION_LOG = "/dev/termination-log"
 SPINS = "1000"
 """How often a thread looks whether the others are there before it sleeps: about 10 us instead of OpenMP's 3 ms, which are as
 fast while every thread has a core, and bring a small model to a crawl as soon as one has to wait for a core."""
+_STOPPED_EARLY = Termination(
+    exit_code=ExitCode.PREEMPTED, category=classify(ExitCode.PREEMPTED), message="stopped before training began"
+)
+"""SIGTERM came before the agent could take over."""
 
 
 def main() -> int:
     """Run the worker and return its exit code."""
     index = int(os.environ.get(ENV_WORKER_INDEX, "0"))
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # OpenMP reads it when torch is imported.
-    # The first process of a container ignores signals that it has no handler for, and importing torch takes seconds.
-    signal.signal(signal.SIGTERM, _stop_early)
-    try:
-        ending = _run(index)
-    except _StoppedEarly:
-        code = ExitCode.PREEMPTED
-        ending = Termination(exit_code=code, category=classify(code), message="stopped before training began")
+    # The first process of a container ignores signals that it has no handler for, and importing torch takes seconds. The
+    # handler ends the process itself: an exception would be lost where the signal meets a callback of the import system.
+    signal.signal(signal.SIGTERM, lambda *_: leave(_end(index, _STOPPED_EARLY)))
+    return _end(index, _run(index))
+
+
+def _end(index: int, ending: Termination) -> int:
+    """Write how the worker has ended, and return its exit code."""
     write_termination(os.environ.get(ENV_TERMINATION_LOG, DEFAULT_TERMINATION_LOG), ending)
     if ending.exit_code != ExitCode.SUCCESS:
         say(f"worker {index}", f"exit code {ending.exit_code} ({ending.category}): {ending.message}")
     return ending.exit_code
-
-
-class _StoppedEarly(BaseException):
-    """SIGTERM before the agent could take over. No Exception, so that no import on the way swallows it."""
-
-
-def _stop_early(_signal: int, _frame: FrameType | None) -> None:
-    raise _StoppedEarly
 
 
 def _run(index: int) -> Termination:
@@ -79,4 +74,4 @@ def _run(index: int) -> Termination:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -12,13 +12,16 @@ import lzma
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Final
+from zipfile import BadZipFile, ZipFile
+
+import xxhash
 
 from trainwright.api.spec.paths import is_uri
 from trainwright_worker.errors import DataError, UnreachableError
@@ -32,6 +35,9 @@ _WILD: Final = re.compile(r"[*?\[]")
 _RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _COMPRESSED: Final = frozenset({".gz", ".bz2", ".xz"})
 _PROTOCOLS: Final = frozenset({"s3", "gs", "az", "abfs", "http", "https"})
+_BLOCKS: Final = 16
+_BLOCK_BYTES: Final = 1 << 16
+"""Of a large file, _BLOCKS blocks of this size determine its digest, evenly spread."""
 _AHEAD_BYTES: Final = 8 << 20
 """Bytes of a remote file that one request downloads when the file is read sequentially."""
 _TRANSIENT: Final = frozenset(
@@ -91,8 +97,25 @@ class Location:
             ahead: Bytes of a remote file that one request downloads. A skipped range beyond that is not downloaded.
         """
         with self.reading():
+            self._check_zip()
             file: BinaryIO = self.system.open(self.path, "rb", block_size=ahead, compression="infer")
         return file
+
+    def _check_zip(self) -> None:
+        """Check that a zip file contains a single file, because only the first one would be read."""
+        if not self.path.lower().endswith(".zip"):
+            return
+        with self.system.open(self.path, "rb") as file:
+            try:
+                with ZipFile(file) as archive:
+                    names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+            except BadZipFile as error:
+                raise DataError(f"{self.field}: cannot read {self.name} as a zip file: {error}") from error
+        if len(names) != 1:
+            raise DataError(
+                f"{self.field}: {self.name} contains {len(names):,} files, but a zip file must contain one",
+                "extract it, and name the file or the folder",
+            )
 
     def read(self, begin: int | None = None, end: int | None = None) -> bytes:
         """Return the stored bytes from `begin` up to `end`. Thread-safe."""
@@ -124,17 +147,20 @@ class Location:
         """Return the files under this folder at any depth, sorted by path, without hidden ones."""
         with self.reading():
             found = sorted(self._walk(self.path, frozenset()))
-        return [
-            replace(self.beside(path), size=size)
-            for path, size in found
-            if not _is_hidden(path.removeprefix(self.path))
-        ]
+            found = [entry for entry in found if not _is_hidden(entry[0].removeprefix(self.path))]
+            linked = {path for path, _, linked in found if linked}
+            listed = set(_without_aliases([path for path, _, _ in found], linked, self.path))
+        return [replace(self.beside(path), size=size) for path, size, _ in found if path in listed]
 
-    def _walk(self, folder: str, entered: frozenset[Path]) -> Iterator[tuple[str, int]]:
-        """Yield the files under a folder with their sizes, including linked folders, which fsspec does not enter."""
+    def _walk(self, folder: str, entered: frozenset[Path]) -> Iterator[tuple[str, int, bool]]:
+        """Yield the files under a folder with their sizes and whether a link leads to them.
+
+        Linked folders are entered, which fsspec does not do.
+        """
         for path, entry in self.system.find(folder, detail=True).items():
-            if not (entry.get("islink") and self.system.isdir(path)):
-                yield path, entry["size"] or 0
+            link = bool(entry.get("islink"))
+            if not (link and self.system.isdir(path)):
+                yield path, entry["size"] or 0, link or bool(entered)
                 continue
             target = Path(path).resolve()
             # A link to a parent folder would never end.
@@ -168,13 +194,37 @@ class Location:
             else:
                 found = self.system.glob(self.path)
         fixed = len(_WILD.split(self.path)[0].rpartition("/")[0])
-        return [self.beside(path) for path in sorted(found) if not _is_hidden(path[fixed:], self.path)]
+        found = [path for path in found if not _is_hidden(path[fixed:], self.path)]
+        if self.protocol is None:
+            root = self.path[:fixed]
+            real = os.path.realpath(root)
+            linked = {path for path in found if os.path.realpath(path) != real + path[fixed:]}
+            found = _without_aliases(found, linked, root)
+        return [self.beside(path) for path in sorted(found)]
 
     def stamp(self) -> list[str]:
         """Return its name, size and modification time or tag, which change when the file changes."""
         with self.reading():
             info = self.system.info(self.path)
         return [self.name, str(info.get("size")), str(info.get("ETag", info.get("mtime")))]
+
+    def digest(self, *, whole: bool = True) -> str:
+        """Return the hash of its size and some of its blocks; of a remote file, of its size and the store's tag.
+
+        Args:
+            whole: Whether to read blocks of a file on a volume; otherwise only its size is used.
+        """
+        _, size, tag = self.stamp()
+        found = xxhash.xxh3_128(size.encode())
+        if self.protocol is not None:
+            found.update(tag.encode())
+        elif whole:
+            with self.reading(), Path(self.path).open("rb") as file:
+                last = max(0, int(size) - _BLOCK_BYTES)
+                for number in range(_BLOCKS):
+                    file.seek(last * number // (_BLOCKS - 1))
+                    found.update(file.read(_BLOCK_BYTES))
+        return found.hexdigest()
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -259,7 +309,8 @@ def find_all(path: str, root: str, field: str, suffixes: tuple[str, ...] = ()) -
     names = expand(path)
     places = [place(name, root, field) for name in names]
     if "*" in path:
-        found = [match for pattern in places for match in pattern.matches()]
+        # Patterns with ranges overlap: of `part-{1..10}*`, `part-1*` includes part-10.
+        found = list(dict.fromkeys(match for pattern in places for match in pattern.matches()))
         if not found:
             raise DataError(f"{field}: no file matches {path} (looked at {places[0].name})")
         return found
@@ -296,6 +347,21 @@ def expand(path: str) -> list[str]:
     step = 1 if int(first) <= int(last) else -1
     numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + step, step)]
     return [name for number in numbers for name in expand(path[: found.start()] + number + path[found.end() :])]
+
+
+def _without_aliases(paths: list[str], linked: Collection[str], root: str) -> list[str]:
+    """Drop links to files that are listed themselves, too: their samples would count twice and be in several splits.
+
+    Args:
+        paths: Files of a mounted volume, or of an object store, which has no links.
+        linked: Those to which a link below `root` leads.
+        root: The folder that contains all of them.
+    """
+    if not linked:
+        return paths
+    real = os.path.realpath(root)
+    own = {real + path[len(root) :] for path in paths if path not in linked}
+    return [path for path in paths if path not in linked or os.path.realpath(path) not in own]
 
 
 def _is_hidden(below: str, pattern: str = "") -> bool:

@@ -221,8 +221,11 @@ def test_lora_of_a_vision_transformer():
 def test_a_job_without_them_imports_none_of_the_libraries():
     program = (
         "import sys, trainwright_worker.models.build, trainwright_worker.models.pretrained, "
-        "trainwright_worker.models.recompute; "
-        "print({'torchvision', 'timm', 'transformers', 'fsspec'} & set(sys.modules))"
+        "trainwright_worker.models.recompute\n"
+        "from trainwright.api.spec.sources import BuiltinData, BuiltinName\n"
+        "from trainwright_worker.data.builtin import read_builtin\n"
+        "read_builtin(BuiltinData(name=BuiltinName.IRIS))\n"
+        "print({'torchvision', 'timm', 'transformers', 'fsspec', 'sklearn', 'scipy', 'pandas'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"

@@ -165,6 +165,13 @@ def test_wrong_options_are_named(plan, options, words):
     assert words in errors
 
 
+def test_a_volume_that_the_job_does_not_have_is_a_mistake(plan):
+    code, _, errors = plan(MLP, "--volume", "data=/nowhere")
+    assert code == 64
+    assert "the job has no volume named 'data'" in errors
+    assert "/nowhere: no such folder" in errors
+
+
 def test_data_that_is_at_hand_is_read(plan, tmp_path):
     (tmp_path / "points.csv").write_text("a,b,c,kind\n" + "1,2,3,x\n2,3,4,y\n3,1,2,z\n" * 40)
     spec = MLP.replace("synthetic: {kind: clusters, features: 100}", "csv: {path: points.csv, target: kind}")

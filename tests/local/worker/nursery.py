@@ -13,8 +13,6 @@ import signal
 import sys
 from typing import Any
 
-import sklearn.datasets
-
 import trainwright_worker.agent.worker
 import trainwright_worker.rank.workload
 from trainwright_worker.__main__ import main
@@ -41,7 +39,6 @@ def answer(message: dict[str, Any]) -> None:
 
 
 def serve() -> None:
-    assert sklearn.datasets
     assert trainwright_worker.agent.worker
     assert trainwright_worker.rank.workload
     waiting = b""

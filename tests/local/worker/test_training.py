@@ -325,7 +325,7 @@ def test_teachers_that_cannot_teach_are_refused(make_job):
             "named",
             {"weights": "teacher", "model": "mlp", "args": {"hidden": [9]}},
             user,
-            "spec.distillation.weights: these are",
+            "spec.distillation.weights: the weights do not match the model",
         ),
         ("wrong", {"weights": "teacher", "model": "mlp", "args": {"depth": 9}}, user, "spec.distillation.args: "),
     ):

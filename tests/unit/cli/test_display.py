@@ -378,5 +378,5 @@ def test_a_run_that_learnt_nothing_ends_with_a_doubt_instead_of_a_tick(tmp_path)
     (folder / "results.json").write_text(json.dumps({"test": test, "data": {"classes": list("0123456789")}}))
     text = "\n".join(printed(TrainingJobStatus(phase=Phase.SUCCEEDED, results=Results(folder=str(folder))), tmp_path))
     assert text.startswith("! digits succeeded")
-    assert "accuracy 0.1000 on test is no better than guessing one of 10 classes: nothing was learnt" in text
+    assert "accuracy 0.1000 on test is no better than always predicting the most frequent class" in text
     assert f"tensorboard --logdir {tmp_path}/job/tensorboard" in text

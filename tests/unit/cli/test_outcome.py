@@ -9,6 +9,11 @@ def measured(**metrics):
     return {"test": {"split": "test", "step": 9, "metrics": metrics}}
 
 
+def rare(most_frequent, accuracy, samples):
+    baselines = {"test": {"accuracy": most_frequent, "samples": samples}}
+    return measured(accuracy=accuracy) | {"data": {"classes": ["no", "yes"]}, "baselines": baselines}
+
+
 @pytest.mark.parametrize(
     ("summary", "said"),
     [
@@ -16,7 +21,9 @@ def measured(**metrics):
         ({"history": [{"loss": 2.0}, {"loss": 0.5}]}, []),
         ({"history": [{"loss": 2.0}, {"loss": 5.0}]}, ["the training loss rose from 2.0000 to 5.0000"]),
         ({"history": [{"loss": None}, {"loss": 5.0}]}, []),
-        (measured(accuracy=0.26) | {"data": {"classes": list("abcd")}}, ["accuracy 0.2600 on test"]),
+        (measured(accuracy=0.25) | {"data": {"classes": list("abcd")}}, ["accuracy 0.2500 on test"]),
+        (rare(0.9, 0.91, 100), ["accuracy 0.9100 on test is no better than always predicting the most frequent class"]),
+        (rare(0.9, 0.94, 100), []),
         (measured(accuracy=0.5) | {"data": {"classes": list("abcd")}}, []),
         (measured(r2=-0.3), ["r2 -0.3000 on test"]),
         (measured(r2=0.3), []),

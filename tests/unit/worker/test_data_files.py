@@ -3,7 +3,10 @@
 import io
 import json
 import os
+import shutil
 import tarfile
+from pathlib import Path
+from zipfile import ZipFile
 
 import datasets
 import numpy as np
@@ -13,12 +16,15 @@ from PIL import Image
 
 from trainwright.api.job import read_spec
 from trainwright.api.spec import DatasetSpec
+from trainwright.api.spec.corpora import TextData
 from trainwright_worker.data.dataset import measure, process, read
 from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.overlap import check_overlap
 from trainwright_worker.data.samples import Samples
 from trainwright_worker.data.table import Table
+from trainwright_worker.data.texts import open_text
 from trainwright_worker.errors import DataError
+from trainwright_worker.files import find_all
 
 
 def spec_of(dataset, task="classification", model=None):
@@ -159,6 +165,43 @@ def test_splits_of_a_saved_dataset_that_are_none_of_ours_are_told(tmp_path):
     assert any("saved has the splits validation_matched, which are ignored" in note for note in splits.notes)
 
 
+def test_a_split_of_saved_images_that_is_a_link_to_the_training_split(tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    images = [Image.fromarray(np.full((4, 4), shade, np.uint8)) for shade in range(4)]
+    rows = datasets.Dataset.from_dict({"image": images, "label": [0, 1, 0, 1]}, features=features)
+    datasets.DatasetDict(train=rows, test=rows).save_to_disk(tmp_path / "saved")
+    saved = {"huggingface": {"path": "saved", "image": "image", "size": 4}}
+    read_data(saved, tmp_path)
+    shutil.rmtree(tmp_path / "saved" / "test")
+    (tmp_path / "saved" / "test").symlink_to("train")
+    with pytest.raises(DataError, match="is also one of the training files"):
+        read_data(saved, tmp_path)
+
+
+def test_rows_without_a_label_may_be_blank_where_they_are_dropped(tmp_path):
+    (tmp_path / "t.csv").write_text("text,label\none,x\n,\ntwo,y\n")
+    source = {"labeledText": {"path": "t.csv"}, "split": {"validation": 0, "test": 0}}
+    splits, _ = read_data({**source, "missingTargets": "drop"}, tmp_path)
+    assert list(splits.train.store.texts()) == ["one", "", "two"]
+    assert sorted(splits.train.rows.tolist()) == [0, 2]
+    (tmp_path / "t.csv").write_text("text,label\none,x\n,y\n")
+    with pytest.raises(DataError, match="column 'text' must hold text"):
+        read_data(source, tmp_path)
+
+
+def test_a_text_may_contain_byte_order_marks_after_its_first_character(tmp_path):
+    text = "\ufeffa\ufeff \ufeffb\n" * 3000
+    (tmp_path / "t.txt").write_text(text)
+    (store,) = open_text(TextData(path="t.txt"), "t.txt", str(tmp_path), "f").files()
+    assert "".join(store) == text[1:]
+
+
+def test_json_that_is_nested_too_deeply_is_no_crash(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"text": "a", "label": "x"}\n' + "[" * 200_000 + "\n")
+    with pytest.raises(DataError, match=r"line 2 of .* is not valid JSON"):
+        read_data({"labeledText": {"path": "t.jsonl"}}, tmp_path)
+
+
 def test_idx_files_lead_back_to_their_images(tmp_path):
     (tmp_path / "i").write_bytes(np.array([2051, 3, 1, 1], ">u4").tobytes() + b"abc")
     (tmp_path / "l").write_bytes(np.array([2049, 3], ">u4").tobytes() + bytes([0, 1, 1]))
@@ -168,3 +211,40 @@ def test_idx_files_lead_back_to_their_images(tmp_path):
         for index in range(len(part)):
             shade = part.inputs[index].item()
             assert part.origins.describe(index) == {"file": f"{tmp_path}/i", "row": shade - ord("a") + 1}
+
+
+def listed(path, root, suffixes=(".csv",)):
+    return [Path(place.path).relative_to(root).as_posix() for place in find_all(path, str(root), "f", suffixes)]
+
+
+def test_a_link_to_a_file_that_is_listed_itself_is_not_read_again(tmp_path):
+    root, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    for name in ("a", "part-1", "part-10"):
+        (root / "in").mkdir(parents=True, exist_ok=True)
+        (root / "in" / f"{name}.csv").write_text("x\n")
+    elsewhere.mkdir()
+    (elsewhere / "b.csv").write_text("x\n")
+    (root / "latest.csv").symlink_to("in/a.csv")
+    (root / "again").symlink_to("in")
+    (root / "b.csv").symlink_to(elsewhere / "b.csv")
+    (root / "b2.csv").symlink_to(elsewhere / "b.csv")
+    own = ["in/a.csv", "in/part-1.csv", "in/part-10.csv"]
+    assert listed("data", tmp_path) == [f"data/{name}" for name in ("b.csv", "b2.csv", *own)]
+    assert listed("**/*.csv", root) == ["b.csv", "b2.csv", *own]
+    assert listed("*.csv", root) == ["b.csv", "b2.csv", "latest.csv"], "what it leads to is not listed here"
+    assert listed("again/*.csv", root) == ["again/a.csv", "again/part-1.csv", "again/part-10.csv"]
+    assert listed("in/part-{1..10}*.csv", root) == ["in/part-1.csv", "in/part-10.csv"]
+    (tmp_path / "link").symlink_to(root)
+    assert listed("link", tmp_path) == [f"link/{name}" for name in ("b.csv", "b2.csv", *own)]
+
+
+def test_a_zip_file_holds_one_file(tmp_path):
+    table = "a,y\n" + "".join(f"{n},{'xy'[n % 2]}\n" for n in range(10))
+    for name, members in (("one", ["a.csv"]), ("two", ["a.csv", "b.csv"])):
+        with ZipFile(tmp_path / f"{name}.csv.zip", "w") as archive:
+            for member in members:
+                archive.writestr(member, table)
+    splits, _ = read_data({"csv": {"path": "one.csv.zip", "target": "y"}}, tmp_path)
+    assert sum(len(part) for part in (splits.train, splits.validation, splits.test) if part is not None) == 10
+    with pytest.raises(DataError, match=r"two\.csv\.zip contains 2 files, but a zip file must contain one"):
+        read_data({"csv": {"path": "two.csv.zip", "target": "y"}}, tmp_path)

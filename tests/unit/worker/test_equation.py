@@ -42,5 +42,6 @@ def test_features_without_names_are_numbered():
 
 @pytest.mark.parametrize("classes", [None, ("a", "b")])
 def test_other_models_have_no_equation(classes):
-    model = layer() if classes else nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 1))
-    assert equation(model, dataset(None, Normalization(), classes)) is None
+    for other in (nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 1)), nn.Sequential(layer(), nn.ReLU())):
+        model = layer() if classes else other
+        assert equation(model, dataset(None, Normalization(), classes)) is None

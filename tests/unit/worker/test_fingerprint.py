@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -122,6 +124,31 @@ def test_many_files_are_few_pieces(tmp_path):
     assert len(before.parts["split"]) <= 256
     write_texts(tmp_path / "texts", {"0300.jsonl": [("no", "x")]})
     assert "0300.jsonl" in mark(LABELED, tmp_path).find_changes(before)
+
+
+def test_images_and_frames_in_files_of_other_kinds(tmp_path):
+    def save(shades):
+        images = [Image.fromarray(np.full((4, 4), shade, np.uint8)) for shade in shades]
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+        rows = datasets.Dataset.from_dict({"image": images, "label": [0, 1, 0]}, features=features)
+        shutil.rmtree(tmp_path / "saved", ignore_errors=True)
+        rows.save_to_disk(tmp_path / "saved")
+
+    saved = {"huggingface": {"path": "saved", "image": "image", "size": 4}}
+    save([1, 2, 3])
+    before = mark(saved, tmp_path)
+    save([1, 2, 3])
+    assert mark(saved, tmp_path).find_changes(before) == ""
+    save([3, 2, 1])
+    assert "another order of samples" in mark(saved, tmp_path).find_changes(before)
+
+    spoken = {"labeledSequences": {"path": "s.jsonl"}}
+    rows = [{"frames": [[float(n), 1.0]] * 4, "text": "ab"} for n in range(3)]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    before = mark(spoken, tmp_path, "transcription")
+    rows[1]["frames"][2] = [9.0, 1.0]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "has other samples" in mark(spoken, tmp_path, "transcription").find_changes(before)
 
 
 @pytest.fixture

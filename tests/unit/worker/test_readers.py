@@ -3,8 +3,11 @@ import gzip
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
 
 from trainwright.api.job import read_spec
+from trainwright.api.spec.sources import BuiltinData, BuiltinName
+from trainwright_worker.data.builtin import read_builtin
 from trainwright_worker.data.dataset import measure, process, read
 from trainwright_worker.data.given import samples_to_predict
 from trainwright_worker.errors import DataError, UserError
@@ -277,20 +280,25 @@ def test_cifar10_mistakes_are_data_errors(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "classes"),
-    [("digits", (1797, 1, 8, 8), 10), ("iris", (150, 4), 3), ("wine", (178, 13), 3), ("breast-cancer", (569, 30), 2)],
+    ("name", "load"),
+    [("digits", load_digits), ("iris", load_iris), ("wine", load_wine), ("breast-cancer", load_breast_cancer)],
 )
-def test_builtin_classes(name, shape, classes):
-    splits, names = read(spec_of({"builtin": {"name": name}}), "")
-    assert splits.train.inputs.shape == shape
-    assert len(names) == classes
+def test_builtin_classes_are_as_scikit_learn_reads_them(name, load):
+    table, known = read_builtin(BuiltinData(name=BuiltinName(name))), load()
+    samples = table.samples
+    assert torch.equal(samples.inputs.flatten(1), torch.from_numpy(known.data).float())
+    assert samples.targets.tolist() == known.target.tolist()
+    assert samples.features == tuple(known.feature_names)
+    assert table.classes == tuple(str(target) for target in known.target_names)
+    assert samples.shape == ((1, 8, 8) if name == "digits" else known.data.shape[1:])
 
 
 def test_builtin_regression_keeps_its_units():
-    splits, names = read(spec_of({"builtin": {"name": "diabetes"}}, task="regression"), "")
-    assert names is None
-    assert splits.train.targets.shape == (442, 1)
-    assert splits.train.targets.max() > 300
+    table, known = read_builtin(BuiltinData(name=BuiltinName.DIABETES)), load_diabetes(scaled=False)
+    assert table.classes is None
+    assert torch.equal(table.samples.inputs, torch.from_numpy(known.data).float())
+    assert table.samples.targets.flatten().tolist() == known.target.tolist()
+    assert table.samples.features == tuple(known.feature_names)
 
 
 def test_synthetic_data_is_a_function_of_the_seed():

@@ -68,6 +68,9 @@ def choose_features(
     Raises:
         DataError: A column is missing or duplicated, the target is among the features, or there are no features.
     """
+    repeated = next((name for name in wanted or () if (wanted or []).count(name) > 1), None)
+    if repeated is not None:
+        raise DataError(f"{field}.features: lists {repeated!r} more than once", "list every column once")
     for key, columns in (("target", [target]), ("features", wanted or [])):
         for name in columns:
             if name not in names:

@@ -1,13 +1,12 @@
 """Computes the fingerprint of a dataset, which shows whether a resumed run has the same samples as before.
 
 The split depends on the seed and on the samples in their order. The fingerprint covers them file by file and is cheap:
-values in memory are hashed; for images, only names and sizes; for text files, sizes and, if there are few files, up to
-a megabyte of each.
+values in memory are hashed; for images, only names and sizes; for files of texts or of many images, sizes and, if there are
+few files, up to a megabyte of each.
 """
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -22,13 +21,9 @@ from trainwright_worker.data.pieces import SPLIT, Fingerprint, Piece
 from trainwright_worker.data.ragged import Array
 from trainwright_worker.data.samples import Samples
 from trainwright_worker.data.table import Part, Table
-from trainwright_worker.files import Location
 
 _PIECES: Final = 256
 """Maximum number of pieces of a part in a fingerprint, which is saved with every checkpoint."""
-_BLOCKS: Final = 16
-_BLOCK_BYTES: Final = 1 << 16
-"""Of a large file, _BLOCKS blocks of this size are read, evenly spread."""
 _OPENED: Final = 256
 """With more text files than this, only their sizes are used."""
 
@@ -58,7 +53,7 @@ def _pieces(part: Part) -> list[Piece]:
             places = part.store.places
             names = _shorten([place.name for place in places])
             whole = len(places) <= _OPENED
-            files = [Piece(name, None, _digest(place, whole=whole)) for name, place in zip(names, places, strict=True)]
+            files = [Piece(name, None, place.digest(whole=whole)) for name, place in zip(names, places, strict=True)]
             return [*files, Piece("the data", len(part), _hash((part.rows, part.targets, part.ends)))]
     raise TypeError(type(part))
 
@@ -88,35 +83,17 @@ def _cut(names: Sequence[str], piece: Tensor, content: Callable[[int, int], Cont
 
 
 def _of_frames(part: Frames, begin: int, end: int) -> Content:
-    """Yield the transcripts and the lengths of sequences."""
+    """Yield the transcripts, the lengths and the frames of sequences."""
     for number in part.rows[begin:end].tolist():
         yield part.transcripts.row(number)
         yield part.frames.ends[number : number + 2] - part.frames.ends[number]
+        yield part.frames.row(number)
 
 
 def _hash(content: Content) -> str:
     found = xxhash.xxh3_128()
     for part in content:
         found.update(np.ascontiguousarray(part).data)
-    return found.hexdigest()
-
-
-def _digest(place: Location, *, whole: bool) -> str:
-    """Return the hash of a file's size and some of its blocks; for a remote file, of its size and the store's tag.
-
-    Args:
-        place: The file.
-        whole: Whether to read blocks of a file on a volume; otherwise only its size is used.
-    """
-    _, size, tag = place.stamp()
-    found = xxhash.xxh3_128(size.encode())
-    if place.protocol is not None:
-        found.update(tag.encode())
-    elif whole:
-        with place.reading(), Path(place.path).open("rb") as file:
-            for begin in np.linspace(0, max(0, int(size) - _BLOCK_BYTES), _BLOCKS).astype(int).tolist():
-                file.seek(begin)
-                found.update(file.read(_BLOCK_BYTES))
     return found.hexdigest()
 
 

@@ -12,6 +12,7 @@ from trainwright_worker.data.folders import ImageFiles
 from trainwright_worker.data.frames import Frames
 from trainwright_worker.data.pictures import Pictures
 from trainwright_worker.data.samples import Samples
+from trainwright_worker.data.saved import SavedImages
 from trainwright_worker.data.shards import Shards
 from trainwright_worker.data.table import Part, Table
 from trainwright_worker.errors import DataError
@@ -49,8 +50,8 @@ def _files(part: Part, other: Part) -> Iterable[str]:
             return (place.name for place in part.store.places)
         case Samples() | Frames():
             return () if part.origins is None else part.origins.files
-        case Pictures(images=Shards() as shards):
-            return (place.name for place in shards.places)
+        case Pictures(images=Shards() | SavedImages() as images):
+            return (place.name for place in images.places)
         case Pictures(images=ImageFiles() as images):
             return _of_like_size(images, other)
     return ()

@@ -59,7 +59,7 @@ def _read_rows(data: Any, job: Job) -> Table:
 
 
 READERS: Final = {
-    "builtin": Reader(lambda data, _: read_builtin(data), ("sklearn.datasets",)),
+    "builtin": Reader(lambda data, _: read_builtin(data)),
     "csv": Reader(_read_rows),
     "parquet": Reader(_read_rows, ("pyarrow.parquet",)),
     "idx": Reader(lambda data, job: read_idx(data, job.root)),

@@ -85,7 +85,7 @@ def _json_records(
         where = f"line {number} of {location.name}"
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{location.field}: {where} is not valid JSON: {error}") from error
         if not isinstance(record, dict):
             raise DataError(f"{location.field}: {where} is not a JSON object")

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor
 
 from trainwright.api.spec.corpora import HuggingFaceData
@@ -44,7 +45,7 @@ class SavedTexts:
     @property
     def places(self) -> list[Location]:
         """The files of the rows."""
-        return [place(entry["filename"], "", self.field) for entry in self.rows.cache_files]
+        return _files_of(self.rows, self.field)
 
     def texts(self) -> Iterator[str]:
         """Yield all texts in order.
@@ -76,7 +77,13 @@ class SavedImages:
     rows: Any
     column: str
     origin: str
+    place: str
     reading: Reading = Reading.DECODING
+
+    @property
+    def places(self) -> list[Location]:
+        """The files of the rows."""
+        return _files_of(self.rows, f"{_FIELD}.image")
 
     def read(self, row: int) -> bytes:
         """Return the encoded image of a row."""
@@ -96,11 +103,17 @@ class SavedImages:
 
     def origins(self, rows: Tensor) -> Origins:
         """Return the origins of the images at `rows` ([samples] int64)."""
-        return Origins.of_file(self.origin, rows + 1)
+        return Origins.of_file(self.place, rows + 1)
 
     def marks(self) -> Marks:
-        """Return only the positions of the images, because anything else takes as long as reading them."""
-        return Marks((self.origin,), np.zeros(len(self.rows), np.int64), np.arange(len(self.rows)))
+        """Return the position of each image, and a number that depends on the files, because reading all takes long."""
+        digest = xxhash.xxh3_64_intdigest("".join(place.digest() for place in self.places).encode())
+        positions = np.arange(len(self.rows), dtype=np.uint64)
+        return Marks((self.place,), np.zeros(len(self.rows), np.int64), positions ^ np.uint64(digest))
+
+
+def _files_of(rows: Any, field: str) -> list[Location]:
+    return [place(entry["filename"], "", field) for entry in rows.cache_files]
 
 
 def read_saved(data: HuggingFaceData, root: str, target: Target, missing: MissingTargets) -> Table:
@@ -242,7 +255,7 @@ class _Reader:
         if split.inputs is not None:
             return Samples(split.inputs, targets, self._names(split), split.origins, self._columns.units)
         name = data.image or ""
-        images = SavedImages(_encoded(split.rows, name, split.origin), name, split.origin)
+        images = SavedImages(_encoded(split.rows, name, split.origin), name, split.origin, split.place)
         return Pictures(images, split.kept, targets, data, f"{_FIELD}.image")
 
     def _names(self, split: _Split) -> tuple[str, ...] | None:

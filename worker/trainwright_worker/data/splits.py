@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trainwright.api.spec.dataset import SplitSpec
-from trainwright_worker.data.table import Part, Table
+from trainwright_worker.data.table import Part, Split, Table
 from trainwright_worker.errors import DataError
 
 _SHOWN: Final = 5
@@ -174,7 +174,7 @@ def _classes_of(table: Table) -> Tensor | None:
     return None if table.classes is None else class_indices(table.samples)
 
 
-def class_indices(part: Part) -> Tensor | None:
+def class_indices(part: Part | Split) -> Tensor | None:
     """Return the class of each sample ([samples] int64); None if they have no classes."""
     targets = getattr(part, "targets", None)
     return targets if isinstance(targets, Tensor) and targets.dtype == torch.int64 and targets.dim() == 1 else None

@@ -88,7 +88,7 @@ class Files:
     blank: bool = False
 
     def texts(self) -> Iterator[str]:
-        """Yield all texts in order.
+        """Yield all texts in order. Those of records without a label, which are not used, may be missing.
 
         Raises:
             DataError: A file is damaged, or some values are not texts; the latter is raised after all are read.
@@ -98,8 +98,16 @@ class Files:
             rows = rows_of(location)
             for number, record in read_records(location, {"textField": self.text_field}, self.delimiter):
                 text = record[self.text_field]
-                if not add_text_fault(
-                    faults, f"{self.field}.path", self.text_field, rows, number, text, blank=self.blank
+                if self.label_field is not None and not isinstance(text, str):
+                    yield ""  # `read_labels` has checked the texts of all records with a label.
+                elif not add_text_fault(
+                    faults,
+                    f"{self.field}.path",
+                    self.text_field,
+                    rows,
+                    number,
+                    text,
+                    blank=self.blank or self.label_field is not None,
                 ):
                     yield text
         faults.check()
@@ -118,10 +126,11 @@ class Files:
         for location in self.places:
             rows, found = rows_of(location), array("q")
             for number, record in read_records(location, columns, self.delimiter):
-                label = record[label_field]
-                add_text_fault(faults, f"{self.field}.path", self.text_field, rows, number, record[self.text_field])
-                if not gaps.record_if_missing(label, rows, number) and not add_label_fault(
-                    faults, gaps, rows, number, label
+                label, text = record[label_field], record[self.text_field]
+                if (
+                    not gaps.record_if_missing(label, rows, number)
+                    and not add_text_fault(faults, f"{self.field}.path", self.text_field, rows, number, text)
+                    and not add_label_fault(faults, gaps, rows, number, label)
                 ):
                     labels.add(label)
                     kept.append(texts)
@@ -213,8 +222,9 @@ class PlainText:
 
     def _read(self, place: Location) -> Iterator[str]:
         with place.open() as file, place.reading():
-            for chunk in _chunks(file, self._chunk_bytes):
-                yield decode(chunk, place.name, self.field)
+            for number, chunk in enumerate(_chunks(file, self._chunk_bytes)):
+                # Only at the start of a file U+FEFF is a byte order mark.
+                yield decode(chunk, place.name, self.field, "utf-8" if number else "utf-8-sig")
 
     @cached_property
     def _chunk_bytes(self) -> int:
@@ -291,13 +301,19 @@ def open_text(data: TextData, path: str, root: str, field: str) -> "Files | Plai
     return Files(places, "spec.dataset.text", data.text_field, blank=True)
 
 
-def decode(content: bytes, name: str, field: str) -> str:
+def decode(content: bytes, name: str, field: str, encoding: str = "utf-8-sig") -> str:
     """Decode UTF-8 text.
+
+    Args:
+        content: The text.
+        name: Name of the file for messages.
+        field: Field of the spec that names it.
+        encoding: "utf-8-sig" to remove a byte order mark, or "utf-8".
 
     Raises:
         DataError: It is not UTF-8.
     """
     try:
-        return content.decode("utf-8-sig")
+        return content.decode(encoding)
     except UnicodeDecodeError as error:
         raise DataError(f"{field}: {name} is not UTF-8 text: {error}") from error

@@ -7,6 +7,7 @@ from trainwright.api.devices import find_gpu
 from trainwright.api.preflight import PreflightAnswer, PreflightRequest, Remedy
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.paths import is_uri, list_paths
+from trainwright_worker.console import leave
 from trainwright_worker.data.dataset import measure, process, read
 from trainwright_worker.data.given import samples_to_predict
 from trainwright_worker.data.ragged import Scratch
@@ -101,4 +102,4 @@ def _facts(spec: TrainingJobSpec, question: PreflightRequest) -> Assumed:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -8,6 +8,9 @@ from torch import nn
 from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.data.samples import Samples
 
+_SAMPLES = 64
+"""Random samples on which a model is compared with its only layer."""
+
 
 def equation(model: nn.Module, dataset: Dataset) -> dict[str, Any] | None:
     """Return the coefficients by feature and the intercept of a linear regression, in the units of the data.
@@ -30,6 +33,11 @@ def equation(model: nn.Module, dataset: Dataset) -> dict[str, Any] | None:
     if dataset.classes is not None or not isinstance(train, Samples) or train.inputs.dim() != 2:  # noqa: PLR2004
         return None
     layer, scale = layers[0], dataset.normalization
+    # An activation has no weights, but the model is not linear with it.
+    samples = torch.randn(_SAMPLES, layer.in_features, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        if not torch.allclose(model.eval()(samples), layer(samples), atol=1e-5):
+            return None
     weights = layer.weight.detach()[0].double() * scale.target_deviation[0]
     intercept = scale.target_mean[0]
     if layer.bias is not None:

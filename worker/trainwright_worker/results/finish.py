@@ -21,7 +21,9 @@ from trainwright.api.figures import Evaluation
 from trainwright.api.names import SUMMARY_FILE, WEIGHTS_FILE
 from trainwright.api.status import Export, Results
 from trainwright.api.worker import WorkerPhase
+from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.data.given import samples_to_predict
+from trainwright_worker.data.splits import class_indices
 from trainwright_worker.errors import NonFiniteError
 from trainwright_worker.models.huggingface import HuggingFaceModel
 from trainwright_worker.results.equation import equation
@@ -190,6 +192,7 @@ class _Results:
             "best": None if progress.best is None else progress.best.to_wire(),
             "history": progress.history,
             "evaluations": [evaluation.to_wire() for evaluation in progress.evaluations],
+            "baselines": _baselines(dataset),
             "data": dataset.measured.to_json(),
             "features": getattr(dataset.splits.train, "features", None),
             **({} if found is None else {"equation": found}),
@@ -203,3 +206,13 @@ class _Results:
             },
         }
         self._folder.write(SUMMARY_FILE, json.dumps(summary, indent=2).encode())
+
+
+def _baselines(dataset: Dataset) -> dict[str, dict[str, float]]:
+    """Return by split the accuracy of always predicting its most frequent class, and its number of samples."""
+    found = {}
+    for name, part in (("validation", dataset.splits.validation), ("test", dataset.splits.test)):
+        targets = None if part is None or dataset.classes is None else class_indices(part)
+        if targets is not None and len(targets):
+            found[name] = {"accuracy": int(targets.bincount().max()) / len(targets), "samples": len(targets)}
+    return found

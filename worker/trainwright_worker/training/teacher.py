@@ -57,8 +57,8 @@ def make_distilled(
     def distilled(outputs: Tensor, batch: Batch) -> Tensor:
         with torch.no_grad(), torch.autocast(device.type, half, enabled=half is not None):
             taught = run_model(teacher, batch)
-            divergence = compare(outputs, taught.float(), batch, temperature)
-            return alpha * divergence + (1 - alpha) * loss.total(outputs, batch) if alpha < 1 else divergence
+        divergence = compare(outputs, taught.float(), batch, temperature)
+        return alpha * divergence + (1 - alpha) * loss.total(outputs, batch) if alpha < 1 else divergence
 
     return Loss(distilled, loss.count), warning
 

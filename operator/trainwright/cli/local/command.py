@@ -268,7 +268,8 @@ def _say_how_to_resume(request: Request, errors: Console, job: Job, folder: RunF
     if newest is None and status.checkpoints:
         newest = status.checkpoints[-1].step
     saved = "nothing is saved yet" if newest is None else f"step {newest:,} is saved"
-    errors.print(f"{'killed' if end.killed else 'stopped'} at step {status.progress.step:,}; {saved}")
+    reached = max(status.progress.step, newest or 0)
+    errors.print(f"{'killed' if end.killed else 'stopped'} at step {reached:,}; {saved}")
     words = ["trainwright", "run"]
     words += [request.source] if request.source not in (None, STDIN) else []
     words += [part for pair in request.volumes for part in ("--volume", pair)]

@@ -10,8 +10,6 @@ from trainwright.cli.local.words import figure
 Summary = dict[str, Any]
 """What results.json holds."""
 
-_GUESSING: Final = 1.1
-"""Up to this many times the accuracy of guessing, a classifier has learnt nothing that shows."""
 _TERMS: Final = 8
 
 
@@ -50,14 +48,22 @@ def doubts(summary: Summary) -> list[str]:
     measured = summary.get("test") or summary.get("best")
     metrics, classes = (measured or {}).get("metrics", {}), summary.get("data", {}).get("classes")
     split = (measured or {}).get("split")
-    if classes and "accuracy" in metrics and metrics["accuracy"] <= _GUESSING / len(classes):
-        found.append(
-            f"accuracy {figure(metrics['accuracy'])} on {split} is no better than guessing one of {len(classes)} classes: nothing "
-            "was learnt; change spec.optimizer.learningRate, train longer, or check the targets"
-        )
+    if classes and "accuracy" in metrics:
+        baseline = summary.get("baselines", {}).get(split, {"accuracy": 1 / len(classes), "samples": 0})
+        if metrics["accuracy"] <= baseline["accuracy"] + _standard_error(**baseline):
+            found.append(
+                f"accuracy {figure(metrics['accuracy'])} on {split} is no better than always predicting the most frequent class "
+                f"({figure(baseline['accuracy'])}): nothing was learnt that shows in it; change spec.optimizer.learningRate, "
+                "train longer, or check the targets"
+            )
     if metrics.get("r2", 1) <= 0:
         found.append(
             f"r2 {figure(metrics['r2'])} on {split} is no better than always predicting the mean: nothing was learnt; change "
             "spec.optimizer.learningRate, train longer, or check the target"
         )
     return found
+
+
+def _standard_error(accuracy: float, samples: int) -> float:
+    """Return how far the accuracy of guessing is from its mean on so many samples."""
+    return (accuracy * (1 - accuracy) / samples) ** 0.5 if samples else 0.0

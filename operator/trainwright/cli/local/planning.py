@@ -20,7 +20,13 @@ from trainwright.cli.manifest import SourceManifest, read_here, read_job
 from trainwright.cli.mistakes import show_mistakes
 from trainwright.cluster.local import Folders
 from trainwright.cluster.local.gpus import asked, count_gpus
-from trainwright.cluster.local.mounts import absent_paths, describe_absence, localize_spec, named_volumes
+from trainwright.cluster.local.mounts import (
+    absent_paths,
+    describe_absence,
+    localize_spec,
+    named_volumes,
+    volume_mistakes,
+)
 
 DOES_NOT_FIT: Final = 1
 _PREFLIGHT: Final = "trainwright_worker.preflight"
@@ -92,7 +98,10 @@ def execute(request: Request) -> int:
 def _question(request: Request, manifest: SourceManifest) -> tuple[PreflightRequest, list[str]]:
     """Return the request to the preflight, and a line for every path that does not exist here."""
     _, written = read_here(manifest.document, manifest.folder, request.workers)
-    folders = Folders(Path(), manifest.folder, named_volumes(request.volumes))
+    volumes = named_volumes(request.volumes)
+    if wrong := volume_mistakes(written, volumes):
+        raise InvalidJobError(wrong)
+    folders = Folders(Path(), manifest.folder, volumes)
     absent = absent_paths(written, folders)
     spec, root = localize_spec(written, folders)
     gpu = _gpu(request.gpu, spec)

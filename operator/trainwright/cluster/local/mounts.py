@@ -1,5 +1,6 @@
 """Paths of a pod, mapped to paths of this machine, as a kubelet maps them by mounting volumes."""
 
+import glob
 import os
 import re
 from collections.abc import Mapping
@@ -82,19 +83,25 @@ def named_volumes(pairs: list[str]) -> dict[str, Path]:
     return volumes
 
 
-def mistakes(spec: TrainingJobSpec, data: Path, volumes: Mapping[str, Path]) -> list[FieldError]:
-    """Return what is wrong with running this spec here: unknown volumes, folders and dataset files that do not exist."""
+def volume_mistakes(spec: TrainingJobSpec, volumes: Mapping[str, Path]) -> list[FieldError]:
+    """Return which volumes the job does not have, and which folders do not exist."""
     known = [volume.name for volume in spec.workers.volumes or ()]
-    found = [
+    unknown = [
         FieldError("--volume", f"the job has no volume named {name!r}; it has: {', '.join(known) or 'none'}")
         for name in volumes
         if name not in known
     ]
-    found += [
+    absent = [
         FieldError("--volume", f"{name}={folder}: no such folder")
         for name, folder in volumes.items()
         if not folder.is_dir()
     ]
+    return unknown + absent
+
+
+def mistakes(spec: TrainingJobSpec, data: Path, volumes: Mapping[str, Path]) -> list[FieldError]:
+    """Return what is wrong with running this spec here: wrong volumes, and dataset files that do not exist."""
+    found = volume_mistakes(spec, volumes)
     folders = Folders(Path(), data, volumes)
     told: set[str] = set()
     for field, path in absent_paths(spec, folders):
@@ -179,8 +186,8 @@ def _is_inherited(variable: str) -> bool:
 
 def _exists(place: Path) -> bool:
     """Return whether a path leads to data; it may name many files by wildcards, or shards by {000..015}."""
-    pattern = re.sub(r"\{[^}]*\}", "*", place.name)
-    return place.exists() or any(place.parent.glob(pattern))
+    pattern = re.sub(r"\{[^}]*\}\*?", "*", str(place))
+    return place.exists() or any(glob.iglob(pattern, recursive=True))  # noqa: PTH207 - pathlib refuses part**
 
 
 def _place(spec: TrainingJobSpec, path: str, folders: Folders) -> Path:
