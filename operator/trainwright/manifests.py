@@ -1,7 +1,7 @@
-"""YAML, read as kubectl reads it and written as people like to read it. Knows nothing of what a document means.
+"""Reads YAML exactly as kubectl does, and writes readable YAML. It does not interpret the documents.
 
-PyYAML and kubectl disagree on what plain text stands for: to PyYAML `1e-3` and `y` are text, `2026-01-01` is a date and
-`1:30` ninety, and of two equal keys the last one wins. A manifest must mean the same on a laptop and in a cluster, so kubectl is right.
+PyYAML and kubectl parse plain scalars differently: PyYAML reads `1e-3` and `y` as strings, `2026-01-01` as a date and `1:30` as
+90, and of two equal keys it keeps the last. A manifest must mean the same on a laptop and in a cluster, so we follow kubectl.
 """
 
 import re
@@ -20,7 +20,7 @@ _REPLACED: Final = {*_NUMBERS, "tag:yaml.org,2002:timestamp"}
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with kubectl's idea of plain scalars and of repeated keys."""
+    """PyYAML's safe loader, with kubectl's rules for plain scalars and duplicate keys."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own registry
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED]
@@ -44,7 +44,7 @@ _Loader.add_constructor("tag:yaml.org,2002:bool", _Loader.construct_yaml_bool)
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's safe dumper; long text is folded, never quoted over several lines."""
+    """PyYAML's safe dumper, which folds long text instead of quoting it over several lines."""
 
     def ignore_aliases(self, _data: Any) -> bool:
         return True
@@ -62,14 +62,14 @@ _Dumper.add_representer(str, _text)
 
 _YES_OR_NO: Final = re.compile(r"^[yYnN]$")
 for _class in (_Loader, _Dumper):
-    # The dumper knows them so that it quotes text which would be read as something else.
+    # The dumper needs the patterns too, so that it quotes strings that would be read as another type.
     for _tag, _pattern in _NUMBERS.items():
         _class.add_implicit_resolver(_tag, _pattern, list("-+.0123456789"))
     _class.add_implicit_resolver("tag:yaml.org,2002:bool", _YES_OR_NO, list("yYnN"))
 
 
 def load(text: str) -> list[Any]:
-    """Return the documents of a YAML text, empty ones left out.
+    """Return the documents of a YAML text, without empty ones.
 
     Raises:
         yaml.YAMLError: It is not YAML, or a key occurs twice.
@@ -78,7 +78,7 @@ def load(text: str) -> list[Any]:
 
 
 def dump(document: Any) -> str:
-    """Return the document as YAML: keys in the order given, the same text every time."""
+    """Return the document as YAML, with keys in the given order. The output is deterministic."""
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 

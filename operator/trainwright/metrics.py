@@ -1,4 +1,4 @@
-"""Prometheus metrics of the operator, in a registry of their own. Per-job series are read at scrape and vanish with the job."""
+"""Prometheus metrics of the operator, in a separate registry. Per-job series are computed at scrape time and disappear with the job."""
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator
@@ -22,22 +22,22 @@ _PER_JOB: dict[str, tuple[str, tuple[str, ...]]] = {
     "trainwright_job_samples": ("Samples seen.", ("progress", "samples")),
     "trainwright_job_loss": ("Training loss, as last written to the status.", ("metrics", "loss")),
     "trainwright_job_learning_rate": ("Learning rate.", ("metrics", "learningRate")),
-    "trainwright_job_peak_memory_bytes": ("Most memory that rank 0 has held.", ("metrics", "peakMemoryBytes")),
+    "trainwright_job_peak_memory_bytes": ("Peak memory of rank 0.", ("metrics", "peakMemoryBytes")),
     "trainwright_job_gradient_norm": ("L2 norm of the newest gradient measured.", ("metrics", "gradNorm")),
     "trainwright_job_flops_per_step": ("Floating-point operations per step.", ("preflight", "flopsPerStep")),
-    "trainwright_job_attempt": ("Starts of the workers so far.", ("attempt",)),
+    "trainwright_job_attempt": ("Number of starts of the workers so far.", ("attempt",)),
 }
 _OF_THE_MOMENT: dict[str, tuple[str, tuple[str, ...]]] = {
     "trainwright_job_samples_per_second": ("Throughput over all processes.", ("metrics", "samplesPerSecond")),
     "trainwright_job_tokens_per_second": ("Tokens per second over all processes.", ("metrics", "tokensPerSecond")),
-    "trainwright_job_mfu_ratio": ("Share of the GPUs' peak arithmetic made use of, 0 to 1.", ("metrics", "mfu")),
-    "trainwright_job_workers_desired": ("Workers the job asks for.", ("workers", "desired")),
-    "trainwright_job_workers_ready": ("Workers that run.", ("workers", "ready")),
+    "trainwright_job_mfu_ratio": ("Model FLOPs utilization, 0 to 1.", ("metrics", "mfu")),
+    "trainwright_job_workers_desired": ("Workers that the job asks for.", ("workers", "desired")),
+    "trainwright_job_workers_ready": ("Running workers.", ("workers", "ready")),
 }
-"""What is so only while a job is at work: of one that waits in a queue, is suspended or has ended there is no such series."""
+"""Series that exist only while a job is active, not while it is queued or suspended or after it has ended."""
 _AT_WORK = (Phase.PENDING, Phase.STARTING, Phase.RUNNING, Phase.RESTARTING)
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # twice the series, and nobody reads them
+disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the number of series for no use
 
 
 class Metrics:
@@ -46,10 +46,10 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.reconcile_seconds = Histogram(
-            "trainwright_reconcile_seconds", "Duration of one pass.", buckets=_BUCKETS, registry=self.registry
+            "trainwright_reconcile_seconds", "Duration of one reconcile pass.", buckets=_BUCKETS, registry=self.registry
         )
         self.reconcile_errors = Counter(
-            "trainwright_reconcile_errors", "Passes that failed and were repeated.", registry=self.registry
+            "trainwright_reconcile_errors", "Reconcile passes that failed and were retried.", registry=self.registry
         )
         self.conflicts = Counter(
             "trainwright_status_conflicts", "Status writes refused because the job had changed.", registry=self.registry
@@ -66,11 +66,11 @@ class Metrics:
         self.reports = Counter(
             "trainwright_reports", "Reports received from workers.", ("result",), registry=self.registry
         )
-        self.leading = Gauge("trainwright_leading", "1 on the replica that works.", registry=self.registry)
+        self.leading = Gauge("trainwright_leading", "1 on the leading replica.", registry=self.registry)
         self.synced = Gauge("trainwright_synced", "1 once all jobs and pods have been listed.", registry=self.registry)
         self.namespaces_left_out = Gauge(
             "trainwright_namespaces_left_out",
-            "Watched namespaces that the cluster does not let the operator list.",
+            "Watched namespaces that the operator may not list.",
             registry=self.registry,
         )
         ProcessCollector(registry=self.registry)
@@ -80,7 +80,7 @@ class Metrics:
     def observe(
         self, jobs: Callable[[], Iterable[Manifest]], depth: Callable[[], int], oldest: Callable[[], float]
     ) -> None:
-        """Have the jobs and the queue read at every scrape."""
+        """Register the jobs and the queue to be read at every scrape."""
         self.registry.register(_LoopCollector(jobs, depth, oldest))
 
     def text(self) -> bytes:
@@ -89,7 +89,7 @@ class Metrics:
 
 
 class _LoopCollector(Collector):
-    """Reads jobs and queue at scrape."""
+    """Computes the metrics of jobs and queue at scrape time."""
 
     def __init__(
         self, jobs: Callable[[], Iterable[Manifest]], depth: Callable[[], int], oldest: Callable[[], float]
@@ -99,13 +99,15 @@ class _LoopCollector(Collector):
         self._oldest = oldest
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing: otherwise registering would already scrape."""
+        """Return nothing, because registering would otherwise trigger a scrape."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Return the gauges of this moment."""
-        yield GaugeMetricFamily("trainwright_queue_depth", "Jobs due for a pass.", self._depth())
-        yield GaugeMetricFamily("trainwright_queue_oldest_seconds", "Age of the longest due job.", self._oldest())
+        """Return the current metrics."""
+        yield GaugeMetricFamily("trainwright_queue_depth", "Jobs waiting for a reconcile pass.", self._depth())
+        yield GaugeMetricFamily(
+            "trainwright_queue_oldest_seconds", "How long the oldest job in the queue has been due.", self._oldest()
+        )
         jobs = [
             ((job["metadata"].get("namespace", ""), job["metadata"]["name"]), job.get("status") or {})
             for job in self._jobs()
@@ -116,7 +118,7 @@ class _LoopCollector(Collector):
 
 def _phases(statuses: Iterable[Manifest]) -> Metric:
     tally = Tally(status.get("phase") for status in statuses)
-    family = GaugeMetricFamily("trainwright_jobs", "Jobs by phase; New ones have none yet.", labels=("phase",))
+    family = GaugeMetricFamily("trainwright_jobs", "Jobs by phase. New jobs have no phase yet.", labels=("phase",))
     for phase in Phase:
         family.add_metric((phase.value,), tally.get(phase.value, 0))
     family.add_metric(("New",), tally.get(None, 0))
@@ -128,7 +130,9 @@ def _per_job(jobs: list[tuple[tuple[str, str], Manifest]]) -> Iterator[Metric]:
     yield from _gauges(_PER_JOB, jobs)
     yield from _gauges(_OF_THE_MOMENT, at_work)
     yield _needed(at_work)
-    ratio = GaugeMetricFamily("trainwright_job_progress_ratio", "Part done, 0 to 1.", labels=("namespace", "job"))
+    ratio = GaugeMetricFamily(
+        "trainwright_job_progress_ratio", "Fraction of the steps done, 0 to 1.", labels=("namespace", "job")
+    )
     evaluation = GaugeMetricFamily(
         "trainwright_job_evaluation", "Newest evaluation.", labels=("namespace", "job", "metric", "split")
     )
@@ -164,10 +168,10 @@ def _gauges(
 
 
 def _needed(jobs: list[tuple[tuple[str, str], Manifest]]) -> Metric:
-    """Return the fewest workers that jobs train with: elastic ones go on with fewer than they ask for."""
+    """Return the minimum number of workers of each job, which is lower than the desired number for elastic jobs."""
     family = GaugeMetricFamily(
         "trainwright_job_workers_needed",
-        "Fewest workers that train: minCount, or all.",
+        "Minimum number of workers to train with: minCount, or all.",
         labels=("namespace", "job"),
     )
     for labels, status in jobs:
@@ -179,10 +183,10 @@ def _needed(jobs: list[tuple[tuple[str, str], Manifest]]) -> Metric:
 
 
 def _ends(jobs: list[tuple[tuple[str, str], Manifest]]) -> Metric:
-    """Return when jobs ended. An alert asks for the newest: it needs no count from before, which a new operator has not."""
+    """Return when jobs ended. Alerts compare this time, because a counter would be reset when the operator restarts."""
     family = GaugeMetricFamily(
         "trainwright_job_finished_timestamp_seconds",
-        "When the job ended, and how: Succeeded or Failed.",
+        "Time at which the job ended, with its phase: Succeeded or Failed.",
         labels=("namespace", "job", "phase"),
     )
     for labels, status in jobs:
@@ -193,21 +197,21 @@ def _ends(jobs: list[tuple[tuple[str, str], Manifest]]) -> Metric:
 
 
 def _goodput(jobs: list[tuple[tuple[str, str], Manifest]]) -> Iterator[Metric]:
-    """Yield the ledger of each job's time, as last written to its status."""
+    """Yield the breakdown of each job's time, as last written to its status."""
     names = ("namespace", "job")
     spent = CounterMetricFamily(
-        "trainwright_job_seconds", "Seconds since creation, by what they were spent on.", labels=(*names, "activity")
+        "trainwright_job_seconds", "Seconds since creation, by activity.", labels=(*names, "activity")
     )
     totals = {
         field: CounterMetricFamily(f"trainwright_job_{name}_seconds", text, labels=names)
         for field, name, text in (
-            ("workerSecondsHeld", "workers_held", "Seconds that workers ran, all together."),
-            ("gpuSecondsHeld", "gpus_held", "Seconds that GPUs were held, all together."),
-            ("gpuSecondsUsed", "gpus_used", "Of these, the seconds spent on steps and evaluations."),
+            ("workerSecondsHeld", "workers_held", "Seconds that workers ran, summed over all workers."),
+            ("gpuSecondsHeld", "gpus_held", "Seconds that GPUs were held, summed over all GPUs."),
+            ("gpuSecondsUsed", "gpus_used", "Held GPU seconds that were spent on steps and evaluations."),
         )
     }
     ratio = GaugeMetricFamily(
-        "trainwright_job_goodput_ratio", "Share of the active time that went into new steps.", labels=names
+        "trainwright_job_goodput_ratio", "Fraction of the active time that was spent on new steps.", labels=names
     )
     for labels, status in jobs:
         ledger = status.get("goodput")
@@ -225,12 +229,12 @@ def _step_times(jobs: list[tuple[tuple[str, str], Manifest]]) -> Iterator[Metric
     """Yield the parts of a step's time, and the ranks that lag behind."""
     parts = GaugeMetricFamily(
         "trainwright_job_step_part_seconds",
-        "Where the time of a step goes on rank 0: data, forward, backward, communication, optimizer.",
+        "Breakdown of a step's time on rank 0: data, forward, backward, communication, optimizer.",
         labels=("namespace", "job", "part"),
     )
     stragglers = GaugeMetricFamily(
         "trainwright_job_straggler_factor",
-        "Time of a lagging rank's own work in multiples of the median.",
+        "Time of a straggler's own work divided by the median.",
         labels=("namespace", "job", "rank", "node"),
     )
     for labels, status in jobs:

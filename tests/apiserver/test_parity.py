@@ -114,7 +114,7 @@ async def test_the_number_of_workers_is_kept_once_it_would_cost_what_was_learnt(
     await administrator.merge(f"{path}/status", {"status": {"progress": {"step": 3}}})
     answer = await administrator.merge(path, {"spec": {"workers": {"count": 2}}})
     assert answer.refused
-    assert "spec.workers.count cannot change once steps were taken" in answer.message
+    assert "spec.workers.count cannot change after the first training step" in answer.message
     durable = await start(administrator, jobs, {"checkpoint": {"uri": "s3://bucket/job"}})
     await administrator.merge(f"{durable}/status", {"status": {"progress": {"step": 3}}})
     assert not (await administrator.merge(durable, {"spec": {"workers": {"count": 2}}})).refused

@@ -75,5 +75,5 @@ def test_a_size_is_not_changed_at_the_price_of_the_state(operator, namespace):
     kube.apply(manifest, namespace)
     jobs.wait_for(namespace, "volatile", jobs.running_at(1))
     patch = '--patch={"spec":{"workers":{"count":3}}}'
-    with pytest.raises(kube.CommandError, match="the state lies in worker 0's scratch space"):
+    with pytest.raises(kube.CommandError, match="the state is in worker 0's scratch space"):
         kube.kubectl("patch", "tj", "volatile", f"--namespace={namespace}", "--type=merge", patch)

@@ -183,7 +183,7 @@ def test_ctrl_c_saves_and_resume_goes_on(run, tmp_path):
     running.process.send_signal(signal.SIGINT)
     code, job, said = running.end()
     assert (code, job["status"]["phase"]) == (130, "Suspended"), said
-    assert "go on with: trainwright run job.yaml --resume runs/digits-1" in said
+    assert "resume with: trainwright run job.yaml --resume runs/digits-1" in said
     assert not processes_of(tmp_path)
     saved_step = job["status"]["checkpoints"][-1]["step"]
     assert saved_step >= job["status"]["progress"]["step"] >= 30
@@ -225,7 +225,7 @@ def test_a_run_whose_folder_has_no_room_ends_and_can_be_resumed(run, tmp_path, i
     code, _, said = running.end()
     assert code == 69, said
     assert "cannot write to runs/digits-1: File too large\n" in said
-    assert "go on with: trainwright run job.yaml --resume runs/digits-1" in said
+    assert "resume with: trainwright run job.yaml --resume runs/digits-1" in said
     assert "Error" not in said
     assert not processes_of(tmp_path)
     code, resumed, said = run(a_long_job(), "--resume", "runs/digits-1").end()

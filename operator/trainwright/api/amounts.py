@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
-# Two digits of an exponent are more than Kubernetes counts to; without a bound, reading a number could take for ever.
+# Kubernetes needs at most two digits of exponent. Without this bound, parsing a huge exponent could hang.
 QUANTITY: Final = r"^[+]?([0-9]+|[0-9]+\.[0-9]*|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]{1,2})?$"
 """The grammar of a quantity that is not negative: `500m`, `1.5Gi`, `2e3`."""
 _SUFFIXES: Final = {
@@ -16,7 +16,7 @@ _BYTES: Final = (("PiB", 2**50), ("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20),
 _SECONDS: Final = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
 _FOUR_DIGITS: Final = 1000
 _ENDLESS: Final = 100 * 365 * 86_400.0
-"""Seconds from which on a wait is as good as endless: it has no date."""
+"""Waits of at least this many seconds count as endless, because datetime cannot hold their end."""
 
 
 def quantity_value(quantity: int | str) -> Decimal:
@@ -27,6 +27,15 @@ def quantity_value(quantity: int | str) -> Decimal:
     """
     number, suffix = _parts(quantity)
     return Decimal(number) * _SUFFIXES[suffix] if suffix in _SUFFIXES else Decimal(number + suffix)
+
+
+def is_zero_in_cel(quantity: str) -> str:
+    """Return a CEL expression that is true if a quantity is zero.
+
+    Args:
+        quantity: The quantity as a CEL expression, an integer or a string such as `0`, `0.0` or `0Gi`.
+    """
+    return f"string({quantity}).matches('^[+]?[0.]+([a-zA-Z].*)?$')"
 
 
 def multiply_quantity(quantity: int | str, factor: int) -> str:
@@ -78,10 +87,10 @@ def clock_text(seconds: float) -> str:
 
 
 def is_endless(seconds: float) -> bool:
-    """Return whether a wait is so long that its end has no date: a hundred years or more."""
+    """Return whether a wait lasts a hundred years or more."""
     return seconds >= _ENDLESS
 
 
 def later(moment: datetime, seconds: float) -> datetime | None:
-    """Return the moment so many seconds later; None if that is as good as never."""
+    """Return the moment that many seconds later; None if the wait is endless."""
     return None if is_endless(seconds) else moment + timedelta(seconds=seconds)

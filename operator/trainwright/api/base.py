@@ -1,7 +1,7 @@
 """The base of every API type: strict, frozen, camelCase on the wire, with rules that hold in Python and in CEL alike.
 
 A `Rule` is written once beside the fields it relates. Pydantic checks its Python side when a manifest is read; the CRD
-carries its CEL side, so the API server refuses the same manifest at `kubectl apply` with the same words.
+carries its CEL side, so the API server refuses the same manifest at `kubectl apply` with the same message.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -37,7 +37,7 @@ class Rule:
 
 
 def listed(names: Iterable[str], conjunction: str) -> str:
-    """Return names as a sentence has them: `adam, adamw or lamb`."""
+    """Return names joined for use in a sentence: `adam, adamw or lamb`."""
     *others, last = names
     return f"{', '.join(others)} {conjunction} {last}" if others else last
 
@@ -113,7 +113,7 @@ class Model(BaseModel):
         return self.model_copy(update=fields)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy; `changed` is the shorter way. Pydantic itself would store any name without a word."""
+        """Return a copy; `changed` is shorter to call. Pydantic alone would accept unknown field names silently."""
         unknown = [] if update is None else [name for name in update if name not in type(self).model_fields]
         if unknown:
             raise TypeError(f"{type(self).__name__} has no field {', '.join(unknown)}")
@@ -123,9 +123,9 @@ class Model(BaseModel):
 class StatusModel(Model):
     """A part of the status: tolerant of fields it does not know, and of texts of any length.
 
-    What schedulers, webhooks and exceptions say has no end, and one text too long would have the API server refuse the
-    whole status, for good. So a text is shortened to its field's `max_length` as soon as it gets into a status, however it
-    does: what is decided, compared and written is the same.
+    Messages from schedulers, webhooks and exceptions can be arbitrarily long, and the API server would refuse the whole
+    status because of a single text that is too long. Every text is therefore shortened to its field's `max_length` as soon
+    as it enters a status, so that code decides on, compares and writes the same value.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -162,6 +162,6 @@ def _limits(model: type[StatusModel]) -> Mapping[str, int]:
 
 
 def _shortened(text: str, longest: int) -> str:
-    """Return a text with its middle left out: its beginning says what happened, its end what follows from it."""
+    """Return a text without its middle, because the beginning says what happened and the end says what to do."""
     head = longest * 2 // 3
     return f"{text[:head]}…{text[len(text) - (longest - head - 1) :]}"

@@ -1,8 +1,8 @@
 """The CustomResourceDefinition, generated from the types: fields, types, bounds, choices and defaults.
 
-The API server judges all of it with every write of a status, too, so what costs much stands elsewhere: rules between fields
-in the policy, which sees only writes of the spec; and whoever writes a block of the spec, or the status, owns the whole of it,
-so that no list of all their fields is kept and compared with every write.
+The API server validates the whole object on every status write too, so expensive checks are kept out of the CRD. Rules
+between fields are in the admission policy, which sees only writes of the spec. The status and most blocks of the spec are
+atomic: one field manager owns the whole block, so managedFields does not list and compare every field on each write.
 """
 
 from typing import Any, Final
@@ -15,11 +15,11 @@ from trainwright.api.status import TrainingJobStatus
 
 _ATOMIC: Final = {"x-kubernetes-map-type": "atomic"}
 _SHARED: Final = frozenset({"workers"})
-"""Blocks of the spec of which two appliers may each own a part: one that scales a job owns workers.count alone."""
+"""Blocks of the spec that two field managers may share: an autoscaler owns only workers.count."""
 
 _COLUMNS: Final = (
-    ("State", "string", ".status.phase", 0, "Where the job is in its life."),
-    ("Progress", "string", ".status.summary.progress", 0, "Percent of the steps done."),
+    ("State", "string", ".status.phase", 0, "Phase of the job."),
+    ("Progress", "string", ".status.summary.progress", 0, "Percentage of the steps done."),
     ("ETA", "string", ".status.summary.eta", 0, "Time left."),
     ("Loss", "string", ".status.summary.loss", 0, "Training loss."),
     ("Workers", "string", ".status.summary.workers", 0, "Ready and desired workers."),
@@ -28,7 +28,7 @@ _COLUMNS: Final = (
     ("Step", "integer", ".status.progress.step", 1, "Optimizer steps done."),
     ("Metric", "string", ".status.summary.metric", 1, "Main metric of the newest evaluation."),
     ("Throughput", "string", ".status.summary.throughput", 1, "Samples per second."),
-    ("Reason", "string", ".status.reason", 1, "Why the job is in this state, in one word."),
+    ("Reason", "string", ".status.reason", 1, "Machine-readable reason for the state."),
 )
 
 
@@ -38,7 +38,7 @@ def spec_schema() -> Schema:
 
 
 def crd() -> dict[str, Any]:
-    """Return the CustomResourceDefinition of TrainingJob, as plain JSON types in the order that reads best."""
+    """Return the CustomResourceDefinition of TrainingJob, as plain JSON types, in the usual order of keys."""
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -77,7 +77,7 @@ def _root() -> Schema:
     return {
         "type": "object",
         "description": "A TrainingJob trains one PyTorch model on the data it names, with the workers it asks for. "
-        "Its status tells how far it is, how well it learns, when it will end, and why it does not run.",
+        "Its status shows the progress, the metrics, the estimated end, and the reason if the job does not run.",
         "required": ["spec"],
         "properties": {
             "apiVersion": {
@@ -85,7 +85,7 @@ def _root() -> Schema:
                 "description": f"{GROUP}/{VERSION}: the version of the API that this object is written in.",
             },
             "kind": {"type": "string", "description": f"{KIND}."},
-            # Kubernetes describes it itself, and allows no description here.
+            # Kubernetes describes metadata itself and allows no description here.
             "metadata": {
                 "type": "object",
                 "properties": {"name": {"type": "string", "maxLength": NAME_LENGTH, "pattern": NAME_PATTERN}},
@@ -105,6 +105,6 @@ def _spec() -> Schema:
 
 
 def _status() -> Schema:
-    """Return the schema of the status, without defaults: the operator writes it whole, so what is absent was not said."""
-    schema = schema_of(TrainingJobStatus, "What the operator says about the job; it alone writes it.")
+    """Return the schema of the status, without defaults: the operator writes the whole status, so an absent field has no value."""
+    schema = schema_of(TrainingJobStatus, "The observed state of the job. Only the operator writes it.")
     return without("default", schema) | _ATOMIC

@@ -1,4 +1,4 @@
-"""What an API server has to be told before it takes TrainingJobs: always all of it, since a part alone judges too little."""
+"""The objects to install before an API server accepts TrainingJobs. Install all of them: each validates only a part."""
 
 from typing import Any
 
@@ -7,5 +7,5 @@ from trainwright.api.policy import binding, policy
 
 
 def definitions() -> list[dict[str, Any]]:
-    """Return the CustomResourceDefinition, the policy for what it cannot say cheaply, and what puts that in force."""
+    """Return the CustomResourceDefinition, the admission policy for the rules between fields, and the policy's binding."""
     return [crd(), policy(), binding()]

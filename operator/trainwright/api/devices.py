@@ -1,4 +1,4 @@
-"""GPUs by name: memory, and arithmetic per second at best. For plans made elsewhere, and for the share of it that is used.
+"""GPUs by name, with their memory and peak arithmetic: used to plan for GPUs of other machines and to compute MFU.
 
 Sources, all of NVIDIA and all without sparsity: datasheets of B200 (HGX), H200, H100, A100, L40S, L4, A10, V100 and T4, and
 the Ada architecture's whitepaper (RTX 4090). Matrix arithmetic in bfloat16 (float16 where there is none) with sums in
@@ -21,7 +21,7 @@ class Gpu:
     """A GPU.
 
     Attributes:
-        name: What it is called.
+        name: Its name in messages.
         memory: Its memory, in bytes.
         half: Floating-point operations per second in half precision.
         single: The same in float32.
@@ -53,7 +53,7 @@ GPUS: Final = {
 }
 _SLICE: Final = re.compile(r"[-_\s]+MIG[-_\s]+(?P<parts>\d)g\.(?P<memory>\d+)gb", re.IGNORECASE)
 _PARTS: Final = 7
-"""Parts into which the arithmetic of a GPU is divided for slices."""
+"""Number of compute slices into which MIG divides a GPU."""
 _ALIASES: Final = {"a100": "a100-40gb", "v100": "v100-16gb", "a10g": "a10"}
 
 
@@ -72,12 +72,12 @@ def is_gpu_in_cel(name: str) -> str:
 
 
 def count_gpus(limits: Mapping[str, int | str]) -> int:
-    """Return how many GPUs the limits of a worker name, of whatever maker. A slice of a GPU counts as one."""
+    """Return how many GPUs of any vendor the limits of a worker ask for. A slice of a GPU counts as one."""
     return int(sum(quantity_value(amount) for resource, amount in limits.items() if is_gpu(resource)))
 
 
 def find_gpu(name: str) -> Gpu | None:
-    """Return the GPU that is called so by a person, a driver or a node's label; None if it is not in the table.
+    """Return the GPU for a name as a person, a driver or a node label writes it; None if it is not in the table.
 
     Args:
         name: For example `h200`, `rtx4090`, `NVIDIA A100-SXM4-80GB`, `NVIDIA-H100-80GB-HBM3`, or of a slice
@@ -89,7 +89,7 @@ def find_gpu(name: str) -> Gpu | None:
         return None if whole is None else _part(whole, int(slice_["parts"]), int(slice_["memory"]))
     words = set(re.split(r"[-_\s]+", name.lower()))
     if "mig" in words:
-        return None  # A part of a GPU, but nobody knows which.
+        return None  # A slice of unknown size.
     fitting = [key for key in GPUS if set(key.split("-")) <= words or key.replace("-", "") in words]
     if fitting:
         return GPUS[max(fitting, key=len)]

@@ -1,11 +1,11 @@
-"""How a worker ends. The exit code alone must let the operator decide whether trying again can help."""
+"""Exit codes of a worker. The operator must be able to decide from the exit code alone whether to restart the worker."""
 
 from enum import IntEnum, StrEnum
 from typing import Final
 
 
 class FailureClass(StrEnum):
-    """The cause of a failure, as far as it decides what to do about it."""
+    """The cause of a failure. It decides how the operator reacts."""
 
     USER_ERROR = "UserError"
     DATA = "Data"
@@ -43,19 +43,19 @@ _CLASS_OF_CODE: Final = {
 }
 
 SIGNAL_BASE: Final = 128
-"""A process ended by signal n is said to exit with 128 + n."""
+"""The exit code of a process that signal n ended is 128 + n."""
 
 RETRYABLE: Final = frozenset(
     {FailureClass.INFRASTRUCTURE, FailureClass.PREEMPTED, FailureClass.HANG, FailureClass.INTERNAL}
 )
-"""Classes for which the same job may succeed when tried again; the others would fail the same way."""
+"""Classes after which a restart may succeed; failures of the other classes would repeat."""
 
 
 def classify(exit_code: int) -> FailureClass:
     """Return the class of a non-zero exit code.
 
-    An end by signal is the node's or the scheduler's doing until a better witness (OOMKilled, a termination message)
-    says otherwise; an unknown code is a defect of ours or of the image.
+    A signal is attributed to the infrastructure unless better evidence exists (OOMKilled, a termination message). An
+    unknown code is attributed to a defect in Trainwright or in the image.
     """
     if exit_code > SIGNAL_BASE:
         return FailureClass.INFRASTRUCTURE

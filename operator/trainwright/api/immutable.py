@@ -1,7 +1,7 @@
-"""Which fields of a job may not change once its workers were started, and how a change of one is noticed.
+"""Which fields of a job may not change after its workers have started, and how the operator detects a change.
 
-The API server's policy compares the old spec with the new one. The operator sees only what there is, so the status holds a
-digest of each of these fields as it was at the start: where nobody installed the policy, a changed job is refused all the same.
+The admission policy compares the old spec with the new one. The operator sees only the current spec, so the status holds a
+digest of each of these fields as of the start. The operator can thus refuse a changed job even if the policy is not installed.
 """
 
 import hashlib
@@ -16,22 +16,22 @@ from trainwright.api.spec import TrainingJobSpec, WorkersSpec
 REFUSAL: Final = "cannot change after the first start (create a new job instead)"
 COUNT: Final = "workers.count"
 COUNT_REFUSAL: Final = (
-    "cannot change once steps were taken unless checkpoint.persistentVolumeClaim or checkpoint.uri is set: the state lies "
-    "in worker 0's scratch space and would go with its pod"
+    "cannot change after the first training step unless checkpoint.persistentVolumeClaim or checkpoint.uri is set: the "
+    "state is in worker 0's scratch space and would be lost with its pod"
 )
 BY_NAME: Final = frozenset({"workers.env", "workers.volumes"})
-"""Lists whose items have a name: their order means nothing."""
+"""Lists whose items are identified by name, so that their order does not matter."""
 
 _MUTABLE: Final = frozenset(
     {"suspend", "start_deadline_seconds", "active_deadline_seconds", "ttl_seconds_after_finished", "restart", "budget"}
 )
-"""Fields of the spec that may change after the first start; the others decide what is trained, and how."""
+"""Fields of the spec that may change after the first start. The others decide what is trained and how."""
 _MUTABLE_OF_WORKERS: Final = frozenset({"count", "min_count"})
-"""Those of workers that may: how many there are decides how fast a job trains, not what."""
+"""Fields of workers that may change: the number of workers affects the speed, not the result."""
 
 
 def fixed_fields() -> list[str]:
-    """Return the path within the spec of every field that may not change once workers were started."""
+    """Return the path within the spec of every field that may not change after the workers have started."""
     blocks = [camel(name) for name in TrainingJobSpec.model_fields if name not in _MUTABLE and name != "workers"]
     workers = [f"workers.{camel(name)}" for name in WorkersSpec.model_fields if name not in _MUTABLE_OF_WORKERS]
     return blocks + workers
@@ -44,13 +44,13 @@ def digests(spec: TrainingJobSpec) -> dict[str, str]:
 
 @lru_cache(maxsize=256)
 def _digests(text: str) -> Mapping[str, str]:
-    """Return the digests for a spec's JSON text. Every pass over a job asks for them, and they seldom change."""
+    """Return the digests for a spec's JSON text. Cached, since every reconcile pass needs them and specs rarely change."""
     values = _by_path(json.loads(text))
     return {path: _digest(path, value) for path, value in values.items() if value != _defaults().get(path)}
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return the paths whose digests differ, those in only one of the two included."""
+    """Return the paths whose digests differ or exist on one side only."""
     return [path for path in _watched() if before.get(path) != now.get(path)]
 
 
@@ -61,7 +61,7 @@ def _watched() -> tuple[str, ...]:
 
 @cache
 def _defaults() -> Mapping[str, Any]:
-    """Return what is in a spec that sets only what it must, by path."""
+    """Return the default values of a spec, by path."""
     fields = TrainingJobSpec.model_fields.items()
     unset = TrainingJobSpec.model_construct(
         **{name: field.default for name, field in fields if not field.is_required()}

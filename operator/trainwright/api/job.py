@@ -1,4 +1,4 @@
-"""A TrainingJob as it lies in a manifest or on the API server, read once into typed parts."""
+"""Parses a TrainingJob from a manifest or the API server into typed objects, and reports every mistake with its field."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from trainwright.api.names import API_VERSION, KIND
 from trainwright.api.spec import TrainingJobSpec
 
 NAME_LENGTH = 45
-"""Names of children append an index and an attempt, and must stay DNS labels of at most 63 characters."""
+"""Child names append an index and an attempt to it, and must be DNS labels of at most 63 characters."""
 NAME_PATTERN = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
 NAME_RULE_MESSAGE = (
     f"must be at most {NAME_LENGTH} lower-case letters, digits and hyphens, begin with a letter and not end with a "
@@ -26,14 +26,14 @@ METADATA_FIELDS = (
     *("resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"),
     *("managedFields", "selfLink"),
 )
-"""The fields of Kubernetes' ObjectMeta: kubectl refuses any other."""
+"""The fields of Kubernetes' ObjectMeta; kubectl rejects any other field."""
 
 
 SPEC_CHARACTERS = 128 << 10
-"""Length of the longest spec, as JSON text. `args` may hold anything, and 250,000 empty objects fit into what etcd takes."""
+"""Maximum length of a spec as JSON. `args` is free-form, and an object within etcd's limit can hold 250,000 empty objects."""
 TOO_LARGE = f"is longer than {SPEC_CHARACTERS:,} characters as JSON: keep long values in files or ConfigMaps"
 OVERSIZED = "(left out: too large)"
-"""Kept in place of a spec that is too large; no spec is a text."""
+"""Replaces a spec that is too large. A valid spec is never a string."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class FieldError:
 
     Attributes:
         field: Path of the field in wire names, for example `spec.optimizer.learningRate`.
-        message: What is wrong and what would be right.
+        message: The mistake and how to fix it.
     """
 
     field: str
@@ -68,7 +68,7 @@ def read_spec(raw: Any) -> TrainingJobSpec:
     """Return the typed spec of a TrainingJob.
 
     Raises:
-        InvalidJobError: The spec is too large, or breaks the schema or a rule; carries every mistake with its field.
+        InvalidJobError: The spec is too large or violates the schema or a rule. The error lists every mistake with its field.
     """
     if raw is None:
         raise InvalidJobError([FieldError("spec", REQUIRED)])
@@ -83,13 +83,13 @@ def read_spec(raw: Any) -> TrainingJobSpec:
 
 @lru_cache(maxsize=256)
 def _parsed(text: str) -> TrainingJobSpec:
-    """Return the spec that a JSON text holds. The passes over one job follow each other closely, and share what was read."""
-    # Wire names only: the API server does not know a field by its Python name.
+    """Return the spec parsed from JSON. Cached, since consecutive reconcile passes read the same spec."""
+    # Accept camelCase names only, as the API server does.
     return TrainingJobSpec.model_validate_json(json.dumps(_as_sent(json.loads(text))), by_alias=True, by_name=False)
 
 
 def read_manifest(manifest: Any) -> TrainingJobSpec:
-    """Return the typed spec of a manifest as a user wrote it, with its kind and name checked too.
+    """Return the typed spec of a manifest, after checking its kind, metadata and name too.
 
     Raises:
         InvalidJobError: The manifest is not a valid TrainingJob.

@@ -1,4 +1,4 @@
-"""What a model is made of: linear, mlp, cnn and lenet expand into the same layers that a user may write."""
+"""Expands the models linear, mlp, cnn and lenet into the layers that a user could also list."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,11 @@ def expand(model: ModelSpec, outputs: int, dropout: float = 0) -> list[Layer]:
 
     Args:
         model: The model as specified.
-        outputs: Number of outputs that the data asks for (classes or targets); named models end with so many.
+        outputs: Number of outputs that the data requires (classes or targets). The last layer of a named model has this many.
         dropout: Rate of the dropout layer added after every dense layer that has an activation and is not the last.
 
     Returns:
-        The layers in order. A list of layers written by the user keeps its own last layer, whatever `outputs` says.
+        The layers in order. If the user listed the layers, the last one is kept and `outputs` is ignored.
     """
     layers = _named(model, outputs) if model.layers is None else list(model.layers)
     return _with_dropout(layers, dropout) if dropout else layers

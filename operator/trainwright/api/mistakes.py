@@ -1,4 +1,4 @@
-"""What pydantic has against a value, in our own words: every mistake in a manifest is told in the same voice."""
+"""Translates pydantic's errors into our own messages, so that all mistakes in a manifest are worded alike."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -40,12 +40,12 @@ WITHOUT_DOTS: Final = "must not contain ..: write an absolute path instead"
 
 
 def message_of(detail: ErrorDetails) -> str:
-    """Return what must be different, without the value that was found."""
+    """Return the message for an error, without the value that was found."""
     kind, found, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "string_type":
         return no_string(found)
     if kind == "string_pattern_mismatch" and ".." in str(found) and r"\.?$" in context.get("pattern", ""):
-        # A pattern for paths, in which nothing else is forbidden.
+        # This pattern is the one for paths, and `..` is the only thing that it forbids.
         return WITHOUT_DOTS
     if kind == "string_too_short" and context.get("min_length") == 1:
         return "must not be empty"
@@ -53,20 +53,20 @@ def message_of(detail: ErrorDetails) -> str:
 
 
 def no_string(found: Any) -> str:
-    """Return what must be different about a value that should have been a string."""
+    """Return the message for a value that should have been a string."""
     if isinstance(found, bool):
         words = "y, yes and on" if found else "n, no and off"
-        return f"{NO_STRING} (YAML reads {words} as {str(found).lower()}: a name like that is written in quotes)"
+        return f"{NO_STRING} (YAML reads {words} as {str(found).lower()}: put it in quotes)"
     if isinstance(found, int | float):
-        return f"{NO_STRING} (a name that is a number is written in quotes)"
+        return f"{NO_STRING} (put the number in quotes)"
     if isinstance(found, Mapping) and isinstance(found.get("name"), str):
-        # Pods write some lists of names so, that of their pull secrets for one.
+        # Some pod fields, such as imagePullSecrets, are lists of such mappings.
         return f"must be the name itself, {found['name']!r}, not a mapping"
     return NO_STRING
 
 
 def found_text(value: Any) -> str:
-    """Return a value as a person wrote it: true rather than True."""
+    """Return a value as it is written in YAML: true, not True."""
     return repr(value).lower() if isinstance(value, bool) else repr(value)
 
 

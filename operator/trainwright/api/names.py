@@ -11,13 +11,13 @@ SINGULAR: Final = "trainingjob"
 SHORT_NAME: Final = "tj"
 
 LABEL_JOB: Final = f"{GROUP}/job-name"
-"""On every child: the name of the TrainingJob. Selects what belongs to a job; ownership is decided by UID."""
+"""On every child: the name of the TrainingJob. It selects a job's objects; the owner UID decides ownership."""
 LABEL_WORKER: Final = f"{GROUP}/worker-index"
 """On worker pods: the index of the worker, 0 up to workers.count - 1."""
 LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
 """On worker pods: the attempt that created the pod, counted from 1."""
 LABEL_GROUP: Final = f"{GROUP}/pod-group"
-"""On worker pods that are placed all together or not at all: the name of their group."""
+"""On worker pods of a gang: the name of their PodGroup."""
 
 MANAGED_BY: Final = "trainwright"
 

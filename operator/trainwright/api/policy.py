@@ -1,7 +1,7 @@
-"""The ValidatingAdmissionPolicy: what relates fields to each other, and what may not change once workers were started.
+"""The ValidatingAdmissionPolicy: the rules between fields, and the fields that may not change after the workers have started.
 
-It judges writes of a job's spec only. The same rules in the CRD would be judged with every write of a status as well, which
-is nearly all that is ever written. Whoever writes gets every mistake at once, with its field. Pure: no files, no YAML.
+It validates writes of a job's spec only. The same rules in the CRD would also run on status writes, which are nearly all
+writes. A refusal lists every mistake with its field. This module does no I/O.
 """
 
 import json
@@ -36,7 +36,7 @@ def policy() -> dict[str, Any]:
                     }
                 ]
             },
-            # Labels and finalizers of a job stay free to change, also where its spec is one that a later version refuses.
+            # Labels and finalizers can be changed even if a newer version of the policy refuses the stored spec.
             "matchConditions": [
                 {
                     "name": "the-spec-is-written",
@@ -72,7 +72,7 @@ def policy() -> dict[str, Any]:
 
 
 def binding() -> dict[str, Any]:
-    """Return the object that puts the policy in force."""
+    """Return the binding that enforces the policy."""
     return {
         "apiVersion": _API_VERSION,
         "kind": "ValidatingAdmissionPolicyBinding",
@@ -90,10 +90,10 @@ def _variable(path: str) -> str:
 
 
 def _mistakes(path: str, rules: list[Schema]) -> str:
-    """Return a CEL expression for the list of what is wrong with the objects at a path; in the rules each is `self`."""
+    """Return a CEL expression for the list of mistakes in the objects at a path. The rules refer to each object as `self`."""
     parent, is_list, within = path.partition("[]")
     if within:
-        raise ValueError(f"{path}: a rule within the items of a list has no expression here yet")
+        raise ValueError(f"{path}: rules on fields inside list items are not supported")
     first, *rest = parent.split(".")
     there = ".?".join((f"object.{first}", *rest)) if rest else f"optional.of(object.{first})"
     if is_list:
@@ -112,12 +112,12 @@ def _complaint(rule: Schema) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return a text as CEL writes it, whose escapes are JSON's."""
+    """Return a text as a CEL string literal, which uses the same escapes as JSON."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def _changed() -> str:
-    """Return a CEL expression for the list of fields that may not change and did. An optional field that comes or goes did."""
+    """Return a CEL expression for the list of immutable fields that changed. Setting or removing an optional field is a change."""
     named = (f"{_same(path)} ? '' : 'spec.{path}'" for path in fixed_fields())
     return f"[{', '.join(named)}].filter(path, path != '')"
 
@@ -131,7 +131,7 @@ def _same(path: str) -> str:
 
 
 def _count_may_change() -> str:
-    """Return the rule that keeps a job from losing what it has learnt to a change of its size."""
+    """Return the CEL rule that refuses a new worker count if it would lose the training state."""
     return (
         "oldObject == null || object.spec.workers.count == oldObject.spec.workers.count || "
         "oldObject.?status.?progress.?step.orValue(0) == 0 || has(object.spec.checkpoint.persistentVolumeClaim) || "

@@ -1,4 +1,4 @@
-"""What `trainwright plan` passes to the worker's preflight, which runs in another process, and what comes back."""
+"""The request that `trainwright plan` sends to the worker's preflight process, and its answer."""
 
 from pydantic import Field
 
@@ -8,36 +8,40 @@ from trainwright.api.spec import TrainingJobSpec
 
 
 class PreflightRequest(Model):
-    """A job and what it would run on."""
+    """A job and the hardware that it would run on."""
 
-    spec: TrainingJobSpec = Field(description="The job, its paths as this machine has them.")
+    spec: TrainingJobSpec = Field(description="The job, with its paths resolved on this machine.")
     data_root: str = Field(description="Folder at which relative paths start.")
-    absent: list[str] = Field([], description="Fields whose paths lead to nothing on this machine.")
+    absent: list[str] = Field([], description="Fields whose paths do not exist on this machine.")
     gpu: str | None = Field(None, description="Name of a GPU, as find_gpu knows it; None for this machine.")
     unnamed_gpu: bool = Field(
-        False, description="Whether it runs on GPUs of which this machine has none and nobody knows the name."
+        False, description="Whether the job runs on GPUs of an unknown model that this machine does not have."
     )
-    memory: int | None = Field(None, ge=1, description="Bytes that each process has, whatever the device has.")
-    mfu: float = Field(0.4, gt=0, le=1, description="Share of the device's peak arithmetic to expect.")
+    memory: int | None = Field(
+        None, ge=1, description="Memory of each process in bytes; overrides the device's memory."
+    )
+    mfu: float = Field(0.4, gt=0, le=1, description="Expected fraction of the device's peak arithmetic.")
 
 
 class Remedy(Model):
     """A change that makes the job fit."""
 
     change: str = Field(description="What to change.")
-    processes: int = Field(ge=1, description="Processes of the job then.")
-    bytes: int = Field(ge=0, description="Memory per process then.")
+    processes: int = Field(ge=1, description="Number of processes after the change.")
+    bytes: int = Field(ge=0, description="Memory per process after the change, in bytes.")
 
 
 class PreflightAnswer(Model):
-    """What the preflight found out."""
+    """The result of the preflight."""
 
-    preflight: Preflight | None = Field(None, description="What the job needs; None if there is a mistake.")
-    table: list[str] = Field([], description="The same as lines to print.")
-    assumed: list[str] = Field([], description="What was assumed about data and weights that are not at hand.")
-    ways: list[Remedy] = Field([], description="What would make it fit.")
+    preflight: Preflight | None = Field(
+        None, description="Resources that the job needs; None if the job has a mistake."
+    )
+    table: list[str] = Field([], description="The same, as lines to print.")
+    assumed: list[str] = Field([], description="Assumptions about data and weights that are missing on this machine.")
+    ways: list[Remedy] = Field([], description="Changes that would make the job fit.")
     seconds_per_step: float | None = Field(
-        None, ge=0, description="Duration of a step at the expected share of the peak."
+        None, ge=0, description="Duration of a step at the expected fraction of the peak."
     )
     mistake: str | None = Field(None, description="What is wrong with the job.")
     hint: str | None = Field(None, description="What to do about it.")

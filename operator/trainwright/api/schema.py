@@ -1,7 +1,7 @@
-"""The structural schemas of Kubernetes, from the types: pydantic's JSON schema as an API server wants it.
+"""Converts pydantic's JSON schema into the structural schema that Kubernetes requires.
 
 References are inlined, `null` is left out (the API server drops a null like an absent field), bounds are in OpenAPI 3.0 form.
-Rules between fields stand beside the fields as CEL. Pure: no files, no YAML.
+Rules between fields are added as CEL. This module does no I/O.
 """
 
 from collections.abc import Iterable, Iterator
@@ -111,7 +111,7 @@ _KEPT: Final = (
 
 
 def _inlined(node: Schema, definitions: Schema) -> Schema:
-    """Return the node with its reference resolved and the alternative `null` removed; what stands beside them wins."""
+    """Return the node with its reference resolved and the alternative `null` removed. Sibling keywords take precedence."""
     while "$ref" in node or "anyOf" in node:
         rest = {key: value for key, value in node.items() if key not in ("$ref", "anyOf")}
         if "$ref" in node:
@@ -123,7 +123,7 @@ def _inlined(node: Schema, definitions: Schema) -> Schema:
 
 
 def _map_values(node: Schema, definitions: Schema) -> Schema:
-    """Return what describes the values of a map, and its keys: a structural schema has no patterns for keys, CEL has."""
+    """Return the schema of a map's values. Structural schemas cannot constrain keys, so a CEL rule does."""
     if "patternProperties" in node:
         ((pattern, values),) = node["patternProperties"].items()
         longest = node["propertyNames"]["maxLength"]
@@ -137,7 +137,7 @@ def _map_values(node: Schema, definitions: Schema) -> Schema:
         return {}
     values = _structural(values, definitions)
     if values == {_ANYTHING: True}:
-        # Said of the map itself: CEL does not see a field whose values have no type.
+        # The keyword must be on the map itself: CEL cannot access a map whose values have no type.
         return {_ANYTHING: True}
     return {"additionalProperties": values}
 

@@ -1,7 +1,7 @@
-"""What the resource says: `TrainingJobStatus`.
+"""The status of a TrainingJob: `TrainingJobStatus`.
 
-The operator alone writes it. Times are RFC 3339 in UTC with whole seconds, as everywhere in Kubernetes. A status is read
-leniently (unknown fields are dropped, so an older operator can read a newer one's) and written strictly.
+Only the operator writes it. Times are RFC 3339 in UTC with whole seconds, as everywhere in Kubernetes. A status is read
+leniently (unknown fields are dropped, so that an older operator can read the status of a newer one) and written strictly.
 """
 
 import json
@@ -18,18 +18,18 @@ from trainwright.api.figures import Measurements, MetricValues, Preflight
 
 
 def rfc3339(moment: datetime) -> str:
-    """Return a time as Kubernetes writes it: in UTC, with whole seconds."""
+    """Return a time in Kubernetes' format: in UTC, with whole seconds."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-# Not strict: on the wire a time is a string, also where a validator has already turned the JSON into Python.
+# Not strict, because a time in JSON is a string, even after a validator has converted the JSON to Python.
 Time = Annotated[AwareDatetime, Field(strict=False), PlainSerializer(rfc3339, return_type=str, when_used="json")]
 Digests = Annotated[dict[str, str], Field(max_length=64)]
 NodeFailures = Annotated[dict[str, int], Field(max_length=64)]
 
 
 class Phase(StrEnum):
-    """Where a job is in its life."""
+    """The phase of a job."""
 
     QUEUED = "Queued"
     PENDING = "Pending"
@@ -42,7 +42,7 @@ class Phase(StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """Whether nothing follows this phase."""
+        """Whether this phase is final."""
         return self in (Phase.SUCCEEDED, Phase.FAILED)
 
 
@@ -67,36 +67,38 @@ class Condition(StatusModel):
         min_length=1,
         max_length=1024,
         pattern="^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
-        description="Why, in one word.",
+        description="Machine-readable reason.",
     )
-    message: str = Field("", max_length=32_768, description="Why, in a sentence.")
+    message: str = Field("", max_length=32_768, description="Human-readable message.")
     last_transition_time: Time = Field(description="When the status last changed.")
-    observed_generation: int | None = Field(None, ge=0, description="Generation of the spec that this speaks of.")
+    observed_generation: int | None = Field(None, ge=0, description="Generation of the spec that this describes.")
 
 
 class Progress(StatusModel):
-    """How far training is. Rises, except after a restart, when `replayedSteps` says by how much it fell."""
+    """Progress of training. It never falls except after a restart; `replayedSteps` then says by how many steps."""
 
-    percent: int = Field(0, ge=0, le=100, description="Share of the steps done, in percent, rounded down.")
+    percent: int = Field(0, ge=0, le=100, description="Percentage of the steps done, rounded down.")
     step: int = Field(0, ge=0, description="Optimizer steps done.")
     total_steps: int | None = Field(None, ge=1, description="Optimizer steps of the whole run.")
     epoch: int = Field(0, ge=0, description="Epochs done.")
     total_epochs: int | None = Field(None, ge=1, description="Epochs of the whole run.")
     samples: int = Field(0, ge=0, description="Samples seen, over all processes.")
-    eta: Time | None = Field(None, description="When training will end at the throughput of this attempt.")
+    eta: Time | None = Field(None, description="Estimated end of training at the throughput of this attempt.")
     remaining_seconds: int | None = Field(None, ge=0, description="Seconds from reportedAt to eta.")
-    replayed_steps: int = Field(0, ge=0, description="Steps trained again after restarts, all attempts together.")
-    resumed_from_step: int | None = Field(None, ge=0, description="Step of the checkpoint this attempt began from.")
+    replayed_steps: int = Field(0, ge=0, description="Steps repeated after restarts, over all attempts.")
+    resumed_from_step: int | None = Field(
+        None, ge=0, description="Step of the checkpoint from which this attempt resumed."
+    )
     launch: str | None = Field(None, max_length=64, description="Identifies the launch of the processes that reported.")
     ended_launch: str | None = Field(
-        None, max_length=64, description="Launch that ended with the newest restart; what it still reports is ignored."
+        None, max_length=64, description="Launch that ended with the newest restart. Its late reports are ignored."
     )
     reported_at: Time | None = Field(None, description="When the newest report arrived.")
     stale: bool = Field(False, description="True when reports are overdue although the job should be running.")
 
 
 class Metrics(StatusModel, Measurements):
-    """How well and how fast the job learns; the newest values."""
+    """The newest metrics of the job."""
 
 
 class WorkerStatus(StatusModel):
@@ -106,41 +108,51 @@ class WorkerStatus(StatusModel):
     pod: str = Field(max_length=253, description="Name of its pod.")
     node: str | None = Field(None, max_length=253, description="Node it runs on.")
     phase: str = Field(max_length=32, description="Pending, Running, Succeeded, Failed or Terminating.")
-    reason: str | None = Field(None, max_length=1024, description="Why it waits or failed.")
+    reason: str | None = Field(None, max_length=1024, description="Why the pod is waiting or has failed.")
 
 
 class Workers(StatusModel):
-    """The worker pods, counted; the first hundred by name."""
+    """Counts of the worker pods, and the state of the first hundred."""
 
-    desired: int = Field(0, ge=0, description="Workers that the pods of this attempt were made for (workers.count).")
-    minimum: int | None = Field(None, ge=1, description="Fewest of them to train with, if not all (workers.minCount).")
-    formerly: int | None = Field(
-        None, ge=1, description="Workers before workers.count was changed; set until the new ones all run."
+    desired: int = Field(
+        0, ge=0, description="Number of workers for which the pods of this attempt were created (workers.count)."
     )
-    ready: int = Field(0, ge=0, description="Workers whose pod runs.")
-    failed: int = Field(0, ge=0, description="Workers whose pod failed.")
-    training: int | None = Field(None, ge=0, description="Workers that take part in training, as last reported.")
+    minimum: int | None = Field(
+        None, ge=1, description="Minimum number of workers to train with, if not all (workers.minCount)."
+    )
+    formerly: int | None = Field(
+        None, ge=1, description="Number of workers before workers.count was changed. Set until all new workers run."
+    )
+    ready: int = Field(0, ge=0, description="Number of workers whose pod is running.")
+    failed: int = Field(0, ge=0, description="Number of workers whose pod has failed.")
+    training: int | None = Field(
+        None, ge=0, description="Number of workers that take part in training, as last reported."
+    )
     absent: list[int] = Field(
-        [], max_length=10_000, description="Indices of those that training goes on without (workers.minCount)."
+        [], max_length=10_000, description="Indices of the workers without which training continues (workers.minCount)."
     )
     replaced: int = Field(
-        0, ge=0, description="How often such a worker was replaced since one was last let in; the wait grows with it."
+        0,
+        ge=0,
+        description="How often an absent worker has been replaced since one last rejoined. The backoff grows with it.",
     )
-    pods: list[WorkerStatus] = Field([], max_length=100, description="Each worker, up to a hundred.")
+    pods: list[WorkerStatus] = Field([], max_length=100, description="The workers, up to a hundred.")
 
 
 class LaunchSeconds(StatusModel):
-    """Where the time of one launch of the processes went, in seconds on rank 0's clock."""
+    """Breakdown of the time of one launch of the processes, in seconds on rank 0's clock."""
 
-    loading: float = Field(0, ge=0, description="Importing, reading data and checkpoint, preparing the first step.")
-    training: float = Field(0, ge=0, description="Taking steps.")
-    checkpointing: float = Field(0, ge=0, description="Training stood still to save; writing goes on beside it.")
-    evaluating: float = Field(0, ge=0, description="Measuring, predicting, and writing results.")
-    stalled: float = Field(0, ge=0, description="Training stood still for longer than a step ever takes.")
+    loading: float = Field(0, ge=0, description="Imports, loading data and checkpoint, preparing the first step.")
+    training: float = Field(0, ge=0, description="Training steps.")
+    checkpointing: float = Field(
+        0, ge=0, description="Training paused to save. Writing continues in the background and is not counted."
+    )
+    evaluating: float = Field(0, ge=0, description="Evaluating, predicting and writing results.")
+    stalled: float = Field(0, ge=0, description="Training made no progress for longer than any step takes.")
 
 
 class Goodput(StatusModel):
-    """The ledger of the job's time: each second since its creation, charged to what it was spent on."""
+    """Breakdown of the job's time: each second since its creation is attributed to one activity."""
 
     KINDS: ClassVar[tuple[str, ...]] = (
         *("queued", "pending", "starting", "training", "checkpointing", "evaluating"),
@@ -148,26 +160,31 @@ class Goodput(StatusModel):
     )
 
     ratio: float = Field(
-        0, ge=0, le=1, description="Share of the time neither queued, pending nor suspended that went into new steps."
+        0,
+        ge=0,
+        le=1,
+        description="Fraction of the time, apart from queued, pending and suspended, that was spent on new steps.",
     )
-    queued: int = Field(0, ge=0, description="Seconds in a queue: until the workers were admitted all together.")
-    pending: int = Field(0, ge=0, description="Seconds waiting for places.")
+    queued: int = Field(0, ge=0, description="Seconds in a queue, until all workers were admitted together.")
+    pending: int = Field(0, ge=0, description="Seconds waiting for pods to be scheduled and started.")
     starting: int = Field(0, ge=0, description="Seconds from the last worker's start to the first step.")
-    training: int = Field(0, ge=0, description="Seconds of steps not taken before.")
-    checkpointing: int = Field(0, ge=0, description="Seconds that training stood still to save.")
-    evaluating: int = Field(0, ge=0, description="Seconds of measuring, predicting and writing results.")
-    replaying: int = Field(0, ge=0, description="Seconds of steps taken again after a restart.")
-    stalled: int = Field(0, ge=0, description="Seconds in which training should have run but stood still.")
-    restarting: int = Field(0, ge=0, description="Seconds from a failure until all workers ran again.")
+    training: int = Field(0, ge=0, description="Seconds spent on new steps.")
+    checkpointing: int = Field(0, ge=0, description="Seconds that training paused to save.")
+    evaluating: int = Field(0, ge=0, description="Seconds spent evaluating, predicting and writing results.")
+    replaying: int = Field(0, ge=0, description="Seconds spent repeating steps after a restart.")
+    stalled: int = Field(0, ge=0, description="Seconds in which training should have run but made no progress.")
+    restarting: int = Field(0, ge=0, description="Seconds from a failure until all workers were running again.")
     suspended: int = Field(0, ge=0, description="Seconds suspended.")
-    worker_seconds_held: int = Field(0, ge=0, description="Seconds that workers ran, all together.")
-    gpu_seconds_held: int = Field(0, ge=0, description="The same, times the GPUs of each.")
-    gpu_seconds_used: int = Field(0, ge=0, description="Of these, the seconds spent on steps and evaluations.")
-    until: Time = Field(description="Up to when time has been charged.")
-    launch: str | None = Field(None, max_length=64, description="Launch whose report was charged last.")
-    counted: LaunchSeconds = Field(LaunchSeconds(), description="What of that launch has been charged.")
-    step: int = Field(0, ge=0, description="Step of that report.")
-    frontier: int = Field(0, ge=0, description="Highest step ever reported; steps up to it are replays.")
+    worker_seconds_held: int = Field(0, ge=0, description="Seconds that workers ran, summed over all workers.")
+    gpu_seconds_held: int = Field(0, ge=0, description="The same, multiplied by the GPUs per worker.")
+    gpu_seconds_used: int = Field(
+        0, ge=0, description="Those of the held GPU seconds that were spent on steps and evaluations."
+    )
+    until: Time = Field(description="Time up to which the breakdown is complete.")
+    launch: str | None = Field(None, max_length=64, description="Launch whose report was counted last.")
+    counted: LaunchSeconds = Field(LaunchSeconds(), description="The part of that launch's time that has been counted.")
+    step: int = Field(0, ge=0, description="Step in that report.")
+    frontier: int = Field(0, ge=0, description="Highest step ever reported. Steps up to it count as replays.")
 
 
 class AvoidedNode(StatusModel):
@@ -177,26 +194,26 @@ class AvoidedNode(StatusModel):
     reason: str = Field("", max_length=1024, description="What happened there.")
     since: Time = Field(description="When it was first avoided.")
     waived: bool = Field(
-        False, description="True if it may be used again, since the job could not be scheduled without it."
+        False, description="True if the node may be used again because the job could not be scheduled without it."
     )
 
 
 class Checkpoint(StatusModel):
-    """A checkpoint that was written whole and verified."""
+    """A checkpoint that is complete and verified."""
 
-    step: int = Field(ge=0, description="Optimizer step it holds.")
-    path: str = Field(max_length=2048, description="Folder as the workers see it, or its URI.")
+    step: int = Field(ge=0, description="Optimizer step of the checkpoint.")
+    path: str = Field(max_length=2048, description="Path in the workers, or URI.")
     bytes: int = Field(ge=0, description="Size of its files.")
     sha256: str = Field(max_length=64, description="SHA-256 of its manifest, which lists a checksum of each file.")
-    saved_at: Time = Field(description="When it was complete.")
-    best: bool = Field(False, description="True for the one whose evaluation was the best so far.")
+    saved_at: Time = Field(description="When the checkpoint was complete.")
+    best: bool = Field(False, description="True if its evaluation is the best so far.")
 
 
 class Failure(StatusModel):
-    """Why the job, or its newest failed attempt, failed. Outlives the pods."""
+    """Why the job or its newest failed attempt failed. It is kept after the pods are gone."""
 
-    category: FailureClass = Field(description="Class of the cause; decides whether trying again can help.")
-    message: str = Field(max_length=4096, description="What happened, in a sentence.")
+    category: FailureClass = Field(description="Class of the failure. It decides whether the job restarts.")
+    message: str = Field(max_length=4096, description="What happened, in one sentence.")
     hint: str | None = Field(None, max_length=1024, description="What to do about it.")
     attempt: int = Field(ge=0, description="Attempt that failed.")
     worker: int | None = Field(None, ge=0, description="Index of the worker that failed first.")
@@ -204,10 +221,10 @@ class Failure(StatusModel):
     pod: str | None = Field(None, max_length=253, description="Its pod.")
     node: str | None = Field(None, max_length=253, description="Its node.")
     exit_code: int | None = Field(None, description="Exit code; 128 + n for signal n.")
-    reason: str | None = Field(None, max_length=256, description="What Kubernetes calls it, for example OOMKilled.")
+    reason: str | None = Field(None, max_length=256, description="Reason given by Kubernetes, for example OOMKilled.")
     exception: str | None = Field(None, max_length=1024, description="Python exception with its message.")
     traceback: str | None = Field(None, max_length=4096, description="Last lines of the traceback.")
-    failed_at: Time = Field(description="When it was noticed.")
+    failed_at: Time = Field(description="When the failure was noticed.")
 
 
 class Export(StatusModel):
@@ -218,36 +235,36 @@ class Export(StatusModel):
     bytes: int = Field(ge=0, description="Its size.")
     metrics: MetricValues = Field(
         {},
-        description="What the exported model itself was measured at: samples, and what the job's evaluations measure, on "
-        "at most 4,096 samples; and maxDifference, the largest deviation of its outputs from the trained model's.",
+        description="Metrics of the exported model, measured on at most 4,096 samples: samples (their number), the metrics of the "
+        "job's evaluations, and maxDifference, the largest deviation of its outputs from the trained model's.",
     )
 
 
 class Generated(StatusModel):
     """A text that the trained model wrote."""
 
-    prompt: str = Field(max_length=256, description="The beginning it was given; cut short if long.")
-    text: str = Field(max_length=512, description="How it went on; cut short if long.")
+    prompt: str = Field(max_length=256, description="The prompt; truncated if long.")
+    text: str = Field(max_length=512, description="The generated continuation; truncated if long.")
 
 
 class Results(StatusModel):
-    """What a finished job leaves behind, as paths that the workers saw."""
+    """The results of a finished job, as paths in the workers or URIs."""
 
     folder: str = Field(max_length=2048, description="Folder of all results.")
     weights: str | None = Field(None, max_length=2048, description="Final weights (safetensors).")
     predictions: str | None = Field(None, max_length=2048, description="Predictions (CSV or JSON lines).")
     generated: str | None = Field(None, max_length=2048, description="Generated texts (JSON lines).")
     samples: list[Generated] = Field([], max_length=3, description="The first generated texts.")
-    exports: list[Export] = Field([], max_length=8, description="The model in other formats, measured.")
+    exports: list[Export] = Field([], max_length=8, description="The model in other formats, with their metrics.")
     explanations: str | None = Field(
         None, max_length=2048, description="Folder of explained predictions (JSON and pictures)."
     )
     problems: list[Annotated[str, Field(max_length=512)]] = Field(
-        [], max_length=8, description="What was asked for besides and could not be made; the trained model is sound."
+        [], max_length=8, description="Requested outputs that could not be produced. The trained model is not affected."
     )
 
     def paths(self) -> dict[str, str]:
-        """Return what there is, by name."""
+        """Return the paths of the results that exist, by name."""
         named = {
             "results": self.folder,
             "weights": self.weights,
@@ -262,7 +279,7 @@ class Results(StatusModel):
 class Summary(StatusModel):
     """The columns of `kubectl get tj`, ready to print."""
 
-    progress: str = Field("", max_length=32, description="Percent done.")
+    progress: str = Field("", max_length=32, description="Percentage done.")
     eta: str = Field("", max_length=32, description="Time left.")
     loss: str = Field("", max_length=32, description="Training loss.")
     metric: str = Field("", max_length=64, description="Main metric of the newest evaluation.")
@@ -271,12 +288,12 @@ class Summary(StatusModel):
 
 
 class TrainingJobStatus(StatusModel):
-    """The truth about a job."""
+    """The observed state of a job."""
 
-    phase: Phase | None = Field(None, description="Where the job is in its life.")
-    message: str = Field("", max_length=4096, description="One honest line: what it does, or why it does not run.")
-    reason: str = Field("", max_length=256, description="The same in one word.")
-    observed_generation: int | None = Field(None, ge=0, description="Generation of the spec that this speaks of.")
+    phase: Phase | None = Field(None, description="Phase of the job.")
+    message: str = Field("", max_length=4096, description="What the job is doing, or why it does not run, in one line.")
+    reason: str = Field("", max_length=256, description="Machine-readable reason for the phase.")
+    observed_generation: int | None = Field(None, ge=0, description="Generation of the spec that this describes.")
     conditions: list[Condition] = Field(
         [],
         max_length=16,
@@ -285,47 +302,57 @@ class TrainingJobStatus(StatusModel):
     )
     spec_digests: Digests = Field(
         {},
-        description="Digest of each field of spec that may not change any more, as it was when last accepted; fields at their "
-        "default are left out.",
+        description="Digest of each immutable field of spec, as of when the spec was last accepted. Fields at their default are "
+        "left out.",
     )
-    attempt: int = Field(0, ge=0, description="Starts of the workers so far, restarts and resumptions included.")
+    attempt: int = Field(
+        0, ge=0, description="Number of starts of the workers so far, including restarts and resumptions."
+    )
     oldest_attempt: int = Field(
-        0, ge=0, description="Pods of older attempts than this are to be deleted; younger ones may live on."
+        0, ge=0, description="Pods of older attempts than this are deleted; pods of this and later attempts are kept."
     )
-    restarts: int = Field(0, ge=0, description="Restarts after failures so far.")
+    restarts: int = Field(0, ge=0, description="Number of restarts after failures so far.")
     restarts_without_progress: int = Field(
-        0, ge=0, description="Restarts, preemptions apart, since a checkpoint last went beyond all former ones."
+        0,
+        ge=0,
+        description="Restarts, not counting preemptions, since a checkpoint last passed the highest step saved before.",
     )
     saved_step: int | None = Field(
-        None, ge=0, description="Highest step ever saved, as of the newest restart; more than this is progress."
+        None,
+        ge=0,
+        description="Highest step ever saved, as of the newest restart. A checkpoint beyond it counts as progress.",
     )
     next_start: Time | None = Field(None, description="When the next attempt may start (backoff).")
     starts_given_up: int = Field(
-        0, ge=0, description="Starts given up since all workers last ran (spec.startDeadlineSeconds)."
+        0, ge=0, description="Number of starts that missed spec.startDeadlineSeconds since all workers last ran."
     )
-    waiting_since: Time | None = Field(None, description="Since when the job waits for all its workers to run.")
+    waiting_since: Time | None = Field(
+        None, description="Since when the job has been waiting for all its workers to run."
+    )
     started_at: Time | None = Field(
         None,
-        description="When the job became active; moved on by the time it spends in queues. The deadline counts from here.",
+        description="When the job became active, moved forward by the time spent in queues. The active deadline counts from here.",
     )
     budget_spent_at: Time | None = Field(
-        None, description="When spec.budget was found spent; since then the workers save and go."
+        None,
+        description="When spec.budget was found to be spent. Since then, the workers have been saving and stopping.",
     )
-    finished_at: Time | None = Field(None, description="When it succeeded or failed.")
-    preflight: Preflight | None = Field(None, description="What was found out before the first step.")
+    finished_at: Time | None = Field(None, description="When the job succeeded or failed.")
+    preflight: Preflight | None = Field(None, description="Result of the preflight.")
     node_failures: NodeFailures = Field(
-        {}, description="Failures of this job that may be a node's fault, by node; the newest 64 nodes."
+        {},
+        description="Number of failures of this job that the node may have caused, by node. Keeps the newest 64 nodes.",
     )
     avoided_nodes: list[AvoidedNode] = Field(
-        [], max_length=16, description="Nodes that new pods are kept off, since two or more failures happened there."
+        [], max_length=16, description="Nodes that new pods avoid because two or more failures happened there."
     )
-    progress: Progress = Field(Progress(), description="How far training is.")
-    metrics: Metrics = Field(Metrics(), description="How well and how fast it learns.")
-    goodput: Goodput | None = Field(None, description="What the job's time went into.")
+    progress: Progress = Field(Progress(), description="Progress of training.")
+    metrics: Metrics = Field(Metrics(), description="Newest metrics.")
+    goodput: Goodput | None = Field(None, description="Breakdown of the job's time.")
     workers: Workers = Field(Workers(), description="The worker pods.")
     checkpoints: list[Checkpoint] = Field([], max_length=100, description="Verified checkpoints, oldest first.")
     failure: Failure | None = Field(None, description="The newest failure; kept after a restart.")
-    results: Results | None = Field(None, description="What the finished job left behind.")
+    results: Results | None = Field(None, description="Results of the finished job.")
     summary: Summary = Field(Summary(), description="The columns of kubectl get.")
 
     def condition(self, kind: ConditionType) -> Condition | None:
@@ -334,10 +361,10 @@ class TrainingJobStatus(StatusModel):
 
 
 def read_status(raw: Any) -> TrainingJobStatus:
-    """Return the status held by a resource.
+    """Return the status of a resource.
 
-    A field that cannot be read (a hand edit, another version) is left out rather than the whole: losing the attempt counter
-    to a bad metric would start a job twice.
+    A top-level field that cannot be parsed (edited by hand, or written by another version) is dropped; the others are kept.
+    If one bad metric discarded the attempt counter, the job would start twice.
     """
     readable = dict(raw) if isinstance(raw, Mapping) else {}
     while True:

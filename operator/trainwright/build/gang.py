@@ -1,7 +1,7 @@
-"""All or nothing: the group of pods that a scheduler places together, and how pods say that they belong to it.
+"""Gang scheduling: the pod group that a scheduler places together, and the fields that make a pod a member of it.
 
-Four systems know such groups, each in its own words. Kubernetes' own and Volcano's and scheduler-plugins' are an object beside
-the pods; Kueue's follows from labels on them, and it may be combined with the others: it grants quota, they find places.
+Four systems support such groups. Kubernetes, Volcano and scheduler-plugins use a PodGroup object. Kueue uses labels on the pods
+and can be combined with the others, because it only grants quota while they schedule the pods.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from trainwright.build.manifest import Manifest
 from trainwright.build.naming import job_labels, owner_reference
 
 GROUPS_API = "scheduling.k8s.io/v1beta1"
-"""Where Kubernetes' own groups are served: since 1.37, if an administrator has switched them on."""
+"""API version of Kubernetes' own PodGroup: available since 1.37 if an administrator has enabled it."""
 GROUPS_RESOURCE = "podgroups"
 
 _VERSIONS = {
@@ -28,11 +28,11 @@ _SCHEDULERS = {Gang.VOLCANO: "volcano", Gang.SCHEDULER_PLUGINS: "scheduler-plugi
 
 @dataclass(frozen=True)
 class Group:
-    """Pods that are placed all together or not at all.
+    """A group of pods that are scheduled together or not at all.
 
     Attributes:
-        name: Its name; differs from start to start, and from size to size, which is fixed when the group is made.
-        gang: Who places them; NONE where Kueue alone looks after them.
+        name: Its name. It differs for each start and each size, because the size of a group is immutable.
+        gang: The system that schedules the group; NONE if only Kueue handles it.
     """
 
     name: str
@@ -52,7 +52,7 @@ def group_of(job: str, uid: str, spec: TrainingJobSpec, oldest_attempt: int, *, 
     gang = _gang(spec, served=served)
     if gang == Gang.NONE and not (spec.scheduling.in_kueue and spec.workers.count > 1):
         return None
-    # Kueue counts all that a group is made of, the others only how many are enough.
+    # Kueue needs the total size of the group, the others the minimum size.
     size = spec.workers.count if spec.scheduling.in_kueue else quorum(spec)
     return Group(f"{job}-{uid[:6]}-{oldest_attempt}x{size}", gang)
 
@@ -60,7 +60,7 @@ def group_of(job: str, uid: str, spec: TrainingJobSpec, oldest_attempt: int, *, 
 def _gang(spec: TrainingJobSpec, *, served: bool) -> Gang:
     gang = spec.scheduling.gang
     if gang == Gang.VOLCANO:
-        return gang  # the group tells it the queue, also that of a single pod
+        return gang  # Volcano reads the queue from the group, even for a single pod
     if spec.workers.count == 1:
         return Gang.NONE
     if gang == Gang.AUTO:
@@ -70,12 +70,12 @@ def _gang(spec: TrainingJobSpec, *, served: bool) -> Gang:
 
 
 def quorum(spec: TrainingJobSpec) -> int:
-    """Return how many workers must be placed for any to be."""
+    """Return the minimum number of workers to schedule at once."""
     return spec.workers.min_count or spec.workers.count
 
 
 def pod_group(namespace: str, job: str, uid: str, spec: TrainingJobSpec, group: Group) -> Manifest | None:
-    """Return the object that tells the scheduler of the group, or None if it needs none."""
+    """Return the PodGroup object, or None if the gang needs none."""
     if group.gang == Gang.NONE:
         return None
     return {
@@ -95,7 +95,7 @@ def _terms(gang: Gang, spec: TrainingJobSpec) -> Manifest:
     workers, least = spec.workers, quorum(spec)
     priority = {"priorityClassName": workers.priority_class_name} if workers.priority_class_name else {}
     if gang == Gang.KUBERNETES:
-        # A gang that lost one pod to another would hold the rest for nothing.
+        # If one pod of the gang were preempted, the others would hold resources without any use.
         together: Manifest = {"disruptionMode": {"all": {}}} if least == workers.count else {}
         return {"schedulingPolicy": {"gang": {"minCount": least}}, **together, **priority}
     resources = _needed(workers.resources, least)
@@ -107,16 +107,16 @@ def _terms(gang: Gang, spec: TrainingJobSpec) -> Manifest:
 
 
 def _needed(resources: ResourcesSpec | None, workers: int) -> dict[str, str]:
-    """Return what so many workers ask for together."""
+    """Return the total resource requests of that many workers."""
     if resources is None:
         return {}
-    # As the API server does: what has a limit and no request is requested up to its limit.
+    # As in the API server, a missing request defaults to the limit.
     asked = {**(resources.limits or {}), **(resources.requests or {})}
     return {name: multiply_quantity(amount, workers) for name, amount in sorted(asked.items())}
 
 
 def join(pod: Manifest, spec: TrainingJobSpec, group: Group | None) -> Manifest:
-    """Return the pod as a member of its group and of the job's queue, as far as it has them."""
+    """Return the pod with the fields of its group and of the job's queue, if it has them."""
     labels, annotations = dict(pod["metadata"]["labels"]), dict(pod["metadata"]["annotations"])
     fields: Manifest = {}
     if spec.scheduling.gang in _SCHEDULERS:
@@ -137,7 +137,7 @@ def join(pod: Manifest, spec: TrainingJobSpec, group: Group | None) -> Manifest:
 
 
 def _enqueue(spec: TrainingJobSpec, group: Group | None, labels: dict[str, str], annotations: dict[str, str]) -> None:
-    """Hand the pod to Kueue: a webhook of its own then holds it back until its whole group has quota."""
+    """Add Kueue's labels. Kueue's webhook then gates the pod until its whole group has quota."""
     scheduling = spec.scheduling
     labels["kueue.x-k8s.io/queue-name"] = scheduling.queue or ""
     if scheduling.priority is not None:
@@ -146,7 +146,7 @@ def _enqueue(spec: TrainingJobSpec, group: Group | None, labels: dict[str, str],
         return
     labels["kueue.x-k8s.io/pod-group-name"] = group.name
     annotations["kueue.x-k8s.io/pod-group-total-count"] = str(spec.workers.count)
-    # Replacements count as the same kind of pod, even where they are kept off a node.
+    # Replacement pods have the same role, even if they avoid a node and their spec thus differs.
     annotations["kueue.x-k8s.io/role-hash"] = "workers"
-    # When all pods of the group have ended, it gives its quota back: a restart of all is a new group.
+    # The group releases its quota when all its pods have ended, because a restart of all workers creates a new group.
     annotations["kueue.x-k8s.io/retriable-in-group"] = "false"

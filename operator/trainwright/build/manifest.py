@@ -1,4 +1,4 @@
-"""The one type of Kubernetes objects outside `api`: plain dicts in Kubernetes' own shape."""
+"""The type of Kubernetes objects outside `api`: plain dicts with Kubernetes' own field names."""
 
 from typing import Any
 

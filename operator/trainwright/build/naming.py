@@ -1,7 +1,7 @@
-"""What children are called. Names follow from the job and from what is in it, so a pass that was interrupted finds what it made.
+"""Names of a job's children. They are deterministic, so that an interrupted reconcile pass finds the objects it has created.
 
-Pods are named for people. The other children carry a piece of the job's UID: a job that is deleted and created again under
-its old name must not adopt what the garbage collector is about to take away.
+Pod names are readable. The names of other children contain a part of the job's UID, because a job that is deleted and
+created again with the same name must not adopt objects that the garbage collector is about to delete.
 """
 
 import hashlib
@@ -17,27 +17,27 @@ def pod_name(job: str, index: int, attempt: int) -> str:
 
 
 def read_pod_name(job: str, name: str) -> tuple[int, int]:
-    """Return the worker index and the attempt of the pod that is called so.
+    """Return the worker index and the attempt from a pod's name.
 
     Raises:
         ValueError: No worker of this job is called so.
     """
     index, attempt = (int(number) for number in name.removeprefix(f"{job}-").split("-"))
     if pod_name(job, index, attempt) != name:
-        raise ValueError(f"{name} is no worker of {job}")
+        raise ValueError(f"{name} is not a worker pod of {job}")
     return index, attempt
 
 
 def companion_name(job: str, uid: str) -> str:
-    """Return the name of the job's Service, with which those of its ConfigMap and its NetworkPolicy begin."""
+    """Return the name of the job's Service, which is also the prefix of its ConfigMap's and its NetworkPolicy's names."""
     return f"{job}-{uid[:8]}"
 
 
 def content_name(job: str, uid: str, *content: str) -> str:
-    """Return the name of the ConfigMap or the NetworkPolicy that holds this.
+    """Return the name of the ConfigMap or the NetworkPolicy with this content.
 
-    It is never changed. What the operator tells its workers, and whom it lets in to them, may be another thing after an
-    upgrade: pods that are created then mount what holds then, and get a policy of it beside the former one.
+    These objects are never updated. After an upgrade of the operator, their content may differ: new pods then mount a new
+    ConfigMap, and a new NetworkPolicy is added to the old one.
     """
     digest = hashlib.sha256("\0".join(content).encode())
     return f"{companion_name(job, uid)}-{digest.hexdigest()[:8]}"
@@ -46,7 +46,7 @@ def content_name(job: str, uid: str, *content: str) -> str:
 def worker_hostname(index: int, oldest_attempt: int) -> str:
     """Return the host name of a worker.
 
-    It names the oldest attempt whose pods live on, which only rises when all workers start again. So a pod that is stuck
+    It contains the oldest attempt whose pods are kept, which rises only when all workers restart. So a pod that is stuck
     on a dead node never shares its DNS name with its successor, while whoever replaces a single lost worker still finds
     worker 0 under the name that the others know.
     """

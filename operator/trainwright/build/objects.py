@@ -21,7 +21,7 @@ from trainwright.build.settings import Settings
 
 
 def companion_metadata(namespace: str, name: str, uid: str) -> Manifest:
-    """Return the metadata of the job's Service, and but for their names of its ConfigMap and its NetworkPolicy."""
+    """Return the metadata of the job's Service. Its ConfigMap and its NetworkPolicy differ only in the name."""
     return {
         "name": companion_name(name, uid),
         "namespace": namespace,
@@ -31,7 +31,7 @@ def companion_metadata(namespace: str, name: str, uid: str) -> Manifest:
 
 
 def worker_config(namespace: str, name: str, uid: str, spec: TrainingJobSpec, settings: Settings) -> WorkerConfig:
-    """Return what every worker of the job reads."""
+    """Return the config that every worker of the job reads."""
     reports = None
     if settings.reports_url is not None:
         reports = ReportsEndpoint(
@@ -54,9 +54,9 @@ def worker_config(namespace: str, name: str, uid: str, spec: TrainingJobSpec, se
 
 
 def config_map(namespace: str, name: str, uid: str, spec: TrainingJobSpec, settings: Settings) -> Manifest:
-    """Return the ConfigMap that workers mount: their config, and the CA they trust the operator by."""
+    """Return the ConfigMap that workers mount: their config, and the CA certificate of the reports endpoint."""
     config = worker_config(namespace, name, uid, spec, settings)
-    # An image of a former version stumbles over a field of the spec that is new, so what is as by default is left out.
+    # Defaults are left out, because an older worker image rejects fields of the spec that it does not know.
     text = config.model_dump_json(by_alias=True, exclude_none=True, exclude_defaults=True, indent=2)
     data = {
         CONFIG_FILE: text,
@@ -75,9 +75,10 @@ def config_map(namespace: str, name: str, uid: str, spec: TrainingJobSpec, setti
 
 
 def service(namespace: str, name: str, uid: str, settings: Settings) -> Manifest:
-    """Return the headless Service that gives worker 0 its DNS name, also before it is ready.
+    """Return the headless Service that gives worker 0 its DNS name, even before it is ready.
 
-    The others are called by nobody: selected as well, each of them would cost the cluster a write when it comes and goes.
+    Nothing connects to the other workers. If the Service selected them too, each would cost an EndpointSlice update when it
+    starts and stops.
     """
     return {
         "apiVersion": "v1",
@@ -93,9 +94,9 @@ def service(namespace: str, name: str, uid: str, settings: Settings) -> Manifest
 
 
 def network_policy(namespace: str, name: str, uid: str, settings: Settings) -> Manifest:
-    """Return the policy that lets in only the job's own workers, the operator, and whoever may scrape metrics.
+    """Return the NetworkPolicy that admits only the job's own workers, the operator, and the metrics scrapers.
 
-    The rendezvous store and the collectives have no authentication of their own.
+    The rendezvous store and the collectives have no authentication.
     """
     own = {"podSelector": {"matchLabels": {LABEL_JOB: name}}}
     ingress: list[Manifest] = [{"from": [own]}]

@@ -1,4 +1,4 @@
-"""The pod of one worker. It satisfies Pod Security `restricted`, whatever the job says."""
+"""The pod of one worker. It always satisfies the Pod Security level `restricted`."""
 
 from dataclasses import dataclass
 
@@ -37,23 +37,23 @@ USER = 65532
 """Numeric user and group of every worker; also the group of its volumes."""
 
 TOKEN_SECONDS = 600
-"""The least that Kubernetes grants: a token that was stolen is soon worth nothing, and each pod has it renewed in time."""
+"""The shortest lifetime that Kubernetes allows, so that a stolen token soon expires. The kubelet renews tokens in time."""
 LOCAL_HOST = "localhost"
 _NODE_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 NODE_LOSS_SECONDS = 30
-"""How long a pod stays on a node that went silent. Kubernetes' own 300 would have all workers wait for five minutes."""
+"""Seconds until a pod is evicted from an unreachable node. With Kubernetes' default of 300, all workers would wait that long."""
 
 
 @dataclass(frozen=True)
 class WorkerSlot:
-    """Which of a job's pods one is.
+    """Identifies one of a job's pods.
 
     Attributes:
         index: The worker, 0 up to workers.count - 1.
         attempt: The attempt that creates the pod.
-        oldest_attempt: The oldest attempt whose pods live on: that of the last start of all workers together.
+        oldest_attempt: The oldest attempt whose pods are kept: that of the last start of all workers.
         avoided_nodes: Nodes that the pod must not run on.
-        group: The group that the pod is placed with all together or not at all, if there is one.
+        group: The gang that the pod belongs to, if any.
     """
 
     index: int
@@ -98,7 +98,7 @@ def worker_pod(
 
 
 def _placement(workers: WorkersSpec, avoided: tuple[str, ...]) -> Manifest:
-    """Return the allowlisted pod fields, under their own names, as far as they are set, with our own terms added."""
+    """Return the allowlisted pod fields that are set, with our own tolerations and node affinity added."""
     fields = {
         "image_pull_secrets",
         "node_selector",
@@ -113,7 +113,7 @@ def _placement(workers: WorkersSpec, avoided: tuple[str, ...]) -> Manifest:
     placement = workers.model_dump(mode="json", by_alias=True, exclude_none=True, include=fields)
     if "imagePullSecrets" in placement:
         placement["imagePullSecrets"] = [{"name": secret} for secret in placement["imagePullSecrets"]]
-    # For each taint the first toleration that matches it counts, so ours come before one that tolerates everything.
+    # The first toleration that matches a taint applies, so ours come before one that tolerates everything.
     placement["tolerations"] = _patience(workers) + placement.get("tolerations", [])
     if avoided:
         placement["affinity"] = _keep_off(placement.get("affinity") or {}, avoided)
@@ -121,15 +121,15 @@ def _placement(workers: WorkersSpec, avoided: tuple[str, ...]) -> Manifest:
 
 
 def _keep_off(affinity: Manifest, nodes: tuple[str, ...]) -> Manifest:
-    """Return the affinity with these nodes ruled out.
+    """Return the affinity with these nodes excluded.
 
-    The terms of a node selector are alternatives, so each of them has to rule the nodes out.
+    The terms of a node selector are alternatives, so each of them has to exclude the nodes.
     """
     required = "requiredDuringSchedulingIgnoredDuringExecution"
     others = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
     ours = affinity.get("nodeAffinity", {})
     alternatives = ours.get(required, {}).get("nodeSelectorTerms", [])
-    # A term without any condition matches no node, and must not come to match all others.
+    # An empty term matches no node. With the exclusion added, it would match all other nodes, so it is dropped.
     terms = [
         {**term, "matchFields": [*term.get("matchFields", ()), *others]} for term in alternatives if any(term.values())
     ]
@@ -139,9 +139,9 @@ def _keep_off(affinity: Manifest, nodes: tuple[str, ...]) -> Manifest:
 
 
 def _patience(workers: WorkersSpec) -> list[Manifest]:
-    """Return how long the pod may stay on a silent node, as far as the user has said nothing about that very taint.
+    """Return our tolerations for unreachable nodes, except for taints that the user's tolerations name.
 
-    A toleration without a key is meant for nodes that are reserved, not for those that are dead.
+    A toleration without a key does not count, because users write it for reserved nodes, not for dead ones.
     """
     said = {toleration.key for toleration in workers.tolerations or () if toleration.effect in (None, "NoExecute")}
     brief = {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": NODE_LOSS_SECONDS}
@@ -154,7 +154,7 @@ def _pod_security() -> Manifest:
         "runAsUser": USER,
         "runAsGroup": USER,
         "fsGroup": USER,
-        # A volume with many checkpoints is not walked file by file at every start.
+        # Avoid changing the ownership of every file at each start: a volume may hold many checkpoints.
         "fsGroupChangePolicy": "OnRootMismatch",
         "seccompProfile": {"type": "RuntimeDefault"},
     }
@@ -195,7 +195,7 @@ def _environment(workers: WorkersSpec, slot: WorkerSlot, host: str) -> list[Mani
         {"name": ENV_RENDEZVOUS_HOST, "value": host},
         {"name": ENV_POD_NAME, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         {"name": ENV_TERMINATION_LOG, "value": "/dev/termination-log"},
-        # The root file system is read-only; libraries that cache something find a place to.
+        # The root file system is read-only, and some libraries need a writable cache folder.
         {"name": "HOME", "value": "/tmp"},  # noqa: S108 - an emptyDir of this pod alone
         *(_variable(variable) for variable in workers.env or ()),
     ]

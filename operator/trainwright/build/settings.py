@@ -1,4 +1,4 @@
-"""What the platform decides for all jobs."""
+"""Settings that an administrator makes for all jobs."""
 
 from dataclasses import dataclass
 
@@ -7,22 +7,22 @@ from trainwright.api.names import METRICS_PORT, RENDEZVOUS_PORT
 
 @dataclass(frozen=True)
 class Settings:
-    """What the platform decides for all jobs.
+    """Settings that an administrator makes for all jobs.
 
     Attributes:
-        worker_image: Image of workers that name none.
+        worker_image: Default image of workers.
         worker_pull_policy: Pull policy of that image; None leaves it to the cluster.
         service_accounts: Service accounts that jobs may use besides `default`.
         reports_url: Base URL of the reports endpoint, without a path; None when workers cannot report.
         reports_ca: The endpoint's CA certificate in PEM.
-        network_policy: Whether each job gets a NetworkPolicy of its own.
-        operator_namespace: Namespace of the operator, let in by those policies; None outside a cluster.
+        network_policy: Whether the operator creates a NetworkPolicy for each job.
+        operator_namespace: Namespace of the operator, which those policies admit; None outside a cluster.
         metrics_namespaces: Value of the kubernetes.io/metadata.name label of namespaces that may scrape workers.
         rendezvous_port: Port of the rendezvous store on worker 0.
-        metrics_port: Port of the first local rank's metrics; None where workers serve none.
+        metrics_port: Port of the first local rank's metrics; None if workers serve no metrics.
         report_interval: Seconds between a worker's reports.
-        stale_after: Seconds without a report after which progress is called stale.
-        pods_leave_files: Whether what a pod writes outside volumes outlives it, as it does in a folder of one's own machine.
+        stale_after: Seconds without a report after which progress counts as stale.
+        pods_leave_files: Whether files that a pod writes outside volumes are kept after it ends, as they are in a local run.
     """
 
     worker_image: str

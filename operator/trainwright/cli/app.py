@@ -1,4 +1,4 @@
-"""The command line as a whole: its commands, and what holds for all of them."""
+"""The command-line application: its commands and common options."""
 
 from typing import Annotated
 
@@ -46,7 +46,7 @@ app.command()(crd)
 app.command()(version)
 
 
-# The chart runs it; a person at a terminal has no use for it.
+# Hidden, because only the Helm chart runs it.
 @app.command(hidden=True)
 def operator() -> None:
     """Run the operator in a cluster.

@@ -1,4 +1,4 @@
-"""Reads a manifest and remembers on which line each field stands."""
+"""Reads manifests and records the line of each field."""
 
 import copy
 import difflib
@@ -24,13 +24,13 @@ _NULL = "tag:yaml.org,2002:null"
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """A TrainingJob as a person wrote it.
+class SourceManifest:
+    """A manifest as written in a file, with the line of each field.
 
     Attributes:
-        source: The file it comes from, or `-` for standard input.
+        source: Path of the file, or `-` for standard input.
         document: The YAML document as plain Python types.
-        lines: The line of each field, by its path as mistakes name it: `spec.model.layers[0].dense`.
+        lines: The line of each field, by its path in messages: `spec.model.layers[0].dense`.
     """
 
     source: str
@@ -39,11 +39,11 @@ class Manifest:
 
     @property
     def folder(self) -> Path:
-        """The folder at which relative paths start."""
+        """The folder to which relative paths refer."""
         return Path.cwd() if self.source == STDIN else Path(self.source).resolve().parent
 
     def line_of(self, path: str) -> int | None:
-        """Return the line of a field, or of the object that should have held it."""
+        """Return the line of a field, or of the nearest parent that exists."""
         while path:
             if path in self.lines:
                 return self.lines[path]
@@ -51,7 +51,7 @@ class Manifest:
         return None
 
 
-def read_manifests(source: str) -> list[Manifest]:
+def read_manifests(source: str) -> list[SourceManifest]:
     """Return the documents of a file (`-` for standard input).
 
     Raises:
@@ -62,7 +62,8 @@ def read_manifests(source: str) -> list[Manifest]:
         documents = load(text)
         nodes = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node.tag != _NULL]
         return [
-            Manifest(source, document, dict(_lines("", node))) for document, node in zip(documents, nodes, strict=True)
+            SourceManifest(source, document, dict(_lines("", node)))
+            for document, node in zip(documents, nodes, strict=True)
         ]
     except OSError as error:
         raise InvalidJobError([FieldError(source, error.strerror or str(error))]) from None
@@ -74,8 +75,8 @@ def read_manifests(source: str) -> list[Manifest]:
         raise InvalidJobError([FieldError(source, f"is not YAML: {error}")]) from None
 
 
-def read_jobs(source: str) -> list[Manifest]:
-    """Return the TrainingJobs of a file; documents of other kinds, such as a claim, are left aside.
+def read_jobs(source: str) -> list[SourceManifest]:
+    """Return the TrainingJobs of a file; documents of other kinds, such as a PersistentVolumeClaim, are skipped.
 
     What was meant to be one is returned, too, so that its kind is told to be wrong: a single document whatever it says, and
     of several those that are of our group or have almost our kind.
@@ -88,7 +89,7 @@ def read_jobs(source: str) -> list[Manifest]:
         raise InvalidJobError([FieldError("(manifest)", "the file is empty")])
     jobs = [manifest for manifest in manifests if _is_meant(manifest.document)]
     if len(manifests) > 1 and not jobs:
-        raise InvalidJobError([FieldError("kind", f"must be {KIND!r} in one of the documents, is in none")])
+        raise InvalidJobError([FieldError("kind", f"must be {KIND!r} in at least one of the documents")])
     return manifests if len(manifests) == 1 else jobs
 
 
@@ -101,7 +102,7 @@ def _is_meant(document: Any) -> bool:
     return ours or bool(difflib.get_close_matches(kind, [KIND.lower()], cutoff=0.85))
 
 
-def read_job(source: str) -> Manifest:
+def read_job(source: str) -> SourceManifest:
     """Return the one TrainingJob of a file.
 
     Raises:
@@ -109,16 +110,16 @@ def read_job(source: str) -> Manifest:
     """
     jobs = read_jobs(source)
     if len(jobs) > 1:
-        reason = f"the file holds {len(jobs)} TrainingJobs, and one is taken at a time: give each a file of its own"
+        reason = f"the file holds {len(jobs)} TrainingJobs, but the command takes one: put each into a separate file"
         raise InvalidJobError([FieldError("kind", reason)])
     return jobs[0]
 
 
 def read_with_workers(document: Any, workers: int | None) -> tuple[Any, TrainingJobSpec]:
-    """Return the document with another number of workers, if one is asked for, and its spec.
+    """Return the document with the requested number of workers, if any, and its spec.
 
     Raises:
-        InvalidJobError: It is no valid job; blames the number if it is one without it.
+        InvalidJobError: The job is invalid. If only the number of workers makes it so, the error names --workers.
     """
     if workers is None or not isinstance(document, dict) or not isinstance(document.get("spec"), dict):
         return document, read_manifest(document)
@@ -128,12 +129,14 @@ def read_with_workers(document: Any, workers: int | None) -> tuple[Any, Training
         return changed, read_manifest(changed)
     except InvalidJobError as error:
         read_manifest(document)
-        mistakes = [FieldError("--workers", f"{workers} does not go with the job: {each}") for each in error.errors]
+        mistakes = [
+            FieldError("--workers", f"{workers} workers are not possible for this job: {each}") for each in error.errors
+        ]
         raise InvalidJobError(mistakes) from None
 
 
 def read_here(document: Any, folder: Path | None, workers: int | None) -> tuple[Any, TrainingJobSpec]:
-    """Return a document as this machine takes it, and its spec.
+    """Return a document with its paths adapted to this machine, and its spec.
 
     A cluster refuses a path with `..`, which could leave its volume. Here such a path is taken from the manifest's folder, as
     long as it stays within the repository that holds the manifest.
@@ -144,7 +147,7 @@ def read_here(document: Any, folder: Path | None, workers: int | None) -> tuple[
         workers: Another number of workers, if one is asked for.
 
     Raises:
-        InvalidJobError: It is no valid job.
+        InvalidJobError: The job is invalid.
     """
     try:
         return read_with_workers(document, workers)
@@ -173,7 +176,7 @@ def _syntax_mistake(source: str, text: str, error: yaml.MarkedYAMLError) -> Fiel
     if mark is None:
         return FieldError(source, error.problem or "is not YAML")
     lines = text.splitlines()
-    # What is not closed is noticed at the end of the file.
+    # PyYAML reports an unclosed bracket or quote at the end of the file.
     line = lines[mark.line].replace("\t", " ") if mark.line < len(lines) else ""
     shown = f"\n{line}\n{' ' * mark.column}^" if line.strip() else ""
     problem = error.problem or "is not YAML"
@@ -190,7 +193,7 @@ def _syntax_hint(problem: str, before: str) -> str:
         and before
         and ":" not in before
     ):
-        return " (or on the line before: has it no colon?)"
+        return " (or the line before lacks a colon)"
     return ""
 
 

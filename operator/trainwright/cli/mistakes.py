@@ -1,4 +1,4 @@
-"""Says what is wrong with a manifest so that a person can mend it at once: where, what, and what was probably meant."""
+"""Prints the mistakes in a manifest: the line, the reason, and a suggestion where one is likely."""
 
 import difflib
 import re
@@ -13,11 +13,11 @@ from rich.text import Text
 from trainwright.api.job import METADATA_FIELDS, FieldError
 from trainwright.api.mistakes import NO_STRING, UNKNOWN
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.cli.manifest import Manifest
+from trainwright.cli.manifest import SourceManifest
 
 _TOP = ["apiVersion", "kind", "metadata", "spec"]
 _FEW = 12
-"""So many fields are listed for one that is none of them."""
+"""For an unknown field, the known fields are listed if there are at most this many."""
 _ALIASES = {
     "lr": "learningRate",
     "wd": "weightDecay",
@@ -27,10 +27,12 @@ _ALIASES = {
     "replicas": "count",
     "iterations": "steps",
 }
-"""What fields are called elsewhere, where no spelling comes close."""
+"""Names that other tools use for fields and that no spelling match would find."""
 
 
-def show_mistakes(console: Console, source: str, mistakes: list[FieldError], manifest: Manifest | None = None) -> None:
+def show_mistakes(
+    console: Console, source: str, mistakes: list[FieldError], manifest: SourceManifest | None = None
+) -> None:
     """Print every mistake under the name of its file; those of options are not the file's."""
     options = [mistake for mistake in mistakes if mistake.field.startswith("--")]
     written = [mistake for mistake in mistakes if mistake not in options]
@@ -42,7 +44,7 @@ def show_mistakes(console: Console, source: str, mistakes: list[FieldError], man
             _show(console, mistake, manifest)
 
 
-def _show(console: Console, mistake: FieldError, manifest: Manifest | None) -> None:
+def _show(console: Console, mistake: FieldError, manifest: SourceManifest | None) -> None:
     line = manifest.line_of(mistake.field) if manifest is not None else None
     where = f"  line {line}" if line is not None else ""
     console.print(Text.assemble("  ", (mistake.field, "bold red"), (where, "dim")), soft_wrap=True)

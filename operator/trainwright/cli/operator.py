@@ -48,7 +48,7 @@ def run_operator() -> None:
         try:
             await operator.run()
         except LeaseLostError:
-            # Its own handler goes with the loop: whoever is told to stop from now on is the operator that begins anew.
+            # The loop's signal handler ends with it. A SIGTERM from now on is kept for the restarted operator.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             if not operator.told_to_stop:
                 raise
@@ -57,15 +57,15 @@ def run_operator() -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main())
     except LeaseLostError as error:
-        # Mostly the API server was away. A container that ends is started again by its kubelet, but later and later each
-        # time; the same process with another program in it begins as fresh, and at once.
-        structlog.get_logger(__name__).warning("operator begins anew", error=str(error))
+        # Usually the API server was unavailable. If the container exited, its kubelet would restart it with a growing
+        # backoff. Executing the program again in the same process restarts it at once, with fresh state.
+        structlog.get_logger(__name__).warning("operator restarts", error=str(error))
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - what runs already
     except ClusterError as error:
-        # It says where and why; how it was reached tells nobody anything.
+        # The message is sufficient; a traceback would not help.
         structlog.get_logger(__name__).critical("operator failed", error=str(error))
         sys.exit(1)
-    except Exception as error:  # noqa: BLE001 - the last place to say why the process ends
+    except Exception as error:  # noqa: BLE001 - the last place to log why the process ends
         structlog.get_logger(__name__).critical("operator failed", error=str(error), exc_info=error)
         sys.exit(1)
 
@@ -86,14 +86,14 @@ def _read_settings() -> "OperatorSettings":
 
 
 def _leave_out_what_is_never_used() -> None:
-    """Keep libraries from importing what they do as well without: a sixth of the operator's memory.
+    """Prevent libraries from importing optional packages. This saves a sixth of the operator's memory.
 
     structlog draws tracebacks with rich if there is one; the operator logs lines of JSON. kopf knows the objects of the
     synchronous Kubernetes client where that is installed, and the package `kubernetes` imports that client and all it needs
     beside the asynchronous one; no object of it is ever seen here.
     """
     missing: dict[str, None] = dict.fromkeys(("rich", "kubernetes.client"))
-    sys.modules.update(missing)  # type: ignore[arg-type]  # None says that there is no such module
+    sys.modules.update(missing)  # type: ignore[arg-type]  # None makes an import fail as if the module did not exist
     kubernetes = importlib.util.find_spec("kubernetes")
     if kubernetes is not None:
         # Known, so that its parts can be imported, but not run.
@@ -101,16 +101,16 @@ def _leave_out_what_is_never_used() -> None:
 
 
 def _calm_garbage_collector() -> None:
-    # What was imported lives as long as the process: it need not be looked through again and again.
+    # Imported modules live as long as the process, so the collector need not scan them again.
     gc.collect()
     gc.freeze()
-    # What a burst of passes allocates is mostly freed by reference counts: looking for cycles as often as by default
-    # would take a tenth of the CPU time.
+    # Reference counting frees most objects of a burst of passes. With the default thresholds, the collector would take
+    # a tenth of the CPU time.
     gc.set_threshold(5000, 20, 50)
 
 
 def _give_back_memory() -> None:
-    """Give what importing has left over back to the system, and large buffers as soon as they are free.
+    """Return free memory to the system: that left over from imports now, and large buffers as soon as they are freed.
 
     glibc would keep both. A TLS connection alone has a buffer of 256 KiB, and bursts open many.
     """

@@ -7,14 +7,14 @@ import typer
 
 
 class Output(StrEnum):
-    """What is printed."""
+    """Formats of the output."""
 
     TABLE = "table"
     JSON = "json"
 
 
 def gpu_names(incomplete: str) -> list[str]:
-    """Return the GPUs whose names begin so."""
+    """Return the GPUs whose names start with the typed text."""
     from trainwright.api.devices import GPUS  # noqa: PLC0415 - imports are paid for when they are needed
 
     return [name for name in GPUS if name.startswith(incomplete.lower())]
@@ -33,7 +33,7 @@ def plan(
         ),
     ] = None,
     memory: Annotated[
-        str | None, typer.Option("--device-memory", metavar="80Gi", help="Plan for so much memory per process.")
+        str | None, typer.Option("--device-memory", metavar="80Gi", help="Memory per process to plan for.")
     ] = None,
     workers: Annotated[
         int | None,
@@ -43,9 +43,9 @@ def plan(
         list[str] | None,
         typer.Option("--volume", metavar="NAME=FOLDER", help="The folder that stands for a volume of the job."),
     ] = None,
-    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
+    output: Annotated[Output, typer.Option("--output", "-o", help="Output format.")] = Output.TABLE,
 ) -> None:
-    """Say what a job needs and whether it fits; train nothing."""
+    """Show the resources that a job needs and whether it fits, without training."""
     from trainwright.cli.local.planning import Request, execute  # noqa: PLC0415 - imports are paid for when they are needed
 
     request = Request(

@@ -8,7 +8,7 @@ import typer
 
 
 class Output(StrEnum):
-    """What is printed to standard output at the end."""
+    """Formats of the output at the end."""
 
     TABLE = "table"
     YAML = "yaml"
@@ -23,17 +23,19 @@ def run(
         int | None,
         typer.Option("--workers", "-w", metavar="N", min=1, help="Train with N workers instead of spec.workers.count."),
     ] = None,
-    output: Annotated[Output, typer.Option("--output", "-o", help="What to print at the end.")] = Output.TABLE,
+    output: Annotated[Output, typer.Option("--output", "-o", help="Output format at the end.")] = Output.TABLE,
     resume: Annotated[
         Path | None,
-        typer.Option("--resume", metavar="RUN_FOLDER", help="Go on with an earlier run from its newest checkpoint."),
+        typer.Option("--resume", metavar="RUN_FOLDER", help="Resume an earlier run from its newest checkpoint."),
     ] = None,
-    runs: Annotated[Path, typer.Option("--dir", metavar="FOLDER", help="Where each run gets a folder.")] = Path("runs"),
+    runs: Annotated[
+        Path, typer.Option("--dir", metavar="FOLDER", help="Folder in which each run creates its own folder.")
+    ] = Path("runs"),
     volume: Annotated[
         list[str] | None,
         typer.Option("--volume", metavar="NAME=FOLDER", help="The folder that stands for a volume of the job."),
     ] = None,
-    logs: Annotated[bool, typer.Option("--logs", "-l", help="Print what all workers log.")] = False,
+    logs: Annotated[bool, typer.Option("--logs", "-l", help="Print the logs of all workers.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Train a job here, without a cluster."""

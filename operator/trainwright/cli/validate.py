@@ -8,18 +8,18 @@ import typer
 def validate(
     jobs: Annotated[list[str], typer.Argument(metavar="JOB.yaml", help="Manifests; - reads standard input.")],
 ) -> None:
-    """Check manifests; run nothing."""
+    """Check manifests without running them."""
     from rich.console import Console  # noqa: PLC0415 - imports are paid for by the command that needs them
 
     from trainwright.api.exit_codes import ExitCode  # noqa: PLC0415
     from trainwright.api.job import InvalidJobError, read_manifest  # noqa: PLC0415
-    from trainwright.cli.manifest import Manifest, read_jobs  # noqa: PLC0415
+    from trainwright.cli.manifest import SourceManifest, read_jobs  # noqa: PLC0415
     from trainwright.cli.mistakes import show_mistakes  # noqa: PLC0415
 
     errors = Console(stderr=True, highlight=False)
     all_valid = True
 
-    def check(source: str, manifest: Manifest) -> None:
+    def check(source: str, manifest: SourceManifest) -> None:
         nonlocal all_valid
         try:
             read_manifest(manifest.document)

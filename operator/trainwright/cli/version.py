@@ -4,7 +4,7 @@ import typer
 
 
 def print_version(requested: bool) -> None:  # noqa: FBT001 - typer calls it so
-    """Print the version and exit, if that was asked for."""
+    """Print the version and exit, if requested."""
     if requested:
         version()
         raise typer.Exit

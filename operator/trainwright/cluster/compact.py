@@ -1,4 +1,4 @@
-"""Manifests with everything taken out that nobody reads: a thousand jobs and their pods must fit into little memory."""
+"""Strips unused fields from manifests, to keep the memory for a thousand jobs and their pods small."""
 
 import sys
 from typing import Any
@@ -28,7 +28,7 @@ _WORD = 24
 
 
 def compact(manifest: Manifest) -> Manifest:
-    """Return a copy of the manifest without bookkeeping that nobody reads, and without a spec that is too large."""
+    """Return a copy of the manifest without unused metadata and without a spec that is too large."""
     if not _is_short(manifest.get("spec"), SPEC_CHARACTERS):
         manifest = {**manifest, "spec": OVERSIZED}
     kept: Manifest = _share(manifest)
@@ -39,7 +39,7 @@ def compact(manifest: Manifest) -> Manifest:
 
 
 def compact_pod(pod: Manifest) -> Manifest:
-    """Return a copy of what is read of a pod: of its spec little more than the node and the image."""
+    """Return a copy of a pod with only the fields that are used: of its spec little more than the node and the image."""
     status = pod.get("status") or {}
     kept = {
         "metadata": _pick(pod["metadata"], _POD_METADATA),

@@ -56,7 +56,7 @@ class KubernetesCluster:
         self._namespaces = tuple(namespaces)
 
     async def list_jobs(self) -> Listing:
-        """Return every TrainingJob that this operator looks after."""
+        """Return every TrainingJob in the watched namespaces."""
         jobs = await self._list_everywhere(API_VERSION, PLURAL, None, compact)
         named = ({"apiVersion": API_VERSION, "kind": KIND, **job} for job in jobs)
         return Listing(named, jobs.version, jobs.left_out)
@@ -153,7 +153,7 @@ class KubernetesCluster:
         }
         path = "/apis/authentication.k8s.io/v1/tokenreviews"
         status = (await self._server.request("POST", path, "tokenreviews", review)).get("status") or {}
-        # A server that knows no audiences authenticates the token and returns none: not good enough.
+        # A server without audience support returns no audiences, and such a token is not accepted.
         if not status.get("authenticated") or audience not in (status.get("audiences") or ()):
             return None
         return _pod_identity(status.get("user") or {})
@@ -165,7 +165,7 @@ class KubernetesCluster:
         except ConflictError as error:
             if _OTHER_UID not in str(error):
                 raise
-            raise NotFoundError(str(error)) from error  # the name is another object's by now
+            raise NotFoundError(str(error)) from error  # another object has the name now
 
     async def _list_everywhere(
         self, api_version: str, resource: str, selector: str | None, shrink: Callable[[Manifest], Manifest]

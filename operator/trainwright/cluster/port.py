@@ -1,7 +1,7 @@
-"""The Cluster port: everything the loop asks of a cluster, whether an API server or this machine's own processes.
+"""The Cluster port: everything that the control loop needs from a cluster, either Kubernetes or the local one.
 
-Objects cross it as plain dicts in Kubernetes' own shape (`Manifest`). An adapter translates its errors into the few below
-and retries nothing: retrying belongs to the queue.
+Objects are passed as plain dicts with Kubernetes' own field names (`Manifest`). An adapter translates its errors into those
+below and does not retry, because the queue does.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from trainwright.build.manifest import Manifest as Manifest  # noqa: PLC0414 - o
 
 
 class ClusterError(Exception):
-    """The cluster did not do what it was asked; trying again later may help."""
+    """A request to the cluster failed. A retry may succeed."""
 
 
 class NotFoundError(ClusterError):

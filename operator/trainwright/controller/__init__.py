@@ -1,1 +1,1 @@
-"""The loop: events -> keyed queue -> observe -> plan -> apply. Nothing is decided here."""
+"""The control loop: events -> keyed queue -> observe -> plan -> apply. The planner makes all decisions."""

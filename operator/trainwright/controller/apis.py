@@ -1,4 +1,4 @@
-"""Which APIs the cluster serves that not every cluster does."""
+"""Discovers which optional APIs the cluster serves."""
 
 import structlog
 
@@ -23,12 +23,12 @@ class Apis:
         self._cluster = cluster
 
     async def look(self) -> bool:
-        """Look again, and return whether anything has changed. Without an answer, what was known stays."""
+        """Repeat the discovery and return whether anything has changed. If it fails, the previous result is kept."""
         before = self.groups
         try:
             self.groups = await self._cluster.serves(GROUPS_API, GROUPS_RESOURCE)
         except ClusterError as error:
-            log.info("cannot learn which APIs the cluster serves", error=str(error))
+            log.info("API discovery failed", error=str(error))
         if self.groups != before:
             log.info("groups of pods", api=GROUPS_API, served=self.groups)
         return self.groups != before

@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 
 class Applier:
-    """Writes to the cluster and tells the store what came of it.
+    """Writes to the cluster and records the results in the store.
 
     Args:
         cluster: Where to write.
@@ -58,7 +58,7 @@ class Applier:
         await self._each(tuple(deletions), lambda deletion: self._delete_pod(key, deletion))
 
     async def create(self, key: JobKey, job_uid: str, manifests: Iterable[Manifest]) -> None:
-        """Create what does not exist: first what pods mount and resolve, then all pods at once.
+        """Create missing children: first those that pods depend on, then all pods concurrently.
 
         Raises:
             RejectedError: The cluster refuses one of them; what was not tried yet is left for later.
@@ -90,7 +90,7 @@ class Applier:
             self._store.put_job(stored)
 
     async def emit(self, job: Manifest, events: Iterable[Event]) -> None:
-        """Emit Events on the job. They are a courtesy: one that cannot be written is dropped."""
+        """Emit Events on the job. Events are best effort: one that cannot be written is dropped."""
         for event in events:
             try:
                 await self._cluster.create(event_manifest(job, event, self._now()))
@@ -105,7 +105,7 @@ class Applier:
             log.debug("job was gone already", job=str(key))
 
     async def _each(self, items: Sequence[T], step: Callable[[T], Awaitable[None]]) -> None:
-        """Take a step for every item, then raise the first error: none is left half done behind the back of a retry.
+        """Run a step for every item and then raise the first error, so that no step is still running during a retry.
 
         No more of them wait for a slot at once than there are slots, or the pods of a wide job would go before all others.
         """
@@ -129,7 +129,7 @@ class Applier:
             except NotFoundError:
                 self._store.pod_gone(key, deletion.uid)
             else:
-                # Until the watch says so itself, or the next pass would delete it again.
+                # Recorded until the watch confirms it; otherwise the next pass would delete the pod again.
                 self._store.pod_deleting(key, deletion.uid, self._now())
 
     async def _create_one(self, manifest: Manifest, refused: list[RejectedError]) -> None:
@@ -166,7 +166,7 @@ class Applier:
 
 
 def event_manifest(job: Manifest, event: Event, now: datetime) -> Manifest:
-    """Return the Kubernetes Event that says this of the job."""
+    """Return the Kubernetes Event object on the job."""
     meta = job["metadata"]
     moment = rfc3339(now)
     return {

@@ -1,4 +1,4 @@
-"""The loop over all jobs of one cluster, whichever kind of cluster it is."""
+"""The control loop over all jobs of a cluster, either Kubernetes or the local one."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 _STARTUP_RETRY = 2.0
 _FIRST_RESYNC = 15.0
 _SETTLE = 1.0
-"""Seconds from the first sign that a watch began anew to the resync: both watches often do at once."""
+"""Seconds from the restart of a watch to the resync, because both watches often restart together."""
 
 _GATHER = 0.00025
 """Seconds per pod for which news of a job are gathered: nothing for a few, a quarter of a second for a thousand."""
@@ -35,7 +35,7 @@ def utc_now() -> datetime:
 
 
 class Controller:
-    """Watches over all jobs of a cluster: queues every job that something happened to, and brings it one step further.
+    """Reconciles all jobs of a cluster: queues every job that an event concerns and runs reconcile passes.
 
     The store is the Sink that a watching adapter feeds; it may be fed before `run`, and is complete once `synced` is
     set. Nothing is decided before that. `left_out` are the namespaces that the newest listing could not see into, and
@@ -114,15 +114,15 @@ class Controller:
             self.queue.add(key)
 
     def _note_reach(self, left_out: dict[str, str]) -> None:
-        """Take note of the namespaces that could not be listed: one that was deleted is no reason to leave the others alone."""
+        """Record the namespaces that could not be listed. A deleted namespace must not stop the reconciliation of the others."""
         if left_out.keys() != self.left_out.keys():
-            log.warning("namespaces that cannot be listed, and are left out", namespaces=left_out)
+            log.warning("namespaces cannot be listed and are skipped", namespaces=left_out)
             self.reach_changed.set()
         self.left_out = left_out
         self.metrics.namespaces_left_out.set(len(left_out))
 
     def relisted(self) -> None:
-        """Take note that a watch began anew with a listing: what was deleted meanwhile is in neither of the two."""
+        """Record that a watch restarted with a new listing and may have missed deletions in between."""
         self._relisted.set()
 
     async def _first_listing(self, stop: asyncio.Event) -> None:
@@ -143,7 +143,7 @@ class Controller:
             try:
                 await self.resync()
             except ClusterError as error:
-                log.warning("resync failed; the watches go on", error=str(error))
+                log.warning("resync failed; the watches continue", error=str(error))
                 self._relisted.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._tuning.resync_interval):
@@ -157,6 +157,6 @@ class Controller:
     def _failed(self, key: JobKey, error: Exception) -> None:
         self.metrics.reconcile_errors.inc()
         if isinstance(error, ClusterError):
-            log.warning("pass failed and will be repeated", job=str(key), error=str(error))
+            log.warning("reconcile pass failed and will be retried", job=str(key), error=str(error))
         else:
-            log.error("pass failed and will be repeated", job=str(key), exc_info=error)
+            log.error("reconcile pass failed and will be retried", job=str(key), exc_info=error)

@@ -1,4 +1,4 @@
-"""When missing children may be created again, after they were refused or vanished as soon as they were made.
+"""Backoff for the creation of children that were refused, or that disappeared right after their creation.
 
 Passes go on meanwhile. Decides nothing about what is created.
 """
@@ -55,14 +55,14 @@ class CreationBackoff:
         self._tries: dict[JobKey, _Try] = {}
 
     def pause(self, key: JobKey, missing: MissingPods, now: float) -> float:
-        """Return for how many seconds not to create the missing pods."""
+        """Return how many seconds to wait before creating the missing pods."""
         last = self._tries.get(key)
         if last is None or last.missing.names.isdisjoint(missing.names) or last.missing.former != missing.former:
             return 0.0
         return max(0.0, last.until - now)
 
     def note(self, key: JobKey, missing: MissingPods, now: float) -> float:
-        """Take note of a try, whatever came of it, and return the seconds until the next one for the same pods."""
+        """Record an attempt, successful or not, and return the seconds until the next one for the same pods."""
         last = self._tries.get(key)
         lasted = last is None or last.missing.names.isdisjoint(missing.names) or now - last.at > 2 * self._limit
         times = 1 if last is None or lasted else last.times + 1

@@ -1,4 +1,4 @@
-"""kopf: watching, logging in, surviving watch errors. Every event goes to the sink at once and nothing else happens here.
+"""Uses kopf for watches, login and recovery from watch errors. It only forwards every event to the sink.
 
 kopf offers much more (finalizers, diffs, progress annotations, retries, event posting); all of it is switched off, so
 that an event costs little and nothing is ever written to an object on kopf's account.
@@ -15,7 +15,7 @@ from trainwright.cluster.port import Sink
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
-    """No diffs are taken, so none are prepared: by default each event would be deep-copied for them."""
+    """A diff storage that stores nothing. By default kopf deep-copies each event to compute diffs, which we do not use."""
 
     def build(self, **_: Any) -> kopf.BodyEssence:
         """Return nothing to compare."""
@@ -30,7 +30,7 @@ class _NoDiffs(kopf.DiffBaseStorage):
 
 
 class _NoProgress(kopf.ProgressStorage):
-    """No handler has progress to keep."""
+    """A progress storage that stores nothing, because no handler has progress."""
 
     def fetch(self, **_: Any) -> None:
         """Return nothing."""
@@ -90,7 +90,7 @@ def settings() -> kopf.OperatorSettings:
     chosen.watching.chunk_size = 20
     chosen.networking.request_timeout = 60
     chosen.networking.connect_timeout = 10
-    # An API server that is back is not waited for any longer: kopf's own pauses grow to minutes.
+    # Reconnect soon after the API server is back. By default kopf's backoff grows to minutes.
     chosen.networking.error_backoffs = (1.0,) * 60
     chosen.queueing.idle_timeout = 0.1
     chosen.queueing.exit_timeout = 0.5

@@ -1,4 +1,4 @@
-"""The plain HTTP port for probes and Prometheus: /healthz, /readyz, /metrics. Tells; decides nothing.
+"""The plain HTTP port for probes and Prometheus: /healthz, /readyz, /metrics. Read-only.
 
 Every replica is ready as soon as it is able to take over, leader or not: a standby that called itself unready would
 block rolling updates (the new pod waits for the Lease, the old one for the new pod to be ready) and confuse disruption
@@ -13,7 +13,7 @@ from aiohttp import web
 from trainwright.metrics import Metrics
 
 Check = Callable[[], str | None]
-"""Returns what is wrong, or None."""
+"""Returns the reason if the check fails, else None."""
 
 
 def health_app(metrics: Metrics, healthy: Check, ready: Check) -> web.Application:

@@ -1,4 +1,4 @@
-"""Leader election by a Lease: of several replicas, one works. Knows nothing about jobs.
+"""Leader election by a Lease: only one of several replicas is active. It is independent of jobs.
 
 The official client's own election is not used: it has no release, no jitter, no bound on a renewal that hangs, and
 compares nothing but local clocks against each other by luck. The rules here are client-go's:
@@ -109,10 +109,10 @@ class Lease:
             except TimeoutError:
                 continue
             if self._seen is not None and self._seen.holder != self._identity:
-                raise LeaseLostError(f"lease {self._name} is held by {self._seen.holder or 'nobody'}")
+                raise LeaseLostError(f"lease {self._name} is held by {self._seen.holder or 'no replica'}")
 
     async def release(self) -> None:
-        """Let the next candidate take over at once. A failure is no harm: the lease then runs out by itself."""
+        """Release the lease so that the next candidate can take over at once. If that fails, the lease expires."""
         try:
             async with asyncio.timeout(self._renew):
                 current = await self._server.request("GET", self._path, "leases")
@@ -120,7 +120,7 @@ class Lease:
                     await self._put(current, holder="")
                     log.info("lease released", lease=self._name)
         except (ClusterError, TimeoutError) as error:
-            log.warning("lease not released; it runs out by itself", error=str(error))
+            log.warning("lease not released; it will expire", error=str(error))
 
     @property
     def _path(self) -> str:
@@ -132,7 +132,7 @@ class Lease:
     async def _try(self) -> bool:
         """Take or renew the lease if that is allowed now, and return whether it is ours."""
         asked_at = asyncio.get_running_loop().time()
-        # Nobody else writes a lease while it is held: one request renews it. Should that not be so, the server says so.
+        # No other replica writes a held lease, so one request renews it. If one did, the API server reports a conflict.
         held, self._held = self._held, None
         try:
             current = held or await self._server.request("GET", self._path, "leases")
@@ -142,7 +142,7 @@ class Lease:
         except NotFoundError:
             return await self._create(asked_at)
         except ConflictError:
-            # Someone was faster; a look tells who.
+            # Another replica was faster. Read the lease to find the holder.
             return await self._try() if held else False
         except ClusterError as error:
             log.warning("lease cannot be reached", error=str(error))
@@ -169,7 +169,7 @@ class Lease:
         return True
 
     async def _put(self, current: Manifest, holder: str) -> Manifest:
-        """Write the lease if nobody else has since it was read."""
+        """Write the lease unless it has changed since it was read."""
         spec = self._spec(current.get("spec") or {}, holder)
         return await self._server.request("PUT", self._path, "leases", {**current, "spec": spec})
 

@@ -1,4 +1,4 @@
-"""Log lines: structured, on standard error, one style for our own and for the libraries'."""
+"""Structured logging to standard error, in one format for our own log lines and those of libraries."""
 
 import logging
 import sys
@@ -17,7 +17,7 @@ _CHATTY = ("aiohttp.access", "asyncio", "kopf.objects", "kopf._core.reactor.runn
 
 
 def configure_logging(level: str, style: Literal["json", "console"]) -> None:
-    """Have everything of this level and above written to standard error."""
+    """Log everything of this level and above to standard error."""
     renderer: structlog.typing.Processor
     renderer = structlog.processors.JSONRenderer() if style == "json" else structlog.dev.ConsoleRenderer(colors=False)
     handler = logging.StreamHandler(sys.stderr)
@@ -36,7 +36,7 @@ def configure_logging(level: str, style: Literal["json", "console"]) -> None:
     root.setLevel(level.upper())
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
-    # Logs a traceback for every malformed request, which anyone who reaches the port can send.
+    # aiohttp logs a traceback for every malformed request, and any client of the port can send those.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     structlog.configure(
         processors=[

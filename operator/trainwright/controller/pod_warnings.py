@@ -1,4 +1,4 @@
-"""Reads the warning events of pods that do not start: seldom, and without ever failing a pass."""
+"""Reads the warning events of pods that do not start: rate-limited, and never failing a reconcile pass."""
 
 import asyncio
 from typing import Final
@@ -37,7 +37,7 @@ class PodWarnings:
         try:
             said = await self._cluster.pod_warning(key.namespace, uid)
         except ClusterError as error:
-            log.info("cannot ask why a pod does not start", job=str(key), error=str(error))
+            log.info("the events of a pod that does not start cannot be read", job=str(key), error=str(error))
             return INTERVAL
         news = self._store.warn(key, None if said is None else PodWarning(uid, *said))
         return 0.0 if news else INTERVAL

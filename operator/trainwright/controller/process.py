@@ -1,4 +1,4 @@
-"""The operator process: puts the parts together, starts them in order and stops them in order.
+"""The operator process: builds its components, and starts and stops them in order.
 
 Start: probes, API server, CA, reports (refusing while not leading), Lease, first listing, watches. Stop: no new passes,
 running ones end, the Lease is given back, watches and endpoints close. Losing the Lease or a watch that cannot go on ends
@@ -99,7 +99,7 @@ class Operator:
         failure = next((error for task in ended if (error := _error(task)) is not None), None)
         self._stop.set()
         if isinstance(failure, LeaseLostError):
-            loop.cancel()  # another replica may begin any moment: no time to let passes end
+            loop.cancel()  # another replica may take over at any moment, so running passes are not awaited
         await asyncio.wait({loop})
         self._metrics.leading.set(0)
         await _cancel(tasks - {loop, watch})
@@ -156,7 +156,7 @@ class Operator:
             try:
                 return await ensure_authority(server, self._settings.operator_namespace, self._settings.reports_secret)
             except ClusterError as error:
-                log.warning("the reports CA cannot be read or made yet", error=str(error), retry_seconds=_RETRY)
+                log.warning("the reports CA cannot be read or created yet", error=str(error), retry_seconds=_RETRY)
                 await pause(self._stop, _RETRY)
         return None
 
@@ -185,7 +185,7 @@ class Operator:
     async def _lease(self, stack: AsyncExitStack) -> Lease | None:
         if not self._settings.lease:
             return None
-        # With a connection of its own, or a burst of other requests could cost us the Lease.
+        # The lease has its own connection. Otherwise a burst of other requests could delay a renewal and lose the lease.
         server = await ApiServer.connect(1, count=self._count_request)
         stack.push_async_callback(server.close)
         return Lease(

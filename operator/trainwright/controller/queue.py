@@ -1,9 +1,9 @@
-"""The queue of jobs to look at: keyed, deduplicating, delayed, with backoff. Knows nothing about jobs.
+"""The work queue: keyed and deduplicating, with delays and backoff. It is independent of jobs.
 
 A key is in one of three states: waiting (with the moment it is due), being processed, or both, when something happened
 to it during its pass; then another pass follows. The same key is never processed twice at once.
 
-Under load, keys that can wait let the others go first: what has begun is finished before more is begun.
+Under load, deferrable keys yield to the others, so that started work is finished before new work begins.
 """
 
 import asyncio
@@ -91,7 +91,7 @@ class KeyedQueue(Generic[Key]):
 
     @property
     def oldest(self) -> float:
-        """For how many seconds the longest waiting key has been due."""
+        """How many seconds the oldest due key has been waiting."""
         now = asyncio.get_running_loop().time()
         return max(0.0, now - min(self._due.values(), default=now))
 
@@ -168,7 +168,7 @@ class KeyedQueue(Generic[Key]):
             self._failures.pop(key, None)
         except RetryError:
             after = self._backoff(key)
-        except Exception as error:  # noqa: BLE001 - whatever a pass runs into, the other jobs must go on
+        except Exception as error:  # noqa: BLE001 - one failing pass must not affect the other jobs
             after = self._backoff(key)
             if self._failed is not None:
                 self._failed(key, error)
@@ -193,7 +193,7 @@ class KeyedQueue(Generic[Key]):
             return
         _, late = await asyncio.wait(passes, timeout=seconds)
         if late:
-            log.warning("passes did not end in time and are cancelled", passes=len(late))
+            log.warning("reconcile passes did not end in time and are cancelled", passes=len(late))
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)

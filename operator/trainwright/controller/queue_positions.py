@@ -1,4 +1,4 @@
-"""Looks up the positions of jobs in queues: once for all jobs of a queue, seldom, and without ever failing a pass."""
+"""Looks up the positions of jobs in queues: one rate-limited request per queue, never failing a reconcile pass."""
 
 import asyncio
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ class QueuePositions:
             log.debug("the positions in a queue cannot be read", namespace=queue[0], queue=queue[1], error=str(error))
 
     def forget(self, key: JobKey) -> None:
-        """Forget the position of a job that waits no longer."""
+        """Forget the position of a job that no longer waits."""
         self._positions.pop(key, None)
 
 

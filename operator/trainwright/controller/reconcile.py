@@ -1,4 +1,4 @@
-"""One pass over one job: observe, plan, have it applied. Takes no decision but when a status may be written."""
+"""One reconcile pass over one job: observe, plan, apply. It decides only when a status may be written."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 class Reconciler:
-    """Brings jobs one step further.
+    """Runs reconcile passes over jobs.
 
     Args:
         cluster: Asked for the pods of a job before anything is decided that destroys or counts.
@@ -67,7 +67,7 @@ class Reconciler:
         self._creation_backoff = CreationBackoff(tuning.backoff_base, tuning.backoff_limit)
 
     async def reconcile(self, key: JobKey) -> float | None:
-        """Do what can be done for the job now and return after how many seconds to look again, or None."""
+        """Reconcile the job and return the seconds until the next pass, or None."""
         with self._metrics.reconcile_seconds.time():
             return await self._pass(key)
 
@@ -92,15 +92,15 @@ class Reconciler:
         await self._applier.delete_pods(key, chosen.delete)
         held = await self._create(key, observed, chosen.create)
         if held == 0.0:
-            return 0.0  # why, the next pass says
+            return 0.0  # the next pass reports the reason
         wait = await self._write(key, snapshot, chosen)
         if chosen.delete_job:
             await self._applier.delete_job(key, observed.job.uid)
         if held is None and observed.rejection is not None:
             self._store.reject(key, None)
-            return 0.0  # nothing was refused this time; the status still says otherwise
+            return 0.0  # no refusal this time; the next pass corrects the status
         if chosen.urgency == Urgency.DECISION:
-            return 0.0  # what follows from it is the next pass's business
+            return 0.0  # the next pass acts on the new status
         if chosen.warnings_of is not None:
             wait = _earlier(wait, await self._pod_warnings.read(key, chosen.warnings_of))
         if chosen.queue_entry is not None:
@@ -139,7 +139,7 @@ class Reconciler:
         try:
             await self._applier.create(key, observed.job.uid, manifests)
         except RejectedError as error:
-            # What was asked for may not be served any more: then the next pass asks for less.
+            # The API may no longer be served. The next pass then does without it.
             if await self._apis.look():
                 raise RetryError from error
             return str(error)
@@ -156,7 +156,7 @@ class Reconciler:
             wait = self._throttle.wait(key, clock(), chosen.urgency)
             if wait > 0:
                 return wait
-            # Taken before the write: two jobs must not both believe that the last token is theirs.
+            # Take the token before the write, so that two jobs cannot use the last one.
             self._throttle.written(key, clock())
             try:
                 await self._applier.write_status(snapshot.job, chosen.status.to_wire())
@@ -195,7 +195,7 @@ def _workers(job: str, pods: Iterable[Manifest], warning: PodWarning | None = No
     for manifest in pods:
         try:
             pod = read_pod(manifest, job)
-        except ValueError:  # someone's own pod with our labels, a copy of a worker for example
+        except ValueError:  # a pod that a user created with our labels, for example a copy of a worker
             continue
         if warning is not None and warning.uid == pod.uid:
             pod = replace(pod, warning=(warning.reason, warning.message))

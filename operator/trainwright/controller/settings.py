@@ -1,4 +1,4 @@
-"""Settings of the operator process, read from environment variables named TRAINWRIGHT_…; decides nothing."""
+"""Settings of the operator process, read from environment variables named TRAINWRIGHT_…."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -27,7 +27,7 @@ def _own_namespace() -> str:
 
 
 class OperatorSettings(BaseSettings):
-    """What an administrator decides. Durations are in seconds."""
+    """Settings of the administrator. Durations are in seconds."""
 
     model_config = SettingsConfigDict(env_prefix="TRAINWRIGHT_", frozen=True, extra="ignore", env_ignore_empty=True)
 
@@ -73,7 +73,7 @@ class OperatorSettings(BaseSettings):
     drain_timeout: float = Field(15.0, ge=0, description="Seconds that running passes get at the end.")
     stuck_after: float = Field(180.0, gt=0, description="Seconds without any pass ending after which to be restarted.")
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Minimum level that is logged.")
     log_format: Literal["json", "console"] = Field("json", description="How log lines look.")
 
     @field_validator("namespaces", "service_accounts", "metrics_namespaces", mode="before")
@@ -82,7 +82,7 @@ class OperatorSettings(BaseSettings):
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     def for_plan(self, reports_ca: str | None) -> Settings:
-        """Return what decisions depend on; without a CA, workers are not told to report."""
+        """Return the settings for the planner. Without a CA, workers do not report."""
         url = f"https://{self.reports_service}.{self.operator_namespace}.svc:{REPORTS_PORT}"
         return Settings(
             worker_image=self.worker_image,

@@ -1,7 +1,7 @@
-"""What is known of the cluster: the newest manifest of each job and of its worker pods, and what its workers reported.
+"""The cache of the cluster's state: the newest manifest of each job and its worker pods, and the workers' reports.
 
 Fed by watches (as the port's Sink), by listings and by the answers to our own writes; whatever comes last, the newest
-resource version wins. Decides nothing and calls nobody but its listener.
+resource version wins. It makes no decisions and calls only its listener.
 """
 
 from collections import OrderedDict
@@ -25,7 +25,7 @@ _KEPT = ("uid", "attempt", "launch", "sequence", "phase", "message")
 
 @dataclass(frozen=True)
 class PodWarning:
-    """What the cluster warned of about the pod with this UID."""
+    """A warning event about the pod with this UID."""
 
     uid: str
     reason: str
@@ -46,7 +46,7 @@ class _Known:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is known of one job at this moment.
+    """A snapshot of the cached state of one job.
 
     Attributes:
         job: The manifest of the job.
@@ -68,7 +68,7 @@ class Snapshot:
 
 
 class Store:
-    """Everything known, by job. Not thread-safe: lives in one event loop.
+    """The cached state of all jobs. Not thread-safe: use it from one event loop.
 
     Args:
         changed: Called with the key of each job about which something new was learned.
@@ -119,7 +119,7 @@ class Store:
         elif current is not None and _version(current) >= _version(job):
             return False
         known.job = compact(job)
-        # The status is ours alone. Its echo often comes before the answer to the write, and would cost a pass each time.
+        # Only we write the status. The watch event often arrives before the response, and each would cost a reconcile pass.
         return current is None or _uid(current) != uid or _asked(current) != _asked(job)
 
     def put_pod(self, pod: Manifest, *, deleted: bool = False) -> bool:
@@ -186,7 +186,7 @@ class Store:
         if worker != 0:
             if report.phase != WorkerPhase.RENDEZVOUS:
                 return False
-            # Whatever else it holds is of no use, and would take the memory of every tenant.
+            # The other fields are not used, and would let one tenant use up shared memory.
             kept = WorkerReport(**{name: getattr(report, name) for name in _KEPT})
             known.waiting_reports[worker] = Received(kept, at)
             self._changed(key)
@@ -340,7 +340,7 @@ def _is_gone(manifest: Manifest, listed: set[str], version: int) -> bool:
 
 
 def _version(manifest: Manifest) -> int:
-    """Return the resource version as a number; Kubernetes guarantees since 1.35 that these can be compared."""
+    """Return the resource version as a number. Since 1.35, Kubernetes guarantees that resource versions are comparable."""
     try:
         return int(manifest["metadata"]["resourceVersion"])
     except (KeyError, ValueError):

@@ -1,4 +1,4 @@
-"""When a status may be written: keeps the number of writes bounded, whatever jobs and workers have to say.
+"""Rate limit of status writes, independent of how often jobs and workers change.
 
 Holds the times of past writes and of those to come, nothing else. Times are seconds of a monotonic clock.
 """
@@ -49,13 +49,13 @@ class StatusThrottle:
         return max(0.0, self._slots[key] - now)
 
     def written(self, key: Hashable, now: float) -> None:
-        """Take note of a write."""
+        """Record a write."""
         self._written[key] = now
         if self._slots.pop(key, None) is None and self._taken_until < now + _GIVE_WAY:
             self._take_slot(now)
 
     def forget(self, key: Hashable) -> None:
-        """Drop what is known of a job."""
+        """Forget a job."""
         self._written.pop(key, None)
         self._slots.pop(key, None)
 

@@ -1,4 +1,4 @@
-"""How hard the loop may work: its intervals and limits. Numbers only; they decide nothing about a job."""
+"""Intervals and limits of the control loop."""
 
 from dataclasses import dataclass
 

@@ -29,7 +29,7 @@ def has_grown(report: WorkerReport, workers: Workers) -> bool:
 
 
 def left_out(status: TrainingJobStatus) -> frozenset[int]:
-    """Return the workers that training goes on without: their failures disturb nobody."""
+    """Return the workers without which training continues, so that their failures do not affect the job."""
     return frozenset(status.workers.absent) if status.phase in _AT_WORK else frozenset()
 
 

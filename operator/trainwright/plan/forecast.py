@@ -1,4 +1,4 @@
-"""Warnings of what will go wrong at the present rate: a deadline that will be missed, a budget that will not last.
+"""Warnings about a deadline that will be missed or a budget that will run out at the current rate.
 
 Estimates vary. A warning begins when the miss is clear, by a tenth of the time left and at least a minute, and ends when the
 limit would be kept again; in between it stays as it was. Without an estimate, after a restart, it stays too.
@@ -26,7 +26,7 @@ class Risk:
     """Something that will go wrong.
 
     Attributes:
-        reason: The reason of the condition, in one word.
+        reason: The reason of the condition.
         text: Its message, in a sentence.
     """
 

@@ -1,4 +1,4 @@
-"""The ledger of a job's time: every second since its creation is charged to one activity, exactly once.
+"""Accounts for a job's time: every second since its creation is attributed to exactly one activity.
 
 Rank 0 reports how many seconds of its launch went into what. What has been charged of that is remembered, so a report that
 comes twice, late, or after the operator was away adds only what is new. Time that no report covers is charged to the phase
@@ -95,7 +95,7 @@ def _reported(ledger: Goodput, report: WorkerReport | None, span: int) -> tuple[
         new = max(0, int(said - getattr(known, name)))
         taken = min(new, left)
         left -= taken
-        # What does not make a whole second yet is left for the next report.
+        # A fraction of a second is carried over to the next report.
         counted[name] = float(said if taken < new else getattr(known, name) + taken)
         if name == "training":
             replayed = round(taken * _replayed_share(ledger, report))

@@ -1,4 +1,4 @@
-"""What the status says to people: message and reason, conditions, and the columns of `kubectl get`."""
+"""The human-readable parts of the status: message and reason, conditions, and the columns of `kubectl get`."""
 
 from collections import Counter
 from datetime import datetime
@@ -25,11 +25,11 @@ _SPECIFIC_REASONS = ("OOMKilled", "Evicted", "DeadlineExceeded", "BudgetSpent")
 """Kubernetes' reasons that say more than the class of the failure; its usual one is just Error."""
 
 _STILL_SECONDS = 10
-"""Seconds without a step from which on the message says so; whether training hangs, the workers find out."""
+"""After this many seconds without a step, the message mentions it. The workers detect whether training hangs."""
 
 
 def describe(current: Pass, status: TrainingJobStatus) -> tuple[str, str]:
-    """Return (reason, message): in one word and in one line, what the job does or why it does not run."""
+    """Return (reason, message): what the job is doing, or why it does not run. The message is one line."""
     if budget.stopping(status):
         return _out_of_budget(current)
     match status.phase:
@@ -115,12 +115,12 @@ def _running(current: Pass, status: TrainingJobStatus) -> tuple[str, str]:
     note = f" ({current.report.message})" if current.report and current.report.message else ""
     note += _standing(current.report) + _straggling(status)
     resumed = f", resumed from step {progress.resumed_from_step}" if progress.resumed_from_step else ""
-    # The reason stays Training throughout: if it changed at every evaluation, each change would cost a write.
+    # The reason is always Training, because a reason that changed at every evaluation would cost a status write each time.
     return "Training", f"{doing}: {_position(progress)}{resumed}{note}"
 
 
 def _standing(report: WorkerReport | None) -> str:
-    """Say that training stands still, for longer than anything but a very slow step takes."""
+    """Return a note that no step has ended for longer than all but very slow steps take; empty if one has."""
     if report is None or report.phase != WorkerPhase.TRAINING or not report.heartbeats:
         return ""
     still = min(heartbeat.seconds_ago for heartbeat in report.heartbeats)
@@ -128,7 +128,7 @@ def _standing(report: WorkerReport | None) -> str:
 
 
 def _straggling(status: TrainingJobStatus) -> str:
-    """Name the rank that the others wait for at every step."""
+    """Return a note that names the rank for which the others wait at every step; empty if there is none."""
     stragglers = status.metrics.stragglers
     if not stragglers:
         return ""
@@ -231,7 +231,7 @@ def conditions(
             status, kind, holds, why, status.message if holds and kind in _WITH_MESSAGE else text, generation, now
         )
         for kind, holds, why, text in states
-        # Some conditions are listed only once they were true: for most jobs they never are.
+        # Some conditions are listed only after they have been true once, because for most jobs they never are.
         if kind not in _ONCE_TRUE or holds or status.condition(kind) is not None
     ]
 

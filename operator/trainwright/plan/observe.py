@@ -1,4 +1,4 @@
-"""Manifests, as a cluster holds them, to the typed things that decisions are made from."""
+"""Converts manifests from the cluster to the typed objects on which the planner decides."""
 
 from datetime import datetime
 from typing import Any
@@ -43,7 +43,7 @@ def _time_to_live(raw: Any) -> int | None:
 
 
 def read_pod(manifest: Manifest, job: str) -> Pod:
-    """Return a worker pod of this job as typed parts. Its name says which it is: anybody may change labels, nobody a name.
+    """Return a worker pod of this job as typed parts. Its name identifies the worker, because labels can be changed and names cannot.
 
     Raises:
         ValueError: No worker of this job is called so, whatever its labels and owners.
@@ -124,7 +124,7 @@ def _is_silent(status: Manifest, container: Manifest) -> bool:
 
 
 def _failed_init(status: Manifest) -> str:
-    """Return which container that somebody has the pod begin with has failed; nothing if none has."""
+    """Return the failed init container, which an admission webhook may have added; empty if none failed."""
     for container in status.get("initContainerStatuses") or ():
         ended = container.get("state", {}).get("terminated", {})
         if ended.get("exitCode"):
@@ -138,7 +138,7 @@ def _condition(status: Manifest, kind: str) -> Manifest:
 
 
 def _termination(message: Any) -> Termination | None:
-    """Return what the worker said at its end; an image of the user's own may say anything or nothing."""
+    """Return the worker's termination message. A custom image may write anything or nothing."""
     try:
         return Termination.model_validate_json(message) if message else None
     except ValidationError:

@@ -1,4 +1,4 @@
-"""In which phase a job is, from its pods and reports. Failure, suspension and deadlines were dealt with before."""
+"""Determines the phase of a job from its pods and reports. Other policies handle failures, suspension and deadlines before."""
 
 from datetime import datetime
 
@@ -26,7 +26,7 @@ def begin(current: Pass, status: TrainingJobStatus) -> TrainingJobStatus:
 
 
 def suspend(current: Pass, status: TrainingJobStatus) -> TrainingJobStatus:
-    """Return the status of a job whose workers are to save and stop. When it is resumed, its deadline begins anew."""
+    """Return the status of a job whose workers are to save and stop. When the job resumes, its deadline is reset."""
     return status.changed(
         phase=Phase.SUSPENDED,
         workers=scale.made_for(current.spec, status.workers),
@@ -37,7 +37,7 @@ def suspend(current: Pass, status: TrainingJobStatus) -> TrainingJobStatus:
 
 
 def succeed(status: TrainingJobStatus, pods: WorkerPods, now: datetime) -> TrainingJobStatus:
-    """Return the status of a job whose work is done: it ended when worker 0 did, however late that is noticed.
+    """Return the status of a job whose work is done. Its end is that of worker 0, even if it is noticed late.
 
     The job has failed if worker 0 never reported anything. Our worker always leaves a termination message; an image that
     does not contain it may exit with code 0 at once.
@@ -49,7 +49,7 @@ def succeed(status: TrainingJobStatus, pods: WorkerPods, now: datetime) -> Train
     begun = status.started_at or ended
     return status.changed(
         phase=Phase.SUCCEEDED,
-        # The end is by the clock of worker 0's node, which may be wrong.
+        # The end time is from the clock of worker 0's node, which may be wrong.
         finished_at=min(now, max(begun, ended)),
         next_start=None,
         waiting_since=None,
@@ -57,7 +57,7 @@ def succeed(status: TrainingJobStatus, pods: WorkerPods, now: datetime) -> Train
 
 
 def done(pods: WorkerPods) -> bool:
-    """Return whether the work is done: worker 0 ends well only after all ranks did and everything is written."""
+    """Return whether the work is done: worker 0 succeeds only after all ranks have ended and all results are written."""
     leader = pods.newest.get(0)
     return leader is not None and leader.phase == "Succeeded"
 

@@ -1,4 +1,4 @@
-"""The decision: from what is observed to what is to be done. The policies run in the order in which they overrule each other."""
+"""The planner: decides from the observed state what to do. The policies run in order of precedence."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,7 +41,7 @@ _RESTARTS: Final[tuple[Callable[[Pass, TrainingJobStatus], TrainingJobStatus | N
     restart.decide,
     unresponsive.decide,
 )
-"""Policies that may start workers again. The first that decides to is the last that is asked."""
+"""Policies that may restart workers. The first one that decides on a restart wins, and later ones do not run."""
 
 
 def plan(observed: Observed) -> Plan:
@@ -118,7 +118,7 @@ def _finished(observed: Observed) -> Plan:
     if membership.lists_unfinished(status) and all(pod.ended and not pod.deleting for pod in pods.all):
         last = _with_last_report(observed, status, pods)
     if job.generation != status.observed_generation:
-        # An edit has no effect any more, but whoever waits for it to be observed must see that it was.
+        # An edit no longer has any effect, but clients may wait for observedGeneration to include it.
         last = (last or status).changed(observed_generation=job.generation)
     delete = membership.to_delete(pods, status, now)
     expiry = None if job.deleting else limits.expiry(job, status)
@@ -148,7 +148,7 @@ def _active(current: Pass) -> Plan:
     status = storage.forget(current, progress.expect(current.observed, status))
     status = changes.record(current.spec, _describe(current, status))
     if status != before:
-        # The ledger of the job's time is never a reason to write by itself.
+        # A change in the goodput breakdown alone is not a reason to write the status.
         status = status.changed(goodput=goodput.account(current, status))
     news = (*events(before, status), *forecast.events(before, status, current.now))
     changed = status if status != before else None
@@ -239,7 +239,7 @@ def _next_look(current: Pass, status: TrainingJobStatus, *, creating: bool) -> f
         status.next_start,
         *current.pods.terminations(current.now),
     )
-    # This pass has dealt with all that is past; to look again at once for its sake would never end.
+    # This pass has handled everything that is past. Requeueing for past times would loop forever.
     ahead = (moment for moment in moments if moment is not None and moment > current.now)
     soonest = _until(current.now, *ahead, limits.expiry(current.job, status))
     if creating:

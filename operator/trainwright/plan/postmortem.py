@@ -31,9 +31,9 @@ _NO_WORKER_HINT = (
 
 _OOM_KILLED = "OOMKilled"
 _MAY_BE_MEMORY = frozenset({None, FailureClass.OUT_OF_MEMORY, FailureClass.INFRASTRUCTURE, FailureClass.INTERNAL})
-"""Classes that a worker ends with when the kernel has taken its memory, or one of its helpers, away."""
+"""Classes with which a worker may end after the OOM killer ended it or one of its child processes."""
 _SECONDARY = frozenset({FailureClass.INFRASTRUCTURE, FailureClass.PREEMPTED})
-"""Classes that a worker also ends with when another one's failure took it down."""
+"""Classes with which a worker may end because another worker failed."""
 
 
 def explain(pods: Sequence[Pod], attempt: int, now: datetime) -> Failure:
@@ -82,7 +82,7 @@ def _hint(pod: Pod, category: FailureClass) -> str | None:
 def no_worker(pod: Pod, attempt: int, now: datetime) -> Failure:
     """Return the post-mortem of a container that ended with code 0 without a termination message: it is not our worker."""
     image = f"the image {pod.image}" if pod.image else "its image"
-    message = f"{pod.place} ended with code 0 without a word: {image} does not start Trainwright's worker"
+    message = f"{pod.place} ended with code 0 and no termination message: {image} does not start Trainwright's worker"
     failure = describe(pod, attempt, now)
     return failure.changed(category=FailureClass.USER_ERROR, message=message, hint=_NO_WORKER_HINT)
 
@@ -114,7 +114,7 @@ def in_place(cause: Cause, pods: WorkerPods, attempt: int, at: datetime) -> Fail
 
 
 def vanished(index: int, name: str, node: str | None, attempt: int, now: datetime) -> Failure:
-    """Return the post-mortem of a worker whose pod is gone without a word."""
+    """Return the post-mortem of a worker whose pod has disappeared without a termination message."""
     return Failure(
         category=FailureClass.INFRASTRUCTURE,
         message=f"worker {index} is gone: its pod {name} was deleted from the cluster by force or with its node",
@@ -140,14 +140,14 @@ def categorize(pod: Pod) -> FailureClass:
 
 
 def _own_class(pod: Pod) -> FailureClass | None:
-    """Return the class that the worker itself gives, by its termination message or else its exit code."""
+    """Return the class from the worker's termination message or, without one, from its exit code."""
     if pod.termination is not None and pod.termination.category is not None:
         return pod.termination.category
     return classify(pod.exit_code) if pod.exit_code else None
 
 
 def _ran_out_of_memory(pod: Pod) -> bool:
-    """Return whether the kernel ended the worker for its memory.
+    """Return whether the kernel ended the worker because it exceeded its memory limit.
 
     The kubelet says so of every container in which the kernel has ever ended a process. A worker that has lost a helper to it
     and is told to stop later says what it ended for; one that fails for the loss knows nothing of the cause.
@@ -180,7 +180,7 @@ def _message(pod: Pod) -> str:
 
 
 def _external_cause(pod: Pod) -> str | None:
-    """Return what was done to the worker, in the words of its kernel or cluster; None if it has ended by itself."""
+    """Return what the kernel or the cluster did to the worker, for messages; None if the worker ended by itself."""
     if _ran_out_of_memory(pod):
         return "was killed by the kernel: it used more memory than its limit"
     if pod.silent:

@@ -1,4 +1,4 @@
-"""Waiting in a queue: a job whose workers hold nothing yet, since they are admitted all together or not at all.
+"""Jobs that wait in a queue: their workers hold no resources yet, because they are admitted together or not at all.
 
 Nothing is given back while it waits, since nothing is held. The start deadline begins when the job leaves the queue, and the
 deadline of the whole job does not count the time before.
@@ -11,7 +11,7 @@ from trainwright.plan.pods import Pod
 from trainwright.plan.types import Pass, QueueEntry
 
 GATED = "SchedulingGated"
-"""Kubernetes' reason of a pod with a scheduling gate, which no scheduler considers yet."""
+"""Kubernetes' reason for a pod with a scheduling gate, which schedulers ignore until the gate is removed."""
 
 
 def waits(current: Pass, status: TrainingJobStatus) -> bool:

@@ -36,7 +36,7 @@ def decide(current: Pass, status: TrainingJobStatus) -> TrainingJobStatus | None
         failure = _explain_loss(current, lost[0], status)
     gone = {*lost, *(pod.index for pod in failed)}
     if current.spec.scheduling.in_kueue and any(pod.silent for pod in needed):
-        # A pod on a dead node stays a member of Kueue's group for ever, so a replacement finds no room in the group.
+        # A pod on a dead node remains a member of Kueue's group, so the group has no room for a replacement.
         gone = set(range(current.spec.workers.count))
     return answer(current, status, failure, gone)
 
@@ -65,7 +65,7 @@ def move(current: Pass, status: TrainingJobStatus) -> TrainingJobStatus | None:
     if failure is None or failure.worker is None or failure.node not in newly_avoided:
         return None
     if failure.worker == 0 and storage.at_stake(current, status):
-        # Worker 0 has recovered where it is; a new pod would have to begin from nothing.
+        # Worker 0 has recovered in its pod. A new pod would lose the checkpoints and start from the beginning.
         return None
     attempt = status.attempt + 1
     if failure.worker not in elastic.left_out(status):
@@ -90,7 +90,7 @@ def _refusal(policy: RestartSpec, status: TrainingJobStatus, failure: Failure) -
 
 
 def without_progress(status: TrainingJobStatus) -> int:
-    """Return the restarts, preemptions apart, since a checkpoint last went beyond all former ones."""
+    """Return the restarts, not counting preemptions, since a checkpoint last passed the highest step saved before."""
     saved = _best_saved(status)
     progressed = saved is not None and (status.saved_step is None or saved > status.saved_step)
     return 0 if progressed else status.restarts_without_progress
@@ -193,5 +193,5 @@ def _doubled(seconds: int, times: int) -> timedelta:
 
 
 def fail(status: TrainingJobStatus, failure: Failure, now: datetime) -> TrainingJobStatus:
-    """Return the status of a job that has failed for good."""
+    """Return the status of a job that has failed and will not restart."""
     return status.changed(phase=Phase.FAILED, failure=failure, finished_at=now, next_start=None, waiting_since=None)

@@ -1,7 +1,7 @@
 """A change of workers.count or minCount in a job that has begun: all workers save and stop, and as many as asked for start.
 
 The status holds what the pods of its attempt were made for, and is written before any pod is touched: whichever pass is
-lost, the pods follow the status. The change is no failure, and counts as none.
+lost, the pods follow the status. The change does not count as a failure.
 """
 
 from trainwright.api.spec import TrainingJobSpec

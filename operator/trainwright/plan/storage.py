@@ -17,7 +17,7 @@ def at_stake(current: Pass, status: TrainingJobStatus) -> bool:
 
 
 def forget(current: Pass, status: TrainingJobStatus) -> TrainingJobStatus:
-    """Return the status without the checkpoints that were lost with worker 0's pod, which was replaced or is gone for good."""
+    """Return the status without the checkpoints that were lost with worker 0's pod, which was replaced or deleted."""
     if not status.checkpoints or lasts(current):
         return status
     replaced = status.oldest_attempt > current.job.status.oldest_attempt
@@ -26,7 +26,7 @@ def forget(current: Pass, status: TrainingJobStatus) -> TrainingJobStatus:
 
 
 def loss(current: Pass, status: TrainingJobStatus) -> str:
-    """Return what to add to a message when worker 0's pod has to go: that training will begin anew; empty if it will go on."""
+    """Return a note that deleting worker 0's pod makes training start from the beginning; empty if it can resume."""
     if status.progress.step == 0 or lasts(current):
         return ""
     return (

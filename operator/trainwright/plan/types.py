@@ -1,4 +1,4 @@
-"""What decisions are made from, and what they amount to: `Observed` in, `Plan` out. Frozen data, nothing else."""
+"""The planner's input and output, `Observed` and `Plan`, as frozen data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -121,7 +121,7 @@ class Pass:
 
     @property
     def job(self) -> Job:
-        """The job as it was observed."""
+        """The observed job."""
         return self.observed.job
 
     @property

@@ -1,4 +1,4 @@
-"""A worker whose pod runs although nothing runs in it any more: it is replaced as one that hangs.
+"""Detects workers that have stopped working although their pods run, and replaces them as hung workers.
 
 A hung rank is found and restarted by its worker's own agent. If the agent itself was stopped, only the operator can notice.
 There are two signs, and each needs a report from another worker of the same job: worker 0 reports who does not come to the
@@ -118,7 +118,7 @@ def _cut_off(current: Pass, status: TrainingJobStatus) -> Failure | None:
         return None
     complaint = current.observed.waiting_reports[cut[0].index].report.message
     what = f"{cut[0].place} {complaint}, although both have run for {CUT_OFF.total_seconds():.0f} s"
-    # It counts who complains at all, not for how long: workers report at different moments.
+    # Whether a worker complains matters, not for how long, because workers report at different moments.
     content = [pod for pod in others if not _complains(current, pod)]
     culprit = leader if len(others) > 1 and not content else cut[0]
     if culprit is leader:

@@ -1,6 +1,6 @@
 """How urgent a new status is: how soon it must be written, what waits for the write, and whether it needs a fresh listing.
 
-Everything that asks whether a status is a decision asks here.
+This is the only place that determines whether a status contains a decision.
 """
 
 from enum import IntEnum

@@ -1,1 +1,1 @@
-"""The HTTPS endpoint that workers report to: authenticate, bound, throttle, hand on."""
+"""The HTTPS endpoint that receives the workers' reports: authenticates, limits and forwards them."""

@@ -1,4 +1,4 @@
-"""Who sends a report: tokens to pods, by the cluster's own review, remembered for a short while."""
+"""Authentication of reports: maps tokens to pods by TokenReview and caches the answers for a short time."""
 
 import hashlib
 from collections import OrderedDict
@@ -17,7 +17,7 @@ class TooManyReviewsError(Exception):
 
 
 class Access:
-    """Tells which pod a token belongs to.
+    """Finds the pod that a token belongs to.
 
     Tokens are remembered by their hash only. A pod's deletion is not awaited here: that the pod still is one of the
     job's is checked for every report.
@@ -54,7 +54,7 @@ class Access:
         until, identity = self._known.get(digest, (0.0, None))
         if self._clock() < until:
             return identity
-        # The sender's own limit comes first, so that one who floods us uses up nothing of the others' share.
+        # The limit per sender is checked first, so that a flooding sender cannot use up the shared limit.
         if not self._senders.allow(sender) or not self._overall.allow(sender in self._proven):
             raise TooManyReviewsError
         identity = await self._review(token, audience)

@@ -1,4 +1,4 @@
-"""Where the CA of the reports endpoint is kept: a Secret in the operator's namespace, made once and never replaced."""
+"""Stores the CA of the reports endpoint in a Secret in the operator's namespace. It is created once and never replaced."""
 
 import base64
 
@@ -13,7 +13,7 @@ _KEY = "tls.key"
 
 
 async def ensure_authority(server: ApiServer, namespace: str, name: str) -> KeyPair:
-    """Return the CA kept in the Secret, making it first if there is none. Replicas that race end up with the same one.
+    """Return the CA kept in the Secret, creating it first if there is none. Competing replicas end up with the same one.
 
     Raises:
         ClusterError: The Secret can be neither read nor made, or does not hold a CA.
@@ -36,10 +36,10 @@ async def _read(server: ApiServer, namespace: str, name: str) -> KeyPair:
     data = secret.get("data") or {}
     try:
         pair = KeyPair(*(base64.b64decode(data[name], validate=True) for name in (_CERTIFICATE, _KEY)))
-        issue(pair, [name])  # Whoever cannot sign is no CA.
+        issue(pair, [name])  # A test: a pair that cannot sign is not a CA.
     except (KeyError, ValueError, TypeError) as error:
         raise ClusterError(
-            f"Secret {namespace}/{name} does not hold {_CERTIFICATE} and {_KEY}; delete it to have it made again"
+            f"Secret {namespace}/{name} does not hold {_CERTIFICATE} and {_KEY}; delete the Secret, and the operator creates a new one"
         ) from error
     return pair
 

@@ -1,4 +1,4 @@
-"""A small certificate authority for the reports endpoint. Makes and signs; where the CA is kept is not its business."""
+"""A small certificate authority for the reports endpoint. It creates and signs certificates but does not store them."""
 
 import contextlib
 import ipaddress
@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 SERVING_LIFETIME = timedelta(days=365)
 _AUTHORITY_LIFETIME = timedelta(days=3650)
 _BACKDATE = timedelta(minutes=5)
-"""Certificates begin a little in the past, for clocks that lag behind ours."""
+"""Certificates become valid slightly in the past, because other clocks may be behind ours."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def server_context() -> ssl.SSLContext:
 
 
 def load(context: ssl.SSLContext, pair: KeyPair) -> None:
-    """Have the context present this certificate from the next connection on."""
+    """Make the context present this certificate from the next connection on."""
     with _as_file(pair.certificate + pair.key) as path:
         context.load_cert_chain(path)
 
@@ -124,7 +124,7 @@ def _general_name(host: str) -> x509.GeneralName:
 
 @contextlib.contextmanager
 def _as_file(content: bytes) -> Iterator[str]:
-    """Lend the content out as a file: OpenSSL reads keys from files only. In memory where possible, never left behind."""
+    """Provide the content as a temporary file, because OpenSSL reads keys only from files. In memory where possible."""
     if hasattr(os, "memfd_create"):
         handle = os.memfd_create("certificate")
         try:

@@ -22,7 +22,7 @@ class RateLimits:
         self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
 
     def allow(self, key: Hashable) -> bool:
-        """Take a token of this key, and return whether there was one."""
+        """Take a token from this key's bucket and return whether there was one."""
         now = self._clock()
         tokens, filled = self._buckets.pop(key, (self._burst, now))
         tokens = min(self._burst, tokens + (now - filled) * self._rate)

@@ -1,4 +1,4 @@
-"""Takes connections in: no more at once than there is memory for, and from one address no more than its share.
+"""Accepts connections, with limits on their total number and on the number per address.
 
 Whoever connects costs memory from the first byte of the TLS handshake on, long before it says who it is. So a connection too
 many is closed before that. Knows nothing about what is said on them.
@@ -21,7 +21,7 @@ _BREATH = 1.0
 
 @dataclass(frozen=True)
 class Room:
-    """How many connections there is room for.
+    """Limits on the number of connections.
 
     Attributes:
         overall: Open at once, each of which takes 50 KiB.
@@ -77,7 +77,7 @@ class Listener:
             while True:
                 try:
                     connection, address = await loop.sock_accept(listening)
-                except OSError as error:  # mostly, that no more files can be opened
+                except OSError as error:  # usually because the limit on open files is reached
                     log.warning("a connection cannot be accepted", error=str(error))
                     await asyncio.sleep(_BREATH)
                     continue
@@ -91,7 +91,7 @@ class Listener:
                 greeting.add_done_callback(self._greeting.discard)
 
     async def _greet(self, connection: socket.socket) -> None:
-        """Do the handshake and hand the connection over; whoever does not manage that is let go."""
+        """Do the TLS handshake and hand the connection over. If the handshake fails, close it."""
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 self._serve, connection, ssl=self._context, ssl_handshake_timeout=_HANDSHAKE_SECONDS

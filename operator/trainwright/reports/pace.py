@@ -1,13 +1,13 @@
-"""How often workers are asked to report, so that a thousand jobs cost little more than a few."""
+"""Limits the total rate of reports: the more workers report, the longer each is asked to pause."""
 
 from collections.abc import Callable, Hashable
 
 _WINDOW = 30.0
-"""Seconds after which everyone who still reports has done so: longer than any pause that is asked for."""
+"""Window in which every active sender reports at least once: longer than the longest pause, in seconds."""
 
 
 class Pace:
-    """Spreads reports over time: the more there are who report, the longer each of them is asked to pause.
+    """Computes the pause between a worker's reports from the number of reporting workers.
 
     Args:
         rate: Reports per second to aim at, over all senders.
@@ -24,7 +24,7 @@ class Pace:
         self._ends = clock() + _WINDOW
 
     def pause(self, sender: Hashable) -> float:
-        """Take note of a report and return for how many seconds its sender should pause at least."""
+        """Record a report and return the minimum seconds that its sender should pause."""
         now = self._clock()
         if now >= self._ends:
             self._before = len(self._senders) if now < self._ends + _WINDOW else 0

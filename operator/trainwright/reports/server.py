@@ -1,4 +1,4 @@
-"""The HTTPS endpoint that workers report to: authenticate, bound, throttle, hand on. Interprets nothing of a report.
+"""The HTTPS endpoint for the workers' reports: it authenticates, limits and forwards them without interpreting them.
 
     POST /v1/namespaces/{namespace}/jobs/{name}/reports    Authorization: Bearer <token>    a WorkerReport as JSON
 
@@ -38,11 +38,11 @@ _READ_SECONDS = 10.0
 _RATE, _BURST = 5.0, 10.0
 _OVERALL_RATE, _LONGEST_PAUSE = 100.0, 15.0
 _KEEP = 2.0
-"""Pauses from this many seconds on are not worth an open connection."""
+"""If the pause is at least this many seconds, the connection is closed."""
 
 
 class Jobs(Protocol):
-    """What the endpoint asks and tells of jobs."""
+    """The job data that the endpoint needs, and the sink for reports."""
 
     def job_uid(self, key: JobKey) -> str | None:
         """Return the UID of the job, or None if there is no such job."""
@@ -141,7 +141,7 @@ class ReportsServer:
             response = web.Response(status=refusal.status, text=f"{refusal}\n")
             if refusal.status in (429, 503):
                 response.headers["Retry-After"] = "1"
-            # Whatever follows on this connection would be refused too, or be the unread rest of the body.
+            # Later requests on this connection would be refused too, or start with the unread rest of the body.
             response.force_close()
             return response
         self._count("204")
@@ -153,24 +153,24 @@ class ReportsServer:
         return response
 
     async def _accept(self, request: web.Request) -> float:
-        """Take a report in and return for how many seconds its sender should pause."""
+        """Process a report and return how many seconds its sender should pause."""
         if not self._leading():
-            raise _Refusal(503, "another replica works now; try again")
+            raise _Refusal(503, "another replica is the leader now; try again")
         key = JobKey(request.match_info["namespace"], request.match_info["name"])
         token = _bearer(request)
         uid = self._jobs.job_uid(key)
         worker = await self._authorize(request, key, uid, token)
-        # However many workers complain that they wait in vain, worker 0 is heard.
+        # Worker 0 has its own limit, so that reports of waiting workers cannot crowd it out.
         if not self._rates.allow((key, worker == 0)):
             raise _Refusal(429, "too many reports")
         report = _parse(await _body(request))
         if report.uid != uid:
-            raise _Refusal(409, "the report is of another job")
+            raise _Refusal(409, "the report is for another job (uid)")
         self._jobs.report(key, worker, report, datetime.now(UTC))
         return self._pace.pause((key, worker))
 
     async def _authorize(self, request: web.Request, key: JobKey, uid: str | None, token: str) -> int:
-        """Return which worker of the job reports. A job that is not there is answered for like one that is."""
+        """Return which worker of the job reports. A missing job gets the same answer as an existing one, to reveal nothing."""
         audience = report_audience(key.namespace, key.name, uid or "")
         try:
             pod = await self._access.identify(token, audience, request.remote or "")
@@ -183,7 +183,7 @@ class ReportsServer:
             raise _Refusal(401, "the token is not valid for this job")
         worker = self._jobs.worker_of(key, uid, pod.uid) if pod.namespace == key.namespace else None
         if worker is None:
-            raise _Refusal(403, "the pod is not one of this job's")
+            raise _Refusal(403, "the pod does not belong to this job")
         return worker
 
 

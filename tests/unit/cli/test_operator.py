@@ -116,7 +116,7 @@ run_operator()
     ended = subprocess.run([sys.executable, "-c", script], check=False, text=True, capture_output=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
     (line,) = ended.stdout.splitlines() + ended.stderr.splitlines()
-    assert "operator begins anew" in line, "the other had begun before it could be stopped"
+    assert "operator restarts" in line, "the other had begun before it could be stopped"
 
 
 def test_it_can_be_stopped_while_it_ends_without_its_lease():

@@ -6,7 +6,7 @@ import pytest
 
 from trainwright.cli.local.command import Request, _exit_code, _prepare, _was_refused
 from trainwright.cli.local.folder import ANNOTATION_DATA
-from trainwright.cli.manifest import Manifest
+from trainwright.cli.manifest import SourceManifest
 
 WRITTEN = {
     "apiVersion": "trainwright.dev/v1alpha1",
@@ -22,7 +22,7 @@ WRITTEN = {
 REQUEST = Request(
     source="job.yaml", workers=None, output="table", resume=None, runs=Path("runs"), volumes=[], logs=False, quiet=False
 )
-MANIFEST = Manifest("/jobs/job.yaml", WRITTEN)
+MANIFEST = SourceManifest("/jobs/job.yaml", WRITTEN)
 
 
 def an_earlier(**status):

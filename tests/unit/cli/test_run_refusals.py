@@ -93,7 +93,8 @@ def test_workers_are_checked_like_the_manifests_own(run):
     code, output = run("job.yaml", "--volume", "houses=with-file", "--workers", "65")
     assert code == 64
     assert (
-        "command line: 1 mistake\n  --workers\n    65 does not go with the job: spec.training.globalBatchSize" in output
+        "command line: 1 mistake\n  --workers\n    65 workers are not possible for this job: spec.training.globalBatchSize"
+        in output
     )
     assert "must be at least workers.count" in output
 
@@ -110,7 +111,7 @@ def test_one_job_is_run_at_a_time(run, tmp_path):
     (tmp_path / "job.yaml").write_text(f"{text}---\n{text}")
     code, output = run("job.yaml")
     assert code == 64
-    assert "the file holds 2 TrainingJobs, and one is taken at a time" in output
+    assert "the file holds 2 TrainingJobs, but the command takes one" in output
 
 
 def test_nothing_to_run(run):
@@ -189,7 +190,7 @@ def test_more_training_of_a_run_that_has_succeeded_is_refused_with_a_way_to_have
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     code, output = run("job.yaml", "--volume", "houses=with-file", "--resume", ended)
     assert code == 64
-    assert "has succeeded and goes no further" in output
+    assert "has succeeded and cannot be resumed" in output
     assert "spec.startFrom: {path: /elsewhere/results}" in output
     assert Path(ended, "job.yaml").read_text() == before
 

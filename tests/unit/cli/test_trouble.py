@@ -36,8 +36,10 @@ def test_trouble_of_the_loop_is_told_once_and_logged_in_full(folder):
         log = structlog.get_logger()
         log.warning("not worth a word")
         for _ in range(2):
-            log.error("pass failed and will be repeated", exc_info=ValueError("why"))
-    assert told == [f"Trainwright itself is in trouble: pass failed and will be repeated; see {folder.controller_log}"]
+            log.error("reconcile pass failed and will be retried", exc_info=ValueError("why"))
+    assert told == [
+        f"Trainwright itself is in trouble: reconcile pass failed and will be retried; see {folder.controller_log}"
+    ]
     logged = folder.controller_log.read_text()
     assert logged.count("ValueError: why") == 2
     assert "not worth a word" in logged

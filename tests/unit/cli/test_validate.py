@@ -163,8 +163,8 @@ def test_a_syntax_error_is_shown_where_it_is(validate, text, said):
     ("text", "said"),
     [
         ("a:\n\tb: 1\n", "found character '\\t' that cannot start any token: indent with spaces, not tabs"),
-        ("a:\n  b\n  c: 1\n", "mapping values are not allowed here (or on the line before: has it no colon?)"),
-        ("a: 1\nb\nc: 2\n", "could not find expected ':' (or on the line before: has it no colon?)"),
+        ("a:\n  b\n  c: 1\n", "mapping values are not allowed here (or the line before lacks a colon)"),
+        ("a: 1\nb\nc: 2\n", "could not find expected ':' (or the line before lacks a colon)"),
         ("a: 1\nb: c: 2\n", "mapping values are not allowed here"),
     ],
 )
@@ -209,7 +209,7 @@ def test_each_job_of_a_file_is_checked_as_kubectl_would(validate):
         (
             "name: digits\nspec",
             "name: 123\nspec",
-            f"must be a string (a name that is a number is written in quotes), found 123; it {NAME_RULE_MESSAGE}",
+            f"must be a string (put the number in quotes), found 123; it {NAME_RULE_MESSAGE}",
         ),
         (
             "epochs: 2",
@@ -224,7 +224,7 @@ def test_each_job_of_a_file_is_checked_as_kubectl_would(validate):
         (
             "epochs: 2",
             "epochs: 2\n  workers: {resources: {requests: {nvidia.com/gpu: 1}}}",
-            "devices such as nvidia.com/gpu, and huge pages, need the same amount in limits, where they may stand alone",
+            "devices such as nvidia.com/gpu, and huge pages, need the same amount in limits; a limit without a request is enough",
         ),
         (
             "epochs: 2",
@@ -250,7 +250,7 @@ def test_each_job_of_a_file_is_checked_as_kubectl_would(validate):
             "builtin:\n      name: digits",
             "csv: {path: a.csv, target: y}",
             (
-                "must be a string (YAML reads y, yes and on as true: a name like that is written in quotes), found true; "
+                "must be a string (YAML reads y, yes and on as true: put it in quotes), found true; "
                 "target takes: Column to predict"
             ),
         ),

@@ -86,7 +86,7 @@ def test_before_the_first_start_everything_may_change():
 def test_the_number_of_workers_is_kept_once_it_would_cost_what_was_learnt():
     trained = running_job(step=10)
     told = plan(observed(edited(trained, workers={"count": 3}), pod(0), pod(1)))
-    assert "spec.workers.count cannot change once steps were taken" in told.status.message
+    assert "spec.workers.count cannot change after the first training step" in told.status.message
     untrained = running_job(step=0)
     told = plan(observed(edited(untrained, workers={"count": 3}), pod(0), pod(1)))
     assert told.status.workers.desired == 3

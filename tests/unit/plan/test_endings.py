@@ -72,7 +72,9 @@ def test_an_image_that_is_no_worker_trains_nothing_however_well_it_ends():
     silent = pod(0, phase="Succeeded", image="python:3.12", exit_code=0, reason="Completed", finished_at=NOW)
     status = plan(observed(started, silent)).status
     assert (status.phase, status.reason, status.failure.category) == (Phase.FAILED, "UserError", "UserError")
-    assert "code 0 without a word: the image python:3.12 does not start Trainwright's worker" in status.message
+    assert (
+        "code 0 and no termination message: the image python:3.12 does not start Trainwright's worker" in status.message
+    )
     assert "ENTRYPOINT" in status.failure.hint
     assert truth(status, ConditionType.FAILED) == "True"
 

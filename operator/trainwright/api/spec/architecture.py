@@ -34,7 +34,7 @@ class Pooling(StrEnum):
 
 
 class Positions(StrEnum):
-    """How a Transformer knows the order of its inputs."""
+    """How a Transformer encodes the order of its inputs."""
 
     LEARNED = "learned"
     SINUSOIDAL = "sinusoidal"
@@ -114,7 +114,7 @@ class TransformerArgs(Model):
 
 
 class GptArgs(Model):
-    """Arguments of `gpt`: GPT-2's architecture. A size sets all that is not set beside it."""
+    """Arguments of `gpt`: GPT-2's architecture. A size sets every argument that is not set explicitly."""
 
     size: GptSize | None = Field(None, description="A published size of GPT-2 or GPT-3.")
     layers: int | None = Field(None, ge=1, le=1_024, description="Number of blocks; 6 without a size.")

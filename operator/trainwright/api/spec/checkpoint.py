@@ -1,4 +1,4 @@
-"""How the state of training outlives its processes: where it is saved, how it is split, and what a job starts from."""
+"""Checkpoints: where the training state is saved, how it is sharded, and what a job starts from."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -26,18 +26,18 @@ class Parallelism(StrEnum):
 
 
 class CheckpointSpec(Model):
-    """Where and how often the state of training is saved. A save at the end always happens."""
+    """Where and how often the training state is saved. It is always saved at the end."""
 
     persistent_volume_claim: DnsName | None = Field(
         None,
         description="Claim that all workers can mount (ReadWriteMany for more than one node). Without it and without "
-        "uri, checkpoints live in worker 0's scratch space: they survive a crashed process, and are lost with the pod.",
+        "uri, checkpoints are in worker 0's scratch space: they survive a crashed process but are lost with the pod.",
     )
     uri: BucketUri | None = Field(
         None,
-        description="Place in an object store, s3://bucket/prefix, for checkpoints and results. Credentials come from "
+        description="Location in an object store, s3://bucket/prefix, for checkpoints and results. Credentials come from "
         "the workers' environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY; AWS_ENDPOINT_URL for stores other than "
-        "Amazon's), best by valueFrom of workers.env, or from the service account.",
+        "Amazon's), preferably set with valueFrom in workers.env, or from the service account.",
     )
     every_steps: int | None = Field(None, ge=1, le=1_000_000_000, description="Steps between checkpoints.")
     every_seconds: int | None = Field(
@@ -46,9 +46,8 @@ class CheckpointSpec(Model):
     keep: int = Field(3, ge=1, le=100, description="Number of checkpoints to keep; older ones are deleted.")
     keep_best: bool = Field(
         False,
-        description="Also save after every evaluation that is the best so far, and keep that checkpoint however old "
-        "it becomes. What comes after training is then of its weights: test metrics, predictions, exports and all "
-        "other results.",
+        description="Also save after every evaluation that is the best so far, and keep that checkpoint regardless "
+        "of its age. Test metrics, predictions, exports and all other results then use its weights.",
     )
 
     rules = (
@@ -58,22 +57,20 @@ class CheckpointSpec(Model):
 
     @property
     def durable(self) -> bool:
-        """Whether checkpoints lie outside the pods."""
+        """Whether checkpoints are stored outside the pods."""
         return self.persistent_volume_claim is not None or self.uri is not None
 
 
 class StartFromSpec(Model):
-    """Another job's model to start from. Training begins at step 0; a job that resumes goes on from its own state."""
+    """Another job's model to start from. Training begins at step 0; a job that resumes continues from its own checkpoint."""
 
     path: Path = Field(
         description="A checkpoint (…/checkpoints/step-00001000), a results folder, a job's folder (its newest "
         "checkpoint) or a file of weights (safetensors). Relative to the root of the checkpoints, an absolute path "
-        "inside a volume of the workers, or an URI (s3://bucket/key). `trainwright run` begins relative paths at the "
-        "manifest's folder, and takes the folder of a run (runs/NAME-1) too."
+        "inside a volume of the workers, or a URI (s3://bucket/key). With `trainwright run`, relative paths start at the "
+        "manifest's folder, and the folder of a run (runs/NAME-1) is accepted too."
     )
-    optimizer: bool = Field(
-        False, description="Also take over what the optimizer has gathered; by default only the weights are."
-    )
+    optimizer: bool = Field(False, description="Also load the optimizer state; by default only the weights are loaded.")
 
     rules = (
         Rule(

@@ -1,4 +1,4 @@
-"""The data: where it comes from, how it is split, and what is done to it."""
+"""The dataset: its source, its splits and its preparation."""
 
 from pydantic import Field
 
@@ -38,7 +38,7 @@ __all__ = ["BuiltinName", "DatasetSpec", "MissingTargets", "Normalize", "SplitSp
 
 
 class DatasetSpec(Model):
-    """The data to train on: exactly one source, and what is done to it."""
+    """The data to train on: exactly one source, and how it is prepared."""
 
     builtin: BuiltinData | None = Field(None, description="A small real dataset that needs no download.")
     csv: CsvData | None = Field(None, description="A CSV file.")
@@ -55,9 +55,9 @@ class DatasetSpec(Model):
     split: SplitSpec = Field(SplitSpec(), description="Fractions held out for validation and test.")
     missing_targets: MissingTargets = Field(
         MissingTargets.REFUSE,
-        description="What becomes of samples without a target: null, NaN, blank, or the text NA, N/A, NaN, null, None or the "
-        "like, as pandas reads it. refuse: the job fails and says where they are. drop: they are left out of every split, and "
-        "their number is logged. class: refuse, but such a text is the name of a class.",
+        description="How samples without a target are treated: null, NaN, blank, or a text such as NA, N/A, NaN, null or None that "
+        "pandas reads as missing. refuse: the job fails and lists them. drop: they are left out of every split, and their "
+        "number is logged. class: like refuse, but such a text is taken as the name of a class.",
     )
     normalize: Normalize = Field(
         Normalize.STANDARD,
@@ -93,5 +93,5 @@ class DatasetSpec(Model):
 
     @property
     def source(self) -> Source:
-        """What the source offers: the kind of its samples, and what it says of them."""
+        """The kind of samples and targets that the source offers."""
         return find_source(self)

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Final
 
+from trainwright.api.amounts import is_zero_in_cel
 from trainwright.api.base import Rule, in_cel, listed
-from trainwright.api.devices import is_gpu, is_gpu_in_cel
+from trainwright.api.devices import is_gpu_in_cel
 from trainwright.api.spec.checkpoint import Parallelism
 from trainwright.api.spec.evaluation import MetricName
 from trainwright.api.spec.objective import LossName
@@ -17,13 +18,13 @@ from trainwright.api.spec.training import Precision
 
 
 def _by_task(choices: Callable[[TaskTraits], str]) -> str:
-    """Return a CEL expression that has, for the task of `self`, the value that a function gives for its traits."""
+    """Return a CEL expression that selects a value by the task of `self`; `choices` gives the value for each task's traits."""
     *others, (_, last) = ((task, choices(traits)) for task, traits in TASKS.items())
     return "".join(f"self.task == '{task}' ? {value} : " for task, value in others) + last
 
 
 def _tasks_of(source: Source) -> tuple[TaskName, ...]:
-    """Return the tasks that data of a source allow."""
+    """Return the tasks that a data source supports."""
     return tasks_where(lambda traits: traits.target in source.targets)
 
 
@@ -43,14 +44,14 @@ _DISTILLED: Final = tasks_where(lambda traits: traits.distills)
 class TrainingJobSpec(RunPolicy, Recipe):
     """What to train, on what, how, and with which workers.
 
-    The recipe's fields and the policy's lie beside each other in the YAML. The rules are here, because most relate both.
+    In YAML, the fields of the recipe and of the run policy are on the same level. The rules are here because most concern both.
     """
 
     rules = (
         Rule(
             field="parallelism",
-            message="fsdp writes a part of every checkpoint from each worker: several workers need "
-            "checkpoint.persistentVolumeClaim or checkpoint.uri, which all of them see",
+            message="with fsdp, each worker writes a part of every checkpoint: several workers need a shared "
+            "checkpoint.persistentVolumeClaim or checkpoint.uri",
             cel="self.parallelism != 'fsdp' || self.workers.count == 1 || "
             "has(self.checkpoint.persistentVolumeClaim) || has(self.checkpoint.uri)",
             holds=lambda self: (
@@ -59,13 +60,13 @@ class TrainingJobSpec(RunPolicy, Recipe):
         ),
         Rule(
             field="optimizer.name",
-            message=f"this optimizer cannot take a step with weights that fsdp splits: use {listed(_SHARDING, 'or')}",
+            message=f"this optimizer does not support weights sharded by fsdp: use {listed(_SHARDING, 'or')}",
             cel=f"self.parallelism != 'fsdp' || self.optimizer.name in {in_cel(_SHARDING)}",
             holds=lambda self: self.parallelism != Parallelism.FSDP or self.optimizer.traits.shards,
         ),
         Rule(
             field="parallelism",
-            message="fsdp trains in fp32 or bf16: gradients of fp16 are scaled on each process by itself",
+            message="fsdp supports only fp32 and bf16: set training.precision to one of these, or parallelism to ddp",
             cel="self.parallelism != 'fsdp' || self.training.precision != 'fp16'",
             holds=lambda self: self.parallelism != Parallelism.FSDP or self.training.precision != Precision.FP16,
         ),
@@ -101,7 +102,7 @@ class TrainingJobSpec(RunPolicy, Recipe):
         ),
         Rule(
             field="distillation",
-            message="a teacher's outputs are compared as probabilities of classes or tokens: distillation needs the "
+            message="distillation compares probabilities of classes or tokens: it needs the "
             f"cross-entropy loss, and task {listed(_DISTILLED, 'or')}",
             cel=f"!has(self.distillation) || (self.task in {in_cel(_DISTILLED)} && "
             "(!has(self.loss) || self.loss.name == 'cross-entropy'))",
@@ -117,7 +118,7 @@ class TrainingJobSpec(RunPolicy, Recipe):
         ),
         Rule(
             field="prediction",
-            message=f"samples are predicted by task {listed(_PREDICTING, 'or')}: ask a language model for generation instead",
+            message=f"prediction needs task {listed(_PREDICTING, 'or')}: for a language model, set generation instead",
             cel=f"!has(self.prediction) || self.task in {in_cel(_PREDICTING)}",
             holds=lambda self: self.prediction is None or self.traits.predicts,
         ),
@@ -129,25 +130,21 @@ class TrainingJobSpec(RunPolicy, Recipe):
         ),
         Rule(
             field="explanation",
-            message=f"only single predictions can be explained: use it with {listed(_EXPLAINED, 'or')}",
+            message=f"explanation needs task {listed(_EXPLAINED, 'or')}: change task, or remove explanation",
             cel=f"!has(self.explanation) || self.task in {in_cel(_EXPLAINED)}",
             holds=lambda self: self.explanation is None or self.traits.explains,
         ),
         Rule(
             field="budget.gpuHours",
-            message="the workers ask for no GPUs (workers.resources.limits): set workerHours instead",
+            message="the workers ask for no GPUs: request some in workers.resources.limits, or set budget.workerHours instead",
             cel="!has(self.budget) || !has(self.budget.gpuHours) || (has(self.workers.resources) && "
             "has(self.workers.resources.limits) && self.workers.resources.limits.exists(name, "
-            f"{is_gpu_in_cel('name')}))",
-            holds=lambda self: (
-                self.budget is None
-                or self.budget.gpu_hours is None
-                or any(map(is_gpu, (self.workers.resources and self.workers.resources.limits) or ()))
-            ),
+            f"({is_gpu_in_cel('name')}) && !({is_zero_in_cel('self.workers.resources.limits[name]')})))",
+            holds=lambda self: self.budget is None or self.budget.gpu_hours is None or self.workers.asks_for_gpus,
         ),
         Rule(
             field="prediction.inputs",
-            message="rows of features need data of such rows: "
+            message="inputs are rows of features and need such a dataset: "
             + sources_where(lambda source: source.modality == Modality.ROWS),
             cel=f"!has(self.prediction) || !has(self.prediction.inputs) || "
             f"{modality_in_cel('self.dataset', Modality.ROWS)}",
@@ -159,7 +156,7 @@ class TrainingJobSpec(RunPolicy, Recipe):
         ),
         Rule(
             field="prediction.texts",
-            message="texts need data of texts: " + sources_where(lambda source: source.modality == Modality.TEXTS),
+            message="texts need a text dataset: " + sources_where(lambda source: source.modality == Modality.TEXTS),
             cel=f"!has(self.prediction) || !has(self.prediction.texts) || "
             f"{modality_in_cel('self.dataset', Modality.TEXTS)}",
             holds=lambda self: (

@@ -8,7 +8,7 @@ from trainwright.api.base import Model, one_of
 
 
 class Activation(StrEnum):
-    """What follows a layer."""
+    """The activation function after a layer."""
 
     NONE = "none"
     RELU = "relu"
@@ -18,14 +18,14 @@ class Activation(StrEnum):
 
 
 class RecurrentOutput(StrEnum):
-    """What a recurrent layer hands on."""
+    """The output of a recurrent layer."""
 
     LAST_STATE = "lastState"
     SEQUENCE = "sequence"
 
 
 class Dense(Model):
-    """A fully connected layer. A preceding image is flattened; of a sequence, every position is treated alike."""
+    """A fully connected layer. An image is flattened first; a sequence is processed position by position."""
 
     units: int = Field(ge=1, le=1_000_000, description="Number of outputs.")
     inputs: int | None = Field(
@@ -49,7 +49,7 @@ class Conv2d(Model):
 
 
 class Pool2d(Model):
-    """Windows of an image, of each of which the maximum or the mean is kept."""
+    """Pooling: keeps the maximum or the mean of each window of an image."""
 
     kernel_size: int = Field(2, ge=1, le=1_024, description="Height and width of the window, in pixels.")
     stride: int | None = Field(None, ge=1, le=1_024, description="Step of the window; the window's size by default.")
@@ -75,7 +75,7 @@ class LayerNorm(Model):
 
 
 class Embedding(Model):
-    """Turns token ids into vectors. It comes first, and only with data that are text."""
+    """Turns token ids into vectors. It must be the first layer and needs a text dataset."""
 
     dimension: int = Field(ge=1, le=65_536, description="Length of the vector of each token.")
     vocabulary: int | None = Field(
@@ -87,7 +87,7 @@ class Embedding(Model):
 
 
 class Recurrent(Model):
-    """A recurrent layer over a sequence. Positions that are only padding never change what it says."""
+    """A recurrent layer over a sequence. Padding never affects its output."""
 
     units: int = Field(ge=1, le=65_536, description="Length of the hidden state.")
     layers: int = Field(1, ge=1, le=64, description="Number of layers, each reading the outputs of the one before.")

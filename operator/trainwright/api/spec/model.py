@@ -17,7 +17,7 @@ from trainwright.api.spec.paths import Path
 
 
 class Library(StrEnum):
-    """Where models that are not our own come from."""
+    """Libraries that provide models."""
 
     TORCHVISION = "torchvision"
     TIMM = "timm"
@@ -47,26 +47,26 @@ _VISION: Final = {
     "vit_": "b_16",
     "wide_": "resnet50_2",
 }
-"""Families of torchvision's models, and how the name of one goes on. The operator has no torchvision to ask."""
+"""Families of torchvision's models, each with the rest of a typical name. The operator does not have torchvision installed."""
 _TRANSFORMERS: Final = (
     *("albert", "bert", "bloom", "deberta-v2", "deberta", "distilbert", "electra", "falcon", "gemma2", "gemma"),
     *("llama", "mistral", "mixtral", "modernbert", "opt", "phi3", "phi", "qwen2", "qwen3", "roberta", "xlm-roberta"),
 )
-"""Types of transformers' models, the longer of two that begin alike first."""
+"""Types of transformers' models. Of two with a common prefix, the longer one comes first."""
 
 
 class LoraSpec(Model):
-    """Low-rank adaptation: the pretrained weights stay as they are, and small matrices beside them are trained."""
+    """Low-rank adaptation: the pretrained weights are frozen, and small added matrices are trained."""
 
     rank: int = Field(8, ge=1, le=4_096, description="Rank of the matrices.")
-    alpha: float = Field(16, gt=0, le=100_000, description="What they add is scaled by alpha / rank.")
+    alpha: float = Field(16, gt=0, le=100_000, description="The output of the matrices is scaled by alpha / rank.")
     dropout: float = Field(0, ge=0, lt=1, description="Dropout of their inputs.")
     targets: list[Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9_.*?]+$")]] | None = Field(
         None,
         min_length=1,
         max_length=64,
         description="Which linear layers, by the end of their name in the model (query, value) or as a pattern "
-        "(*.attention.*); the projections of attention by default. A layer that shares its weight is never one.",
+        "(*.attention.*); the projections of attention by default. Layers with shared weights are never adapted.",
     )
 
 
@@ -102,7 +102,7 @@ class ModelSpec(Model):
     pretrained: Path | None = Field(
         None,
         description="Weights to start from: a Hugging Face folder (config.json, model.safetensors), a .safetensors or "
-        "a torch .pth file, in a mounted volume or under an URI (s3://bucket/key). A head for other classes is replaced.",
+        "a torch .pth file, in a mounted volume or at a URI (s3://bucket/key). A head for other classes is replaced.",
     )
     lora: LoraSpec | None = Field(None, description="Train only low-rank additions to the weights.")
 
@@ -116,7 +116,7 @@ class ModelSpec(Model):
         ),
         Rule(
             field="lora",
-            message="lora leaves the weights as they are, so they must come from somewhere: set pretrained, or remove lora",
+            message="lora freezes the pretrained weights, so it needs some: set pretrained, or remove lora",
             cel="!has(self.lora) || has(self.pretrained)",
             holds=lambda self: self.lora is None or self.pretrained is not None,
         ),
@@ -125,7 +125,7 @@ class ModelSpec(Model):
     @field_validator("name", mode="before")
     @classmethod
     def _name_is_known(cls, value: Any) -> Any:
-        """Say what the pattern means, and what was probably meant."""
+        """Explain the pattern and suggest the name that was probably meant."""
         if not isinstance(value, str) or re.fullmatch(NAME_PATTERN, value):
             return value
         elsewhere = _elsewhere(value)
@@ -175,7 +175,7 @@ class ModelSpec(Model):
 
 
 def _elsewhere(name: str) -> str | None:
-    """Return what a model of another library, named without the library, is called here; None if it is of no known family."""
+    """Return the full name of a library model that was named without its library; None if its family is unknown."""
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower())
     if "patch" in plain:
         return f"{Library.TIMM}:{plain.replace('-', '_')}"

@@ -1,4 +1,4 @@
-"""What is minimised: the loss, the penalties, and what a teacher adds."""
+"""The objective: the loss, the penalties and distillation."""
 
 from enum import StrEnum
 
@@ -20,36 +20,36 @@ class LossName(StrEnum):
 
 
 class LossSpec(Model):
-    """What is minimised."""
+    """The loss to minimise."""
 
     name: LossName = Field(
-        description="cross-entropy (classification, language-modeling), bce (classification: yes or no for every class "
-        "by itself), mse, l1 or huber (regression), ctc (transcription; class 0 is the blank)."
+        description="cross-entropy (classification, language-modeling), bce (classification: an independent yes or no "
+        "for every class), mse, l1 or huber (regression), ctc (transcription; class 0 is the blank)."
     )
     label_smoothing: float | None = Field(
         None,
         ge=0,
         lt=1,
-        description="Share of the target that is spread over all classes (cross-entropy). Evaluations leave it out.",
+        description="Fraction of the target that is spread over all classes (cross-entropy). Evaluations do not use it.",
     )
     delta: float | None = Field(
         None,
         gt=0,
         le=1_000_000,
-        description="Error at which huber turns from squares to absolute values, in standard deviations of the target "
+        description="Error at which huber changes from squared to absolute error, in standard deviations of the target "
         "(or in its units, if it is not normalized); 1 by default.",
     )
 
     rules = (
         Rule(
             field="labelSmoothing",
-            message="labelSmoothing belongs to cross-entropy",
+            message="labelSmoothing applies only to cross-entropy: remove it, or set loss.name to cross-entropy",
             cel="!has(self.labelSmoothing) || self.name == 'cross-entropy'",
             holds=lambda self: self.label_smoothing is None or self.name == LossName.CROSS_ENTROPY,
         ),
         Rule(
             field="delta",
-            message="delta belongs to huber",
+            message="delta applies only to huber: remove it, or set loss.name to huber",
             cel="!has(self.delta) || self.name == 'huber'",
             holds=lambda self: self.delta is None or self.name == LossName.HUBER,
         ),
@@ -71,37 +71,40 @@ class RegularizationSpec(Model):
 
 
 class DistillationSpec(Model):
-    """A trained model, the teacher, whose outputs the model learns to give besides the right answers."""
+    """Distillation: the model learns the outputs of a trained teacher in addition to the correct answers."""
 
     weights: Path = Field(
         description="The teacher: the results folder of another job, or (with model) pretrained weights as for "
-        "model.pretrained; in a mounted volume or under an URI."
+        "model.pretrained; in a mounted volume or at a URI."
     )
     model: str | None = Field(
         None,
         min_length=1,
         max_length=253,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/-]*$",
-        description="Name of the teacher's model, as model.name; a results folder knows it by itself.",
+        description="Name of the teacher's model, as model.name; not needed with a results folder, which contains it.",
     )
     args: dict[str, JsonValue] | None = Field(
         None, max_length=32, description="Arguments of the teacher's model, as model.args."
     )
     temperature: float = Field(
-        2, gt=0, le=1_000, description="Both models' outputs are divided by it, which shows more of what is unlikely."
+        2,
+        gt=0,
+        le=1_000,
+        description="Both models' logits are divided by the temperature. A higher one gives unlikely classes more weight.",
     )
     alpha: float = Field(
         0.5,
         gt=0,
         le=1,
         description="Weight of the teacher: the loss is alpha x temperature^2 x the Kullback-Leibler divergence from the "
-        "teacher's outputs, plus (1 - alpha) x the loss of the right answers.",
+        "teacher's outputs, plus (1 - alpha) x the loss of the correct answers.",
     )
 
     rules = (
         Rule(
             field="args",
-            message="args belong to a model with a name: set model, or remove args",
+            message="args need a named model: set model, or remove args",
             cel="!has(self.args) || has(self.model)",
             holds=lambda self: self.args is None or self.model is not None,
         ),

@@ -1,4 +1,4 @@
-"""How gradients become steps: the optimizer and the learning rate over the run."""
+"""The optimizer and the learning-rate schedule."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class OptimizerName(StrEnum):
 
 
 class DecayScope(StrEnum):
-    """Which weights decay."""
+    """The weights to which weight decay applies."""
 
     ALL = "all"
     MATRICES = "matrices"
@@ -41,14 +41,14 @@ class ScheduleName(StrEnum):
 
 @dataclass(frozen=True)
 class OptimizerTraits:
-    """What is particular to an optimizer.
+    """The properties in which an optimizer differs from others.
 
     Attributes:
-        note: What a person should know who chooses it, in a few words.
+        note: What a user should know when choosing it, in a few words.
         momentum: Whether it has a momentum.
         nesterov: Whether Nesterov momentum can be chosen; muon always has it.
         betas: Whether it has running means of gradients, decayed by betas, and an epsilon.
-        spares_vectors: Whether its authors, and so we by default, let no weights with one dimension decay: biases and norms.
+        spares_vectors: Whether biases and norms (weights with one dimension) are by default exempt from decay, as its authors propose.
         shards: Whether it can take a step with weights that are split over processes.
     """
 
@@ -124,15 +124,15 @@ class OptimizerSpec(Model):
     )
     decay_scope: DecayScope | None = Field(
         None,
-        description="Which weights decay: all, as torch's optimizers do; or matrices, which spares biases, norms and "
-        f"whatever else has one dimension. By default all for {listed(_ALL_DECAY, 'and')}, matrices for "
+        description="Which weights decay: all, as with torch's optimizers; or matrices, which exempts biases, norms and "
+        f"other one-dimensional weights. By default all for {listed(_ALL_DECAY, 'and')}, matrices for "
         f"{listed(_MATRICES_DECAY, 'and')}.",
     )
 
     rules = (
         Rule(
             field="momentum",
-            message=f"momentum belongs to {listed(_MOMENTUM, 'and')}: choose one of these, or remove momentum (the others "
+            message=f"only {listed(_MOMENTUM, 'and')} have momentum: choose one of these, or remove momentum (the others "
             "have betas)",
             cel=f"!has(self.momentum) || self.name in {in_cel(_MOMENTUM)}",
             holds=lambda self: self.momentum is None or self.traits.momentum,
@@ -146,13 +146,13 @@ class OptimizerSpec(Model):
         ),
         Rule(
             field="betas",
-            message=f"betas belong to {listed(_BETAS, 'and')}: remove them, or choose one of these",
+            message=f"only {listed(_BETAS, 'and')} have betas: remove them, or choose one of these",
             cel=f"!has(self.betas) || self.name in {in_cel(_BETAS)}",
             holds=lambda self: self.betas is None or self.traits.betas,
         ),
         Rule(
             field="epsilon",
-            message=f"epsilon belongs to {listed(_BETAS, 'and')}: remove it, or choose one of these",
+            message=f"only {listed(_BETAS, 'and')} have epsilon: remove it, or choose one of these",
             cel=f"!has(self.epsilon) || self.name in {in_cel(_BETAS)}",
             holds=lambda self: self.epsilon is None or self.traits.betas,
         ),
@@ -160,7 +160,7 @@ class OptimizerSpec(Model):
 
     @property
     def traits(self) -> OptimizerTraits:
-        """What is particular to the optimizer."""
+        """The traits of the optimizer."""
         return OPTIMIZERS[self.name]
 
 
@@ -191,7 +191,7 @@ class ScheduleSpec(Model):
     rules = (
         Rule(
             field="stepEverySteps",
-            message="stepEverySteps belongs to the step schedule, which needs it",
+            message="schedule.name step requires stepEverySteps, and no other schedule accepts it",
             cel="(self.name == 'step') == has(self.stepEverySteps)",
             holds=lambda self: (self.name == ScheduleName.STEP) == (self.step_every_steps is not None),
         ),

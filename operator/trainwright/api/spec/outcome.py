@@ -1,4 +1,4 @@
-"""What comes of training: predictions, generated text, exported models, explanations, and records in trackers."""
+"""Outputs of training: predictions, generated text, exported models, explanations, and experiment tracking."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -136,7 +136,7 @@ class MlflowSpec(Model):
 
 
 class WandbMode(StrEnum):
-    """Whether Weights & Biases sends what it records."""
+    """Whether Weights & Biases uploads the run."""
 
     ONLINE = "online"
     OFFLINE = "offline"
@@ -150,12 +150,12 @@ class WandbSpec(Model):
     )
     mode: WandbMode = Field(
         WandbMode.ONLINE,
-        description="online, or offline: kept in the job's folder, to be sent later with `wandb sync`.",
+        description="online, or offline: stored in the job's folder and uploaded later with `wandb sync`.",
     )
 
 
 class TrackingSpec(Model):
-    """Where the course of training is recorded. A tracker that fails is dropped with a word; training goes on."""
+    """Where training metrics are recorded. If a tracker fails, that is logged and training continues without it."""
 
     tensorboard: bool = Field(True, description="Write TensorBoard event files into the job's folder.")
     mlflow: MlflowSpec | None = Field(None, description="Record a run in MLflow.")

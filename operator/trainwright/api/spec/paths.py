@@ -1,4 +1,4 @@
-"""Fields of a spec that name data which must already be there: where it lies differs between a pod and a laptop."""
+"""Fields of a spec with paths of existing data. The paths are mapped when a job runs on a laptop rather than in a pod."""
 
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Final, TypeVar, get_args
@@ -10,7 +10,7 @@ from trainwright.api.base import Model, camel
 _MARK: Final = "path"
 
 Path = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^([^.]|\.[^.])*\.?$"), _MARK]
-"""A path or an URI (s3://bucket/key) without `..` anywhere in it: it cannot leave the folder it starts from."""
+"""A path or a URI (s3://bucket/key) without `..` anywhere in it: it cannot leave the folder it starts from."""
 Shards = Annotated[
     str,
     Field(min_length=1, max_length=1024, pattern=r"^([^.{}]|\.[^.{}]|\.?\{[0-9]{1,6}\.\.[0-9]{1,6}\})*\.?$"),

@@ -1,4 +1,4 @@
-"""Where pods may run, field by field as in any pod, but bounded: a job must stay small enough to be read in milliseconds."""
+"""Placement of pods: the usual pod fields, with bounds on their size so that a job can be parsed in milliseconds."""
 
 from enum import StrEnum
 from typing import Annotated, Any
@@ -16,12 +16,12 @@ NodeValue = Annotated[str, Field(max_length=253)]
 
 
 def without_nulls(value: Any) -> Any:
-    """Drop null values of a map, as the API server does."""
+    """Remove null values from a map, as the API server does."""
     return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
 Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=32), BeforeValidator(without_nulls)]
-# Rules on keys are CEL, of which the API server evaluates none for every item of a list: the pod's own validation has them.
+# There are no CEL rules on keys here, because they would run for every item of a list. Pod validation checks the keys.
 SelectedLabels = Annotated[dict[str, LabelValue], Field(max_length=32), BeforeValidator(without_nulls)]
 
 
@@ -96,10 +96,10 @@ class NodeAffinity(Model):
     """The nodes that pods need or prefer."""
 
     required_during_scheduling_ignored_during_execution: NodeTerms | None = Field(
-        None, description="What a node must have."
+        None, description="Conditions that a node must meet."
     )
     preferred_during_scheduling_ignored_during_execution: list[PreferredNodeTerm] | None = Field(
-        None, max_length=8, description="What a node should have."
+        None, max_length=8, description="Conditions that a node should meet."
     )
 
 
@@ -145,13 +145,13 @@ class PreferredPodTerm(Model):
 
 
 class PodAffinity(Model):
-    """Pods whose neighbourhood is needed or preferred, or for podAntiAffinity to be avoided."""
+    """Pods to run near; for podAntiAffinity, pods to run away from."""
 
     required_during_scheduling_ignored_during_execution: list[PodTerm] | None = Field(
-        None, max_length=8, description="What must hold."
+        None, max_length=8, description="Terms that must hold."
     )
     preferred_during_scheduling_ignored_during_execution: list[PreferredPodTerm] | None = Field(
-        None, max_length=8, description="What should hold."
+        None, max_length=8, description="Terms that should hold."
     )
 
 
@@ -182,7 +182,7 @@ class TopologySpreadConstraint(Model):
 
     max_skew: int = Field(ge=1, le=10_000, description="By how many pods two domains may differ.")
     topology_key: LabelKey = Field(description="Label of nodes; each value of it is a domain.")
-    when_unsatisfiable: Unsatisfiable = Field(description="What happens where that cannot be done.")
+    when_unsatisfiable: Unsatisfiable = Field(description="What happens if the pods cannot be spread that evenly.")
     label_selector: LabelSelector | None = Field(
         None, description="Which pods count. All pods of a job have the label trainwright.dev/job-name with its name."
     )

@@ -1,4 +1,4 @@
-"""What is done to the data on its way to the model: splitting, scaling, augmentation, tokens."""
+"""Preparation of the data: splitting, scaling, augmentation and tokenization."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -22,7 +22,7 @@ class Normalize(StrEnum):
 
 
 class MissingTargets(StrEnum):
-    """What becomes of samples whose target is missing."""
+    """How samples without a target are treated."""
 
     REFUSE = "refuse"
     DROP = "drop"
@@ -39,14 +39,14 @@ class TokenizerName(StrEnum):
 
 
 class SplitSpec(Model):
-    """How much of the data is kept from training. Data that brings a split of its own keeps it."""
+    """Fractions of the data held out from training. Splits that the data itself defines are kept."""
 
     validation: float = Field(
         0.1,
         ge=0,
         lt=1,
-        description="Fraction of the samples held out for evaluation. Samples are drawn at random by training.seed, from "
-        "each class its share; a class with a sample for each split is in each of them, if they are large enough.",
+        description="Fraction of the samples held out for evaluation. Samples are drawn at random with training.seed, "
+        "stratified by class. A class with enough samples is in every split, if the splits are large enough.",
     )
     test: float = Field(0.1, ge=0, lt=1, description="Fraction held out for the final test.")
 
@@ -67,7 +67,7 @@ class RandomCropSpec(Model):
 
 
 class ResizedCropSpec(Model):
-    """A random part of the image, scaled to the model's size: what ImageNet is trained with."""
+    """A random part of the image, scaled to the model's size. Usual for ImageNet."""
 
     scale: list[Share] = Field(
         [0.08, 1.0], min_length=2, max_length=2, description="Smallest and largest share of the area."
@@ -79,13 +79,13 @@ class ResizedCropSpec(Model):
     rules = (
         Rule(
             field="scale",
-            message="the smallest share comes first",
+            message="the first value must not be larger than the second",
             cel="self.scale[0] <= self.scale[1]",
             holds=lambda self: self.scale[0] <= self.scale[1],
         ),
         Rule(
             field="ratio",
-            message="the smallest ratio comes first",
+            message="the first value must not be larger than the second",
             cel="self.ratio[0] <= self.ratio[1]",
             holds=lambda self: self.ratio[0] <= self.ratio[1],
         ),
@@ -103,7 +103,7 @@ class ColorJitterSpec(Model):
 class AugmentationSpec(Model):
     """Random changes to training images, drawn anew in every epoch from the seed. Evaluation sees images unchanged."""
 
-    random_crop: RandomCropSpec | None = Field(None, description="Cut a window at random: what CIFAR is trained with.")
+    random_crop: RandomCropSpec | None = Field(None, description="Crop a random window. Usual for CIFAR.")
     resized_crop: ResizedCropSpec | None = Field(None, description="Cut a random part and scale it.")
     horizontal_flip: float = Field(0, ge=0, le=1, description="Probability of swapping left and right.")
     color_jitter: ColorJitterSpec | None = Field(None, description="Change colours at random.")
@@ -116,8 +116,8 @@ class TokenizerSpec(Model):
 
     name: TokenizerName | None = Field(
         None,
-        description="word (words and punctuation), character, byte, or bpe (byte-level byte-pair encoding, as GPT-2 has "
-        "it). By default word for classification, and bpe for language modelling.",
+        description="word (words and punctuation), character, byte, or bpe (byte-level byte-pair encoding, as in "
+        "GPT-2). By default word for classification, and bpe for language modelling.",
     )
     path: Path | None = Field(
         None,
@@ -125,10 +125,13 @@ class TokenizerSpec(Model):
         "model with pretrained weights in such a folder.",
     )
     vocabulary_size: int = Field(
-        10_000, ge=2, le=1_000_000, description="Most tokens a learnt vocabulary may have, special ones included."
+        10_000, ge=2, le=1_000_000, description="Maximum size of a learned vocabulary, including special tokens."
     )
     max_length: int = Field(
-        256, ge=1, le=1_048_576, description="Tokens of one sample: longer texts are cut off; blocks have this length."
+        256,
+        ge=1,
+        le=1_048_576,
+        description="Tokens per sample: longer texts are truncated; blocks of a language model have this length.",
     )
     lowercase: bool = Field(False, description="Turn text into lower case first (learnt tokenizers only).")
 
@@ -136,7 +139,7 @@ class TokenizerSpec(Model):
         at_most_one_of("name", "path", what="tokenizer"),
         Rule(
             field="lowercase",
-            message="a tokenizer that is read from a folder brings its own rules: remove lowercase, or path",
+            message="a tokenizer read from a folder has its own normalization: remove lowercase, or path",
             cel="!self.lowercase || !has(self.path)",
             holds=lambda self: not self.lowercase or self.path is None,
         ),

@@ -1,4 +1,4 @@
-"""What to train: the part of a job that the trainer reads."""
+"""The recipe: the part of a job that defines what is trained and how."""
 
 from collections.abc import Callable, Iterable
 
@@ -17,7 +17,7 @@ from trainwright.api.spec.training import TrainingSpec
 
 
 def by_task_text(choices: Callable[[TaskTraits], Iterable[str]], verb: str) -> str:
-    """Return what each task has, for a message."""
+    """Return the choices of each task as a phrase for a message."""
     return "; ".join(f"{task} {verb} {', '.join(choices(traits))}" for task, traits in TASKS.items())
 
 
@@ -37,14 +37,14 @@ class Recipe(Model):
         description="The loss; by default " + by_task_text(lambda traits: traits.losses[:1], "has") + ".",
     )
     regularization: RegularizationSpec = Field(RegularizationSpec(), description="L1, L2 and dropout.")
-    distillation: DistillationSpec | None = Field(None, description="A teacher to learn from.")
+    distillation: DistillationSpec | None = Field(None, description="A teacher model to learn from.")
     training: TrainingSpec = Field(description="How long to train and in what batches.")
     evaluation: EvaluationSpec = Field(EvaluationSpec(), description="When to evaluate on the validation split.")
     prediction: PredictionSpec | None = Field(None, description="Predictions to write after training.")
     generation: GenerationSpec | None = Field(None, description="Texts to generate after training.")
     export: ExportSpec | None = Field(None, description="Formats to write the model in, besides safetensors.")
     explanation: ExplanationSpec | None = Field(None, description="Predictions to explain after training.")
-    tracking: TrackingSpec = Field(TrackingSpec(), description="Where the course of training is recorded.")
+    tracking: TrackingSpec = Field(TrackingSpec(), description="Experiment trackers that record the metrics.")
     start_from: StartFromSpec | None = Field(None, description="Another job's model to start from.")
     parallelism: Parallelism = Field(
         Parallelism.DDP,
@@ -61,11 +61,11 @@ class Recipe(Model):
 
     @property
     def deciding_metrics(self) -> tuple[MetricName, ...]:
-        """What decides which evaluation is the best: the metric of early stopping, else the task's main one, then the loss."""
+        """The metrics that decide which evaluation is the best: that of early stopping, else the task's main one, then the loss."""
         stopping = self.training.early_stopping
         return (self.traits.main_metric, MetricName.LOSS) if stopping is None else (stopping.metric,)
 
     @property
     def traits(self) -> TaskTraits:
-        """What is particular to the task."""
+        """The traits of the task."""
         return TASKS[self.task]

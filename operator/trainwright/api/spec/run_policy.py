@@ -1,4 +1,4 @@
-"""How a job is run: what every job has, whatever it trains."""
+"""The run policy: the settings of a job that do not depend on what it trains."""
 
 from pydantic import Field
 
@@ -12,37 +12,37 @@ from trainwright.api.spec.workers import WorkersSpec
 
 
 class RunPolicy(Model):
-    """With which workers to run, how to go on after failures, and when to stop."""
+    """Which workers run, how the job recovers from failures, and when it stops."""
 
     workers: WorkersSpec = Field(WorkersSpec(), description="The worker pods.")
-    scheduling: SchedulingSpec = Field(
-        SchedulingSpec(), description="How the workers get their places: all or nothing, and from which queue."
-    )
+    scheduling: SchedulingSpec = Field(SchedulingSpec(), description="Gang scheduling and queueing of the workers.")
     checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="Where and how often to save.")
-    restart: RestartSpec = Field(RestartSpec(), description="Which failures are tried again, and how often.")
-    health: HealthSpec = Field(HealthSpec(), description="What to do when numbers go wrong or a process hangs.")
+    restart: RestartSpec = Field(RestartSpec(), description="Which failures lead to a restart, and how often.")
+    health: HealthSpec = Field(HealthSpec(), description="How to react to non-finite numbers and hung processes.")
     suspend: bool = Field(
         False,
-        description="True saves, deletes the pods and frees their GPUs; false goes on where it was, or begins anew if "
-        "checkpoint has neither persistentVolumeClaim nor uri.",
+        description="True saves, deletes the pods and frees their GPUs. False resumes from the checkpoint, or starts from "
+        "the beginning if checkpoint has neither persistentVolumeClaim nor uri.",
     )
     start_deadline_seconds: int | None = Field(
         None,
         ge=1,
         le=31_536_000,
-        description="Seconds in which all workers must come to run. If they do not, the job gives back what it holds and "
-        "tries again later, so that two half-started jobs never wait for each other.",
+        description="Seconds within which all workers must be running. Otherwise the job deletes its pods and retries "
+        "later, so that two partly started jobs do not block each other.",
     )
     active_deadline_seconds: int | None = Field(
         None,
         ge=1,
         le=31_536_000,
         description="Seconds the job may be active before it is stopped and failed. Time in queues does not count; a "
-        "suspension ends the count, and a job that is resumed has all of them again.",
+        "suspension resets the count, so a resumed job has the full time again.",
     )
-    budget: BudgetSpec | None = Field(None, description="What the job may use up before it is stopped and failed.")
+    budget: BudgetSpec | None = Field(
+        None, description="Limit on GPU hours or worker hours, after which the job is stopped and fails."
+    )
     ttl_seconds_after_finished: int | None = Field(
-        None, ge=0, le=31_536_000, description="Seconds after its end at which the job is deleted with its pods."
+        None, ge=0, le=31_536_000, description="Seconds after its end until the job and its pods are deleted."
     )
 
     @property

@@ -1,4 +1,4 @@
-"""How a job gets its places: all or nothing, and in which queue it waits for its turn."""
+"""Gang scheduling and queueing of a job's workers."""
 
 from enum import StrEnum
 
@@ -9,7 +9,7 @@ from trainwright.api.spec.workers import DnsLabel, DnsName
 
 
 class Gang(StrEnum):
-    """Who sees to it that either all workers are placed or none."""
+    """The component that schedules either all workers or none."""
 
     AUTO = "auto"
     KUBERNETES = "kubernetes"
@@ -19,11 +19,11 @@ class Gang(StrEnum):
 
 
 class SchedulingSpec(Model):
-    """How the workers get their places."""
+    """How the workers are scheduled."""
 
     gang: Gang = Field(
         Gang.AUTO,
-        description="Who places either all workers or none: kubernetes (PodGroup of scheduling.k8s.io), volcano, "
+        description="The component that schedules either all workers or none: kubernetes (PodGroup of scheduling.k8s.io), volcano, "
         "scheduler-plugins (coscheduling), or none. auto means kubernetes where the cluster serves it and "
         "workers.schedulerName names no other scheduler.",
     )
@@ -33,13 +33,14 @@ class SchedulingSpec(Model):
         "Volcano.",
     )
     priority: DnsName | None = Field(
-        None, description="WorkloadPriorityClass of Kueue: who goes first in the queue, and who may be sent back to it."
+        None,
+        description="WorkloadPriorityClass of Kueue. It decides the order in the queue and which workloads Kueue may preempt.",
     )
 
     rules = (
         Rule(
             field="priority",
-            message="is a class of Kueue: name Kueue's queue too (workers.priorityClassName is every scheduler's)",
+            message="is a WorkloadPriorityClass of Kueue: set queue to a LocalQueue of Kueue too, or use workers.priorityClassName",
             cel="!has(self.priority) || (has(self.queue) && self.gang != 'volcano')",
             holds=lambda self: self.priority is None or self.in_kueue,
         ),

@@ -1,4 +1,4 @@
-"""What each source of data offers, in one table: rules between the data and the rest of a spec follow from it."""
+"""A table of what each data source offers. The rules between the data and the rest of a spec are derived from it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from trainwright.api.base import camel, listed
 
 
 class Modality(StrEnum):
-    """What a sample is."""
+    """The kind of a sample."""
 
     ROWS = "rows of features"
     IMAGES = "images"
@@ -18,7 +18,7 @@ class Modality(StrEnum):
 
 
 class Target(StrEnum):
-    """What the data says of a sample, which a model learns to predict."""
+    """The target of a sample, which a model learns to predict."""
 
     CLASS = "a class"
     NUMBERS = "numbers"
@@ -32,9 +32,9 @@ class Source:
 
     Attributes:
         field: Its field in `spec.dataset`, in snake case.
-        modality: What its samples are.
-        targets: What it can say of them.
-        having: The field of the source that is set in this case; empty for any case that is listed in no row before.
+        modality: The kind of its samples.
+        targets: The kinds of target that it can provide.
+        having: The field of the source that is set in this case; empty for every case that no earlier row matches.
         value: What that field equals; empty for any value.
     """
 

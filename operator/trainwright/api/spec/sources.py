@@ -39,7 +39,7 @@ class BuiltinData(Model):
 
 
 class OwnSplits(Model):
-    """Files of their own for validation and test, which the fractions of `split` then leave alone. None may be trained on."""
+    """Separate files for validation and test. They replace the fractions of `split`, and no file may also be trained on."""
 
     validation_path: Path | None = Field(
         None,
@@ -55,7 +55,7 @@ class CsvData(OwnSplits):
     """A CSV file with a header line."""
 
     path: Path = Field(
-        description="The file; relative paths start at the data mount (/data), or locally at the manifest. Also an URI "
+        description="The file; relative paths start at the data mount (/data), or locally at the manifest. Also a URI "
         "such as s3://bucket/key, with credentials from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …)."
     )
     target: Name = Field(description="Column to predict.")

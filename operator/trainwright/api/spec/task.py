@@ -1,4 +1,4 @@
-"""The tasks, and everything in which they differ outside of a training process, in one table.
+"""A table of the tasks and of all their differences outside the training process.
 
 Rules, defaults, documentation and the worker follow from a task's row. A new task is one row here, one file in the worker's
 `tasks`, and one example.
@@ -25,20 +25,20 @@ class TaskName(StrEnum):
 
 @dataclass(frozen=True)
 class TaskTraits:
-    """What is particular to a task.
+    """The properties in which a task differs from others.
 
     Attributes:
         summary: What the model learns to do, in a few words.
         target: What it learns from the data.
         outputs: What a model's outputs stand for, in the plural.
         losses: The losses that fit; the first is the default.
-        metrics: The metrics that fit, besides the loss. The first is the main one: it is shown where there is room for one,
-            and decides which evaluation is the best.
+        metrics: The metrics that fit, besides the loss. The first is the main one: it is shown where only one fits,
+            and it decides which evaluation is the best.
         optional: Those of the metrics that are measured on request only.
         per_position: Whether the model has outputs for every position of a sequence, rather than for a sample.
         causal: Whether the output at a position may depend on this and earlier positions only.
         predicts: Whether predictions for samples can be written.
-        generates: Whether the model can go on with a text.
+        generates: Whether the model can continue a text.
         explains: Whether single predictions can be explained.
         distills: Whether a teacher's outputs can be learnt, as probabilities of classes or tokens.
         transformers: The class of the transformers library that builds a model for inputs of a kind.

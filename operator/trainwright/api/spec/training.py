@@ -1,4 +1,4 @@
-"""How long to train, in what portions, and in which arithmetic."""
+"""Length of training, batch sizes and precision."""
 
 from enum import StrEnum
 
@@ -23,23 +23,23 @@ class EmaSpec(Model):
         0.999,
         gt=0,
         lt=1,
-        description="Share of the average that a step keeps; at most (1 + steps) / (10 + steps), so that the first weights "
-        "are soon forgotten.",
+        description="Fraction of the average that each step keeps. It is limited to (1 + steps) / (10 + steps), so that the "
+        "initial weights soon lose their influence.",
     )
 
 
 class EarlyStoppingSpec(Model):
-    """Ends the job, as a success, when the validation split shows no more progress."""
+    """Ends the job successfully when the validation metric stops improving."""
 
     metric: MetricName = Field(
-        MetricName.LOSS, description="What must get better, and says which evaluation is the best."
+        MetricName.LOSS, description="Metric that must improve. It also decides which evaluation is the best."
     )
     patience: int = Field(3, ge=1, le=100_000, description="Evaluations in a row without progress that are accepted.")
     min_delta: float = Field(0, ge=0, le=1_000_000, description="Smallest change that counts as progress.")
 
 
 class TrainingSpec(Model):
-    """How long and in what portions."""
+    """How long to train, with which batch size and precision."""
 
     epochs: int | None = Field(None, ge=1, le=1_000_000, description="Passes over the training split.")
     steps: int | None = Field(None, ge=1, le=1_000_000_000, description="Optimizer steps, instead of epochs.")
@@ -50,9 +50,9 @@ class TrainingSpec(Model):
         None,
         ge=1,
         le=10_000_000,
-        description="Samples that one process passes through the model at once; a process whose share of the batch is "
-        "larger passes it in parts and adds up the gradients, which gives the same step in less memory. All at once by "
-        "default.",
+        description="Samples that one process passes through the model at once; a process with a larger share of "
+        "the batch accumulates the gradients of several passes, which gives the same step in less memory. By default, "
+        "the whole share at once.",
     )
     full_batch: bool = Field(
         False,
@@ -62,25 +62,25 @@ class TrainingSpec(Model):
     )
     precision: Precision = Field(
         Precision.FP32,
-        description="fp32; bf16 (autocast; weights stay fp32); fp16 (the same, with the loss scaled so that small "
-        "gradients survive).",
+        description="fp32; bf16 (autocast; weights stay fp32); fp16 (the same, with loss scaling so that small "
+        "gradients do not underflow).",
     )
     compile: bool = Field(
         False,
         description="Compile the model (torch.compile): slow to start, then faster. A shorter last batch of an epoch and "
-        "evaluations run as they are written.",
+        "evaluations run without compilation.",
     )
     gradient_clipping: float | None = Field(
         None, gt=0, le=1_000_000, description="Largest allowed L2 norm of the gradient."
     )
     gradient_checkpointing: bool = Field(
         False,
-        description="Compute activations again in the backward pass instead of keeping them: about a third slower, in "
+        description="Recompute activations in the backward pass instead of storing them: about a third slower, with "
         "much less memory.",
     )
     ema: EmaSpec | None = Field(None, description="Evaluate and export a moving average of the weights.")
     early_stopping: EarlyStoppingSpec | None = Field(
-        None, description="End when the validation split shows no more progress."
+        None, description="End when the validation metric stops improving."
     )
     seed: int = Field(0, ge=0, le=4_294_967_295, description="Seed of initial weights, shuffling and dropout.")
     deterministic: bool = Field(

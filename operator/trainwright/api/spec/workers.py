@@ -1,4 +1,4 @@
-"""Who trains and where: the worker pods, and their allowed pod fields."""
+"""The worker pods: their number, resources and the pod fields that a user may set."""
 
 import re
 from enum import StrEnum
@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from trainwright.api.amounts import QUANTITY, quantity_value
 from trainwright.api.base import Model, Rule, one_of
-from trainwright.api.devices import count_gpus
+from trainwright.api.devices import count_gpus, is_gpu
 from trainwright.api.spec.placement import (
     Affinity,
     LabelKey,
@@ -60,16 +60,16 @@ class PullPolicy(StrEnum):
 
 
 _OWN: Final = ("cpu", "memory", "ephemeral-storage")
-"""The resources that every node has; Kubernetes knows no others without a domain, but huge pages."""
+"""The resources of every node. Apart from huge pages, Kubernetes has no other resources without a domain."""
 
 
 def _whole(resource: str) -> bool:
-    """Return whether Kubernetes gives a resource to one container alone, so that request and limit must be equal."""
+    """Return whether a resource cannot be overcommitted, so that request and limit must be equal."""
     return resource.startswith("hugepages-") or ("/" in resource and "kubernetes.io/" not in resource)
 
 
 def _named(field: str) -> Rule:
-    """Return the rule that Kubernetes knows the resources of a field by their names."""
+    """Return the rule that a field names only resources that Kubernetes accepts."""
     return Rule(
         field=field,
         message="must name cpu, memory, ephemeral-storage, hugepages-SIZE, or a device with its domain: nvidia.com/gpu, "
@@ -85,9 +85,9 @@ def _named(field: str) -> Rule:
 class ResourcesSpec(Model):
     """Compute resources of one worker, as in any container."""
 
-    requests: Quantities | None = Field(None, description="What the scheduler reserves.")
+    requests: Quantities | None = Field(None, description="Resources that the scheduler reserves.")
     limits: Quantities | None = Field(
-        None, description="What the worker may use; GPUs go here, for example nvidia.com/gpu: 1."
+        None, description="Limits on the worker's resources. Set GPUs here, for example nvidia.com/gpu: 1."
     )
 
     rules = (
@@ -95,8 +95,8 @@ class ResourcesSpec(Model):
         _named("limits"),
         Rule(
             field="requests",
-            message="devices such as nvidia.com/gpu, and huge pages, need the same amount in limits, where they may stand "
-            "alone",
+            message="devices such as nvidia.com/gpu, and huge pages, need the same amount in limits; a limit without "
+            "a request is enough",
             cel="!has(self.requests) || self.requests.all(key, (has(self.limits) && key in self.limits) || "
             "!(key.startsWith('hugepages-') || (key.contains('/') && !key.contains('kubernetes.io/'))))",
             holds=lambda self: all(key in (self.limits or ()) or not _whole(key) for key in self.requests or ()),
@@ -105,7 +105,7 @@ class ResourcesSpec(Model):
 
     @model_validator(mode="after")
     def _requests_fit_the_limits(self) -> Self:
-        """Refuse what no API server accepts in a pod. Only the operator says so: an amount in CEL is a number or a text."""
+        """Refuse requests that pod validation would reject. Only the operator checks this, since CEL cannot compare quantities here."""
         mistakes = []
         requests, limits = self.requests or {}, self.limits or {}
         for name in sorted(requests.keys() & limits.keys()):
@@ -173,20 +173,20 @@ class EmptyDirVolume(Model):
 
 
 RESERVED_PATHS = ("/checkpoints", "/etc", "/var", "/run", "/proc", "/sys", "/dev", "/tmp", "/opt/trainwright")  # noqa: S108
-"""Where no volume of a user may be mounted: Trainwright's own mounts, and the system's."""
+"""Paths at which users may not mount volumes, because Trainwright or the system uses them."""
 
 
 class VolumeSpec(Model):
-    """A volume and where it is mounted. Host paths do not exist here on purpose."""
+    """A volume and its mount path. Host paths are not allowed."""
 
     name: DnsLabel = Field(description="Name of the volume.")
     mount_path: str = Field(
         min_length=2,
         max_length=1024,
         pattern=r"^(/\.?[^/:.][^/:]*)+$",
-        description="Where the workers see it; mount data at /data to use relative paths in dataset.",
+        description="Path in the workers. Mount data at /data to use relative paths in dataset.",
     )
-    read_only: bool = Field(False, description="Mount without the right to write.")
+    read_only: bool = Field(False, description="Mount read-only.")
     persistent_volume_claim: ClaimVolume | None = Field(None, description="A PersistentVolumeClaim.")
     config_map: ConfigMapVolume | None = Field(None, description="A ConfigMap.")
     empty_dir: EmptyDirVolume | None = Field(None, description="Scratch space.")
@@ -195,7 +195,7 @@ class VolumeSpec(Model):
         one_of("persistent_volume_claim", "config_map", "empty_dir", what="volume"),
         Rule(
             field="mountPath",
-            message="this path belongs to Trainwright or to the system: mount the volume elsewhere",
+            message="this path is reserved for Trainwright or the system: mount the volume elsewhere",
             cel=f"!{list(RESERVED_PATHS)}.exists(own, self.mountPath == own || self.mountPath.startsWith(own + '/'))",
             holds=lambda self: (
                 not any(self.mount_path == own or self.mount_path.startswith(own + "/") for own in RESERVED_PATHS)
@@ -205,19 +205,19 @@ class VolumeSpec(Model):
 
 
 _BY_NAME: JsonDict = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
-"""Lists whose items have a name: two appliers may each own some of them."""
+"""Lists whose items are identified by name, so that several field managers can own items."""
 
 
 class WorkersSpec(Model):
-    """The worker pods: how many, with what, and where. Only the pod fields listed here can be set."""
+    """The worker pods: their number, resources and placement. Only the pod fields listed here can be set."""
 
     count: int = Field(1, ge=1, le=10_000, description="Number of worker pods.")
     min_count: int | None = Field(
         None,
         ge=1,
         le=10_000,
-        description="Fewest workers to train with, worker 0 among them; all of them by default. With fewer, each process "
-        "takes a larger part of every batch, in as many passes as that takes, and a worker that comes later joins in.",
+        description="Minimum number of workers to train with, including worker 0; all workers by default. With fewer "
+        "workers, each process takes a larger share of every batch, if necessary in several passes. Late workers join.",
     )
     processes_per_worker: int = Field(
         1, ge=1, le=64, description="Training processes (ranks) per worker; one per GPU is usual."
@@ -238,7 +238,7 @@ class WorkersSpec(Model):
     )
     node_selector: Labels | None = Field(None, description="Labels that a node must have.")
     tolerations: list[Toleration] | None = Field(None, max_length=32, description="Taints that the workers accept.")
-    affinity: Affinity | None = Field(None, description="Near what, and away from what, the workers run.")
+    affinity: Affinity | None = Field(None, description="Pods and nodes that the workers run near to or away from.")
     topology_spread_constraints: list[TopologySpreadConstraint] | None = Field(
         None, max_length=16, description="How workers spread over zones or nodes, as in any pod."
     )
@@ -249,7 +249,7 @@ class WorkersSpec(Model):
         None, description="Service account of the pods; must be on the operator's allowlist. `default` always is."
     )
     termination_grace_period_seconds: int = Field(
-        60, ge=1, le=3600, description="Seconds a worker has to save and exit when it is asked to stop."
+        60, ge=1, le=3600, description="Seconds that a worker has to save and exit after it is told to stop."
     )
 
     rules = (
@@ -261,13 +261,13 @@ class WorkersSpec(Model):
         ),
         Rule(
             field="volumes",
-            message="every volume needs a name of its own",
+            message="every volume needs a unique name",
             cel="!has(self.volumes) || self.volumes.all(v, self.volumes.exists_one(w, w.name == v.name))",
             holds=lambda self: len({v.name for v in self.volumes or ()}) == len(self.volumes or ()),
         ),
         Rule(
             field="volumes",
-            message="config, token, checkpoints, tmp and shm are Trainwright's own volumes: choose another name",
+            message="config, token, checkpoints, tmp and shm are reserved for Trainwright's volumes: choose another name",
             cel="!has(self.volumes) || !self.volumes.exists(v, v.name in ['config', 'token', 'checkpoints', 'tmp', "
             "'shm'])",
             holds=lambda self: (
@@ -276,13 +276,13 @@ class WorkersSpec(Model):
         ),
         Rule(
             field="env",
-            message="every variable needs a name of its own",
+            message="every variable needs a unique name",
             cel="!has(self.env) || self.env.all(e, self.env.exists_one(f, f.name == e.name))",
             holds=lambda self: len({e.name for e in self.env or ()}) == len(self.env or ()),
         ),
         Rule(
             field="env",
-            message="names that begin with TRAINWRIGHT_ are Trainwright's own",
+            message="names that begin with TRAINWRIGHT_ are reserved: choose another name",
             cel="!has(self.env) || !self.env.exists(e, e.name.startsWith('TRAINWRIGHT_'))",
             holds=lambda self: not any(e.name.startswith("TRAINWRIGHT_") for e in self.env or ()),
         ),
@@ -292,3 +292,9 @@ class WorkersSpec(Model):
     def gpus(self) -> int:
         """GPUs, or slices of GPUs, that each worker asks for."""
         return count_gpus((self.resources and self.resources.limits) or {})
+
+    @property
+    def asks_for_gpus(self) -> bool:
+        """Whether the limits of a worker hold more than zero of some GPU resource."""
+        limits = (self.resources and self.resources.limits) or {}
+        return any(is_gpu(resource) and quantity_value(amount) > 0 for resource, amount in limits.items())

@@ -1,1 +1,1 @@
-"""A run without a cluster: its folder, the loop that drives it, and what a person sees of it."""
+"""A run without a cluster: its folder, its control loop and its display."""

@@ -1,4 +1,4 @@
-"""What `trainwright run` does, from the manifest to the exit code."""
+"""Implements `trainwright run`, from the manifest to the exit code."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ from trainwright.cli.local.folder import ANNOTATION_DATA, RunFolder, UnwritableE
 from trainwright.cli.local.logs import ends, follow
 from trainwright.cli.local.session import End, Job, Session, logging_to
 from trainwright.cli.local.summary import show_summary
-from trainwright.cli.manifest import STDIN, Manifest, read_here, read_job
+from trainwright.cli.manifest import STDIN, SourceManifest, read_here, read_job
 from trainwright.cli.mistakes import show_mistakes
 from trainwright.cluster.local import Folders
 from trainwright.cluster.local.gpus import asked, computes_bf16, count_gpus
@@ -34,13 +34,13 @@ from trainwright.manifests import dump
 
 @dataclass(frozen=True)
 class Request:
-    """What the person asked for.
+    """The options of the command.
 
     Attributes:
         source: The manifest's file, `-` for standard input; None with `resume` for the run's own.
         workers: Number of workers, instead of the manifest's.
         output: table, yaml, json or name.
-        resume: Folder of the run to go on with.
+        resume: Folder of the run to resume.
         runs: Where new runs get their folder.
         volumes: NAME=FOLDER of each volume.
         logs: Whether to print what the workers log.
@@ -59,7 +59,7 @@ class Request:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A run that nothing speaks against.
+    """A validated run.
 
     Attributes:
         job: The TrainingJob to submit.
@@ -77,7 +77,7 @@ class _Prepared:
 def execute(request: Request) -> int:
     """Run a job as asked and return the exit code."""
     errors = Console(stderr=True, highlight=False)
-    manifest: Manifest | None = None
+    manifest: SourceManifest | None = None
     try:
         manifest = read_job(request.source) if request.source is not None else None
         earlier = RunFolder.reopen(request.resume) if request.resume is not None else None
@@ -98,7 +98,7 @@ def execute(request: Request) -> int:
         return ExitCode.INFRASTRUCTURE
 
 
-def _prepare(request: Request, manifest: Manifest | None, earlier: Job | None) -> _Prepared:
+def _prepare(request: Request, manifest: SourceManifest | None, earlier: Job | None) -> _Prepared:
     """Return what to run.
 
     Raises:
@@ -128,19 +128,19 @@ def _say_it_is_over(request: Request, job: Job, folder: RunFolder, before: Job, 
     if _what_is_trained(job) != _what_is_trained(before):
         results = read_status(job["status"]).results
         start = f": set spec.startFrom: {{path: {results.folder}}} to begin with its weights" if results else ""
-        reason = f"{folder.shown} has succeeded and goes no further; another spec needs a run of its own{start}"
+        reason = f"{folder.shown} has succeeded and cannot be resumed; start a new run for a different spec{start}"
         raise InvalidJobError([FieldError("--resume", reason)])
-    errors.print(f"{folder.shown} has succeeded already; there is nothing to go on with", soft_wrap=True)
+    errors.print(f"{folder.shown} has succeeded already; there is nothing left to do", soft_wrap=True)
     _print(request, job, folder, finished=True)
     return ExitCode.SUCCESS
 
 
 def _what_is_trained(job: Job) -> TrainingJobSpec:
-    """Return the spec but for who trains it and when."""
+    """Return the spec without suspend and workers, to compare what is trained."""
     return read_spec({**job["spec"], "suspend": False, "workers": {}})
 
 
-def _data_folder(manifest: Manifest | None, document: Job) -> Path:
+def _data_folder(manifest: SourceManifest | None, document: Job) -> Path:
     if manifest is not None:
         return manifest.folder
     return Path((document["metadata"].get("annotations") or {}).get(ANNOTATION_DATA, "."))
@@ -205,14 +205,12 @@ def _train(request: Request, prepared: _Prepared, folder: RunFolder, errors: Con
     _print(request, job, folder, finished=True)
     if before is not None and _was_refused(job, before):
         folder.save(before)
-        errors.print(
-            f"{folder.shown} is as it was and can be resumed with the job that it was begun with", soft_wrap=True
-        )
+        errors.print(f"{folder.shown} is unchanged and can be resumed with its original job", soft_wrap=True)
     return _exit_code(job)
 
 
 def _was_refused(job: Job, before: Job) -> bool:
-    """Return whether a run did not go on, for what is wrong with the job that it was to go on with."""
+    """Return whether a resumed run took no step because the new job is at fault."""
     status, earlier = read_status(job.get("status")), read_status(before.get("status"))
     hopeless = status.failure is not None and status.failure.category not in RETRYABLE
     return (
@@ -247,7 +245,7 @@ def _print_log(console: Console, pod: str, line: str) -> None:
 
 
 def _honest_lines(spec: TrainingJobSpec) -> list[str]:
-    """Return what is different here from what the manifest asks for."""
+    """Return how this machine differs from what the manifest asks for."""
     gpus = count_gpus()
     lines = []
     if asked(spec) and not gpus:
@@ -259,7 +257,7 @@ def _honest_lines(spec: TrainingJobSpec) -> list[str]:
             "spec.training.precision: bf16 is emulated on this CPU, which has no instructions for it; fp32 is faster here"
         )
     if spec.suspend:
-        lines.append("spec.suspend is true, which a run here does not wait for")
+        lines.append("spec.suspend is ignored in a local run")
     return lines
 
 
@@ -276,7 +274,7 @@ def _say_how_to_resume(request: Request, errors: Console, job: Job, folder: RunF
     words += [request.source] if request.source not in (None, STDIN) else []
     words += [part for pair in request.volumes for part in ("--volume", pair)]
     words += ["--workers", str(request.workers)] if request.workers is not None and len(words) > 2 else []  # noqa: PLR2004
-    verb = "start from scratch" if newest is None else "go on"
+    verb = "start from scratch" if newest is None else "resume"
     errors.print(f"{verb} with: {shlex.join([*words, '--resume', folder.shown])}", soft_wrap=True, markup=False)
 
 

@@ -1,4 +1,4 @@
-"""What a person sees while a job trains: a few calm lines that change in place, or plain lines where nothing can."""
+"""The progress display: a few lines updated in place on a terminal, or plain lines otherwise."""
 
 import time
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""The folder of one run: the job as last seen, its logs, and all that its workers write.
+"""The folder of one run: its newest job manifest, its logs, and all files that its workers write.
 
 runs/digits-cnn-1/
   job.yaml                         the manifest with its UID and last status; what --resume reads
@@ -16,7 +16,7 @@ from typing import IO, Any, TextIO
 
 from trainwright.api.job import FieldError, InvalidJobError
 from trainwright.api.spec.paths import is_uri
-from trainwright.cluster.port import Manifest as JobManifest
+from trainwright.cluster.port import Manifest
 from trainwright.manifests import dump, load
 
 ANNOTATION_DATA = "trainwright.dev/data-folder"
@@ -48,7 +48,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, parent: Path, name: str) -> "RunFolder":
-        """Make the first folder `<name>-<n>` that does not exist yet.
+        """Create the first folder `<name>-<n>` that does not exist yet.
 
         Raises:
             InvalidJobError: No folder can be made there.
@@ -89,7 +89,7 @@ class RunFolder:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InvalidJobError([FieldError("--resume", f"{path} is in use: this run goes on elsewhere")]) from None
+            raise InvalidJobError([FieldError("--resume", f"{path} is in use by another process")]) from None
         return cls(path, lock)
 
     @property
@@ -108,7 +108,7 @@ class RunFolder:
 
     @property
     def holds_job(self) -> bool:
-        """Whether a job was saved, and can be gone on with."""
+        """Whether a job was saved and can be resumed."""
         return (self.path / _JOB_FILE).is_file()
 
     @property
@@ -129,12 +129,12 @@ class RunFolder:
         except OSError as error:
             raise UnwritableError(self.shown, error) from None
 
-    def load(self) -> JobManifest:
+    def load(self) -> Manifest:
         """Return the job as last saved."""
-        job: JobManifest = load((self.path / _JOB_FILE).read_text(encoding="utf-8"))[0]
+        job: Manifest = load((self.path / _JOB_FILE).read_text(encoding="utf-8"))[0]
         return job
 
-    def save(self, job: JobManifest) -> None:
+    def save(self, job: Manifest) -> None:
         """Save the job; a crash leaves the version before or this one, never half of one.
 
         Raises:
@@ -151,7 +151,7 @@ class RunFolder:
 
 
 class _LossyFile(io.FileIO):
-    """A file that never fails to be written: a log must not end the loop that it tells of."""
+    """A file whose writes never fail, because a full disk must not end the loop that logs to it."""
 
     def write(self, data: Any) -> int:
         try:
@@ -161,7 +161,7 @@ class _LossyFile(io.FileIO):
 
 
 def shorten(path: Path | str) -> str:
-    """Return a path relative to the current folder if it lies below it; an URI stays as it is."""
+    """Return a path relative to the current folder if it lies below it; a URI is returned unchanged."""
     if is_uri(str(path)):
         return str(path)
     path = Path(path)

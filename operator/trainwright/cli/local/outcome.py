@@ -1,4 +1,4 @@
-"""What the results of a run say in words: a linear model as an equation, and doubts whether anything was learnt."""
+"""Describes the results of a run: a linear model as an equation, and warnings if the model may have learned nothing."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What `trainwright plan` does, from the manifest to the exit code. The arithmetic is the worker's, in its own process."""
+"""Implements `trainwright plan`, from the manifest to the exit code. The worker's preflight process does the calculation."""
 
 import importlib.util
 import json
@@ -16,7 +16,7 @@ from trainwright.api.exit_codes import ExitCode
 from trainwright.api.job import FieldError, InvalidJobError
 from trainwright.api.preflight import PreflightAnswer, PreflightRequest
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.cli.manifest import Manifest, read_here, read_job
+from trainwright.cli.manifest import SourceManifest, read_here, read_job
 from trainwright.cli.mistakes import show_mistakes
 from trainwright.cluster.local import Folders
 from trainwright.cluster.local.gpus import asked, count_gpus
@@ -40,7 +40,7 @@ _PROCESS: Final = 50 * 2**20
 
 @dataclass(frozen=True)
 class Request:
-    """What the person asked for.
+    """The options of the command.
 
     Attributes:
         source: The manifest's file; `-` for standard input.
@@ -62,7 +62,7 @@ class Request:
 def execute(request: Request) -> int:
     """Plan a job as asked and return the exit code."""
     errors = Console(stderr=True, highlight=False)
-    manifest: Manifest | None = None
+    manifest: SourceManifest | None = None
     try:
         manifest = read_job(request.source)
         question, absent = _question(request, manifest)
@@ -95,8 +95,8 @@ def execute(request: Request) -> int:
     return ExitCode.SUCCESS if answer.preflight is None or answer.preflight.fits else DOES_NOT_FIT
 
 
-def _question(request: Request, manifest: Manifest) -> tuple[PreflightRequest, list[str]]:
-    """Return what to ask, and a line for every path that leads to nothing here."""
+def _question(request: Request, manifest: SourceManifest) -> tuple[PreflightRequest, list[str]]:
+    """Return the request to the preflight, and a line for every path that does not exist here."""
     _, written = read_here(manifest.document, manifest.folder, request.workers)
     volumes = named_volumes(request.volumes)
     if wrong := volume_mistakes(written, volumes):
@@ -143,7 +143,7 @@ def _gpu(name: str | None, spec: TrainingJobSpec) -> str | None:
         return gpu.name.lower()
     if name is None:
         return None
-    raise InvalidJobError([FieldError("--gpu", f"{name!r} is not known; known are {', '.join(GPUS)}")])
+    raise InvalidJobError([FieldError("--gpu", f"{name!r} is unknown: choose one of {', '.join(GPUS)}")])
 
 
 def _bytes(field: str, text: str) -> int:
@@ -153,7 +153,7 @@ def _bytes(field: str, text: str) -> int:
     except ValueError:
         number = 0
     if not number:
-        raise InvalidJobError([FieldError(field, f"{text!r} is no amount of memory: expected for example 80Gi")])
+        raise InvalidJobError([FieldError(field, f"{text!r} is not a memory size: use a quantity such as 80Gi")])
     return number
 
 

@@ -26,7 +26,7 @@ Job = dict[str, Any]
 
 _HOST = "127.0.0.1"
 
-# Nobody shares this loop: a status costs a dictionary and a small file, so progress can be shown as it comes.
+# This loop has one job, and a status write is cheap, so progress is shown without delay.
 _TUNING = Tuning(status_interval=0.5, news_interval=0.1, backoff_base=0.1, resync_interval=30)
 _REPORT_SECONDS = 0.5
 

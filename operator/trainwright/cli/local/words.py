@@ -1,4 +1,4 @@
-"""How a run on this machine says what happened: figures and causes, in few words. The same for the display and the end."""
+"""Wording of figures and causes, shared by the progress display and the summary."""
 
 from trainwright.api.figures import Evaluation
 from trainwright.api.spec.task import order_metrics

@@ -1,4 +1,4 @@
-"""A cluster of one machine: objects in memory, pods as processes. Knows nothing of plans, only of the port's promises."""
+"""A cluster of one machine: objects in memory, pods as processes. It implements the Cluster port."""
 
 from trainwright.cluster.local.cluster import LocalCluster
 from trainwright.cluster.local.mounts import Folders

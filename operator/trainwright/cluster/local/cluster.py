@@ -50,7 +50,7 @@ class LocalCluster:
         """Kill every pod's process and wait until all are gone."""
         await self._kubelet.close()
 
-    # What a person does.
+    # Actions of the user.
 
     def submit(self, job: Manifest) -> Manifest:
         """Store a TrainingJob, new or with the UID and status of an earlier run, and return it as stored.
@@ -143,11 +143,11 @@ class LocalCluster:
         return None
 
     async def serves(self, api_version: str, resource: str) -> bool:  # noqa: ARG002 - nothing is, here
-        """Return False: whatever starts here starts at once."""
+        """Return False: this cluster has no optional APIs."""
         return False
 
     async def pending_workloads(self, namespace: str, queue: str) -> list[PendingWorkload]:  # noqa: ARG002 - there are no queues
-        """Return nothing: nobody waits here."""
+        """Return nothing: there are no queues."""
         return []
 
     async def review_token(self, token: str, audience: str) -> PodIdentity | None:
@@ -161,11 +161,11 @@ class LocalCluster:
         return self._objects.get(identity(pod))
 
     def update(self, pod: Manifest) -> None:
-        """Store a newer version of an object and tell of it."""
+        """Store a newer version of an object and notify the sink."""
         self._tell(self._objects.replace(pod))
 
     def forget(self, pod: Manifest) -> None:
-        """Remove an object for good and tell of it."""
+        """Remove an object and notify the sink."""
         self._objects.remove(pod)
         self._tell(pod, deleted=True)
 

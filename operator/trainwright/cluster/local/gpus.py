@@ -1,4 +1,4 @@
-"""What this machine computes with: its GPUs, handed out so that no two processes share one, and what its CPU can do."""
+"""The compute devices of this machine: assigns each GPU to one process, and tells whether the CPU supports bfloat16."""
 
 import os
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ def asked(spec: TrainingJobSpec) -> str:
 
 
 def computes_bf16(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
-    """Return whether this machine's CPU has instructions for bfloat16; true where nothing tells."""
+    """Return whether this machine's CPU has instructions for bfloat16; true if that is unknown."""
     if not cpu_info.is_file():
         return True
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(cpu_info.read_text(encoding="utf-8").split()))

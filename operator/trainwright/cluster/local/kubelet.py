@@ -1,4 +1,4 @@
-"""Runs pods as processes of this machine and says in their status what becomes of them."""
+"""Runs pods as processes of this machine and reports their state in the pod status."""
 
 import asyncio
 import secrets
@@ -29,7 +29,7 @@ class PodStore(Protocol):
         """Store a newer version of a pod."""
 
     def forget(self, pod: Manifest) -> None:
-        """Remove a pod for good."""
+        """Remove a pod."""
 
 
 class Kubelet:
@@ -51,7 +51,7 @@ class Kubelet:
         self._closing = False
 
     def start(self, pod: Manifest, files: Mapping[str, str]) -> None:
-        """Bring a pod to life.
+        """Start a pod.
 
         Args:
             pod: The pod as stored.

@@ -30,7 +30,7 @@ from trainwright.cluster.port import Manifest
 TERMINATION_FILE = "termination.json"
 
 _INHERITED = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
-"""What a worker sees of the caller's environment. Little on purpose: a run must not depend on whose shell started it."""
+"""Environment variables that workers inherit. Only these few, so that a run does not depend on the user's shell."""
 _OBJECT_STORE = ("AWS_", "FSSPEC_S3_", "BOTO_CONFIG")
 """Beginnings of the variables by which botocore and s3fs find an object store, its credentials and profiles."""
 _CONNECTION = {
@@ -114,7 +114,7 @@ def mistakes(spec: TrainingJobSpec, data: Path, volumes: Mapping[str, Path]) -> 
 
 
 def describe_absence(spec: TrainingJobSpec, path: str, folders: Folders) -> str:
-    """Return why a path leads to nothing here: its volume was not given, or there is no such file."""
+    """Return why a path does not exist here: its volume was not given, or the file is missing."""
     volume = _volume_of(spec, str(PurePosixPath(DATA_MOUNT) / path))
     if volume is None or volume.name in folders.volumes:
         return f"{_place(spec, path, folders)} does not exist"
@@ -229,7 +229,7 @@ def _value(entry: Manifest, pod: Manifest) -> str:
     if "valueFrom" not in entry:
         return str(entry.get("value", ""))
     if "secretKeyRef" in entry["valueFrom"]:
-        # No Secrets here: whoever starts the run has the value in a variable of the same name.
+        # There are no Secrets in a local run. The user sets a variable of the same name instead.
         return os.environ.get(entry["name"], "")
     path = entry["valueFrom"]["fieldRef"]["fieldPath"]
     field, _, key = path.removesuffix("']").partition("['")

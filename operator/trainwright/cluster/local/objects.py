@@ -23,7 +23,7 @@ def identity(manifest: Manifest) -> Identity:
 
 
 class Objects:
-    """All objects of the local cluster. What goes in and out is copied, so nobody changes an object in place.
+    """All objects of the local cluster. Objects are copied in and out, so that callers cannot modify them in place.
 
     Attributes:
         version: The resource version of the newest change.

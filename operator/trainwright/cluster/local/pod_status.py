@@ -1,4 +1,4 @@
-"""What a kubelet says of a pod, from the life of its process. Pure."""
+"""Builds the pod status that a kubelet would report from the state of the process. No I/O."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""What a container runtime's shim is to a container: runs one command and lets nothing of it live on.
+"""Like the shim of a container runtime: runs one command and leaves none of its processes behind.
 
 Runs as a program of its own with nothing but the standard library: `python -I -S shim.py PIDFILE COMMAND...`. Its standard
 input is a lifeline that whoever started it holds open. When that closes, because a pod is killed or because the
