@@ -144,7 +144,7 @@ def test_a_users_error_is_told_and_not_repeated(run):
     assert (code, job["status"]["phase"]) == (64, "Failed")
     assert (failure["category"], failure["exitCode"], failure["worker"]) == ("UserError", 64, 0)
     assert "65" in failure["message"]
-    assert failure["message"].removeprefix("worker 0 on node localhost: ") in " ".join(said.split())
+    assert failure["message"].removeprefix("worker 0: ") in " ".join(said.split())
     assert job["status"]["restarts"] == 0
 
 
@@ -243,6 +243,8 @@ def test_a_killed_command_line_leaves_no_process_and_can_be_resumed(run, tmp_pat
     code, resumed, said = run(a_long_job(), "--resume", "runs/digits-1").end()
     assert (code, resumed["status"]["phase"]) == (0, "Succeeded"), said
     assert resumed["status"]["progress"]["resumedFromStep"] >= 20
+    assert resumed["status"]["restarts"] == 0
+    assert "failure" not in resumed["status"]
 
 
 def test_a_stopped_process_is_told_as_a_hang_and_started_again_in_its_pod(run):

@@ -180,6 +180,13 @@ class Location:
                 raise DataError(f"{self.field}: the name of the folder {folder.name} is not valid UTF-8", "rename it")
         return folders
 
+    def own_files(self) -> list[str]:
+        """Return the names of the files directly in this folder, sorted, without hidden ones."""
+        with self.reading():
+            entries = self.system.ls(self.path, detail=True)
+        names = sorted(entry["name"] for entry in entries if entry["type"] == "file")
+        return [self.beside(name).name for name in names if not Path(name).name.startswith(".")]
+
     def matches(self) -> list["Location"]:
         """Return the files that match this path as a pattern, sorted; hidden ones only if the pattern includes them."""
         with self.reading():

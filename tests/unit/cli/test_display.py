@@ -144,7 +144,7 @@ def at(step, launch, ended=None):
     return RUNNING.progress.model_copy(update={"resumed_from_step": step, "launch": launch, "ended_launch": ended})
 
 
-LOST = KILLED.model_copy(update={"rank": None, "message": "worker 1 on node localhost was ended by SIGKILL"})
+LOST = KILLED.model_copy(update={"rank": None, "message": "worker 1 was ended by SIGKILL"})
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_what_a_run_has_left_is_shown_with_its_figures(tmp_path):
 def test_the_end_of_a_bad_run(tmp_path):
     failure = Failure(
         category=FailureClass.DATA,
-        message="worker 0 on node localhost: column 'price' is missing",
+        message="worker 0: column 'price' is missing",
         hint="Name a column of the file.",
         attempt=1,
         worker=0,

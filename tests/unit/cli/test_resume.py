@@ -47,6 +47,11 @@ def test_a_resumed_run_keeps_identity_and_status():
     assert job["spec"]["suspend"] is False
 
 
+def test_a_killed_run_goes_on_like_a_suspended_one():
+    job = _prepare(REQUEST, MANIFEST, an_earlier(phase="Running", startedAt="x", restarts=1)).job
+    assert job["status"] == {"attempt": 1, "progress": {"step": 9}, "phase": "Suspended", "restarts": 1}
+
+
 def test_a_run_can_be_resumed_without_its_manifest():
     prepared = _prepare(REQUEST, None, an_earlier(phase="Suspended"))
     assert prepared.data == Path("/data-of-then")

@@ -126,7 +126,7 @@ async def test_a_pod_goes_from_pending_over_running_to_its_end(bench):
     assert (await b.ended())["exitCode"] == 0
     assert b.told.phases == ["Pending", "Running", "Succeeded"]
     assert b.terminated()["reason"] == "Completed"
-    assert b.pod()["spec"]["nodeName"] == "localhost"
+    assert "nodeName" not in b.pod()["spec"], "the only machine is never one to avoid"
 
 
 async def test_an_exit_code_and_the_last_words_reach_the_status(bench):

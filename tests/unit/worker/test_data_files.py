@@ -10,6 +10,8 @@ from zipfile import ZipFile
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -248,3 +250,74 @@ def test_a_zip_file_holds_one_file(tmp_path):
     assert sum(len(part) for part in (splits.train, splits.validation, splits.test) if part is not None) == 10
     with pytest.raises(DataError, match=r"two\.csv\.zip contains 2 files, but a zip file must contain one"):
         read_data({"csv": {"path": "two.csv.zip", "target": "y"}}, tmp_path)
+
+
+def write_tar(path, files):
+    with tarfile.open(path, "w") as archive:
+        for name, content in files:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+
+
+def shard_of(*labels):
+    return [
+        (f"{n}.{kind}", b"p" if kind == "png" else label) for n, label in enumerate(labels) for kind in ("png", "cls")
+    ]
+
+
+def test_labels_of_shards_mean_what_those_of_tables_mean(tmp_path):
+    source = {"webdataset": {"path": "a.tar"}, "split": {"validation": 0, "test": 0}}
+    write_tar(tmp_path / "a.tar", shard_of("\ufeffcat".encode(), b"cat", b"dog", b" ", b"NA"))
+    with pytest.raises(DataError, match=r"must hold a target in every row, but holds .* sample 4, 'NA' in sample 5 of"):
+        read_data(source, tmp_path)
+    splits, classes = read_data({**source, "missingTargets": "drop"}, tmp_path)
+    assert (classes, sorted(splits.train.rows.tolist())) == (("cat", "dog"), [0, 1, 2])
+    assert any("2 rows without a target are dropped" in note for note in splits.notes)
+    write_tar(tmp_path / "a.tar", shard_of(b"caf\xe9", b"caf\xe8"))
+    with pytest.raises(DataError, match=r"'0.cls' in \S*a.tar is not UTF-8 text"):
+        read_data(source, tmp_path)
+    write_tar(tmp_path / "a.tar", shard_of(b"0.37", b"1.25"))
+    with pytest.raises(DataError, match="which are not classes"):
+        read_data(source, tmp_path)
+    with tarfile.open(tmp_path / "a.tar", "a") as archive:
+        link = tarfile.TarInfo("9.png")
+        link.type, link.linkname = tarfile.LNKTYPE, "0.png"
+        archive.addfile(link)
+    with pytest.raises(DataError, match=r"'9\.png' in .* is a link"):
+        read_data(source, tmp_path)
+
+
+def test_images_without_a_class_and_classes_that_look_the_same_are_told(tmp_path):
+    for name in (
+        "cat/1.png",
+        "Cat/2.png",
+        "caf\u00e9/3.png",
+        "cafe\u0301/4.png",
+        "a b/5.png",
+        "a\u00a0b/6.png",
+        "7.png",
+    ):
+        draw(tmp_path / "images" / name)
+    splits, _ = read_data({"imageFolder": {"path": "images", "size": 4}}, tmp_path)
+    assert any("1 images, such as" in note and "7.png, are ignored" in note for note in splits.notes)
+    (alike,) = [note for note in splits.notes if "are different classes" in note]
+    assert all(name in alike for name in ("'Cat' and 'cat'", "caf", "'a b' and"))
+
+
+def test_targets_of_parquet_files_that_are_no_classes(tmp_path):
+    def table(target, folder="."):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"x": [1.0, 2.0, 3.0], "y": target}), tmp_path / folder / "t.parquet")
+
+    source = {"parquet": {"path": ".", "target": "y"}}
+    for target in ([b"a", b"b", b"a"], [[0, 1], [1, 0], [0, 1]], [{"a": 1}, {"a": 2}, {"a": 1}]):
+        table(target)
+        with pytest.raises(DataError, match=r"column 'y' of \S* holds .*, which cannot be classes"):
+            read_data(source, tmp_path)
+    (tmp_path / "t.parquet").unlink()
+    table(["a", "b", "a"], "year=2024")
+    splits, _ = read_data(source, tmp_path)
+    assert any("year in the names of folders" in note for note in splits.notes)
+    with pytest.raises(DataError, match="'year' is only in the names of folders"):
+        read_data({"parquet": {"path": ".", "target": "year"}}, tmp_path)

@@ -27,6 +27,22 @@ def rows(task, batch, outputs, *, classes=None, known=True, loss=None, **scale):
     return make_task(spec).describe(batch, outputs, data, known=known)
 
 
+@pytest.mark.parametrize(
+    ("mean", "deviation", "scaled", "shown"),
+    [
+        (1_700_541_500.0, 260.0, 1.1538461446762085, 1_700_541_800.0),
+        (0.0, 1.0, 1.2345678806304932e-09, 1.234568e-09),
+        (0.0, 20.0, 0.1, 2.0),
+        (5.0, 1.0, float("nan"), None),
+    ],
+)
+def test_values_are_shown_with_the_digits_that_are_known(mean, deviation, scaled, shown):
+    batch = Batch.of(torch.zeros(1, 1), torch.tensor([[scaled]]))
+    scale = {"target_mean": (mean,), "target_deviation": (deviation,)}
+    (row,) = rows(TaskName.REGRESSION, batch, torch.tensor([[scaled]]), **scale)
+    assert row == {"target": shown, "prediction": shown}
+
+
 def test_classes_have_names_and_probabilities():
     batch = Batch.of(torch.zeros(2, 1), torch.tensor([1, 0]))
     outputs = torch.tensor([[0.0, 0.0, torch.log(torch.tensor(2.0))], [5.0, 0.0, 0.0]])

@@ -31,6 +31,8 @@ _PER_SECOND: Final = {
 _NUMBERS: Final = frozenset({"numbers", "bool", "texts"})
 """Kinds of columns whose values are numbers, or texts that may be numbers."""
 _TIMES: Final = frozenset({"times", "times with a time zone", "dates", "durations", "times of day"})
+CLASS_KINDS: Final = _NUMBERS | _TIMES | {""}
+"""Kinds of columns whose values may be classes."""
 
 Units = Mapping[str, tuple[str, ...]]
 """Arrow types of each column of times, in the order of the files. All values are converted to the first type's unit."""

@@ -12,6 +12,7 @@ import xxhash
 from torch import Tensor
 
 from trainwright.api.spec.corpora import ImageFolderData
+from trainwright_worker.data.labels import note_alike
 from trainwright_worker.data.origin import Origins
 from trainwright_worker.data.pictures import ImageNames, Marks, Pictures
 from trainwright_worker.data.ragged import Array, Names
@@ -94,7 +95,7 @@ def read_image_folder(data: ImageFolderData, root: str) -> Table:
             train,
             classes,
             notes=(
-                *note_ignored_files(left.elements(), _FIELD, "image extensions"),
+                *_notes([folder], classes, left),
                 *note_splits_used_as_classes(own, f"{_FIELD}: {folder.name}"),
             ),
         )
@@ -109,8 +110,28 @@ def read_image_folder(data: ImageFolderData, root: str) -> Table:
         _read(folder.child(own[name]), data, classes, left)[0] if name in own else None
         for name in ("test", "validation")
     )
-    return Table(
-        train, classes, test, validation, notes=note_ignored_files(left.elements(), _FIELD, "image extensions")
+    splits = [folder.child(name) for name in own.values()]
+    return Table(train, classes, test, validation, notes=_notes(splits, classes, left))
+
+
+def _notes(splits: list[Location], classes: tuple[str, ...], left: Counter[str]) -> tuple[str, ...]:
+    """Return notes about ignored files, images without a class, and classes that look the same.
+
+    Args:
+        splits: The folders of classes.
+        classes: The classes.
+        left: Number of ignored files by extension.
+    """
+    loose = [file for split in splits for file in split.own_files() if Path(file).suffix.lower() in SUFFIXES]
+    unclassified = (
+        [f"{_FIELD}: {len(loose):,} images, such as {loose[0]}, are ignored, because they are in no folder of a class"]
+        if loose
+        else []
+    )
+    return (
+        *note_ignored_files(left.elements(), _FIELD, "image extensions"),
+        *unclassified,
+        *note_alike(classes, _FIELD),
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from trainwright_worker.data.cells import show
 from trainwright_worker.errors import DataError
 
+_INVISIBLE: Final = frozenset({"Cc", "Cf"})
 _SHOWN: Final = 10
 """Maximum number of labels that a message lists."""
 
@@ -105,13 +106,7 @@ class Labels:
                 f"{field}: labels that differ only in surrounding whitespace or Unicode normalization are one class: "
                 f"{_listed([' and '.join(map(show, group)) for group in merged])}"
             )
-        alike = _together(self._names, _folded)
-        if alike:
-            notes.append(
-                f"{field}: classes that are the same number, or differ only in upper and lower case, are different classes: "
-                f"{_listed([' and '.join(map(show, group)) for group in alike])}"
-            )
-        return notes
+        return [*notes, *note_alike(self._names, field)]
 
 
 def _together(names: Iterable[str], key: Callable[[str], str]) -> list[list[str]]:
@@ -122,9 +117,28 @@ def _together(names: Iterable[str], key: Callable[[str], str]) -> list[list[str]
     return [group for group in groups.values() if len(group) > 1]
 
 
+def note_alike(names: Iterable[str], field: str) -> list[str]:
+    """Return a note about classes that look the same or are the same number, if there are any."""
+    alike = _together(names, _folded)
+    if not alike:
+        return []
+    shown = _listed([" and ".join(map(show, group)) for group in alike])
+    same = "classes that are the same number, or differ only in case, in kinds of spaces or in invisible characters"
+    return [f"{field}: {same}, are different classes: {shown}"]
+
+
 def _folded(name: str) -> str:
+    """Return a text that is the same for class names that a person takes for the same."""
+    if _is_whole(name):
+        return str(int(name))
     number = _number(name)
-    return name.casefold() if math.isnan(number) else str(number)
+    if not math.isnan(number):
+        return str(number)
+    # NFKC turns all kinds of spaces into one. Of the categories Cc and Cf nothing is visible.
+    visible = (
+        letter for letter in unicodedata.normalize("NFKC", name) if unicodedata.category(letter) not in _INVISIBLE
+    )
+    return "".join(visible).casefold().strip()
 
 
 def _number(name: str) -> float:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -11,7 +12,15 @@ import torch
 from trainwright.api.spec.preparation import MissingTargets
 from trainwright.api.spec.sources import CsvData, ParquetData
 from trainwright_worker.data.cells import LOOKED_AT, Faults, Gaps, Rows, find_unusable, parse_numbers
-from trainwright_worker.data.columns import Columns, Units, add_faults, check_alike, choose_features, kind_of
+from trainwright_worker.data.columns import (
+    CLASS_KINDS,
+    Columns,
+    Units,
+    add_faults,
+    check_alike,
+    choose_features,
+    kind_of,
+)
 from trainwright_worker.data.csv_rows import csv_rows
 from trainwright_worker.data.labels import Labels
 from trainwright_worker.data.origin import Origins
@@ -23,6 +32,8 @@ from trainwright_worker.files import Location, find, find_all
 
 _AT_ONCE: Final = 256
 """Rows of a CSV file that are converted to numbers at once. With more, their texts no longer fit in the CPU's cache."""
+_PARTITION: Final = re.compile(r"\w+=[^=]*")
+"""Name of a folder that Spark and Hive write for the rows with a value of a column."""
 _ROW_NUMBER: Final = re.compile(r"__index_level_\d+__")
 """Name of a column in which pandas stores row numbers."""
 
@@ -161,6 +172,7 @@ class _TableReader:
         else:
             places = find_all(path, self._root, field, (".parquet",))
             place = places[0]
+            self._check_partitions(places, field)
             for other in places:
                 self._read_parquet(other, self._data, found)
         if not len(found):
@@ -168,6 +180,20 @@ class _TableReader:
             without = " with a target" if self._gaps.count else ""
             raise DataError(f"{field}: {place.name} has no rows{without}")
         return found
+
+    def _check_partitions(self, places: list[Location], field: str) -> None:
+        """Note columns that are only in the names of folders, such as year=2024; refuse them as the target."""
+        folders = {part for place in places for part in Path(place.path).parts[:-1] if _PARTITION.fullmatch(part)}
+        names = sorted({folder.partition("=")[0] for folder in folders})
+        if self._data.target in names:
+            raise DataError(
+                f"{self.field}.target: {self._data.target!r} is only in the names of folders ({min(folders)}), which are not read",
+                "write it as a column of the files",
+            )
+        if names:
+            self._left[
+                f"{field}: {', '.join(names)} in the names of folders (such as {min(folders)}) is not read as a feature"
+            ] = None
 
     def _choose_features(self, names: Sequence[str], location: Location, left: Collection[str]) -> None:
         """Check that a file has the same features as the first file, whose order applies to all files."""
@@ -249,6 +275,11 @@ class _TableReader:
         numeric = self.features if self._classify else [*self.features, data.target]
         self.columns.check({name: schema.field(name).type for name in numeric}, location.name, location.field)
         kind = kind_of(schema.field(data.target).type)
+        if self._classify and kind not in CLASS_KINDS:
+            raise DataError(
+                f"{self.field}.target: column {data.target!r} of {location.name} holds {kind}, which cannot be classes",
+                "write the classes as texts or integers",
+            )
         if self._classify and kind:
             self._kind_of_classes = self._kind_of_classes or (kind, location.name)
             first, origin = self._kind_of_classes

@@ -74,17 +74,17 @@ def _flat(row: Row) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in row.items():
         if name == "probabilities":
-            flat |= {f"probability_{label}": _digits(share) for label, share in value.items()}
+            flat |= {f"probability_{label}": _text(share) for label, share in value.items()}
         elif isinstance(value, list):
-            flat |= {f"{name}_{number}": _digits(item) for number, item in enumerate(value)}
+            flat |= {f"{name}_{number}": _text(item) for number, item in enumerate(value)}
         else:
-            flat[name] = _digits(value)
+            flat[name] = _text(value)
     return flat
 
 
-def _digits(value: Any) -> Any:
-    """Return a float as text with 7 significant digits, and any other value unchanged."""
-    return f"{value:.7g}" if isinstance(value, float) else value
+def _text(value: Any) -> Any:
+    """Return a float, which the task has rounded, as text without a needless `.0`, and any other value unchanged."""
+    return f"{value:.15g}" if isinstance(value, float) else value
 
 
 def _csv_line(values: Any) -> bytes:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any, Final
 
 import torch
@@ -15,7 +16,7 @@ from trainwright_worker.data.dataset import Dataset
 from trainwright_worker.facts import Facts
 from trainwright_worker.tasks.losses import Loss
 from trainwright_worker.tasks.measures import Measure, Reducer
-from trainwright_worker.tasks.task import Row, Task, example_inputs, short
+from trainwright_worker.tasks.task import Row, Task, example_inputs
 
 _ROUNDING: Final = 1e-12
 """Fraction of a sum of squares that float64 rounding may lose."""
@@ -61,14 +62,29 @@ class Regression(Task):
         """Return a number per sample, or a list of numbers if there are several targets, in their units."""
 
         def in_units(values: Tensor) -> list[Any]:
-            rows = dataset.normalization.targets_in_units(values).tolist()
-            return [short(row[0]) if len(row) == 1 else [short(value) for value in row] for row in rows]
+            deviations = dataset.normalization.target_deviation
+            rows = [
+                [_rounded(value, deviation) for value, deviation in zip(row, cycle(deviations), strict=False)]
+                for row in dataset.normalization.targets_in_units(values).tolist()
+            ]
+            return [row[0] if len(row) == 1 else row for row in rows]
 
         truth = in_units(batch.target) if known else []
         return [
             ({"target": truth[index]} if known else {}) | {"prediction": value}
             for index, value in enumerate(in_units(outputs))
         ]
+
+
+def _rounded(value: float, deviation: float) -> float | None:
+    """Return a value with the digits that are known of it; None if it is not finite, which JSON cannot represent.
+
+    The model computes in float32, with 7 significant digits, the distance from the mean in deviations.
+    """
+    if not math.isfinite(value):
+        return None
+    unit = min(abs(value) or deviation, deviation)
+    return round(value, 6 - math.floor(math.log10(unit)))
 
 
 class Errors:

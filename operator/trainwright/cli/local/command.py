@@ -171,8 +171,14 @@ def _to_go_on_with(status: Job) -> Job:
     What its spec was is forgotten: here a run may go on with another one.
     """
     status = {field: value for field, value in status.items() if field != "specDigests"}
-    if status.get("phase") != Phase.FAILED:
+    if status.get("phase") in (None, Phase.SUSPENDED, Phase.SUCCEEDED):
         return status
+    if status["phase"] != Phase.FAILED:
+        # The run was killed, and its workers with it: they did not fail.
+        kept = {
+            field: value for field, value in status.items() if field not in ("startedAt", "nextStart", "waitingSince")
+        }
+        return {**kept, "phase": Phase.SUSPENDED.value}
     verdict = (
         "phase",
         "reason",

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from trainwright.api.amounts import clock_text
 from trainwright.api.status import Phase, TrainingJobStatus
-from trainwright.cli.local.words import Restarts, figure, here, main_metric
+from trainwright.cli.local.words import Restarts, figure, main_metric
 
 _PLAIN_SECONDS = 5.0
 _COLOURS = {
@@ -99,7 +99,7 @@ class _Lines:
         if status.phase is None or news == self._said or too_soon:
             return
         self._said, self._said_at = news, now
-        line = f"{self._name}  {doing}  {facts or here(status.message)}"
+        line = f"{self._name}  {doing}  {facts or status.message}"
         self._console.print(line.rstrip(), soft_wrap=True, markup=False)
 
     def note(self, text: str) -> None:
@@ -164,7 +164,7 @@ def _stamped(text: str) -> str:
 def _said(status: TrainingJobStatus) -> str:
     """Return the message, unless the bar says the same: where training stands."""
     usual = status.phase == Phase.RUNNING and status.message.startswith("training:") and not status.progress.stale
-    return "" if usual else here(status.message)
+    return "" if usual else status.message
 
 
 def _doing(status: TrainingJobStatus) -> str:

@@ -26,7 +26,7 @@ from trainwright.api.status import (
 )
 from trainwright.cli.local.folder import RunFolder, shorten
 from trainwright.cli.local.outcome import doubts, equation_text, read_summary
-from trainwright.cli.local.words import cause_of, figure, here, metric_texts
+from trainwright.cli.local.words import cause_of, figure, metric_texts
 from trainwright.cluster.local.gpus import count_gpus
 
 Row = tuple[str, str]
@@ -161,7 +161,7 @@ def _failure(failure: Failure, folder: RunFolder) -> list[Row]:
     where = [f"worker {failure.worker}" if failure.worker is not None else ""]
     where += [f"rank {failure.rank}" if failure.rank is not None else ""]
     where += [f"exit code {failure.exit_code}" if failure.exit_code is not None else ""]
-    rows = [("cause", str(failure.category)), ("message", here(failure.message))]
+    rows = [("cause", str(failure.category)), ("message", failure.message)]
     rows += [("where", ", ".join(part for part in where if part))]
     exception = failure.exception or ""
     # Our own errors say the same in both; others' say it in the exception alone.

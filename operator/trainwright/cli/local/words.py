@@ -3,21 +3,15 @@
 from trainwright.api.figures import Evaluation
 from trainwright.api.spec.task import order_metrics
 from trainwright.api.status import Failure, TrainingJobStatus
-from trainwright.cluster.local.pod_status import NODE
 
 _SMALL, _LARGE = 0.001, 100
 """Below the one, four decimals say too little; from the other on, they would be invented."""
 _SPLITS = {"validation": "val"}
 
 
-def here(text: str) -> str:
-    """Return what the operator says without the node: there is only this machine."""
-    return text.replace(f" on node {NODE}", "")
-
-
 def cause_of(failure: Failure) -> str:
     """Return which worker and rank failed, and how: `worker 1: rank 1 was ended by SIGKILL`."""
-    message = here(failure.message)
+    message = failure.message
     if failure.worker is None or f"worker {failure.worker}" in message:
         return message
     rank = f", rank {failure.rank}" if failure.rank is not None and f"rank {failure.rank}" not in message else ""

@@ -6,8 +6,6 @@ from trainwright.api.exit_codes import SIGNAL_BASE
 from trainwright.api.names import WORKER_CONTAINER
 from trainwright.cluster.port import Manifest
 
-NODE = "localhost"
-
 
 def pending(pod: Manifest, reason: str, message: str = "") -> Manifest:
     """Return the pod as one that waits."""
@@ -19,7 +17,6 @@ def running(pod: Manifest, started_at: str) -> Manifest:
     """Return the pod as one whose process runs."""
     changed = _with(pod, "Running", {"running": {"startedAt": started_at}}, ready=True)
     changed["status"]["startTime"] = started_at
-    changed["spec"]["nodeName"] = NODE
     return changed
 
 
