@@ -1,7 +1,7 @@
 """The base of every API type: strict, frozen, camelCase on the wire, with rules that hold in Python and in CEL alike.
 
-A `Rule` is written once beside the fields it relates. Pydantic checks its Python side when a manifest is read; the CRD
-carries its CEL side, so the API server refuses the same manifest at `kubectl apply` with the same message.
+A `Rule` is written once, next to the fields that it relates. Pydantic checks its Python side when a manifest is read. The
+admission policy contains its CEL side, so the API server refuses the same manifest at `kubectl apply` with the same message.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -24,9 +24,9 @@ class Rule:
     """A relation between fields of one object.
 
     Attributes:
-        field: The camelCase field to blame, relative to the object; empty for the object itself.
+        field: The camelCase field that breaks the rule, relative to the object; empty for the object itself.
         message: What is wrong and what to do instead.
-        cel: The rule as a CEL expression over `self`, for the CRD.
+        cel: The rule as a CEL expression over `self`, for the admission policy.
         holds: The same rule over the Python object.
     """
 

@@ -98,6 +98,6 @@ def find_gpu(name: str) -> Gpu | None:
 
 
 def _part(whole: Gpu, parts: int, memory: int) -> Gpu:
-    """Return a slice of a GPU, as MIG makes them."""
+    """Return a slice of a GPU that was partitioned with MIG."""
     share = parts / _PARTS
     return Gpu(f"{whole.name}-MIG-{parts}g.{memory}gb", memory * _GB, whole.half * share, whole.single * share)

@@ -32,7 +32,7 @@ DATA_MOUNT: Final = "/data"
 WEIGHTS_FILE: Final = "weights.safetensors"
 """In the results folder of a job: the weights of its model."""
 SUMMARY_FILE: Final = "results.json"
-"""Beside them: what was trained on which data, and what was measured."""
+"""The file beside the weights with the spec, the facts about the data and the measurements."""
 
 RENDEZVOUS_PORT: Final = 29400
 METRICS_PORT: Final = 9400
@@ -50,12 +50,12 @@ ENV_ATTEMPT: Final = "TRAINWRIGHT_ATTEMPT"
 ENV_RENDEZVOUS_HOST: Final = "TRAINWRIGHT_RENDEZVOUS_HOST"
 """The host name under which the other workers reach worker 0."""
 ENV_SHARING_PROCESSES: Final = "TRAINWRIGHT_SHARING_PROCESSES"
-"""How many training processes share the machine's cores, where those of other workers do too."""
+"""Number of training processes that share the cores of this machine, if several workers run on it."""
 ENV_POD_NAME: Final = "TRAINWRIGHT_POD_NAME"
 ENV_TERMINATION_LOG: Final = "TRAINWRIGHT_TERMINATION_LOG"
 """The path to write the Termination message to; Kubernetes copies it into the pod's status."""
 TERMINATION_MESSAGE_BYTES: Final = 4096
-"""What Kubernetes keeps of a termination message."""
+"""Bytes of a termination message that Kubernetes keeps."""
 
 
 def report_audience(namespace: str, name: str, uid: str) -> str:

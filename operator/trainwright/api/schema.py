@@ -26,7 +26,7 @@ def schema_of(model: type[Model], description: str) -> Schema:
 
 
 def without(key: str, schema: Schema) -> Schema:
-    """Return a copy of the schema in which no level has this keyword."""
+    """Return a copy of the schema without this keyword on any level."""
     schema = deepcopy(schema)
     for _, level in levels(schema):
         level.pop(key, None)

@@ -78,8 +78,8 @@ def read_manifests(source: str) -> list[SourceManifest]:
 def read_jobs(source: str) -> list[SourceManifest]:
     """Return the TrainingJobs of a file; documents of other kinds, such as a PersistentVolumeClaim, are skipped.
 
-    What was meant to be one is returned, too, so that its kind is told to be wrong: a single document whatever it says, and
-    of several those that are of our group or have almost our kind.
+    Documents with a wrong kind that are probably meant as TrainingJobs are returned, too, so that their mistake is reported: a
+    single document in any case, and of several those of our group or with a similar kind.
 
     Raises:
         InvalidJobError: It cannot be read, is not YAML, or holds no TrainingJob.

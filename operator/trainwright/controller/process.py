@@ -2,7 +2,7 @@
 
 Start: probes, API server, CA, reports (refusing while not leading), Lease, first listing, watches. Stop: no new passes,
 running ones end, the Lease is given back, watches and endpoints close. Losing the Lease or a watch that cannot go on ends
-the run; the process begins anew, or whatever starts it again does, and is back in a known state.
+the run; the process restarts itself, or is restarted from outside, and is then in a known state.
 """
 
 import asyncio

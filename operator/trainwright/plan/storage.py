@@ -30,6 +30,6 @@ def loss(current: Pass, status: TrainingJobStatus) -> str:
     if status.progress.step == 0 or lasts(current):
         return ""
     return (
-        "; it will begin anew, since what it saves goes with worker 0's pod "
+        "; it will start from the beginning, because its checkpoints are deleted with worker 0's pod "
         "(spec.checkpoint has neither persistentVolumeClaim nor uri)"
     )

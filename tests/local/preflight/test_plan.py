@@ -129,7 +129,7 @@ def test_what_was_assumed_is_said_of_a_job_that_is_wrong_too(plan):
     )
     assert code == 64
     assert "5, but the layers before it produce 32" in errors
-    assert "assumed of what is not at hand: 32 features" in errors
+    assert "assumed about data that is not available here: 32 features" in errors
 
 
 def test_a_path_that_leads_to_nothing_here_is_named_as_it_was_resolved(plan, tmp_path):

@@ -30,9 +30,12 @@ def suspended(fields, **seen):
 
 def test_a_suspension_without_durable_storage_says_that_all_is_lost():
     leaving, gone = suspended({})
-    assert "it will begin anew, since what it saves goes with worker 0's pod" in leaving.status.message
+    assert (
+        "it will start from the beginning, because its checkpoints are deleted with worker 0's pod"
+        in leaving.status.message
+    )
     assert leaving.status.checkpoints == SAVED
-    assert "it will begin anew" in gone.status.message
+    assert "it will start from the beginning" in gone.status.message
     assert "saved;" not in gone.status.message
     assert gone.status.checkpoints == []
     assert gone.status.reason == "Suspended"
@@ -60,7 +63,7 @@ def test_the_loss_of_worker_0_takes_its_checkpoints_along(fields, kept):
     assert running.status.checkpoints == SAVED
     restarting = decide(running, failed(0), pod(1), report=report(50, checkpoints=SAVED))
     assert restarting.status.checkpoints == kept
-    assert ("it will begin anew" in restarting.status.message) == (not kept)
+    assert ("it will start from the beginning" in restarting.status.message) == (not kept)
     # They count all the same: to replay what was saved once is no progress.
     assert restarting.status.saved_step == 40
 

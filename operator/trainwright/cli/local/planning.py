@@ -198,4 +198,4 @@ def _print(request: Request, answer: PreflightAnswer, taken: int) -> None:
 
 
 def _assumptions(answer: PreflightAnswer) -> str:
-    return f"assumed of what is not at hand: {'; '.join(answer.assumed)}"
+    return f"assumed about data that is not available here: {'; '.join(answer.assumed)}"

@@ -52,9 +52,8 @@ class Watcher:
         folder: Where every version of the job is saved.
         show: Shows a status.
         job: The newest version.
-        settled: Set once nothing more will happen: the job has ended, or is suspended and its workers are gone, or it cannot be
-            kept any more.
-        unwritable: Why it cannot be kept. The run ends then: what it comes to would be lost.
+        settled: Set once the job has ended, or is suspended without workers, or can no longer be saved.
+        unwritable: Why it can no longer be saved. The run ends then, because its status would be lost.
     """
 
     folder: RunFolder
@@ -76,10 +75,9 @@ class Watcher:
             return
         status = read_status(job.get("status"))
         suspended = status.condition(ConditionType.SUSPENDED)
-        # A run that goes on still says Suspended until the loop has seen that it is not to be.
+        # A resumed run is Suspended until the first pass has seen that `suspend` is false.
         gone = job["spec"].get("suspend") and suspended is not None and suspended.status == "True"
-        # Suspending is how a run is stopped, and its workers may take a while. What it comes to is said at the end, in the
-        # words of this machine.
+        # A run is stopped by suspending it, and its workers may take a while. The last line of the command says how it ended.
         if status.phase != Phase.SUSPENDED or (job["spec"].get("suspend") and not gone):
             self.show(status)
         if gone or (status.phase is not None and status.phase.terminal):

@@ -1,4 +1,4 @@
-"""What a person reads at the end: what came of it and where it lies, or why it failed and what to do."""
+"""The summary at the end of a run: the results and their paths, or the cause of the failure and its remedy."""
 
 import shlex
 from datetime import datetime

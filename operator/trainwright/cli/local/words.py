@@ -57,7 +57,7 @@ class Restarts:
         """Return what to say of a new status; None if it knows of no other restart or cause than the one before."""
         counted, known = self._restarts, self._failure
         self._restarts, self._failure = status.restarts, status.failure
-        # What a run that goes on brings along was told then; how a job ends is told at the end.
+        # Restarts of the run before it was resumed were shown then; the summary shows how the job ended.
         if counted is None or (status.phase is not None and status.phase.terminal):
             return None
         learnt = status.failure if status.failure != known else None
