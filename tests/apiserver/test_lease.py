@@ -155,6 +155,6 @@ async def test_a_damaged_ca_is_told_of_and_not_used(api_server, namespace, data)
     server = api_server.connect()
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "ca"}, "data": data}
     await server.request("POST", f"/api/v1/namespaces/{namespace}/secrets", "secrets", secret)
-    with pytest.raises(ClusterError, match=r"Secret .*/ca does not hold tls.crt and tls.key; delete it"):
+    with pytest.raises(ClusterError, match=r"Secret .*/ca does not hold tls.crt and tls.key; delete the Secret"):
         await ensure_authority(server, namespace, "ca")
     await server.close()

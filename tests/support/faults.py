@@ -54,6 +54,17 @@ def kill_leader(operator: str) -> str:
     return name
 
 
+def lead_elsewhere(operator: str, node: str) -> None:
+    """Kill operators that lead on this node until one on another node does: replacements prefer nodes without an operator."""
+
+    def place() -> str:
+        pods = kube.kubectl_json("get", "pods", f"--namespace={operator}", _OPERATORS)["items"]
+        return {pod["metadata"]["name"]: pod["spec"].get("nodeName", "") for pod in pods}.get(leader(operator), "")
+
+    while kube.wait_until(place, timeout=60, describe=lambda: "nobody leads") == node:
+        kill_leader(operator)
+
+
 def await_rollout(operator: str, seconds: int = 120) -> None:
     """Wait until the operator's pods are those of its Deployment as it is now."""
     how = ("rollout", "status", "deployment", f"--namespace={operator}", f"--timeout={seconds}s")

@@ -117,7 +117,7 @@ def vanished(index: int, name: str, node: str | None, attempt: int, now: datetim
     """Return the post-mortem of a worker whose pod has disappeared without a termination message."""
     return Failure(
         category=FailureClass.INFRASTRUCTURE,
-        message=f"worker {index} is gone: its pod {name} was deleted from the cluster by force or with its node",
+        message=f"worker {index} is gone: its pod {name} was deleted by force, with its node, or while no operator ran",
         attempt=attempt,
         worker=index,
         pod=name,

@@ -157,7 +157,10 @@ def test_a_dense_layer_that_expects_other_inputs_is_found_without_the_data(plan)
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [(("--gpu", "voodoo"), "--gpu\n    'voodoo' is not known"), (("--device-memory", "lots"), "'lots' is no amount")],
+    [
+        (("--gpu", "voodoo"), "--gpu\n    'voodoo' is unknown"),
+        (("--device-memory", "lots"), "'lots' is not a memory size"),
+    ],
 )
 def test_wrong_options_are_named(plan, options, words):
     code, _, errors = plan(MLP, *options)
