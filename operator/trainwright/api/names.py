@@ -18,6 +18,8 @@ LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
 """On worker pods: the attempt that created the pod, counted from 1."""
 LABEL_GROUP: Final = f"{GROUP}/pod-group"
 """On worker pods of a gang: the name of their PodGroup."""
+ANNOTATION_LIMIT_RANGER: Final = "kubernetes.io/limit-ranger"
+"""Kubernetes' own, on pods to which a LimitRange of the namespace has added requests or limits; it says which."""
 
 MANAGED_BY: Final = "trainwright"
 

@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 from trainwright.api.job import OVERSIZED, SPEC_CHARACTERS
+from trainwright.api.names import ANNOTATION_LIMIT_RANGER
 from trainwright.cluster.port import Manifest
 
 _UNREAD = frozenset({"managedFields", "selfLink"})
@@ -18,8 +19,10 @@ _POD_METADATA = (
     "labels",
     "ownerReferences",
 )
-_POD_SPEC = ("nodeName", "terminationGracePeriodSeconds")
+_POD_ANNOTATIONS = (ANNOTATION_LIMIT_RANGER,)
+_POD_SPEC = ("nodeName", "schedulerName", "terminationGracePeriodSeconds")
 _CONTAINER = ("name", "image")
+_LIMITS = ("cpu", "memory")
 _POD_STATUS = ("phase", "reason", "message")
 _POD_CONDITIONS = ("PodScheduled", "Ready", "DisruptionTarget", "TerminationTarget")
 _CONTAINER_STATUS = ("name", "ready", "state")
@@ -39,16 +42,19 @@ def compact(manifest: Manifest) -> Manifest:
 
 
 def compact_pod(pod: Manifest) -> Manifest:
-    """Return a copy of a pod with only the fields that are used: of its spec little more than the node and the image."""
+    """Return a copy of a pod with only the fields that are used: of its spec the node, the image and little more."""
     status = pod.get("status") or {}
     kept = {
         "metadata": _pick(pod["metadata"], _POD_METADATA),
         "spec": _pick(pod.get("spec") or {}, _POD_SPEC),
         "status": _pick(status, _POD_STATUS),
     }
+    annotations = _pick(pod["metadata"].get("annotations") or {}, _POD_ANNOTATIONS)
+    if annotations:
+        kept["metadata"]["annotations"] = annotations
     containers = (pod.get("spec") or {}).get("containers") or ()
     if containers:
-        kept["spec"]["containers"] = [_pick(item, _CONTAINER) for item in containers]
+        kept["spec"]["containers"] = [_container(item) for item in containers]
     if status.get("containerStatuses"):
         kept["status"]["containerStatuses"] = [_pick(item, _CONTAINER_STATUS) for item in status["containerStatuses"]]
     failed = [item for item in status.get("initContainerStatuses") or () if _has_failed(item)]
@@ -59,6 +65,11 @@ def compact_pod(pod: Manifest) -> Manifest:
         kept["status"]["conditions"] = conditions
     shared: Manifest = _share(kept)
     return shared
+
+
+def _container(container: Manifest) -> Manifest:
+    limits = _pick((container.get("resources") or {}).get("limits") or {}, _LIMITS)
+    return _pick(container, _CONTAINER) | ({"resources": {"limits": limits}} if limits else {})
 
 
 def _is_short(value: Any, most: int) -> bool:

@@ -141,7 +141,8 @@ class Cluster(Protocol):
         """Return the workloads that wait in a LocalQueue of Kueue, in order.
 
         Raises:
-            ClusterError: Or one of its kinds; a cluster need not tell.
+            NotFoundError: There is no such queue.
+            ClusterError: Or another of its kinds; a cluster need not tell.
         """
 
     async def review_token(self, token: str, audience: str) -> PodIdentity | None:

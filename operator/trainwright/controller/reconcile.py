@@ -183,8 +183,10 @@ class Reconciler:
             former_pods=tuple(_workers(key.name, snapshot.former_pods)),
             waiting_reports=snapshot.waiting_reports,
             listening_since=self._listening_since,
+            namespace_heard_at=self._store.heard_at(key.namespace),
             groups_served=self._apis.groups,
             queue_position=self._queue_positions.position(key),
+            queue_unknown=self._queue_positions.is_queueless(key),
         )
 
     async def _relist(self, key: JobKey) -> None:

@@ -77,6 +77,7 @@ class Store:
     def __init__(self, changed: Callable[[JobKey], None] | None = None) -> None:
         self._known: dict[JobKey, _Known] = {}
         self._changed = changed or (lambda _: None)
+        self._heard_at: dict[str, datetime] = {}
         # A UID never comes back. An old event or listing that arrives after the deletion must not revive its object.
         self._gone: OrderedDict[str, None] = OrderedDict()
 
@@ -189,13 +190,19 @@ class Store:
             # The other fields are not used, and would let one tenant use up shared memory.
             kept = WorkerReport(**{name: getattr(report, name) for name in _KEPT})
             known.waiting_reports[worker] = Received(kept, at)
+            self._heard_at[key.namespace] = at
             self._changed(key)
             return True
         if not report.newer_than(None if known.received is None else known.received.report):
             return False
         known.received = Received(report, at)
+        self._heard_at[key.namespace] = at
         self._changed(key)
         return True
+
+    def heard_at(self, namespace: str) -> datetime | None:
+        """Return when the newest report of any job of this namespace arrived, or None."""
+        return self._heard_at.get(namespace)
 
     def reject(self, key: JobKey, reason: str | None) -> bool:
         """Remember why the cluster refused a child of this job, None once it does not any more; return whether that is news."""

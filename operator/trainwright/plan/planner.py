@@ -26,7 +26,9 @@ from trainwright.plan import (
     scale,
     start,
     storage,
+    unheard,
     unresponsive,
+    unseen,
 )
 from trainwright.plan.events import events
 from trainwright.plan.pods import WorkerPods
@@ -235,6 +237,8 @@ def _next_look(current: Pass, status: TrainingJobStatus, *, creating: bool) -> f
         progress.stale_at(current.observed, status),
         start.deadline(current.spec, status),
         pod_warnings.due(current, status),
+        unseen.due(current),
+        *unheard.due(current, status),
         placement.patience_ends(status),
         status.next_start,
         *current.pods.terminations(current.now),

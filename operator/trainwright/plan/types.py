@@ -86,8 +86,10 @@ class Observed:
         former_pods: Pods of an earlier job of the same name that still exist.
         waiting_reports: The newest reports of workers other than worker 0, by index; they say what the worker waits for.
         listening_since: Since when reports have been received without a gap; None if they are not received.
+        namespace_heard_at: When the newest report of any job of this namespace arrived, if one has.
         groups_served: Whether the cluster serves Kubernetes' own pod groups.
         queue_position: The job's position in its queue, as far as it is known.
+        queue_unknown: Whether its queue is known not to exist.
     """
 
     job: Job
@@ -99,8 +101,10 @@ class Observed:
     former_pods: tuple[Pod, ...] = ()
     waiting_reports: Mapping[int, Received] = field(default_factory=dict)
     listening_since: datetime | None = None
+    namespace_heard_at: datetime | None = None
     groups_served: bool = False
     queue_position: QueuePosition | None = None
+    queue_unknown: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,16 @@ class Pass:
     def report(self) -> WorkerReport | None:
         """The newest report that counts, without the time of its arrival."""
         return None if self.received is None else self.received.report
+
+    @property
+    def waiting_reports(self) -> Mapping[int, Received]:
+        """The newest reports of workers other than worker 0 that their present pods sent, by index.
+
+        A pod that was replaced waited for a worker 0 that may be gone as well, under another host name.
+        """
+        present = {index: pod.attempt for index, pod in self.pods.newest.items()}
+        received = self.observed.waiting_reports.items()
+        return {index: each for index, each in received if each.report.attempt == present.get(index)}
 
 
 @dataclass(frozen=True)
