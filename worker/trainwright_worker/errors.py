@@ -6,6 +6,7 @@ the field of the spec and the value that is wrong, since it becomes the post-mor
 
 import errno
 import re
+import socket
 from typing import ClassVar
 
 from trainwright.api.exit_codes import ExitCode
@@ -78,6 +79,8 @@ NON_FINITE_HINT = (
 MEMORY_HINT = (
     "lower spec.training.globalBatchSize, use a smaller model, or raise the memory in spec.workers.resources.limits"
 )
+_NO_INTERFACE = re.compile(r"Unable to find (?:address|interface) for: (\S+)")
+"""What gloo says of an interface without an address."""
 _PEER_WORDS = ("gloo", "connection closed by peer", "connection reset by peer", "broken pipe")
 
 
@@ -92,6 +95,9 @@ def explain(error: BaseException) -> WorkerError:
     text = str(error)
     if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
         return OutOfMemoryError(f"out of memory: {_first_line(text) or type(error).__name__}", MEMORY_HINT)
+    interface = _NO_INTERFACE.search(text)
+    if interface is not None:
+        return missing_interface("GLOO_SOCKET_IFNAME", interface[1].strip("[]"))
     if _comes_from_a_peer(error, text):
         return PeersLostError(f"lost contact with another process of the job: {_without_ornaments(text)}")
     if "does not have a deterministic implementation" in text:
@@ -104,6 +110,15 @@ def explain(error: BaseException) -> WorkerError:
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}:
         return InfrastructureError(f"storage failed: {error}", "check the volume that holds the checkpoints")
     return WorkerError(f"{type(error).__name__}: {_first_line(text)}")
+
+
+def missing_interface(variable: str, name: str) -> UserError:
+    """Return the error for an environment variable that names a network interface which does not exist or has no address."""
+    existing = ", ".join(sorted(interface for _, interface in socket.if_nameindex()))
+    return UserError(
+        f"spec.workers.env: {variable} is {name}, but this worker has no such network interface with an address",
+        f"name one that it has ({existing}), or remove {variable}, which may also come from the image, to have one chosen",
+    )
 
 
 def _first_line(text: str) -> str:

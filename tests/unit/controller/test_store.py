@@ -186,6 +186,7 @@ def test_only_worker_0_speaks_for_the_job_and_the_others_of_what_they_wait_for(s
     snapshot = store.snapshot(KEY)
     assert snapshot.received.report.sequence == 5
     assert snapshot.waiting_reports == {1: Received(word, NOW)}
+    assert (store.heard_at("team"), store.heard_at("other")) == (NOW, None)
     store.job_changed(job(5, uid="job-2"))
     assert store.snapshot(KEY).waiting_reports == {}
 

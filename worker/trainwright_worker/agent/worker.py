@@ -12,6 +12,7 @@ from trainwright_worker.agent.rendezvous import NotNeededError, RendezvousLostEr
 from trainwright_worker.agent.termination import describe, read_last_report
 from trainwright_worker.agent.workload import Workload
 from trainwright_worker.console import say
+from trainwright_worker.distributed.interfaces import check_interfaces
 from trainwright_worker.errors import InfrastructureError, WorkerError
 
 
@@ -26,6 +27,7 @@ def run_worker(config: WorkerConfig, index: int, attempt: int, host: str, worklo
         workload: What its processes do.
     """
     with tempfile.TemporaryDirectory(prefix="trainwright-") as scratch:
+        check_interfaces(config.spec.workers)
         workload.preload()
         gc.enable()  # The imports are done, see __main__.
         agent = WorkerAgent(config, index, attempt, host, Path(scratch), workload)
