@@ -237,21 +237,21 @@ def _and(text: str, more: str) -> str:
 
 
 def conditions(
-    status: TrainingJobStatus, pods: WorkerPods, refusal: tuple[str, str] | None, generation: int, now: datetime
+    status: TrainingJobStatus, pods: WorkerPods, accepted: tuple[bool, str, str], generation: int, now: datetime
 ) -> list[Condition]:
     """Return the conditions of a job.
 
     Args:
         status: The job's status.
         pods: The pods that count.
-        refusal: Why the spec is not accepted, as (reason, message), or None if it is.
+        accepted: Whether the spec is accepted, with the reason and a message.
         generation: Generation of the spec.
         now: The time of this pass.
     """
     phase, reason = status.phase, status.reason or "Unknown"
     gone = pods.left(now) == 0
     states = [
-        (ConditionType.ACCEPTED, refusal is None, *(refusal or ("Accepted", ""))),
+        (ConditionType.ACCEPTED, *accepted),
         (ConditionType.QUEUED, phase == Phase.QUEUED, reason if phase == Phase.QUEUED else str(phase), ""),
         (ConditionType.RUNNING, phase == Phase.RUNNING, str(phase), ""),
         (ConditionType.SUSPENDED, phase == Phase.SUSPENDED and gone, str(phase), ""),

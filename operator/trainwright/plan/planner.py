@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
+from trainwright.api.cautions import cautions
 from trainwright.api.job import InvalidJobError
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import ConditionType, Phase, TrainingJobStatus
@@ -223,10 +224,17 @@ def _with_messages(
     status = status.changed(
         workers=membership.count(pods, status), reason=message[0], message=message[1], observed_generation=generation
     )
-    conditions = messages.conditions(status, pods, refusal, generation, observed.now)
+    accepted = (True, "Accepted", _cautions(observed)) if refusal is None else (False, *refusal)
+    conditions = messages.conditions(status, pods, accepted, generation, observed.now)
     degraded = forecast.condition(status.condition(ConditionType.DEGRADED), risk, generation, observed.now)
     conditions += [] if degraded is None else [degraded]
     return status.changed(conditions=conditions, summary=messages.summarize(status))
+
+
+def _cautions(observed: Observed) -> str:
+    """Return what the accepted spec asks for and will probably not get."""
+    spec = observed.job.spec
+    return "" if isinstance(spec, InvalidJobError) else "; ".join(map(str, cautions(spec)))
 
 
 def _next_look(current: Pass, status: TrainingJobStatus, *, creating: bool) -> float | None:
