@@ -236,6 +236,23 @@ def test_progress_falls_back_only_with_a_word_about_it():
     assert "resumed from step 40" in status.message
 
 
+@pytest.mark.parametrize(
+    ("known", "resumed", "loss"),
+    [
+        (100, 100, 1.5),  # the loss is that of the last step
+        (60, 100, None),  # the operator was away: nobody knows the loss of the last step
+        (60, 40, 1.5),  # the steps since are repeated, and their losses replace this one
+    ],
+)
+def test_a_launch_that_resumes_shows_no_loss_of_an_earlier_step_as_its_own(known, resumed, loss):
+    running = running_job(step=known)
+    restarting = replace(running, status=plan(observed(running, pod(0), failed(1))).status)
+    first = report(resumed, launch="b", resumed_from_step=resumed).changed(loss=None)
+    status = plan(observed(restarting, pod(0), pod(1, attempt=2), report=first)).status
+    assert (status.progress.step, status.metrics.loss) == (resumed, loss)
+    assert status.summary.loss == ("" if loss is None else "1.5")
+
+
 def test_restart_inside_the_pods_is_counted_too():
     running = running_job(step=60)
     pods = (pod(0), pod(1))
