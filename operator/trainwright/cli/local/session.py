@@ -14,6 +14,7 @@ import structlog
 from trainwright.api.status import ConditionType, Phase, TrainingJobStatus, read_status
 from trainwright.build import Settings
 from trainwright.cli.local.folder import RunFolder, UnwritableError, shorten
+from trainwright.cli.local.memory import memory_excess
 from trainwright.cluster.local import Folders, LocalCluster
 from trainwright.cluster.port import JobKey
 from trainwright.controller.controller import Controller
@@ -51,16 +52,20 @@ class Watcher:
     Attributes:
         folder: Where every version of the job is saved.
         show: Shows a status.
+        note: Says something once.
         job: The newest version.
         settled: Set once the job has ended, or is suspended without workers, or can no longer be saved.
         unwritable: Why it can no longer be saved. The run ends then, because its status would be lost.
+        warned_of_memory: Whether it was said that the workers hold more memory than their limit.
     """
 
     folder: RunFolder
     show: Callable[[TrainingJobStatus], None]
+    note: Callable[[str], None]
     job: Job
     settled: asyncio.Event
     unwritable: UnwritableError | None = None
+    warned_of_memory: bool = False
 
     def job_changed(self, job: Job, *, deleted: bool = False) -> None:
         """Save and show the job."""
@@ -80,11 +85,18 @@ class Watcher:
         # A run is stopped by suspending it, and its workers may take a while. The last line of the command says how it ended.
         if status.phase != Phase.SUSPENDED or (job["spec"].get("suspend") and not gone):
             self.show(status)
+        self._warn_of_memory(job, status)
         if gone or (status.phase is not None and status.phase.terminal):
             self.settled.set()
 
     def pod_changed(self, pod: Job, *, deleted: bool = False) -> None:
         """Pods are the controller's business."""
+
+    def _warn_of_memory(self, job: Job, status: TrainingJobStatus) -> None:
+        excess = None if self.warned_of_memory else memory_excess(job, status)
+        if excess is not None:
+            self.warned_of_memory = True
+            self.note(excess)
 
 
 class Session:
@@ -107,7 +119,7 @@ class Session:
         note: Callable[[str], None],
     ) -> None:
         self._cluster = LocalCluster(folders)
-        self._watcher = Watcher(folder, show, job, asyncio.Event())
+        self._watcher = Watcher(folder, show, note, job, asyncio.Event())
         self._note = note
         self._asked_by: signal.Signals | None = None
         self._killed = asyncio.Event()

@@ -10,9 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from trainwright.api.amounts import bytes_text, clock_text, quantity_value, seconds_text
+from trainwright.api.amounts import bytes_text, clock_text, seconds_text
 from trainwright.api.figures import Evaluation, StepTime
-from trainwright.api.job import read_spec
 from trainwright.api.spec.paths import is_uri
 from trainwright.api.status import (
     Checkpoint,
@@ -25,9 +24,9 @@ from trainwright.api.status import (
     read_status,
 )
 from trainwright.cli.local.folder import RunFolder, shorten
+from trainwright.cli.local.memory import memory_excess
 from trainwright.cli.local.outcome import doubts, equation_text, read_summary
 from trainwright.cli.local.words import cause_of, figure, metric_texts
-from trainwright.cluster.local.gpus import count_gpus
 
 Row = tuple[str, str]
 """A name and what there is to say of it."""
@@ -54,7 +53,7 @@ def show_summary(console: Console, job: dict[str, Any], folder: RunFolder) -> No
         _print_last_words(console, status.failure, folder)
     else:
         rows = [("doubt", doubt) for doubt in doubtful] + _facts(status, folder)
-        equation, memory = equation_text(summary), _memory_warning(job, status)
+        equation, memory = equation_text(summary), memory_excess(job, status)
         rows += [("equation", equation)] if equation else []
         rows += [("memory", memory)] if memory else []
         rows += _tensorboard(status)
@@ -82,22 +81,6 @@ def _facts(status: TrainingJobStatus, folder: RunFolder) -> list[Row]:
     else:
         rows.append(("run", folder.shown))
     return rows
-
-
-def _memory_warning(job: dict[str, Any], status: TrainingJobStatus) -> str | None:
-    """Return that a cluster would have killed the workers, if they held more memory than their limit."""
-    spec, peak = read_spec(job["spec"]), status.metrics.peak_memory_bytes
-    limits = spec.workers.resources.limits if spec.workers.resources and spec.workers.resources.limits else {}
-    # On GPUs the peak is of their memory.
-    if peak is None or "memory" not in limits or count_gpus():
-        return None
-    held, limit = peak * spec.workers.processes_per_worker, int(quantity_value(limits["memory"]))
-    if held <= limit:
-        return None
-    return (
-        f"each worker held up to {bytes_text(held)}, more than spec.workers.resources.limits.memory allows "
-        f"({bytes_text(limit)}): a cluster would have killed it"
-    )
 
 
 def _tensorboard(status: TrainingJobStatus) -> list[Row]:
