@@ -31,6 +31,9 @@ TOKEN_MOUNT: Final = "/var/run/secrets/trainwright"  # noqa: S105 - a mount poin
 TOKEN_FILE: Final = "token"  # noqa: S105 - a file name
 CHECKPOINT_MOUNT: Final = "/checkpoints"
 DATA_MOUNT: Final = "/data"
+CODE_MOUNT: Final = "/opt/trainwright/code"
+CODE_VOLUME: Final = "own-code"
+"""The volume of the ConfigMap in `spec.code`."""
 WEIGHTS_FILE: Final = "weights.safetensors"
 """In the results folder of a job: the weights of its model."""
 SUMMARY_FILE: Final = "results.json"

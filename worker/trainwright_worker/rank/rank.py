@@ -21,6 +21,7 @@ from trainwright_worker.distributed.group import Group, choose_device, keep_free
 from trainwright_worker.distributed.placement import RankPlacement
 from trainwright_worker.distributed.store import connect_store, round_store
 from trainwright_worker.errors import InfrastructureError, UnreachableError, UserError
+from trainwright_worker.own_code import add_code
 from trainwright_worker.rank.prepare import prepare, take_best
 from trainwright_worker.reporting.metrics import Metrics
 from trainwright_worker.reporting.pulse import Pulse, forming_patience
@@ -85,6 +86,7 @@ class Rank:
         metrics = (
             None if config.metrics_port is None else Metrics(config.metrics_port + placement.local_rank, placement.rank)
         )
+        add_code(config.spec, config.data_root)
         set_threads(placement)
         keep_freed_memory()
         device = choose_device(placement)
