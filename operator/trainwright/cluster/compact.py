@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 from trainwright.api.job import OVERSIZED, SPEC_CHARACTERS
+from trainwright.api.names import GROUP, WORKER_CONTAINER
 from trainwright.cluster.port import Manifest
 
 _UNREAD = frozenset({"managedFields", "selfLink"})
@@ -15,8 +16,6 @@ _POD_METADATA = (
     "resourceVersion",
     "creationTimestamp",
     "deletionTimestamp",
-    "labels",
-    "ownerReferences",
 )
 _POD_SPEC = ("nodeName", "terminationGracePeriodSeconds")
 _CONTAINER = ("name", "image")
@@ -39,18 +38,28 @@ def compact(manifest: Manifest) -> Manifest:
 
 
 def compact_pod(pod: Manifest) -> Manifest:
-    """Return a copy of a pod with only the fields that are used: of its spec little more than the node and the image."""
-    status = pod.get("status") or {}
+    """Return a copy of a pod with only the fields that are used: of its spec little more than the node and the image.
+
+    Whoever may create pods may give one our label and a megabyte of anything else.
+    """
+    meta, status = pod["metadata"], pod.get("status") or {}
     kept = {
-        "metadata": _pick(pod["metadata"], _POD_METADATA),
+        "metadata": _pick(meta, _POD_METADATA),
         "spec": _pick(pod.get("spec") or {}, _POD_SPEC),
         "status": _pick(status, _POD_STATUS),
     }
-    containers = (pod.get("spec") or {}).get("containers") or ()
+    labels = {key: value for key, value in (meta.get("labels") or {}).items() if key.startswith(f"{GROUP}/")}
+    if labels:
+        kept["metadata"]["labels"] = labels
+    owners = [owner for owner in meta.get("ownerReferences") or () if owner.get("controller")]
+    if owners:
+        kept["metadata"]["ownerReferences"] = owners
+    containers = [item for item in (pod.get("spec") or {}).get("containers") or () if item["name"] == WORKER_CONTAINER]
     if containers:
         kept["spec"]["containers"] = [_pick(item, _CONTAINER) for item in containers]
-    if status.get("containerStatuses"):
-        kept["status"]["containerStatuses"] = [_pick(item, _CONTAINER_STATUS) for item in status["containerStatuses"]]
+    statuses = [item for item in status.get("containerStatuses") or () if item.get("name") == WORKER_CONTAINER]
+    if statuses:
+        kept["status"]["containerStatuses"] = [_pick(item, _CONTAINER_STATUS) for item in statuses]
     failed = [item for item in status.get("initContainerStatuses") or () if _has_failed(item)]
     if failed:
         kept["status"]["initContainerStatuses"] = [_pick(item, _CONTAINER_STATUS) for item in failed]
