@@ -56,7 +56,7 @@ class Reconciler:
         self._cluster = cluster
         self._store = store
         self._applier = applier
-        self._throttle = StatusThrottle(tuning)
+        self._throttle: StatusThrottle[JobKey] = StatusThrottle(tuning, group=lambda key: key.namespace)
         self._settings = settings
         self._metrics = metrics
         self._now = now

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from trainwright.api.names import LABEL_JOB
+from trainwright.api.names import KIND, LABEL_JOB
 from trainwright.api.status import rfc3339
 from trainwright.api.worker import WorkerPhase, WorkerReport
 from trainwright.build.naming import read_pod_name
@@ -315,14 +315,21 @@ class Store:
 
 def owner_uid(pod: Manifest) -> str | None:
     """Return the UID of the controller of this pod."""
+    owner = _controller(pod)
+    return None if owner is None else owner["uid"]
+
+
+def _controller(pod: Manifest) -> Manifest | None:
     owners = pod["metadata"].get("ownerReferences") or ()
-    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+    return next((owner for owner in owners if owner.get("controller")), None)
 
 
 def _job_of(pod: Manifest) -> JobKey | None:
+    """Return the job whose label the pod has, or None if no TrainingJob owns it: anybody may give a pod our label."""
     meta = pod["metadata"]
     name = (meta.get("labels") or {}).get(LABEL_JOB)
-    return JobKey(meta.get("namespace", ""), name) if name else None
+    owner = _controller(pod)
+    return JobKey(meta.get("namespace", ""), name) if name and owner is not None and owner.get("kind") == KIND else None
 
 
 def _asked(job: Manifest) -> tuple[Any, Any]:
