@@ -36,6 +36,7 @@ VARIANTS = {
         "crds.enabled=false",
         "rbac.aggregate=false",
         "admission.workerPods=false",
+        "admission.children=false",
     ),
 }
 
@@ -146,11 +147,19 @@ def test_every_binding_binds_a_role_that_exists_to_an_account_that_exists(object
         assert subject == {"kind": "ServiceAccount", "name": account, "namespace": "trainwright-system"}
 
 
-@pytest.mark.parametrize(("values", "number"), [((), 1), (("admission.workerPods=false",), 0)])
-def test_worker_pods_are_guarded_by_a_policy_that_is_bound(render, values, number):
+@pytest.mark.parametrize(
+    ("guarded", "values", "number"),
+    [
+        ("worker-pods", (), 1),
+        ("worker-pods", ("admission.workerPods=false",), 0),
+        ("children", (), 1),
+        ("children", ("admission.children=false",), 0),
+    ],
+)
+def test_what_belongs_to_a_job_is_guarded_by_a_policy_that_is_bound(render, guarded, values, number):
     objects = render(*values)
     policies, bindings = (
-        [obj for obj in of_kind(objects, kind) if obj["metadata"]["name"].endswith("-worker-pods")]
+        [obj for obj in of_kind(objects, kind) if obj["metadata"]["name"].endswith(f"-{guarded}")]
         for kind in ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
     )
     assert len(policies) == number
