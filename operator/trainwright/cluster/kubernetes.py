@@ -126,6 +126,15 @@ class KubernetesCluster:
             return False
         return any(item.get("name") == resource for item in answer.get("resources") or ())
 
+    async def lease_renewal(self, namespace: str, name: str) -> str | None:
+        """Return when a Lease was last renewed, as its text; None if there is no such Lease, or it has never been renewed."""
+        path = f"{collection('coordination.k8s.io/v1', 'leases', namespace)}/{quote(name)}"
+        try:
+            lease = await self._server.request("GET", path, "leases")
+        except NotFoundError:
+            return None
+        return (lease.get("spec") or {}).get("renewTime")
+
     async def pending_workloads(self, namespace: str, queue: str) -> list[PendingWorkload]:
         """Return the workloads that wait in a LocalQueue of Kueue, in order, from its visibility API.
 

@@ -137,6 +137,9 @@ class Cluster(Protocol):
     async def serves(self, api_version: str, resource: str) -> bool:
         """Return whether there is such a resource."""
 
+    async def lease_renewal(self, namespace: str, name: str) -> str | None:
+        """Return when a Lease was last renewed, as its text; None if there is no such Lease, or it has never been renewed."""
+
     async def pending_workloads(self, namespace: str, queue: str) -> list[PendingWorkload]:
         """Return the workloads that wait in a LocalQueue of Kueue, in order.
 

@@ -15,6 +15,7 @@ from trainwright.controller.creation_backoff import CreationBackoff, MissingPods
 from trainwright.controller.pod_warnings import PodWarnings
 from trainwright.controller.queue import RetryError
 from trainwright.controller.queue_positions import QueuePositions
+from trainwright.controller.releases import Releases
 from trainwright.controller.store import PodWarning, Snapshot, Store
 from trainwright.controller.throttle import StatusThrottle
 from trainwright.controller.tuning import Tuning
@@ -64,6 +65,7 @@ class Reconciler:
         self._apis = apis
         self._pod_warnings = PodWarnings(cluster, store)
         self._queue_positions = QueuePositions(cluster)
+        self._releases = Releases(cluster)
         self._creation_backoff = CreationBackoff(tuning.backoff_base, tuning.backoff_limit)
 
     async def reconcile(self, key: JobKey) -> float | None:
@@ -79,6 +81,9 @@ class Reconciler:
             self._queue_positions.forget(key)
             self._creation_backoff.forget(key)
             return None
+        if observed.job.status.operator not in ("", self._settings.release):
+            await self._releases.look(observed.job.status.operator)
+            observed = replace(observed, operator_gone=self._releases.is_gone(observed.job.status.operator))
         chosen = plan(observed)
         if needs_proof(observed, chosen):
             await self._relist(key)
@@ -173,8 +178,9 @@ class Reconciler:
         now = self._now()
         # Jobs are looked at from the first listing on, which is also when reports begin to be accepted.
         self._listening_since = self._listening_since or now
+        job = read_job(snapshot.job)
         return snapshot, Observed(
-            job=read_job(snapshot.job),
+            job=job,
             pods=tuple(_workers(key.name, snapshot.pods, snapshot.warning)),
             received=snapshot.received,
             rejection=snapshot.rejection,
@@ -184,6 +190,7 @@ class Reconciler:
             waiting_reports=snapshot.waiting_reports,
             listening_since=self._listening_since,
             namespace_heard_at=self._store.heard_at(key.namespace),
+            operator_gone=self._releases.is_gone(job.status.operator),
             groups_served=self._apis.groups,
             queue_position=self._queue_positions.position(key),
             queue_unknown=self._queue_positions.is_queueless(key),

@@ -18,6 +18,7 @@ from trainwright.plan import (
     limits,
     membership,
     messages,
+    ownership,
     phase,
     placement,
     pod_warnings,
@@ -50,6 +51,8 @@ _RESTARTS: Final[tuple[Callable[[Pass, TrainingJobStatus], TrainingJobStatus | N
 def plan(observed: Observed) -> Plan:
     """Return what to do now. The same observation gives the same plan; a settled job gives an empty one."""
     job = observed.job
+    if ownership.is_of_another(observed):
+        return Plan(requeue_after=ownership.LOOK)
     if job.status.phase is not None and job.status.phase.terminal:
         return _finished(observed)
     if job.deleting:
@@ -228,7 +231,8 @@ def _with_messages(
     conditions = messages.conditions(status, pods, accepted, generation, observed.now)
     degraded = forecast.condition(status.condition(ConditionType.DEGRADED), risk, generation, observed.now)
     conditions += [] if degraded is None else [degraded]
-    return status.changed(conditions=conditions, summary=messages.summarize(status))
+    release = observed.settings.release or ""
+    return status.changed(operator=release, conditions=conditions, summary=messages.summarize(status))
 
 
 def _cautions(observed: Observed) -> str:

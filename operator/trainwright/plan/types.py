@@ -87,6 +87,7 @@ class Observed:
         waiting_reports: The newest reports of workers other than worker 0, by index; they say what the worker waits for.
         listening_since: Since when reports have been received without a gap; None if they are not received.
         namespace_heard_at: When the newest report of any job of this namespace arrived, if one has.
+        operator_gone: Whether the release that the status names as the job's operator is gone.
         groups_served: Whether the cluster serves Kubernetes' own pod groups.
         queue_position: The job's position in its queue, as far as it is known.
         queue_unknown: Whether its queue is known not to exist.
@@ -102,6 +103,7 @@ class Observed:
     waiting_reports: Mapping[int, Received] = field(default_factory=dict)
     listening_since: datetime | None = None
     namespace_heard_at: datetime | None = None
+    operator_gone: bool = False
     groups_served: bool = False
     queue_position: QueuePosition | None = None
     queue_unknown: bool = False

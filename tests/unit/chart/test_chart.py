@@ -114,6 +114,7 @@ def test_what_the_operator_may_do(render):
     }
     assert rights == {
         ("authentication.k8s.io", "tokenreviews"): ("create",),
+        ("coordination.k8s.io", "leases"): ("get",),
         ("trainwright.dev", "trainingjobs"): ("list", "watch", "delete"),
         ("trainwright.dev", "trainingjobs/status"): ("update",),
         ("", "pods"): ("list", "watch", "create", "delete"),
@@ -128,10 +129,11 @@ def test_what_the_operator_may_do(render):
     }
 
 
-def test_with_namespaces_named_nothing_but_token_reviews_is_cluster_wide(render):
+def test_with_namespaces_named_only_token_reviews_and_leases_are_cluster_wide(render):
     objects = render(*VARIANTS["two namespaces"])
     assert the(objects, "ClusterRole", "trainwright")["rules"] == [
-        {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}
+        {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get"]},
     ]
     roles = {role["metadata"]["namespace"] for role in of_kind(objects, "Role")}
     assert roles == {"trainwright-system", "team-a", "team-b"}
