@@ -121,6 +121,11 @@ def test_what_the_cluster_does_not_have_or_adds_is_told_with_the_field_of_the_sp
 
     for name, (_, _, said, remedy) in HELD_UP.items():
         told(name, said, remedy)
+    # What was wrong is corrected in the job that waits.
+    roomy = {"requests": {"cpu": "50m"}, "limits": {"memory": "1Gi"}}
+    corrected = {"spec": {"workers": {"image": None, "resources": roomy}}}
+    kube.kubectl("patch", "tj", "image", f"--namespace={namespace}", "--type=merge", f"--patch={json.dumps(corrected)}")
+    assert jobs.wait_for(namespace, "image", jobs.succeeded)["restarts"] == 0
     failure = kube.wait_until(
         lambda: jobs.status(namespace, "memory").get("failure"),
         timeout=60,

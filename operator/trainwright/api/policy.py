@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from trainwright.api.crd import spec_schema
-from trainwright.api.immutable import BY_NAME, COUNT, COUNT_REFUSAL, REFUSAL, fixed_fields
+from trainwright.api.immutable import (
+    BY_NAME,
+    COUNT,
+    COUNT_REFUSAL,
+    PLACEMENT_REFUSAL,
+    REFUSAL,
+    fixed_fields,
+    placement_fields,
+)
 from trainwright.api.names import GROUP, PLURAL, VERSION
 from trainwright.api.schema import RULES, Schema, levels
 
@@ -50,7 +58,15 @@ def policy() -> dict[str, Any]:
                     "name": "started",
                     "expression": "oldObject != null && oldObject.?status.?attempt.orValue(0) >= 1",
                 },
-                {"name": "changed", "expression": _changed()},
+                {"name": "changed", "expression": _changed(fixed_fields())},
+                {"name": "moved", "expression": _changed(placement_fields())},
+                {
+                    # No worker runs, or all are told to stop. A launch is what a worker reports first.
+                    "name": "idle",
+                    "expression": "object.?spec.?suspend.orValue(false) || "
+                    "oldObject.?status.?phase.orValue('') == 'Suspended' || "
+                    "!oldObject.?status.?progress.?launch.hasValue()",
+                },
             ],
             "validations": [
                 {
@@ -63,6 +79,12 @@ def policy() -> dict[str, Any]:
                     "expression": "!variables.started || variables.changed.size() == 0",
                     "message": f"what is trained {REFUSAL}",
                     "messageExpression": f"variables.changed.join(', ') + ' {REFUSAL}'",
+                    "reason": "Invalid",
+                },
+                {
+                    "expression": "!variables.started || variables.idle || variables.moved.size() == 0",
+                    "message": f"where the workers run {PLACEMENT_REFUSAL}",
+                    "messageExpression": f"variables.moved.join(', ') + ' {PLACEMENT_REFUSAL}'",
                     "reason": "Invalid",
                 },
                 {"expression": _count_may_change(), "message": f"spec.{COUNT} {COUNT_REFUSAL}", "reason": "Invalid"},
@@ -116,9 +138,9 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _changed() -> str:
-    """Return a CEL expression for the list of immutable fields that changed. Setting or removing an optional field is a change."""
-    named = (f"{_same(path)} ? '' : 'spec.{path}'" for path in fixed_fields())
+def _changed(paths: list[str]) -> str:
+    """Return a CEL expression for the list of those fields that changed. Setting or removing an optional field is a change."""
+    named = (f"{_same(path)} ? '' : 'spec.{path}'" for path in paths)
     return f"[{', '.join(named)}].filter(path, path != '')"
 
 

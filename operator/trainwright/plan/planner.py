@@ -40,6 +40,7 @@ from trainwright.plan.urgency import moves_pods, urgency
 _RETRY_CREATION = 5.0
 """Seconds after which creations are checked, in case no watch tells of what was created."""
 _RESTARTS: Final[tuple[Callable[[Pass, TrainingJobStatus], TrainingJobStatus | None], ...]] = (
+    changes.decide,
     scale.decide,
     restart.move,
     restart.decide,
