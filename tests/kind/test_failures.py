@@ -1,5 +1,7 @@
 """What can go wrong with a job on a cluster, and that it costs seconds and is told."""
 
+import json
+
 import jobs
 import kube
 import pytest
