@@ -286,6 +286,14 @@ class OperatorProcess:
                 return float(found.rsplit(" ", 1)[1])
         return float("nan")
 
+    async def until_leading(self) -> None:
+        """Wait until this replica works."""
+        deadline = time.monotonic() + 60
+        while self.metric("trainwright_leading") != 1:
+            late = self.process.poll() is not None or time.monotonic() > deadline
+            assert not late, f"the operator does not lead:\n{self.log.read_text()[-4000:]}"
+            await asyncio.sleep(0.05)
+
     def lines(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 

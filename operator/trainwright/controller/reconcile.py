@@ -40,6 +40,9 @@ class Reconciler:
         settings: What the platform decides for all jobs.
         metrics: Told of conflicts.
         now: The clock.
+
+    Attributes:
+        settings: What the next pass decides with.
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class Reconciler:
         self._store = store
         self._applier = applier
         self._throttle = StatusThrottle(tuning)
-        self._settings = settings
+        self.settings = settings
         self._metrics = metrics
         self._now = now
         self._listening_since: datetime | None = None
@@ -178,7 +181,7 @@ class Reconciler:
             pods=tuple(_workers(key.name, snapshot.pods, snapshot.warning)),
             received=snapshot.received,
             rejection=snapshot.rejection,
-            settings=self._settings,
+            settings=self.settings,
             now=now,
             former_pods=tuple(_workers(key.name, snapshot.former_pods)),
             waiting_reports=snapshot.waiting_reports,

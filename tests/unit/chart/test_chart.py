@@ -89,7 +89,7 @@ def test_no_right_is_a_wildcard(objects):
         assert "*" not in {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
 
 
-def test_secrets_can_be_created_and_one_of_them_read(objects):
+def test_secrets_can_be_created_and_one_of_them_read_and_replaced(objects):
     of_secrets = [rule for rule in rules(objects) if "secrets" in rule["resources"]]
     assert of_secrets == [
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
@@ -97,7 +97,7 @@ def test_secrets_can_be_created_and_one_of_them_read(objects):
             "apiGroups": [""],
             "resources": ["secrets"],
             "resourceNames": ["trainwright-reports-ca"],
-            "verbs": ["get"],
+            "verbs": ["get", "update"],
         },
     ]
     own = [role for role in of_kind(objects, "Role") if role["metadata"]["namespace"] == "trainwright-system"]
