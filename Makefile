@@ -63,6 +63,10 @@ verify: $(INSTALLED) ## Check that every generated file is what its source gener
 generate: $(INSTALLED) ## Write the generated files anew: CRD, kustomize base, API reference
 	$(BIN)/python tests/generate.py
 
+.PHONY: record-version
+record-version: $(INSTALLED) ## Before a release: record what this version stores and sends, for tests of later versions (tests/versions)
+	$(BIN)/pytest --quiet tests/apiserver/record_version.py
+
 .PHONY: kind-up
 kind-up: $(INSTALLED) ## Bring up a kind cluster with both images loaded
 	$(CLUSTER)/up
