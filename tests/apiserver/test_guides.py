@@ -88,8 +88,8 @@ def test_install_upgrade_and_roll_back_without_internet(reader):
     assert reader("upgrading.md", "raw-output") == "team-a/digits: spec.model: unknown\n"
     reader("upgrading.md", "helm rollback")
     assert set(images(reader)) == pushed
-    reader("upgrading.md", "kubectl apply --server-side")
     reader("supply-chain.md", "image.operator.digest")
     assert all(image.startswith(f"{REGISTRY}/trainwright/") and "@sha256:" in image for image in images(reader))
+    reader("upgrading.md", "kubectl apply --server-side")
     reader.types("helm uninstall trainwright --namespace trainwright-system")
     assert reader.types("kubectl get tj --namespace team-a --output name") == "trainingjob.trainwright.dev/digits\n"
