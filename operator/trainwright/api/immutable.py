@@ -52,15 +52,19 @@ def placement_fields() -> list[str]:
 
 
 def digests(spec: TrainingJobSpec) -> dict[str, str]:
-    """Return a digest of every field that may not always change and is not at its default, by path."""
-    return dict(_digests(spec.model_dump_json(by_alias=True, exclude_none=True)))
+    """Return a digest of every field that may not always change and is not at its default, by path.
+
+    Defaults inside a field are left out too, so that a field which a later version adds changes no digest.
+    """
+    return dict(_digests(spec.model_dump_json(by_alias=True, exclude_none=True, exclude_defaults=True)))
 
 
 @lru_cache(maxsize=256)
 def _digests(text: str) -> Mapping[str, str]:
     """Return the digests for a spec's JSON text. Cached, since every reconcile pass needs them and specs rarely change."""
-    values = _by_path(json.loads(text))
-    return {path: _digest(path, value) for path, value in values.items() if value != _defaults().get(path)}
+    wire = json.loads(text)
+    values = {**wire, **{f"workers.{name}": value for name, value in wire.get("workers", {}).items()}}
+    return {path: _digest(path, values[path]) for path in _watched() if path in values}
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -71,21 +75,6 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 @cache
 def _watched() -> tuple[str, ...]:
     return (*fixed_fields(), *placement_fields(), COUNT)
-
-
-@cache
-def _defaults() -> Mapping[str, Any]:
-    """Return the default values of a spec, by path."""
-    fields = TrainingJobSpec.model_fields.items()
-    unset = TrainingJobSpec.model_construct(
-        **{name: field.default for name, field in fields if not field.is_required()}
-    )
-    return _by_path(unset.to_wire())
-
-
-def _by_path(wire: Mapping[str, Any]) -> dict[str, Any]:
-    values = {**wire, **{f"workers.{name}": value for name, value in wire["workers"].items()}}
-    return {path: values[path] for path in _watched() if path in values}
 
 
 def _digest(path: str, value: Any) -> str:

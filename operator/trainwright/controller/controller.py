@@ -89,6 +89,10 @@ class Controller:
         self.store.notify(self._changed)
         self.metrics.observe(self.store.jobs, lambda: self.queue.depth, lambda: self.queue.oldest)
 
+    def change_settings(self, settings: Settings) -> None:
+        """Decide with these settings from the next pass on. Pods that exist keep what they were created with."""
+        self._reconciler.settings = settings
+
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; running passes may then end in their own time, within limits.
 

@@ -41,6 +41,9 @@ class Reconciler:
         settings: What the platform decides for all jobs.
         metrics: Told of conflicts.
         now: The clock.
+
+    Attributes:
+        settings: What the next pass decides with.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class Reconciler:
         self._store = store
         self._applier = applier
         self._throttle: StatusThrottle[JobKey] = StatusThrottle(tuning, group=lambda key: key.namespace)
-        self._settings = settings
+        self.settings = settings
         self._metrics = metrics
         self._now = now
         self._listening_since: datetime | None = None
@@ -81,7 +84,7 @@ class Reconciler:
             self._queue_positions.forget(key)
             self._creation_backoff.forget(key)
             return None
-        if observed.job.status.operator not in ("", self._settings.release):
+        if observed.job.status.operator not in ("", self.settings.release):
             await self._releases.look(observed.job.status.operator)
             observed = replace(observed, operator_gone=self._releases.is_gone(observed.job.status.operator))
         chosen = plan(observed)
@@ -184,7 +187,7 @@ class Reconciler:
             pods=tuple(_workers(key.name, snapshot.pods, snapshot.warning)),
             received=snapshot.received,
             rejection=snapshot.rejection,
-            settings=self._settings,
+            settings=self.settings,
             now=now,
             former_pods=tuple(_workers(key.name, snapshot.former_pods)),
             waiting_reports=snapshot.waiting_reports,

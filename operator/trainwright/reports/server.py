@@ -124,13 +124,14 @@ class ReportsServer:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    def renew(self) -> None:
-        """Present a fresh certificate from the next connection on."""
+    def renew(self, authority: KeyPair | None = None) -> None:
+        """Present a fresh certificate from the next connection on, signed by another CA if there is one."""
+        self._authority = authority or self._authority
         load(self._context, issue(self._authority, self._hosts))
 
     async def _renew_forever(self) -> None:
         while True:
-            await asyncio.sleep(SERVING_LIFETIME.total_seconds() / 4)
+            await asyncio.sleep(SERVING_LIFETIME.total_seconds() / 3)
             self.renew()
 
     async def _handle(self, request: web.Request) -> web.Response:

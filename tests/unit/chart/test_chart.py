@@ -90,7 +90,7 @@ def test_no_right_is_a_wildcard(objects):
         assert "*" not in {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
 
 
-def test_secrets_can_be_created_and_one_of_them_read(objects):
+def test_secrets_can_be_created_and_one_of_them_read_and_replaced(objects):
     of_secrets = [rule for rule in rules(objects) if "secrets" in rule["resources"]]
     assert of_secrets == [
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
@@ -98,7 +98,7 @@ def test_secrets_can_be_created_and_one_of_them_read(objects):
             "apiGroups": [""],
             "resources": ["secrets"],
             "resourceNames": ["trainwright-reports-ca"],
-            "verbs": ["get"],
+            "verbs": ["get", "update"],
         },
     ]
     own = [role for role in of_kind(objects, "Role") if role["metadata"]["namespace"] == "trainwright-system"]
@@ -182,6 +182,29 @@ def test_the_operator_knows_every_setting_and_reads_it(objects, monkeypatch):
     assert settings.worker_image == "trainwright/worker:0.1.0"
     assert settings.reports_service == "trainwright-reports"
     assert {settings.reports_service} <= {service["metadata"]["name"] for service in of_kind(objects, "Service")}
+
+
+DIGEST = f"sha256:{'0a' * 32}"
+
+
+@pytest.mark.parametrize(
+    ("values", "operator", "worker"),
+    [
+        ((), "trainwright/operator:0.1.0", "trainwright/worker:0.1.0"),
+        (('image.operator.tag="a"',), "trainwright/operator:a", "trainwright/worker:0.1.0"),
+        ((f'image.operator.digest="{DIGEST}"',), f"trainwright/operator@{DIGEST}", "trainwright/worker:0.1.0"),
+        (
+            ('image.registry="registry.example.com:5000/mirror"', f'image.worker={{"digest":"{DIGEST}","tag":"a"}}'),
+            "registry.example.com:5000/mirror/trainwright/operator:0.1.0",
+            f"registry.example.com:5000/mirror/trainwright/worker@{DIGEST}",
+        ),
+    ],
+)
+def test_images_are_named_by_registry_repository_and_tag_or_digest(render, values, operator, worker):
+    objects = render(*values)
+    named = {container["image"] for pod in pod_specs(objects) for container in pod["containers"]}
+    assert named == {operator}
+    assert the(objects, "ConfigMap", "trainwright")["data"]["TRAINWRIGHT_WORKER_IMAGE"] == worker
 
 
 def test_variables_of_the_pod_are_known_too(objects):
@@ -302,6 +325,10 @@ def test_another_chart_may_depend_on_it_under_a_condition(helm, tmp_path, values
         ("replicaz=2", "replicaz"),
         ("replicas=0", "replicas"),
         ('image.operator.tga="1"', "tga"),
+        ('image.operator.digest="0a0a"', "digest"),
+        ('image.worker.digest="sha256:0A"', "digest"),
+        ('image.registry="https://registry.example.com"', "registry"),
+        ('image.registry="registry.example.com/"', "registry"),
         ('log.level="loud"', "level"),
         ('watchNamespaces="team-a"', "watchNamespaces"),
         ('watchNamespaces=["Team A"]', "watchNamespaces"),

@@ -15,7 +15,7 @@ from trainwright.api.status import Checkpoint
 from trainwright.api.worker import WorkerConfig, WorkerPhase
 from trainwright_worker.checkpoint.folder import CheckpointFolder, Found
 from trainwright_worker.checkpoint.resume import find_newest, find_step, restore
-from trainwright_worker.checkpoint.start import start_from
+from trainwright_worker.checkpoint.start import start_from, take_over
 from trainwright_worker.checkpoint.state import TrainingProgress
 from trainwright_worker.checkpoint.writer import Writer
 from trainwright_worker.console import say
@@ -81,6 +81,9 @@ def prepare(
     spec, task = config.spec, make_task(config.spec)
     folder = _open_checkpoints(config, group)
     found, note = find_newest(folder, group)
+    if found is None and spec.start_from is not None and spec.start_from.resume:
+        take_over(spec.start_from, config, folder, group)
+        found, note = find_newest(folder, group)
     fresh = found is None
     dataset = load(spec, config.data_root, group, None if found is None else found.facts["data"], scratch)
     facts = task.facts(dataset)
