@@ -22,7 +22,8 @@ from trainwright.api.names import (
     report_audience,
 )
 from trainwright.api.spec import TrainingJobSpec, WorkersSpec
-from trainwright.api.spec.workers import EnvVar, VolumeSpec
+from trainwright.api.spec.environment import EnvVar
+from trainwright.api.spec.volumes import VolumeSpec
 from trainwright.build.gang import Group, join
 from trainwright.build.manifest import Manifest
 from trainwright.build.naming import (
@@ -79,8 +80,11 @@ def worker_pod(
         "metadata": {
             "name": pod_name(name, slot.index, slot.attempt),
             "namespace": namespace,
-            "labels": worker_labels(name, slot.index, slot.attempt),
-            "annotations": {"kubectl.kubernetes.io/default-container": WORKER_CONTAINER},
+            "labels": {**(workers.labels or {}), **worker_labels(name, slot.index, slot.attempt)},
+            "annotations": {
+                **(workers.annotations or {}),
+                "kubectl.kubernetes.io/default-container": WORKER_CONTAINER,
+            },
             "ownerReferences": [owner_reference(name, uid)],
         },
         "spec": {
@@ -91,7 +95,7 @@ def worker_pod(
             "terminationGracePeriodSeconds": workers.termination_grace_period_seconds,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
-            "securityContext": _pod_security(),
+            "securityContext": _pod_security(workers),
             "containers": [_container(spec, settings, slot, host, reports=audience is not None)],
             "volumes": _own_volumes(spec, config, audience) + [_volume(volume) for volume in workers.volumes or ()],
         },
@@ -111,6 +115,7 @@ def _placement(workers: WorkersSpec, avoided: tuple[str, ...]) -> Manifest:
         "runtime_class_name",
         "scheduler_name",
         "service_account_name",
+        "dns_config",
     }
     placement = workers.model_dump(mode="json", by_alias=True, exclude_none=True, include=fields)
     if "imagePullSecrets" in placement:
@@ -150,7 +155,8 @@ def _patience(workers: WorkersSpec) -> list[Manifest]:
     return [{"key": taint, **brief} for taint in _NODE_TAINTS if taint not in said]
 
 
-def _pod_security() -> Manifest:
+def _pod_security(workers: WorkersSpec) -> Manifest:
+    own = {} if workers.security_context is None else workers.security_context.to_wire()
     return {
         "runAsNonRoot": True,
         "runAsUser": USER,
@@ -159,6 +165,7 @@ def _pod_security() -> Manifest:
         # Avoid changing the ownership of every file at each start: a volume may hold many checkpoints.
         "fsGroupChangePolicy": "OnRootMismatch",
         "seccompProfile": {"type": "RuntimeDefault"},
+        **own,
     }
 
 
@@ -176,6 +183,8 @@ def _container(spec: TrainingJobSpec, settings: Settings, slot: WorkerSlot, host
         },
         "volumeMounts": _own_mounts(spec, reports=reports) + [_mount(volume) for volume in workers.volumes or ()],
     }
+    if workers.env_from:
+        container["envFrom"] = [source.to_wire() for source in workers.env_from]
     if pull_policy is not None:
         container["imagePullPolicy"] = str(pull_policy)
     if workers.resources is not None:
@@ -232,7 +241,7 @@ def _own_volumes(spec: TrainingJobSpec, config: str, audience: str | None) -> li
         if claim is not None
         else {"name": "checkpoints", "emptyDir": {}},
         {"name": "tmp", "emptyDir": {}},
-        {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", **_size_limit(spec.workers.shared_memory_size)}},
     ]
     code = _code_map(spec)
     if code is not None:
@@ -241,6 +250,10 @@ def _own_volumes(spec: TrainingJobSpec, config: str, audience: str | None) -> li
         token = {"audience": audience, "expirationSeconds": TOKEN_SECONDS, "path": TOKEN_FILE}
         volumes.append({"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}})
     return volumes
+
+
+def _size_limit(size: int | str | None) -> Manifest:
+    return {} if size is None else {"sizeLimit": size}
 
 
 def _code_map(spec: TrainingJobSpec) -> str | None:
@@ -253,9 +266,10 @@ def _volume(volume: VolumeSpec) -> Manifest:
         mode="json",
         by_alias=True,
         exclude_none=True,
-        include={"name", "persistent_volume_claim", "config_map", "empty_dir"},
+        include={"name", "persistent_volume_claim", "config_map", "secret", "empty_dir"},
     )
 
 
 def _mount(volume: VolumeSpec) -> Manifest:
-    return {"name": volume.name, "mountPath": volume.mount_path, "readOnly": volume.read_only}
+    within = {} if volume.sub_path is None else {"subPath": volume.sub_path}
+    return {"name": volume.name, "mountPath": volume.mount_path, **within, "readOnly": volume.read_only}

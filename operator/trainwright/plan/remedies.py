@@ -4,12 +4,14 @@ The texts are those of Kubernetes' own components. A text that is not known here
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from trainwright.api.spec import TrainingJobSpec
 
 _Remedy = Callable[[TrainingJobSpec, re.Match[str]], str]
+_Reference = tuple[str, str, str | None]
+"""A field of the spec, the name of the object that it names, and the key in that object, if it names one."""
 _QUOTA: Final = "ask for less (spec.workers.resources, spec.workers.count), or have the namespace's quota raised"
 _LIMITS: Final = "keep spec.workers.resources within the namespace's LimitRange, or have it changed"
 
@@ -66,25 +68,43 @@ def _unbound_claim(spec: TrainingJobSpec, _found: re.Match[str]) -> str:
 
 
 def _missing_config_map(spec: TrainingJobSpec, found: re.Match[str]) -> str:
-    volumes = enumerate(spec.workers.volumes or ())
-    fields = (
-        f"spec.workers.volumes[{number}].configMap.name"
-        for number, volume in volumes
-        if volume.config_map is not None and volume.config_map.name == found[1]
-    )
-    return _missing("ConfigMap", fields)
+    code = None if spec.code is None else spec.code.config_map
+    fields: list[_Reference] = [] if code is None else [("spec.code.configMap.name", code.name, None)]
+    for number, volume in enumerate(spec.workers.volumes or ()):
+        if volume.config_map is not None:
+            fields.append((f"spec.workers.volumes[{number}].configMap.name", volume.config_map.name, None))
+    for number, variable in enumerate(spec.workers.env or ()):
+        ref = None if variable.value_from is None else variable.value_from.config_map_key_ref
+        if ref is not None:
+            field = f"spec.workers.env[{number}].valueFrom.configMapKeyRef ({variable.name})"
+            fields.append((field, ref.name, ref.key))
+    for number, source in enumerate(spec.workers.env_from or ()):
+        if source.config_map_ref is not None:
+            fields.append((f"spec.workers.envFrom[{number}].configMapRef.name", source.config_map_ref.name, None))
+    return _named("ConfigMap", fields, found)
 
 
 def _missing_secret(spec: TrainingJobSpec, found: re.Match[str]) -> str:
-    key = found.groupdict().get("key")
-    fields = (
-        f"spec.workers.env[{number}].valueFrom.secretKeyRef ({variable.name})"
-        for number, variable in enumerate(spec.workers.env or ())
-        if variable.value_from is not None
-        and variable.value_from.secret_key_ref.name == found["name"]
-        and key in (None, variable.value_from.secret_key_ref.key)
-    )
-    return _missing("Secret" if key is None else "key", fields)
+    fields: list[_Reference] = []
+    for number, volume in enumerate(spec.workers.volumes or ()):
+        if volume.secret is not None:
+            fields.append((f"spec.workers.volumes[{number}].secret.secretName", volume.secret.secret_name, None))
+    for number, variable in enumerate(spec.workers.env or ()):
+        ref = None if variable.value_from is None else variable.value_from.secret_key_ref
+        if ref is not None:
+            field = f"spec.workers.env[{number}].valueFrom.secretKeyRef ({variable.name})"
+            fields.append((field, ref.name, ref.key))
+    for number, source in enumerate(spec.workers.env_from or ()):
+        if source.secret_ref is not None:
+            fields.append((f"spec.workers.envFrom[{number}].secretRef.name", source.secret_ref.name, None))
+    return _named("Secret", fields, found)
+
+
+def _named(what: str, references: Iterable[_Reference], found: re.Match[str]) -> str:
+    """Return the remedy for an object, or for a key of it, that does not exist."""
+    name, key = found["name"], found.groupdict().get("key")
+    fields = (field for field, other, within in references if other == name and key in (None, within))
+    return _missing(what if key is None else "key", fields)
 
 
 def _missing(what: str, fields: Iterator[str]) -> str:
@@ -112,7 +132,8 @@ _REMEDIES: Final[tuple[tuple[str, _Remedy], ...]] = (
     (r"no \S+ PodGroup in this cluster", _fixed("correct spec.scheduling.gang, or have that scheduler installed")),
     (r'persistentvolumeclaim "([^"]+)" not found', _missing_claim),
     (r"unbound immediate PersistentVolumeClaims", _unbound_claim),
-    (r'configmap "([^"]+)" not found', _missing_config_map),
+    (r'configmap "(?P<name>[^"]+)" not found', _missing_config_map),
+    (r"couldn't find key (?P<key>\S+) in ConfigMap [^/\s]+/(?P<name>\S+)", _missing_config_map),
     (r'secret "(?P<name>[^"]+)" not found', _missing_secret),
     (r"couldn't find key (?P<key>\S+) in Secret [^/\s]+/(?P<name>\S+)", _missing_secret),
 )

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from trainwright.api.base import Model, Rule, one_of
 from trainwright.api.spec.paths import Path, is_uri
-from trainwright.api.spec.workers import ConfigMapVolume
+from trainwright.api.spec.volumes import ConfigMapVolume
 
 ImportPath = Annotated[
     str,

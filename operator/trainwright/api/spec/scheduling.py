@@ -5,7 +5,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from trainwright.api.base import Model, Rule
-from trainwright.api.spec.workers import DnsLabel, DnsName
+from trainwright.api.spec.primitives import DnsLabel, DnsName
 
 
 class Gang(StrEnum):

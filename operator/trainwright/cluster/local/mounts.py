@@ -25,7 +25,7 @@ from trainwright.api.names import (
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.code import CodeSpec
 from trainwright.api.spec.paths import is_uri, list_paths, map_paths
-from trainwright.api.spec.workers import VolumeSpec
+from trainwright.api.spec.volumes import VolumeSpec
 from trainwright.api.worker import WorkerConfig
 from trainwright.cluster.local.gpus import assign
 from trainwright.cluster.port import Manifest
@@ -239,12 +239,13 @@ def _value(entry: Manifest, pod: Manifest) -> str:
     """Return the value of an environment variable, which may be a field of the pod itself or a Secret's."""
     if "valueFrom" not in entry:
         return str(entry.get("value", ""))
-    if "secretKeyRef" in entry["valueFrom"]:
-        # There are no Secrets in a local run. The user sets a variable of the same name instead.
+    if "fieldRef" not in entry["valueFrom"]:
+        # There are no Secrets or ConfigMaps in a local run. The user sets a variable of the same name instead.
         return os.environ.get(entry["name"], "")
     path = entry["valueFrom"]["fieldRef"]["fieldPath"]
     field, _, key = path.removesuffix("']").partition("['")
     value: Any = pod
     for part in field.split("."):
         value = value.get(part, {})
-    return str(value[key] if key else value)
+    found = value.get(key) if key else value
+    return found if isinstance(found, str) else ""
