@@ -1,10 +1,10 @@
 """The Cluster port on a real API server."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote
 
-from trainwright.api.names import API_VERSION, KIND, LABEL_JOB, PLURAL
+from trainwright.api.names import API_VERSION, CLASS_PLURAL, KIND, LABEL_JOB, PLURAL
 from trainwright.cluster.compact import compact, compact_pod
 from trainwright.cluster.port import (
     ConflictError,
@@ -124,6 +124,21 @@ class KubernetesCluster:
         except NotFoundError:
             return False
         return any(item.get("name") == resource for item in answer.get("resources") or ())
+
+    async def list_classes(self) -> list[Manifest]:
+        """Return every TrainingClass; none where their definition is not installed."""
+        try:
+            return await self._list(API_VERSION, CLASS_PLURAL, None, None, compact)
+        except NotFoundError:
+            return []
+
+    async def namespace_labels(self, namespace: str) -> Mapping[str, str]:
+        """Return the labels of a namespace."""
+        answer = await self._server.request(
+            "GET", f"{collection('v1', 'namespaces', None)}/{quote(namespace)}", "namespaces"
+        )
+        labels: Mapping[str, str] = answer["metadata"].get("labels") or {}
+        return labels
 
     async def pending_workloads(self, namespace: str, queue: str) -> list[PendingWorkload]:
         """Return the workloads that wait in a LocalQueue of Kueue, in order, from its visibility API."""

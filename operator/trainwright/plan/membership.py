@@ -120,7 +120,7 @@ def not_allowed(spec: TrainingJobSpec, settings: Settings) -> tuple[str, str] | 
         return None
     listed = ", ".join(sorted(allowed))
     text = f"spec.workers.serviceAccountName: {account} is not one that the platform allows ({listed})"
-    return "ServiceAccountNotAllowed", text
+    return "NotAllowed", text
 
 
 def without_pod(current: Pass, status: TrainingJobStatus) -> list[int]:

@@ -8,12 +8,17 @@ from trainwright.api.spec.checkpoint import CheckpointSpec
 from trainwright.api.spec.health import HealthSpec
 from trainwright.api.spec.restart import RestartSpec
 from trainwright.api.spec.scheduling import SchedulingSpec
-from trainwright.api.spec.workers import WorkersSpec
+from trainwright.api.spec.workers import DnsName, WorkersSpec
 
 
 class RunPolicy(Model):
     """Which workers run, how the job recovers from failures, and when it stops."""
 
+    class_: DnsName | None = Field(
+        None,
+        description="TrainingClass that fills in what the job does not say, and limits it. If unset: the class that the "
+        "namespace's label trainwright.dev/class names, or else the default class, if there is one.",
+    )
     workers: WorkersSpec = Field(WorkersSpec(), description="The worker pods.")
     scheduling: SchedulingSpec = Field(SchedulingSpec(), description="Gang scheduling and queueing of the workers.")
     checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="Where and how often to save.")
