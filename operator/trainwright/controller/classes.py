@@ -1,7 +1,7 @@
 """Reads the TrainingClasses of a cluster and the label by which a namespace names one. Decides nothing.
 
-Only jobs that may start now need them, so they are read for passes over such jobs and kept for a few seconds. Nothing is
-watched: the cluster need not have classes at all.
+Only jobs that may start now need them, so they are read by passes over such jobs, and passes that run at the same time share an
+answer. Nothing is watched, because a watch may lag: a job that is created right after its class must not start without it.
 """
 
 import asyncio
@@ -12,9 +12,6 @@ from trainwright.api.names import CLASS_LABEL
 from trainwright.cluster.port import Cluster
 from trainwright.plan.observe import read_class
 from trainwright.plan.types import TrainingClass
-
-INTERVAL: Final = 2.0
-"""Seconds for which an answer is kept."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ NO_CLASSES: Final = Classes()
 
 
 class ClassReader:
-    """Reads classes, at most once in a few seconds.
+    """Reads classes.
 
     Args:
         cluster: Whom to ask.
@@ -48,26 +45,28 @@ class ClassReader:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._known: tuple[TrainingClass, ...] = ()
-        self._read_at: float | None = None
-        self._labels: dict[str, tuple[float, str | None]] = {}
         self._lock = asyncio.Lock()
+        self._known: tuple[TrainingClass, ...] = ()
+        self._calls = 0
+        self._answered = 0
 
     async def read(self, namespace: str) -> Classes:
-        """Return the classes, and the one that the namespace names.
+        """Return the classes, and the one that the namespace names, none of it older than this call.
 
         Raises:
             ClusterError: They cannot be read. A job must not start without its class.
         """
+        known = await self._read()
+        named = (await self._cluster.namespace_labels(namespace)).get(CLASS_LABEL) if known else None
+        return Classes(known, named)
+
+    async def _read(self) -> tuple[TrainingClass, ...]:
+        self._calls += 1
+        call = self._calls
         async with self._lock:
-            now = asyncio.get_running_loop().time()
-            if self._read_at is None or now >= self._read_at + INTERVAL:
+            # Calls that came while another one waited for its turn share that one's answer.
+            if self._answered < call:
+                asked_by = self._calls
                 self._known = tuple(read_class(manifest) for manifest in await self._cluster.list_classes())
-                self._read_at = now
-            if not self._known:
-                return NO_CLASSES
-            read_at, named = self._labels.get(namespace, (None, None))
-            if read_at is None or now >= read_at + INTERVAL:
-                named = (await self._cluster.namespace_labels(namespace)).get(CLASS_LABEL)
-                self._labels[namespace] = (now, named)
-            return Classes(self._known, named)
+                self._answered = asked_by
+            return self._known

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from allowlists import CASES, DEFAULTS
 from situations import NOW, job, kinds, observed, pod, running_job, spec, status_after, truth
 
 from trainwright.api.status import ConditionType, Phase
@@ -177,37 +178,9 @@ def test_a_job_that_started_without_a_class_never_gets_one():
     )
 
 
-@pytest.mark.parametrize(
-    ("allowed", "workers", "more", "refused"),
-    [
-        ({"images": ["reg.io/ml/*"]}, {"image": "reg.io/ml/a:1"}, {}, None),
-        ({"images": ["reg.io/ml/a"]}, {"image": "reg.io/ml/a@sha256:12"}, {}, None),
-        ({"images": ["reg.io/ml/a:1"]}, {"image": "reg.io/ml/a:2"}, {}, "spec.workers.image: reg.io/ml/a:2"),
-        ({"images": ["reg.io/*"]}, {"image": "regxio/a"}, {}, "spec.workers.image: regxio/a"),
-        ({"images": ["reg.io/ml/*"]}, {"image": "evil.io/reg.io/ml/a"}, {}, "spec.workers.image"),
-        ({"images": []}, {}, {}, None),
-        ({"images": []}, {"image": "own"}, {}, None),
-        ({"images": []}, {"image": "other"}, {}, "which allows only what it fills in itself"),
-        ({"priorityClasses": ["low"]}, {"priorityClassName": "high"}, {}, "spec.workers.priorityClassName: high"),
-        ({"runtimeClasses": ["nvidia"]}, {"runtimeClassName": "kata"}, {}, "spec.workers.runtimeClassName: kata"),
-        ({"schedulers": []}, {"schedulerName": "mine"}, {}, "spec.workers.schedulerName: mine"),
-        ({"schedulers": []}, {}, {"scheduling": {"gang": "volcano"}}, "spec.workers.schedulerName: volcano"),
-        ({"queues": ["team-*"]}, {}, {"scheduling": {"queue": "team-a"}}, None),
-        ({"queues": ["team-*"]}, {}, {"scheduling": {"queue": "other"}}, "spec.scheduling.queue: other"),
-        ({"tolerations": ["gpu"]}, {"tolerations": [{"key": "gpu", "operator": "Exists"}]}, {}, None),
-        ({"tolerations": ["gpu"]}, {"tolerations": [{"operator": "Exists"}]}, {}, "spec.workers.tolerations: *"),
-        ({"serviceAccounts": []}, {"serviceAccountName": "default"}, {}, None),
-        ({"serviceAccounts": []}, {"serviceAccountName": "admin"}, {}, "spec.workers.serviceAccountName: admin"),
-        (
-            {"volumes": ["configMap"]},
-            {"volumes": [{"name": "v", "mountPath": "/v", "emptyDir": {}}]},
-            {},
-            "spec.workers.volumes: emptyDir",
-        ),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("allowed", "workers", "more", "refused"), CASES)
 def test_allowlists(allowed, workers, more, refused):
-    gold = klass(default=True, allowed=allowed, defaults={"workers": {"image": "own"}})
+    gold = klass(default=True, allowed=allowed, defaults=DEFAULTS)
     observation = seen(gold, workers=workers, **more)
     if refused is None:
         assert plan(observation).status.phase == Phase.PENDING
