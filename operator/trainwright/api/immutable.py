@@ -11,6 +11,7 @@ from functools import cache, lru_cache
 from typing import Any, Final
 
 from trainwright.api.base import camel
+from trainwright.api.job import api_defaults
 from trainwright.api.spec import TrainingJobSpec, WorkersSpec
 
 REFUSAL: Final = "cannot change after the first start (create a new job instead)"
@@ -62,11 +63,7 @@ def _watched() -> tuple[str, ...]:
 @cache
 def _defaults() -> Mapping[str, Any]:
     """Return the default values of a spec, by path."""
-    fields = TrainingJobSpec.model_fields.items()
-    unset = TrainingJobSpec.model_construct(
-        **{name: field.default for name, field in fields if not field.is_required()}
-    )
-    return _by_path(unset.to_wire())
+    return _by_path(api_defaults())
 
 
 def _by_path(wire: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,12 +8,11 @@ disturbs no started job.
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any, Final
 
 from trainwright.api.class_rules import Wire, at, not_allowed, too_large
 from trainwright.api.devices import count_gpus
-from trainwright.api.job import FieldError, InvalidJobError, read_spec
+from trainwright.api.job import FieldError, InvalidJobError, api_defaults, read_spec
 from trainwright.api.names import CLASS_LABEL
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import AppliedClass, Phase, TrainingJobStatus
@@ -150,14 +149,6 @@ def _with_defaults(observed: Observed, spec: TrainingJobSpec, applied: AppliedCl
     return Terms(replace(observed, job=replace(job, spec=effective, time_to_live=seconds)), applied)
 
 
-@cache
-def _api_defaults() -> Wire:
-    fields = TrainingJobSpec.model_fields.items()
-    return TrainingJobSpec.model_construct(
-        **{name: field.default for name, field in fields if not field.is_required()}
-    ).to_wire()
-
-
 def _flat(rules: TrainingClassSpec) -> dict[str, Any]:
     """Return the defaults of a class by path."""
     wire: dict[str, Any] = {} if rules.defaults is None else rules.defaults.to_wire()
@@ -174,9 +165,9 @@ def _filled(user: Wire, defaults: Wire) -> dict[str, Any]:
     filled = {}
     for path, default in defaults.items():
         said = at(user, path)
-        if path in _MERGED and said:
-            missing = _MERGED[path](default, said)
-        elif said not in (None, at(_api_defaults(), path)) or (path in _LOCATIONS and has_location):
+        if path in _MERGED:
+            missing = _MERGED[path](default, said or type(default)())
+        elif said not in (None, at(api_defaults(), path)) or (path in _LOCATIONS and has_location):
             continue
         else:
             missing = default
@@ -217,10 +208,11 @@ def _put(wire: dict[str, Any], path: str, value: Any) -> None:
     for parent in parents:
         wire = wire.setdefault(parent, {})
     said = wire.get(last)
-    if path in _MERGED and said:
+    if path in _MERGED:
+        said = said or type(value)()
         more = _MERGED[path](value, said)
         wire[last] = said + more if isinstance(said, list) else _joined(said, more)
-    elif said is None or said == at(_api_defaults(), path):
+    elif said is None or said == at(api_defaults(), path):
         wire[last] = value
 
 

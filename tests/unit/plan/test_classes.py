@@ -2,15 +2,21 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from allowlists import CASES, DEFAULTS
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from situations import NOW, job, kinds, observed, pod, running_job, spec, status_after, truth
 
 from trainwright.api.status import ConditionType, Phase
+from trainwright.api.training_class import TrainingClassSpec
+from trainwright.manifests import load
 from trainwright.plan import plan
 from trainwright.plan.classes import LOOK_AGAIN, resolve
 from trainwright.plan.observe import read_class, read_neighbour
+from trainwright.plan.types import TrainingClass
 
 
 def klass(name="gold", **fields):
@@ -159,6 +165,53 @@ def test_what_was_filled_in_holds_after_the_start_whatever_becomes_of_the_class(
     settled = plan(replace(again, job=replace(started, status=status_after(begun, second))))
     assert settled.status is None
     assert plan(first) == begun
+
+
+AMOUNTS = st.dictionaries(st.sampled_from(["cpu", "memory", "nvidia.com/gpu"]), st.integers(1, 9))
+KEYS = st.dictionaries(st.sampled_from("abc"), st.sampled_from("xyz"))
+WORKERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "image": st.sampled_from(["a", "b"]),
+        "resources": st.fixed_dictionaries({"limits": AMOUNTS}),
+        "nodeSelector": KEYS,
+        "env": KEYS.map(lambda of: [{"name": name, "value": value} for name, value in of.items()]),
+        "priorityClassName": st.sampled_from(["low", "high"]),
+    },
+)
+PARTS = st.fixed_dictionaries(
+    {"workers": WORKERS},
+    optional={
+        "ttlSecondsAfterFinished": st.integers(0, 9),
+        "restart": st.fixed_dictionaries({"limit": st.integers(0, 5)}),
+        "checkpoint": st.sampled_from([{"uri": "s3://bucket/x"}, {"persistentVolumeClaim": "claim"}]),
+    },
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(PARTS, PARTS)
+def test_the_recorded_values_give_the_same_spec_as_the_class_and_none_of_the_job_is_lost(defaults, own):
+    first = seen(klass(default=True, defaults=defaults), **own)
+    terms = resolve(first)
+    begun = plan(first)
+    assert begun == plan(first)
+    later = replace(first, job=replace(first.job, status=begun.status), classes=())
+    assert resolve(later).observed.job == replace(terms.observed.job, status=begun.status)
+    got = terms.observed.job.spec.workers.to_wire()
+    said = first.job.spec.workers.to_wire()
+    assert {**got.get("nodeSelector", {}), **said.get("nodeSelector", {})} == got.get("nodeSelector", {})
+    assert all(variable in got["env"] for variable in said.get("env", ()))
+    assert said.get("image", got.get("image")) == got.get("image")
+    assert got.get("nodeSelector", {}).keys() >= defaults["workers"].get("nodeSelector", {}).keys()
+
+
+def test_the_example_in_the_documentation_is_a_class():
+    text = (Path(__file__).resolve().parents[3] / "docs" / "classes.md").read_text()
+    (example,) = load(text.split("```yaml")[1].split("```")[0])
+    read = read_class(example)
+    assert isinstance(read, TrainingClass)
+    assert isinstance(read.spec, TrainingClassSpec), read.spec
 
 
 def test_the_status_digests_the_effective_spec_and_a_change_of_the_job_itself_is_still_refused():
