@@ -117,6 +117,9 @@ async def test_a_class_with_a_mistake_is_refused(administrator):
     both = {"checkpoint": {"persistentVolumeClaim": "a", "uri": "s3://bucket/b"}}
     answer = await administrator.create(f"{CLASSES}?dryRun=All", _class("both", defaults=both))
     assert "set at most one of persistentVolumeClaim, uri" in answer.message
+    reserved = {"labels": {"trainwright.dev/job-name": "other"}}
+    answer = await administrator.create(f"{CLASSES}?dryRun=All", _class("reserved", pods=reserved))
+    assert "keys that begin with trainwright.dev/ are reserved" in answer.message
     answer = await administrator.create(f"{CLASSES}?dryRun=All", _class("typo", limit={}))
     assert 'unknown field "spec.limit"' in answer.message
 
@@ -127,12 +130,15 @@ async def test_the_operator_fills_in_refuses_and_leaves_started_jobs_alone(
     start_operator()
     cluster = KubernetesCluster(server)
     defaults = {"workers": {"image": "filled:1", "nodeSelector": {"pool": "a"}}, "ttlSecondsAfterFinished": 3600}
-    name = await make_class(defaults=defaults)
+    pods = {"labels": {"team": "vision"}, "envFrom": [{"configMap": "proxy", "optional": True}]}
+    name = await make_class(defaults=defaults, pods=pods)
     await cluster.create(job(namespace, "first", **{"class": name}))
     (pod,) = await kubelet.until_pods("first", lambda pods: len(pods) == 1)
     whole = (await administrator.get(f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}")).body
     assert whole["spec"]["containers"][0]["image"] == "filled:1"
     assert whole["spec"]["nodeSelector"] == {"pool": "a"}
+    assert whole["metadata"]["labels"]["team"] == "vision"
+    assert whole["spec"]["containers"][0]["envFrom"] == [{"configMapRef": {"name": "proxy", "optional": True}}]
     stored = await kubelet.job("first")
     assert "image" not in stored["spec"]["workers"]
     filled = {
@@ -140,7 +146,8 @@ async def test_the_operator_fills_in_refuses_and_leaves_started_jobs_alone(
         "workers.image": '"filled:1"',
         "workers.nodeSelector": '{"pool": "a"}',
     }
-    assert stored["status"]["class"] == {"name": name, "filled": filled}
+    assert stored["status"]["class"]["name"] == name
+    assert stored["status"]["class"]["filled"] == filled
     # The class changes while the job runs: a pod that is replaced is still made from what was recorded.
     await make_class(defaults={"workers": {"image": "changed:2"}}, allowed={"priorityClasses": []})
     await kubelet.set(pod, "Running")
@@ -175,19 +182,18 @@ async def test_jobs_of_a_full_namespace_start_one_after_the_other(
     start_operator()
     for each in jobs:
         await kubelet.until_status(each, lambda s: s.get("phase") in ("Pending", "Queued"))
-    begun = []
-    while len(begun) < len(jobs):
-        states = {each: await kubelet.status(each) for each in jobs}
-        running = [each for each in jobs if states[each].get("attempt") and states[each]["phase"] != "Succeeded"]
-        assert len(running) <= 2, states
-        if running:
-            begun.append(running[0])
-            (pod,) = await kubelet.until_pods(running[0], lambda pods: len(pods) == 1)
+    ended = []
+    async with asyncio.timeout(60):
+        while len(ended) < len(jobs):
+            states = {each: await kubelet.status(each) for each in jobs}
+            running = [each for each in jobs if states[each].get("attempt") and states[each]["phase"] != "Succeeded"]
+            assert len(running) <= 2, states
             held = [states[each]["message"] for each in jobs if states[each]["phase"] == "Queued"]
             assert all(f"of 4 GPUs of class {name}" in message for message in held)
-            await kubelet.set(pod, "Succeeded", exit_code=0)
-            await kubelet.until_status(running[0], lambda s: s.get("phase") == "Succeeded")
-        else:
-            waiting = next(each for each in jobs if each not in begun)
-            await kubelet.until_status(waiting, lambda s: s.get("attempt") == 1)
-    assert sorted(begun) == jobs
+            for each in running[:1]:
+                (pod,) = await kubelet.until_pods(each, lambda pods: len(pods) == 1)
+                await kubelet.set(pod, "Succeeded", exit_code=0)
+                await kubelet.until_status(each, lambda s: s.get("phase") == "Succeeded")
+                ended.append(each)
+            await asyncio.sleep(0.05)
+    assert sorted(ended) == jobs

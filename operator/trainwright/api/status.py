@@ -297,6 +297,9 @@ class AppliedClass(StatusModel):
         description="What the class filled in, as JSON by its path in spec. It holds until the job ends, whatever becomes of "
         "the class.",
     )
+    pods: str | None = Field(
+        None, max_length=131_072, description="What the class adds to worker pods, as JSON. It holds as long."
+    )
 
 
 class TrainingJobStatus(StatusModel):

@@ -7,13 +7,18 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
-from pydantic import Field, ValidationError, create_model
+from pydantic import BeforeValidator, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
-from trainwright.api.base import Model, Rule
+from trainwright.api.base import Model, Rule, one_of
 from trainwright.api.mistakes import message_of
 from trainwright.api.spec import CheckpointSpec, RestartSpec, SchedulingSpec, TrainingJobSpec, WorkersSpec
+from trainwright.api.spec.placement import LabelKey, Labels, without_nulls
+from trainwright.api.spec.workers import DnsName
 
+Annotations = Annotated[
+    dict[LabelKey, Annotated[str, Field(max_length=512)]], Field(max_length=16), BeforeValidator(without_nulls)
+]
 Pattern = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9._/:@*-]+$")]
 Patterns = Annotated[list[Pattern], Field(max_length=64)]
 DEFAULTS_CHARACTERS: Final = 16 << 10
@@ -141,6 +146,38 @@ class ClassLimits(Model):
     )
 
 
+class EnvSource(Model):
+    """A ConfigMap or a Secret of the job's namespace, every key of which becomes a variable."""
+
+    config_map: DnsName | None = Field(None, description="Name of a ConfigMap.")
+    secret: DnsName | None = Field(None, description="Name of a Secret. The kubelet reads it; the operator does not.")
+    optional: bool = Field(False, description="Whether workers start without it if it does not exist.")
+
+    rules = (one_of("config_map", "secret", what="source"),)
+
+
+class ClassPods(Model):
+    """What the class adds to worker pods. Nothing that Trainwright or the job sets is replaced."""
+
+    labels: Labels | None = Field(None, description="Labels.")
+    annotations: Annotations | None = Field(None, description="Annotations.")
+    env_from: list[EnvSource] | None = Field(
+        None, max_length=8, description="Sources of environment variables. Those of workers.env take precedence."
+    )
+
+    rules = tuple(
+        Rule(
+            field=field,
+            message="keys that begin with trainwright.dev/ are reserved: choose another prefix",
+            cel=f"!has(self.{field}) || !self.{field}.exists(key, key.startsWith('trainwright.dev/'))",
+            holds=lambda self, field=field: (  # type: ignore[misc]
+                not any(key.startswith("trainwright.dev/") for key in getattr(self, field) or ())
+            ),
+        )
+        for field in ("labels", "annotations")
+    )
+
+
 class TrainingClassSpec(Model):
     """Defaults, limits and allowlists for the jobs of the class."""
 
@@ -155,6 +192,7 @@ class TrainingClassSpec(Model):
     defaults: ClassDefaults | None = Field(
         None, description="What a job does not say itself. A field at its default of the API counts as not said."
     )
+    pods: ClassPods | None = Field(None, description="What the class adds to worker pods.")
     allowed: ClassAllowed = Field(ClassAllowed(), description="What jobs may ask for themselves.")
     limits: ClassLimits = Field(ClassLimits(), description="Limits on the jobs of the class.")
 

@@ -21,6 +21,7 @@ from trainwright.api.names import (
 )
 from trainwright.api.spec import TrainingJobSpec, WorkersSpec
 from trainwright.api.spec.workers import EnvVar, VolumeSpec
+from trainwright.api.training_class import ClassPods
 from trainwright.build.gang import Group, join
 from trainwright.build.manifest import Manifest
 from trainwright.build.naming import (
@@ -95,6 +96,30 @@ def worker_pod(
         },
     }
     return join(pod, spec, slot.group)
+
+
+def with_additions(pod: Manifest, additions: ClassPods) -> Manifest:
+    """Return the pod with what a TrainingClass adds; what the pod has already takes precedence."""
+    metadata, spec = pod["metadata"], pod["spec"]
+    worker, *others = spec["containers"]
+    sources = [
+        {
+            "configMapRef" if source.config_map else "secretRef": {
+                "name": source.config_map or source.secret,
+                "optional": source.optional,
+            }
+        }
+        for source in additions.env_from or ()
+    ]
+    return {
+        **pod,
+        "metadata": {
+            **metadata,
+            "labels": {**(additions.labels or {}), **metadata["labels"]},
+            "annotations": {**(additions.annotations or {}), **metadata["annotations"]},
+        },
+        "spec": {**spec, "containers": [{**worker, **({"envFrom": sources} if sources else {})}, *others]},
+    }
 
 
 def _placement(workers: WorkersSpec, avoided: tuple[str, ...]) -> Manifest:

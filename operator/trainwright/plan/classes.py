@@ -16,7 +16,7 @@ from trainwright.api.job import FieldError, InvalidJobError, api_defaults, read_
 from trainwright.api.names import CLASS_LABEL
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import AppliedClass, Phase, TrainingJobStatus
-from trainwright.api.training_class import TrainingClassSpec
+from trainwright.api.training_class import ClassPods, TrainingClassSpec
 from trainwright.plan.types import Neighbour, Observed, TrainingClass
 
 LOOK_AGAIN: Final = 5.0
@@ -58,7 +58,11 @@ def resolve(observed: Observed) -> Terms:
         return Terms(observed, refusal=("InvalidClass", f"TrainingClass {chosen.name} is invalid: {chosen.spec}"))
     user = job.spec.to_wire()
     refused = not_allowed(chosen.name, chosen.spec, job.namespace, user)
-    applied = AppliedClass(name=chosen.name, filled=_as_text(_filled(user, _flat(chosen.spec))))
+    applied = AppliedClass(
+        name=chosen.name,
+        filled=_as_text(_filled(user, _flat(chosen.spec))),
+        pods=chosen.spec.pods.model_dump_json(by_alias=True, exclude_none=True) if chosen.spec.pods else None,
+    )
     terms = _with_defaults(observed, job.spec, applied)
     if not isinstance(terms.observed.job.spec, InvalidJobError):
         refused += too_large(chosen.name, chosen.spec, *_size(terms.observed.job.spec))
@@ -108,6 +112,11 @@ def is_undecided(status: TrainingJobStatus, spec: TrainingJobSpec | InvalidJobEr
         return False
     grows = not isinstance(spec, InvalidJobError) and spec.workers.count > status.workers.desired
     return status.attempt == 0 or (status.class_ is not None and (is_idle(status) or grows))
+
+
+def additions(applied: AppliedClass | None) -> ClassPods | None:
+    """Return what the class adds to worker pods, as it was recorded."""
+    return ClassPods.model_validate_json(applied.pods) if applied is not None and applied.pods is not None else None
 
 
 def _choose(named: str | None, observed: Observed) -> TrainingClass | tuple[str, str] | None:

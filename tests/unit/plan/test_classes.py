@@ -214,6 +214,28 @@ def test_the_example_in_the_documentation_is_a_class():
     assert isinstance(read.spec, TrainingClassSpec), read.spec
 
 
+def test_what_a_class_adds_to_pods_is_recorded_and_replaces_nothing():
+    pods = {
+        "labels": {"team": "vision", "app.kubernetes.io/managed-by": "somebody"},
+        "annotations": {"sidecar.istio.io/inject": "false"},
+        "envFrom": [{"configMap": "proxy"}, {"secret": "tokens", "optional": True}],
+    }
+    first = seen(klass(default=True, pods=pods))
+    later = replace(first, job=replace(first.job, status=plan(first).status), classes=())
+    made = next(each for each in plan(later).create if each["kind"] == "Pod")
+    assert made["metadata"]["labels"]["team"] == "vision"
+    assert made["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "trainwright"
+    assert made["metadata"]["annotations"]["sidecar.istio.io/inject"] == "false"
+    assert made["spec"]["containers"][0]["envFrom"] == [
+        {"configMapRef": {"name": "proxy", "optional": False}},
+        {"secretRef": {"name": "tokens", "optional": True}},
+    ]
+
+
+def test_a_class_may_not_add_the_labels_by_which_pods_are_found():
+    assert "reserved" in klass(pods={"labels": {"trainwright.dev/job-name": "other"}}).spec
+
+
 def test_the_status_digests_the_effective_spec_and_a_change_of_the_job_itself_is_still_refused():
     first = seen(klass(default=True, defaults=GOLD))
     started = replace(first.job, status=plan(first).status)
