@@ -6,6 +6,7 @@ SHELL := bash
 PYTHON ?= python3
 UV_VERSION := 0.13.9
 MINUTES ?= 10
+BUILDER ?= https://trainwright.dev/builders/unknown
 CACHE := $(HOME)/.cache/trainwright
 export UV_CACHE_DIR ?= $(CACHE)/uv
 
@@ -62,6 +63,14 @@ verify: $(INSTALLED) ## Check that every generated file is what its source gener
 .PHONY: generate
 generate: $(INSTALLED) ## Write the generated files anew: CRD, kustomize base, API reference
 	$(BIN)/python tests/generate.py
+
+.PHONY: sbom
+sbom: $(INSTALLED) ## Build the wheel into dist/, with a bill of materials for each image and a provenance statement; IMAGES="repo@sha256:..." adds pushed images
+	$(BIN)/python release/statements.py --builder "$(BUILDER)" $(IMAGES)
+
+.PHONY: record-version
+record-version: $(INSTALLED) ## Before a release: record what this version stores and sends, for tests of later versions (tests/versions)
+	$(BIN)/pytest --quiet tests/apiserver/record_version.py
 
 .PHONY: kind-up
 kind-up: $(INSTALLED) ## Bring up a kind cluster with both images loaded

@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -130,14 +131,13 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-@pytest.fixture(scope="session")
-def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+@contextmanager
+def _serving(folder: Path) -> Iterator[RunningServer]:
     etcd_binary, server_binary = _binary("etcd"), _binary("kube-apiserver")
     if etcd_binary is None or server_binary is None:
         pytest.skip(
             "needs the programs etcd and kube-apiserver, which are there once tests/kind/cluster/up has made a cluster"
         )
-    folder = tmp_path_factory.mktemp("apiserver")
     etcd, etcd_url = _etcd(etcd_binary, folder)
     process, url = _apiserver(server_binary, folder, etcd_url)
     try:
@@ -147,11 +147,24 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServ
             if process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"kube-apiserver does not start:\n{(folder / 'apiserver.log').read_text()[-3000:]}")
             time.sleep(0.2)
-        _install_definitions(running)
         yield running
     finally:
         _stop(process)
         _stop(etcd)
+
+
+@pytest.fixture(scope="session")
+def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    with _serving(tmp_path_factory.mktemp("apiserver")) as running:
+        _install_definitions(running)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def empty_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """Another one, on which nothing of ours is installed."""
+    with _serving(tmp_path_factory.mktemp("empty")) as running:
+        yield running
 
 
 def _install_definitions(running: RunningServer) -> None:
@@ -285,6 +298,14 @@ class OperatorProcess:
             if found.startswith(line + " "):
                 return float(found.rsplit(" ", 1)[1])
         return float("nan")
+
+    async def until_leading(self) -> None:
+        """Wait until this replica works."""
+        deadline = time.monotonic() + 60
+        while self.metric("trainwright_leading") != 1:
+            late = self.process.poll() is not None or time.monotonic() > deadline
+            assert not late, f"the operator does not lead:\n{self.log.read_text()[-4000:]}"
+            await asyncio.sleep(0.05)
 
     def lines(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]

@@ -149,12 +149,17 @@ async def test_the_operator_fills_in_refuses_and_leaves_started_jobs_alone(
     assert stored["status"]["class"]["name"] == name
     assert stored["status"]["class"]["filled"] == filled
     # The class changes while the job runs: a pod that is replaced is still made from what was recorded.
-    await make_class(defaults={"workers": {"image": "changed:2"}}, allowed={"priorityClasses": []})
+    await make_class(defaults={"workers": {"image": "changed:2"}}, allowed={"priorityClasses": [], "images": []})
     await kubelet.set(pod, "Running")
     await kubelet.set(pod, "Failed", exit_code=69)
     await kubelet.until_pods("first", lambda pods: any(p["metadata"]["name"] == "first-0-2" for p in pods))
     again = (await administrator.get(f"/api/v1/namespaces/{namespace}/pods/first-0-2")).body
     assert again["spec"]["containers"][0]["image"] == "filled:1"
+    # An edit of where its workers run is checked against the class as it is now; other edits are not.
+    path = f"{JOBS.format(namespace=namespace)}/first"
+    assert not (await administrator.merge(path, {"spec": {"suspend": True}})).refused
+    said = (await administrator.merge(path, {"spec": {"workers": {"image": "other"}}})).message
+    assert f"spec.workers.image: other is not allowed by TrainingClass {name}" in said
     # Somebody removes the policy: the operator refuses by itself.
     async with _without_policy(administrator):
         urgent = _job(namespace, "second", {"priorityClassName": "urgent"}, **{"class": name})

@@ -7,7 +7,6 @@ import pytest
 
 from trainwright.cluster.port import ClusterError
 from trainwright.controller.lease import Lease, LeaseLostError
-from trainwright.reports.authority import ensure_authority
 
 NAMES = (f"lease-{n}" for n in itertools.count())
 
@@ -132,29 +131,3 @@ async def test_a_frozen_request_does_not_keep_the_lease(candidate, monkeypatch):
     monkeypatch.setattr(first._server, "request", hangs)
     with pytest.raises(LeaseLostError):
         await asyncio.wait_for(first.hold(), 1.5)
-
-
-async def test_replicas_that_race_for_the_ca_end_up_with_one(api_server, namespace):
-    servers = [api_server.connect() for _ in range(5)]
-    authorities = await asyncio.gather(*(ensure_authority(server, namespace, "ca") for server in servers))
-    assert len({authority.certificate for authority in authorities}) == 1
-    assert await ensure_authority(servers[0], namespace, "ca") == authorities[0]
-    for server in servers:
-        await server.close()
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        {"tls.crt": "", "tls.key": ""},
-        {"tls.crt": "eA==", "tls.key": "eA=="},
-        {"tls.crt": "eA=="},
-    ],
-)
-async def test_a_damaged_ca_is_told_of_and_not_used(api_server, namespace, data):
-    server = api_server.connect()
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "ca"}, "data": data}
-    await server.request("POST", f"/api/v1/namespaces/{namespace}/secrets", "secrets", secret)
-    with pytest.raises(ClusterError, match=r"Secret .*/ca does not hold tls.crt and tls.key; delete the Secret"):
-        await ensure_authority(server, namespace, "ca")
-    await server.close()

@@ -55,6 +55,26 @@ class FakeKubelet:
         whole["status"] = {"phase": phase, "containerStatuses": [container], "startTime": _now()}
         await self._server.request("PUT", f"{self._pods}/{name}/status", "pods", whole)
 
+    async def token(self, pod: Manifest, audience: str) -> str:
+        """Return a token of the pod's service account, bound to the pod, as a kubelet mounts it."""
+        meta = pod["metadata"]
+        bound = {"kind": "Pod", "apiVersion": "v1", "name": meta["name"], "uid": meta["uid"]}
+        request = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"audiences": [audience], "boundObjectRef": bound},
+        }
+        path = f"{collection('v1', 'serviceaccounts', self._namespace)}/default/token"
+        token: str = (await self._server.request("POST", path, "tokens", request))["status"]["token"]
+        return token
+
+    async def config_map(self, pod: Manifest) -> Manifest:
+        """Return the ConfigMap that the pod mounts as its config."""
+        whole = await self._server.request("GET", f"{self._pods}/{pod['metadata']['name']}", "pods")
+        volumes = {volume["name"]: volume for volume in whole["spec"]["volumes"]}
+        path = f"{collection('v1', 'configmaps', self._namespace)}/{volumes['config']['configMap']['name']}"
+        return await self._server.request("GET", path, "configmaps")
+
     async def finish_deletions(self, job: str) -> None:
         """Remove pods whose deletion was asked for, as a kubelet does once their processes are gone."""
         for pod in await self.pods(job):

@@ -55,6 +55,7 @@ class MemoryCluster:
         self.classes: list[Manifest] = []
         self.labels: dict[str, dict[str, str]] = {}
         self.questions = 0
+        self.leases: dict[tuple[str, str], str] = {}
         self._late: list[tuple[Manifest, bool]] = []
 
     # The port.
@@ -113,6 +114,9 @@ class MemoryCluster:
         await self._answer()
         self.inquiries += 1
         return self.warnings.get(uid)
+
+    async def lease_renewal(self, namespace: str, name: str) -> str | None:
+        return self.leases.get((namespace, name))
 
     async def serves(self, api_version: str, resource: str) -> bool:
         await self._answer()

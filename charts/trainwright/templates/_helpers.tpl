@@ -31,7 +31,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{/* Image of "operator" or "worker": dict "root" $ "name" "operator". */}}
 {{- define "trainwright.image" -}}
 {{- $image := index .root.Values.image .name -}}
-{{- printf "%s:%s" $image.repository ($image.tag | default .root.Chart.AppVersion) -}}
+{{- with .root.Values.image.registry }}{{ . }}/{{ end -}}
+{{- $image.repository -}}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default .root.Chart.AppVersion }}{{ end -}}
 {{- end -}}
 
 {{/* A container that Pod Security "restricted" admits, and that cannot write to its own image. */}}

@@ -22,6 +22,8 @@ LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
 """On worker pods: the attempt that created the pod, counted from 1."""
 LABEL_GROUP: Final = f"{GROUP}/pod-group"
 """On worker pods of a gang: the name of their PodGroup."""
+ANNOTATION_LIMIT_RANGER: Final = "kubernetes.io/limit-ranger"
+"""Kubernetes' own, on pods to which a LimitRange of the namespace has added requests or limits; it says which."""
 
 MANAGED_BY: Final = "trainwright"
 
@@ -33,6 +35,9 @@ TOKEN_MOUNT: Final = "/var/run/secrets/trainwright"  # noqa: S105 - a mount poin
 TOKEN_FILE: Final = "token"  # noqa: S105 - a file name
 CHECKPOINT_MOUNT: Final = "/checkpoints"
 DATA_MOUNT: Final = "/data"
+CODE_MOUNT: Final = "/opt/trainwright/code"
+CODE_VOLUME: Final = "own-code"
+"""The volume of the ConfigMap in `spec.code`."""
 WEIGHTS_FILE: Final = "weights.safetensors"
 """In the results folder of a job: the weights of its model."""
 SUMMARY_FILE: Final = "results.json"

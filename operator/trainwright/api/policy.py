@@ -10,7 +10,15 @@ from typing import Any, Final
 from trainwright.api.base import quoted
 from trainwright.api.class_rules import in_cel_list, too_many_workers_in_cel
 from trainwright.api.crd import spec_schema
-from trainwright.api.immutable import BY_NAME, COUNT, COUNT_REFUSAL, REFUSAL, fixed_fields
+from trainwright.api.immutable import (
+    BY_NAME,
+    COUNT,
+    COUNT_REFUSAL,
+    PLACEMENT_REFUSAL,
+    REFUSAL,
+    fixed_fields,
+    placement_fields,
+)
 from trainwright.api.names import API_VERSION, CLASS_KIND, CLASS_LABEL, CLASS_PLURAL, GROUP, PLURAL, VERSION
 from trainwright.api.schema import RULES, Schema, levels
 
@@ -53,7 +61,15 @@ def policy() -> dict[str, Any]:
                 *({"name": _variable(path), "expression": expression} for path, expression in mistakes.items()),
                 {"name": "mistakes", "expression": " + ".join(f"variables.{_variable(path)}" for path in mistakes)},
                 _STARTED,
-                {"name": "changed", "expression": _changed()},
+                {"name": "changed", "expression": _changed(fixed_fields())},
+                {"name": "moved", "expression": _changed(placement_fields())},
+                {
+                    # No worker runs, or all are told to stop. A launch is what a worker reports first.
+                    "name": "idle",
+                    "expression": "object.?spec.?suspend.orValue(false) || "
+                    "oldObject.?status.?phase.orValue('') == 'Suspended' || "
+                    "!oldObject.?status.?progress.?launch.hasValue()",
+                },
             ],
             "validations": [
                 {
@@ -66,6 +82,12 @@ def policy() -> dict[str, Any]:
                     "expression": "!variables.started || variables.changed.size() == 0",
                     "message": f"what is trained {REFUSAL}",
                     "messageExpression": f"variables.changed.join(', ') + ' {REFUSAL}'",
+                    "reason": "Invalid",
+                },
+                {
+                    "expression": "!variables.started || variables.idle || variables.moved.size() == 0",
+                    "message": f"where the workers run {PLACEMENT_REFUSAL}",
+                    "messageExpression": f"variables.moved.join(', ') + ' {PLACEMENT_REFUSAL}'",
                     "reason": "Invalid",
                 },
                 {"expression": _count_may_change(), "message": f"spec.{COUNT} {COUNT_REFUSAL}", "reason": "Invalid"},
@@ -109,9 +131,13 @@ def class_policy() -> dict[str, Any]:
                     "expression": "variables.named.hasValue() ? variables.named.value() == params.metadata.name : "
                     "params.spec.?default.orValue(false)",
                 },
-                # A class that has changed since disturbs no started job, but limits how many workers may be added.
+                # A class that has changed since disturbs no started job, but an edit of where its workers run is checked anew.
                 _STARTED,
-                {"name": "asks", "expression": f"variables.started ? [] : {in_cel_list()}"},
+                {"name": "moved", "expression": f"variables.started ? {_changed(placement_fields())} : []"},
+                {
+                    "name": "asks",
+                    "expression": f"variables.started && variables.moved.size() == 0 ? [] : {in_cel_list()}",
+                },
                 {
                     "name": "grows",
                     "expression": "oldObject == null || object.spec.workers.count > oldObject.spec.workers.count || "
@@ -176,9 +202,9 @@ def _complaint(rule: Schema) -> str:
     return f"{rule.get('fieldPath', '')}: {rule['message']}"
 
 
-def _changed() -> str:
-    """Return a CEL expression for the list of immutable fields that changed. Setting or removing an optional field is a change."""
-    named = (f"{_same(path)} ? '' : 'spec.{path}'" for path in fixed_fields())
+def _changed(paths: list[str]) -> str:
+    """Return a CEL expression for the list of those fields that changed. Setting or removing an optional field is a change."""
+    named = (f"{_same(path)} ? '' : 'spec.{path}'" for path in paths)
     return f"[{', '.join(named)}].filter(path, path != '')"
 
 

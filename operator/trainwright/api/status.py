@@ -305,6 +305,12 @@ class AppliedClass(StatusModel):
 class TrainingJobStatus(StatusModel):
     """The observed state of a job."""
 
+    operator: str = Field(
+        "",
+        max_length=512,
+        description="The release of the operator that drives the job, as NAMESPACE/LEASE. Other releases leave the job alone unless "
+        "this one is gone.",
+    )
     phase: Phase | None = Field(None, description="Phase of the job.")
     message: str = Field("", max_length=4096, description="What the job is doing, or why it does not run, in one line.")
     reason: str = Field("", max_length=256, description="Machine-readable reason for the phase.")

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from trainwright.api.names import (
     CHECKPOINT_MOUNT,
+    CODE_MOUNT,
+    CODE_VOLUME,
     CONFIG_FILE,
     CONFIG_MOUNT,
     ENV_ATTEMPT,
@@ -91,7 +93,7 @@ def worker_pod(
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "securityContext": _pod_security(),
-            "containers": [_container(workers, settings, slot, host, reports=audience is not None)],
+            "containers": [_container(spec, settings, slot, host, reports=audience is not None)],
             "volumes": _own_volumes(spec, config, audience) + [_volume(volume) for volume in workers.volumes or ()],
         },
     }
@@ -185,7 +187,8 @@ def _pod_security() -> Manifest:
     }
 
 
-def _container(workers: WorkersSpec, settings: Settings, slot: WorkerSlot, host: str, *, reports: bool) -> Manifest:
+def _container(spec: TrainingJobSpec, settings: Settings, slot: WorkerSlot, host: str, *, reports: bool) -> Manifest:
+    workers = spec.workers
     pull_policy = workers.image_pull_policy or (settings.worker_pull_policy if workers.image is None else None)
     container: Manifest = {
         "name": WORKER_CONTAINER,
@@ -196,7 +199,7 @@ def _container(workers: WorkersSpec, settings: Settings, slot: WorkerSlot, host:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": _own_mounts(reports=reports) + [_mount(volume) for volume in workers.volumes or ()],
+        "volumeMounts": _own_mounts(spec, reports=reports) + [_mount(volume) for volume in workers.volumes or ()],
     }
     if pull_policy is not None:
         container["imagePullPolicy"] = str(pull_policy)
@@ -232,13 +235,15 @@ def _variable(variable: EnvVar) -> Manifest:
     return {"name": variable.name, "valueFrom": variable.value_from.to_wire()}
 
 
-def _own_mounts(*, reports: bool) -> list[Manifest]:
+def _own_mounts(spec: TrainingJobSpec, *, reports: bool) -> list[Manifest]:
     mounts: list[Manifest] = [
         {"name": "config", "mountPath": CONFIG_MOUNT, "readOnly": True},
         {"name": "checkpoints", "mountPath": CHECKPOINT_MOUNT},
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of this pod alone
         {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - collectives need more than the default 64 MiB
     ]
+    if _code_map(spec) is not None:
+        mounts.append({"name": CODE_VOLUME, "mountPath": CODE_MOUNT, "readOnly": True})
     if reports:
         mounts.append({"name": "token", "mountPath": TOKEN_MOUNT, "readOnly": True})
     return mounts
@@ -254,10 +259,18 @@ def _own_volumes(spec: TrainingJobSpec, config: str, audience: str | None) -> li
         {"name": "tmp", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
     ]
+    code = _code_map(spec)
+    if code is not None:
+        volumes.append({"name": CODE_VOLUME, "configMap": {"name": code}})
     if audience is not None:
         token = {"audience": audience, "expirationSeconds": TOKEN_SECONDS, "path": TOKEN_FILE}
         volumes.append({"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}})
     return volumes
+
+
+def _code_map(spec: TrainingJobSpec) -> str | None:
+    """Return the name of the ConfigMap with the user's own code, if there is one."""
+    return None if spec.code is None or spec.code.config_map is None else spec.code.config_map.name
 
 
 def _volume(volume: VolumeSpec) -> Manifest:

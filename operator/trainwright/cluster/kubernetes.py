@@ -7,6 +7,7 @@ from urllib.parse import quote
 from trainwright.api.names import API_VERSION, CLASS_PLURAL, KIND, LABEL_JOB, PLURAL
 from trainwright.cluster.compact import compact, compact_pod
 from trainwright.cluster.port import (
+    ClusterError,
     ConflictError,
     JobKey,
     Listing,
@@ -140,16 +141,23 @@ class KubernetesCluster:
         labels: Mapping[str, str] = answer["metadata"].get("labels") or {}
         return labels
 
-    async def pending_workloads(self, namespace: str, queue: str) -> list[PendingWorkload]:
-        """Return the workloads that wait in a LocalQueue of Kueue, in order, from its visibility API."""
-        newer, older = (
-            f"{collection(version, 'localqueues', namespace)}/{quote(queue)}/pendingworkloads"
-            for version in _VISIBILITY
-        )
+    async def lease_renewal(self, namespace: str, name: str) -> str | None:
+        """Return when a Lease was last renewed, as its text; None if there is no such Lease, or it has never been renewed."""
+        path = f"{collection('coordination.k8s.io/v1', 'leases', namespace)}/{quote(name)}"
         try:
-            answer = await self._server.request("GET", newer, "localqueues/pendingworkloads")
+            lease = await self._server.request("GET", path, "leases")
         except NotFoundError:
-            answer = await self._server.request("GET", older, "localqueues/pendingworkloads")
+            return None
+        return (lease.get("spec") or {}).get("renewTime")
+
+    async def pending_workloads(self, namespace: str, queue: str) -> list[PendingWorkload]:
+        """Return the workloads that wait in a LocalQueue of Kueue, in order, from its visibility API.
+
+        Raises:
+            NotFoundError: Kueue knows no such queue.
+            ClusterError: Or another of its kinds; also where the API is not served.
+        """
+        answer = await self._visible(namespace, queue)
         return [
             PendingWorkload(
                 name=item["metadata"]["name"],
@@ -158,6 +166,16 @@ class KubernetesCluster:
             )
             for item in answer.get("items") or ()
         ]
+
+    async def _visible(self, namespace: str, queue: str) -> Manifest:
+        for version in _VISIBILITY:
+            path = f"{collection(version, 'localqueues', namespace)}/{quote(queue)}/pendingworkloads"
+            try:
+                return await self._server.request("GET", path, "localqueues/pendingworkloads")
+            except NotFoundError as error:
+                if f'"{queue}" not found' in str(error):  # Kueue's own answer; one about the API names no queue
+                    raise
+        raise ClusterError("Kueue's visibility API is not served")
 
     async def review_token(self, token: str, audience: str) -> PodIdentity | None:
         """Return the pod that the token was issued to for this audience, or None if it is not valid."""

@@ -84,9 +84,14 @@ class Controller:
             backoff_limit=self._tuning.backoff_limit,
             failed=self._failed,
             can_wait=lambda key: not self.store.has_begun(key),
+            group=lambda key: key.namespace,
         )
         self.store.notify(self._changed)
         self.metrics.observe(self.store.jobs, lambda: self.queue.depth, lambda: self.queue.oldest)
+
+    def change_settings(self, settings: Settings) -> None:
+        """Decide with these settings from the next pass on. Pods that exist keep what they were created with."""
+        self._reconciler.settings = settings
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; running passes may then end in their own time, within limits.

@@ -17,6 +17,7 @@ import structlog
 from aiohttp import web
 
 from trainwright import __version__
+from trainwright.build import Settings
 from trainwright.cluster.kubernetes import KubernetesCluster
 from trainwright.cluster.port import ClusterError
 from trainwright.cluster.rest import ApiServer
@@ -28,7 +29,7 @@ from trainwright.controller.pause import pause
 from trainwright.controller.settings import OperatorSettings
 from trainwright.controller.store import Store
 from trainwright.metrics import Metrics
-from trainwright.reports.authority import ensure_authority
+from trainwright.reports.authority import AuthoritySecret
 from trainwright.reports.certificates import KeyPair
 from trainwright.reports.listener import Room
 from trainwright.reports.server import ReportsServer
@@ -55,6 +56,7 @@ class Operator:
         self._metrics = Metrics()
         self._store = Store()
         self._controller: Controller | None = None
+        self._authority: KeyPair | None = None
         self._prepared = False
 
     async def run(self) -> None:
@@ -70,21 +72,19 @@ class Operator:
             server = await ApiServer.connect(self._settings.connections, count=self._count_request)
             stack.push_async_callback(server.close)
             cluster = KubernetesCluster(server, self._settings.namespaces)
-            authority = await self._authority(server)
-            if authority is not None:
-                await self._serve_reports(stack, cluster, authority)
+            if self._settings.reports_enabled:
+                await self._serve_reports(stack, cluster, server)
             self._prepared = True
             lease = await self._lease(stack)
             if lease is None or await lease.acquire(self._stop):
-                await self._work(cluster, authority, lease)
+                await self._work(cluster, lease)
         log.info("operator stopped")
 
-    async def _work(self, cluster: KubernetesCluster, authority: KeyPair | None, lease: Lease | None) -> None:
+    async def _work(self, cluster: KubernetesCluster, lease: Lease | None) -> None:
         """Lead: run the loop until the process is to stop or something it depends on ends."""
-        reports_ca = authority.certificate.decode() if authority is not None else None
         controller = self._controller = Controller(
             cluster,
-            self._settings.for_plan(reports_ca),
+            self._settings_for_plan(),
             store=self._store,
             tuning=self._settings.tuning(),
             metrics=self._metrics,
@@ -150,18 +150,14 @@ class Operator:
         await ready.wait()
         self._catch_signals()
 
-    async def _authority(self, server: ApiServer) -> KeyPair | None:
-        """Return the CA of the reports endpoint, waiting for the API server if need be."""
-        while self._settings.reports_enabled and not self._stop.is_set():
-            try:
-                return await ensure_authority(server, self._settings.operator_namespace, self._settings.reports_secret)
-            except ClusterError as error:
-                log.warning("the reports CA cannot be read or created yet", error=str(error), retry_seconds=_RETRY)
-                await pause(self._stop, _RETRY)
-        return None
-
-    async def _serve_reports(self, stack: AsyncExitStack, cluster: KubernetesCluster, authority: KeyPair) -> None:
+    async def _serve_reports(self, stack: AsyncExitStack, cluster: KubernetesCluster, server: ApiServer) -> None:
+        """Serve the endpoint, as soon as the API server has told which CA workers trust."""
         name, namespace = self._settings.reports_service, self._settings.operator_namespace
+        secret = AuthoritySecret(server, namespace, self._settings.reports_secret)
+        while (authority := await self._read_authority(secret)) is None:
+            await pause(self._stop, _RETRY)
+            if self._stop.is_set():
+                return
         hosts = (name, f"{name}.{namespace}", f"{name}.{namespace}.svc", f"{name}.{namespace}.svc.cluster.local")
         reports = ReportsServer(
             self._store,
@@ -172,8 +168,36 @@ class Operator:
             count=lambda result: self._metrics.reports.labels(result).inc(),
             room=Room(self._settings.reports_connections, self._settings.reports_connections_per_address),
         )
+        self._authority = authority
         await reports.start(None, self._settings.reports_port)
         stack.push_async_callback(reports.close)
+        renewal = asyncio.create_task(self._renew_authority_forever(secret, reports), name="CA renewal")
+        stack.push_async_callback(_cancel, {renewal})
+
+    async def _renew_authority_forever(self, secret: AuthoritySecret, reports: ReportsServer) -> None:
+        """Replace the CA before its end, and take over one that another replica or an administrator has replaced."""
+        while True:
+            await asyncio.sleep(self._settings.reports_ca_interval)
+            authority = await self._read_authority(secret)
+            if authority is None or authority == self._authority:
+                continue
+            self._authority = authority
+            reports.renew(authority)
+            if self._controller is not None:
+                self._controller.change_settings(self._settings_for_plan())
+            log.info(
+                "reports are served with another CA from now on; pods that trust the former one can report until its end"
+            )
+
+    async def _read_authority(self, secret: AuthoritySecret) -> KeyPair | None:
+        try:
+            return await secret.current()
+        except ClusterError as error:
+            log.warning("the reports CA cannot be read or written now", error=str(error))
+            return None
+
+    def _settings_for_plan(self) -> Settings:
+        return self._settings.for_plan(self._authority.certificate.decode() if self._authority is not None else None)
 
     async def _serve_health(self, stack: AsyncExitStack) -> None:
         app = health_app(self._metrics, self._healthy, self._ready)

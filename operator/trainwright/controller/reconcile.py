@@ -16,6 +16,7 @@ from trainwright.controller.creation_backoff import CreationBackoff, MissingPods
 from trainwright.controller.pod_warnings import PodWarnings
 from trainwright.controller.queue import RetryError
 from trainwright.controller.queue_positions import QueuePositions
+from trainwright.controller.releases import Releases
 from trainwright.controller.store import PodWarning, Snapshot, Store
 from trainwright.controller.throttle import StatusThrottle
 from trainwright.controller.tuning import Tuning
@@ -42,6 +43,9 @@ class Reconciler:
         settings: What the platform decides for all jobs.
         metrics: Told of conflicts.
         now: The clock.
+
+    Attributes:
+        settings: What the next pass decides with.
     """
 
     def __init__(
@@ -58,14 +62,15 @@ class Reconciler:
         self._cluster = cluster
         self._store = store
         self._applier = applier
-        self._throttle = StatusThrottle(tuning)
-        self._settings = settings
+        self._throttle: StatusThrottle[JobKey] = StatusThrottle(tuning, group=lambda key: key.namespace)
+        self.settings = settings
         self._metrics = metrics
         self._now = now
         self._listening_since: datetime | None = None
         self._apis = apis
         self._pod_warnings = PodWarnings(cluster, store)
         self._queue_positions = QueuePositions(cluster)
+        self._releases = Releases(cluster)
         self._creation_backoff = CreationBackoff(tuning.backoff_base, tuning.backoff_limit)
         self._classes = ClassReader(cluster)
         self._starting: set[JobKey] = set()
@@ -83,8 +88,11 @@ class Reconciler:
             self._queue_positions.forget(key)
             self._creation_backoff.forget(key)
             return None
+        if observed.job.status.operator not in ("", self.settings.release):
+            await self._releases.look(observed.job.status.operator)
         known = NO_CLASSES
-        if is_undecided(observed.job.status, observed.job.spec):
+        if is_undecided(observed):
+            # Limits per namespace hold only if nothing is awaited between this look at the other jobs and the plan.
             known = await self._classes.read(key.namespace)
             snapshot, observed = self._observe(key, known)
             if snapshot is None or observed is None:
@@ -190,21 +198,25 @@ class Reconciler:
         now = self._now()
         # Jobs are looked at from the first listing on, which is also when reports begin to be accepted.
         self._listening_since = self._listening_since or now
+        job = read_job(snapshot.job)
         return snapshot, Observed(
-            job=read_job(snapshot.job),
+            job=job,
             pods=tuple(_workers(key.name, snapshot.pods, snapshot.warning)),
             received=snapshot.received,
             rejection=snapshot.rejection,
-            settings=self._settings,
+            settings=self.settings,
             now=now,
             former_pods=tuple(_workers(key.name, snapshot.former_pods)),
             waiting_reports=snapshot.waiting_reports,
             listening_since=self._listening_since,
+            namespace_heard_at=self._store.heard_at(key.namespace),
+            operator_gone=self._releases.is_gone(job.status.operator),
             groups_served=self._apis.groups,
             queue_position=self._queue_positions.position(key),
             classes=known.known,
             namespace_class=known.of_namespace,
             neighbours=tuple(self._neighbours(key.namespace)) if known.limit_namespaces else (),
+            queue_unknown=self._queue_positions.is_queueless(key),
         )
 
     def _neighbours(self, namespace: str) -> Iterator[Neighbour]:

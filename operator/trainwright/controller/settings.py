@@ -57,6 +57,7 @@ class OperatorSettings(BaseSettings):
     )
     reports_connections_per_address: int = Field(128, ge=1, description="Of these, from one address.")
     reports_secret: str = Field("trainwright-reports-ca", description="Secret that keeps the endpoint's CA.")
+    reports_ca_interval: float = Field(60.0, gt=0, description="Seconds between two looks at that Secret.")
     health_port: int = Field(8080, ge=0, le=65_535, description="Port of /healthz, /readyz and /metrics.")
 
     lease: bool = Field(True, description="Whether to take a Lease, so that only one of several replicas works.")
@@ -94,6 +95,7 @@ class OperatorSettings(BaseSettings):
             operator_namespace=self.operator_namespace,
             metrics_namespaces=self.metrics_namespaces,
             report_interval=self.report_interval,
+            release=f"{self.operator_namespace}/{self.lease_name}" if self.lease else None,
             stale_after=max(self.stale_after, _MISSED * self.report_interval),
         )
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from trainwright.api.class_rules import Wire, at, not_allowed, too_large
 from trainwright.api.devices import count_gpus
+from trainwright.api.immutable import changes, digests
 from trainwright.api.job import FieldError, InvalidJobError, api_defaults, read_spec
 from trainwright.api.names import CLASS_LABEL
 from trainwright.api.spec import TrainingJobSpec
@@ -72,7 +73,7 @@ def resolve(observed: Observed) -> Terms:
 
 
 def _recorded(observed: Observed, spec: TrainingJobSpec) -> Terms:
-    """Return the terms of a started job. Of the class as it is now, only the limits still count, where the job grows or resumes."""
+    """Return the terms of a started job. The class as it is now counts only for what is edited, and where the job grows or resumes."""
     job = observed.job
     applied = job.status.class_
     if applied is None:
@@ -82,13 +83,16 @@ def _recorded(observed: Observed, spec: TrainingJobSpec) -> Terms:
     effective = terms.observed.job.spec
     if isinstance(effective, InvalidJobError) or not isinstance(rules, TrainingClassSpec):
         return terms
+    refused = []
+    if changes(job.status.spec_digests, digests(effective)):
+        refused += not_allowed(applied.name, rules, job.namespace, spec.to_wire())
+    full = _full(terms.observed, applied.name, rules)
     if effective.workers.count > job.status.workers.desired:
-        refused = too_large(applied.name, rules, *_size(effective))
-        full = None if is_idle(job.status) else _full(terms.observed, applied.name, rules)
-        refused += [full] if full else []
-        if refused:
-            return replace(terms, refusal=(NOT_ALLOWED, "; ".join(refused)))
-    return replace(terms, full=_full(terms.observed, applied.name, rules))
+        refused += too_large(applied.name, rules, *_size(effective))
+        refused += [full] if full is not None and not is_idle(job.status) else []
+    if refused:
+        return replace(terms, refusal=(NOT_ALLOWED, "; ".join(refused)))
+    return replace(terms, full=full)
 
 
 def is_idle(status: TrainingJobStatus) -> bool:
@@ -106,12 +110,19 @@ def hold(status: TrainingJobStatus) -> TrainingJobStatus:
     return status.changed(phase=Phase.QUEUED, started_at=None, next_start=None, waiting_since=None)
 
 
-def is_undecided(status: TrainingJobStatus, spec: TrainingJobSpec | InvalidJobError) -> bool:
-    """Return whether the next pass may depend on classes and on other jobs: it may start the job, or let it grow."""
-    if status.phase is not None and status.phase.terminal:
+def is_undecided(observed: Observed) -> bool:
+    """Return whether the next pass may depend on classes and on other jobs: it may start the job, or carry out an edit of it."""
+    job = observed.job
+    if (job.status.phase is not None and job.status.phase.terminal) or isinstance(job.spec, InvalidJobError):
         return False
-    grows = not isinstance(spec, InvalidJobError) and spec.workers.count > status.workers.desired
-    return status.attempt == 0 or (status.class_ is not None and (is_idle(status) or grows))
+    if job.status.attempt == 0:
+        return True
+    if job.status.class_ is None:
+        return False
+    effective = _with_defaults(observed, job.spec, job.status.class_).observed.job.spec
+    if isinstance(effective, InvalidJobError):
+        return False
+    return is_idle(job.status) or bool(changes(job.status.spec_digests, digests(effective)))
 
 
 def additions(applied: AppliedClass | None) -> ClassPods | None:

@@ -1,13 +1,14 @@
 """Converts manifests from the cluster to the typed objects on which the planner decides."""
 
 import json
+import re
 from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
 
 from trainwright.api.job import InvalidJobError, read_spec
-from trainwright.api.names import LABEL_GROUP, WORKER_CONTAINER
+from trainwright.api.names import ANNOTATION_LIMIT_RANGER, LABEL_GROUP, WORKER_CONTAINER
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import ConditionType, Phase, read_status
 from trainwright.api.training_class import read_class as read_class_spec
@@ -16,6 +17,9 @@ from trainwright.build import Manifest
 from trainwright.build.naming import read_pod_name
 from trainwright.plan.pods import NEVER_STARTED, Pod
 from trainwright.plan.types import Job, Neighbour, TrainingClass
+
+_DEFAULTED = re.compile(rf"(?P<resources>[^:;]+) (?P<kind>request|limit) for container {WORKER_CONTAINER}(?=;|$)")
+"""In the annotation that Kubernetes' LimitRanger writes: `cpu, memory limit for container worker`."""
 
 
 def read_job(manifest: Manifest) -> Job:
@@ -103,6 +107,8 @@ def read_pod(manifest: Manifest, job: str) -> Pod:
     if ended:
         # The worker is never started again (restartPolicy: Never). A sidecar may keep the pod running, or make it a failed one.
         phase = "Succeeded" if ended.get("exitCode") == 0 else "Failed"
+    made = _worker_container(spec.get("containers"))
+    limits = (made.get("resources") or {}).get("limits") or {}
     return Pod(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -110,10 +116,13 @@ def read_pod(manifest: Manifest, job: str) -> Pod:
         attempt=attempt,
         phase=phase,
         outlived=outlived,
-        image=_worker_container(spec.get("containers")).get("image"),
+        image=made.get("image"),
         group=(metadata.get("labels") or {}).get(LABEL_GROUP),
         deletes_at=read_time(metadata["deletionTimestamp"]) if metadata.get("deletionTimestamp") else None,
         node=spec.get("nodeName"),
+        scheduler=spec.get("schedulerName"),
+        limits={name: str(limits[name]) for name in ("cpu", "memory") if name in limits},
+        defaults=_defaults(metadata),
         waiting=_waiting(status, state),
         exit_code=ended.get("exitCode"),
         reason=status.get("reason") or ended.get("reason"),
@@ -122,6 +131,7 @@ def read_pod(manifest: Manifest, job: str) -> Pod:
         silent=_is_silent(status, container),
         termination=termination,
         garbled=termination is None and bool(said),
+        created_at=read_time(metadata["creationTimestamp"]) if metadata.get("creationTimestamp") else None,
         started_at=read_time(running["startedAt"]) if running.get("startedAt") else None,
         finished_at=read_time(ended["finishedAt"]) if ended.get("finishedAt") else None,
     )
@@ -134,6 +144,16 @@ def read_time(text: str) -> datetime:
 
 def _worker_container(containers: list[Manifest] | None) -> Manifest:
     return next((c for c in containers or () if c.get("name") == WORKER_CONTAINER), {})
+
+
+def _defaults(metadata: Manifest) -> frozenset[str]:
+    """Return what a LimitRange of the namespace has added to the worker container: `memory limit`, `cpu request`, ..."""
+    said = (metadata.get("annotations") or {}).get(ANNOTATION_LIMIT_RANGER, "")
+    return frozenset(
+        f"{resource.strip()} {found['kind']}"
+        for found in _DEFAULTED.finditer(said)
+        for resource in found["resources"].split(",")
+    )
 
 
 def _waiting(status: Manifest, state: Manifest) -> tuple[str, str] | None:

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Final
 
 from trainwright.api.amounts import later
+from trainwright.api.cautions import cautions
 from trainwright.api.job import InvalidJobError
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import ConditionType, Phase, TrainingJobStatus
@@ -19,6 +20,7 @@ from trainwright.plan import (
     limits,
     membership,
     messages,
+    ownership,
     phase,
     placement,
     pod_warnings,
@@ -28,7 +30,9 @@ from trainwright.plan import (
     scale,
     start,
     storage,
+    unheard,
     unresponsive,
+    unseen,
 )
 from trainwright.plan.events import events
 from trainwright.plan.pods import WorkerPods
@@ -38,6 +42,7 @@ from trainwright.plan.urgency import moves_pods, urgency
 _RETRY_CREATION = 5.0
 """Seconds after which creations are checked, in case no watch tells of what was created."""
 _RESTARTS: Final[tuple[Callable[[Pass, TrainingJobStatus], TrainingJobStatus | None], ...]] = (
+    changes.decide,
     scale.decide,
     restart.move,
     restart.decide,
@@ -51,6 +56,8 @@ def plan(observed: Observed) -> Plan:
     terms = classes.resolve(observed)
     observed = terms.observed
     job = observed.job
+    if ownership.is_of_another(observed):
+        return Plan(requeue_after=ownership.LOOK)
     if job.status.phase is not None and job.status.phase.terminal:
         return _finished(observed)
     if job.deleting:
@@ -230,10 +237,18 @@ def _with_messages(
     status = status.changed(
         workers=membership.count(pods, status), reason=message[0], message=message[1], observed_generation=generation
     )
-    conditions = messages.conditions(status, pods, refusal, generation, observed.now)
+    accepted = (True, "Accepted", _cautions(observed)) if refusal is None else (False, *refusal)
+    conditions = messages.conditions(status, pods, accepted, generation, observed.now)
     degraded = forecast.condition(status.condition(ConditionType.DEGRADED), risk, generation, observed.now)
     conditions += [] if degraded is None else [degraded]
-    return status.changed(conditions=conditions, summary=messages.summarize(status))
+    release = observed.settings.release or ""
+    return status.changed(operator=release, conditions=conditions, summary=messages.summarize(status))
+
+
+def _cautions(observed: Observed) -> str:
+    """Return what the accepted spec asks for and will probably not get."""
+    spec = observed.job.spec
+    return "" if isinstance(spec, InvalidJobError) else "; ".join(map(str, cautions(spec)))
 
 
 def _next_look(current: Pass, status: TrainingJobStatus, *, creating: bool) -> float | None:
@@ -244,6 +259,8 @@ def _next_look(current: Pass, status: TrainingJobStatus, *, creating: bool) -> f
         progress.stale_at(current.observed, status),
         start.deadline(current.spec, status),
         pod_warnings.due(current, status),
+        unseen.due(current),
+        *unheard.due(current, status),
         placement.patience_ends(status),
         status.next_start,
         *current.pods.terminations(current.now),

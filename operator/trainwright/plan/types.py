@@ -125,11 +125,14 @@ class Observed:
         former_pods: Pods of an earlier job of the same name that still exist.
         waiting_reports: The newest reports of workers other than worker 0, by index; they say what the worker waits for.
         listening_since: Since when reports have been received without a gap; None if they are not received.
+        namespace_heard_at: When the newest report of any job of this namespace arrived, if one has.
+        operator_gone: Whether the release that the status names as the job's operator is gone.
         groups_served: Whether the cluster serves Kubernetes' own pod groups.
         queue_position: The job's position in its queue, as far as it is known.
         classes: All TrainingClasses, while the decision may depend on them.
         namespace_class: The class that the job's namespace names in its label.
         neighbours: The jobs of the namespace, while the decision may depend on them.
+        queue_unknown: Whether its queue is known not to exist.
     """
 
     job: Job
@@ -141,11 +144,14 @@ class Observed:
     former_pods: tuple[Pod, ...] = ()
     waiting_reports: Mapping[int, Received] = field(default_factory=dict)
     listening_since: datetime | None = None
+    namespace_heard_at: datetime | None = None
+    operator_gone: bool = False
     groups_served: bool = False
     queue_position: QueuePosition | None = None
     classes: tuple[TrainingClass, ...] = ()
     namespace_class: str | None = None
     neighbours: tuple[Neighbour, ...] = ()
+    queue_unknown: bool = False
 
 
 @dataclass(frozen=True)
@@ -182,6 +188,16 @@ class Pass:
     def report(self) -> WorkerReport | None:
         """The newest report that counts, without the time of its arrival."""
         return None if self.received is None else self.received.report
+
+    @property
+    def waiting_reports(self) -> Mapping[int, Received]:
+        """The newest reports of workers other than worker 0 that their present pods sent, by index.
+
+        A pod that was replaced waited for a worker 0 that may be gone as well, under another host name.
+        """
+        present = {index: pod.attempt for index, pod in self.pods.newest.items()}
+        received = self.observed.waiting_reports.items()
+        return {index: each for index, each in received if each.report.attempt == present.get(index)}
 
 
 @dataclass(frozen=True)

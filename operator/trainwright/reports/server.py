@@ -124,13 +124,14 @@ class ReportsServer:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    def renew(self) -> None:
-        """Present a fresh certificate from the next connection on."""
+    def renew(self, authority: KeyPair | None = None) -> None:
+        """Present a fresh certificate from the next connection on, signed by another CA if there is one."""
+        self._authority = authority or self._authority
         load(self._context, issue(self._authority, self._hosts))
 
     async def _renew_forever(self) -> None:
         while True:
-            await asyncio.sleep(SERVING_LIFETIME.total_seconds() / 4)
+            await asyncio.sleep(SERVING_LIFETIME.total_seconds() / 3)
             self.renew()
 
     async def _handle(self, request: web.Request) -> web.Response:
@@ -167,7 +168,7 @@ class ReportsServer:
         if report.uid != uid:
             raise _Refusal(409, "the report is for another job (uid)")
         self._jobs.report(key, worker, report, datetime.now(UTC))
-        return self._pace.pause((key, worker))
+        return self._pace.pause((key, worker), key.namespace)
 
     async def _authorize(self, request: web.Request, key: JobKey, uid: str | None, token: str) -> int:
         """Return which worker of the job reports. A missing job gets the same answer as an existing one, to reveal nothing."""

@@ -1,6 +1,7 @@
 """A job that starts from what another has left."""
 
 import json
+import shutil
 
 import pytest
 
@@ -77,6 +78,45 @@ def test_the_state_of_the_optimizer_comes_along_if_asked_for(make_job, donor):
     assert weights[0] != weights[1], "Adam's first step is longer without a history"
 
 
+@pytest.mark.parametrize(("processes", "parallelism"), [(1, "ddp"), (2, "fsdp")])
+def test_a_job_goes_on_where_another_has_stopped(make_job, processes, parallelism):
+    """A job that was restored from a backup has another UID, and so another folder, than the one that was backed up."""
+    spec = spec_of(60, processes=processes, parallelism=parallelism)
+    spec["checkpoint"] = {"everySteps": 20}
+    former = make_job(spec, "former")
+    former.run()
+    shutil.rmtree(former.checkpoints[-1])  # as if it had stopped between steps 40 and 60
+    spec["startFrom"] = {"path": "job-u1", "resume": True}
+    restored = make_job(spec, "restored", checkpointRoot=root_of(former), uid="u2")
+    restored.run()
+    assert restored.reports[-1].resumed_from_step == 40
+    assert f"the checkpoint of step 40 was copied from {root_of(former)}/job-u1" in restored.workers[0].log
+    assert restored.weights == former.weights
+    # From now on it needs nothing of the other job.
+    shutil.rmtree(former.config.job_folder)
+    again = restored.start(attempt=2)
+    assert again.wait() == 0, again.log
+    assert restored.reports[-1].resumed_from_step == 60
+
+
+def test_the_best_checkpoint_comes_along_if_it_is_kept(make_job):
+    spec = {
+        **spec_of(),
+        "dataset": {"builtin": {"name": "digits"}, "split": {"validation": 0.2}},
+        "optimizer": {"name": "sgd", "learningRate": 4.0},  # so large that accuracy comes and goes
+        "training": {"epochs": 12, "globalBatchSize": 64, "deterministic": True},
+        "checkpoint": {"keep": 1, "keepBest": True},
+    }
+    former = make_job(spec, "former")
+    former.run()
+    assert len(former.checkpoints) == 2, "the best and the last"
+    spec["startFrom"] = {"path": "job-u1", "resume": True}
+    restored = make_job(spec, "restored", checkpointRoot=root_of(former), uid="u2")
+    restored.run()
+    assert restored.summary["weightsOfStep"] == former.summary["weightsOfStep"] < former.summary["step"]
+    assert restored.weights == former.weights
+
+
 @pytest.mark.parametrize(
     ("start", "changes", "said"),
     [
@@ -84,6 +124,9 @@ def test_the_state_of_the_optimizer_comes_along_if_asked_for(make_job, donor):
         ({"path": "job-u1"}, {"hidden": 17}, "weight 1.weight has shape 16x64 in the checkpoint, but 17x64 in this model"),
         ({"path": "job-u1", "optimizer": True}, {"optimizer": "sgd"}, "that checkpoint's optimizer is adam, and this job's is sgd"),
         ({"path": "job-u1/results", "optimizer": True}, {}, "contains no optimizer state"),
+        ({"path": "job-u1/results", "resume": True}, {}, "contains no checkpoint to resume from"),
+        ({"path": "nothing", "resume": True}, {}, "nothing is neither a checkpoint nor a results folder"),
+        ({"path": "job-u1", "resume": True}, {"hidden": 17}, "weight 1.weight has shape 16x64 in the checkpoint"),
         ({"path": "outside"}, {}, "points outside the root of the checkpoints"),
         ({"path": "job-u1/results/results.json"}, {}, "is neither a checkpoint nor a results folder"),
     ],

@@ -19,6 +19,8 @@ CONFIG = "digits-11112222-0123abcd"
 
 PLAIN = spec()
 FULL = spec(
+    model={"class": "nets:Residual"},
+    code={"configMap": {"name": "nets"}},
     workers={
         "count": 4,
         "processesPerWorker": 2,

@@ -37,6 +37,7 @@ VARIANTS = {
         "crds.enabled=false",
         "rbac.aggregate=false",
         "admission.workerPods=false",
+        "admission.children=false",
     ),
 }
 
@@ -90,7 +91,7 @@ def test_no_right_is_a_wildcard(objects):
         assert "*" not in {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
 
 
-def test_secrets_can_be_created_and_one_of_them_read(objects):
+def test_secrets_can_be_created_and_one_of_them_read_and_replaced(objects):
     of_secrets = [rule for rule in rules(objects) if "secrets" in rule["resources"]]
     assert of_secrets == [
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
@@ -98,7 +99,7 @@ def test_secrets_can_be_created_and_one_of_them_read(objects):
             "apiGroups": [""],
             "resources": ["secrets"],
             "resourceNames": ["trainwright-reports-ca"],
-            "verbs": ["get"],
+            "verbs": ["get", "update"],
         },
     ]
     own = [role for role in of_kind(objects, "Role") if role["metadata"]["namespace"] == "trainwright-system"]
@@ -116,6 +117,7 @@ def test_what_the_operator_may_do(render):
         ("authentication.k8s.io", "tokenreviews"): ("create",),
         ("trainwright.dev", "trainingclasses"): ("list",),
         ("", "namespaces"): ("get",),
+        ("coordination.k8s.io", "leases"): ("get",),
         ("trainwright.dev", "trainingjobs"): ("list", "watch", "delete"),
         ("trainwright.dev", "trainingjobs/status"): ("update",),
         ("", "pods"): ("list", "watch", "create", "delete"),
@@ -130,12 +132,13 @@ def test_what_the_operator_may_do(render):
     }
 
 
-def test_with_namespaces_named_only_token_reviews_and_reading_classes_are_cluster_wide(render):
+def test_with_namespaces_named_only_token_reviews_classes_and_leases_are_cluster_wide(render):
     objects = render(*VARIANTS["two namespaces"])
     assert the(objects, "ClusterRole", "trainwright")["rules"] == [
         {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
         {"apiGroups": ["trainwright.dev"], "resources": ["trainingclasses"], "verbs": ["list"]},
         {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get"]},
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get"]},
     ]
     roles = {role["metadata"]["namespace"] for role in of_kind(objects, "Role")}
     assert roles == {"trainwright-system", "team-a", "team-b"}
@@ -151,11 +154,19 @@ def test_every_binding_binds_a_role_that_exists_to_an_account_that_exists(object
         assert subject == {"kind": "ServiceAccount", "name": account, "namespace": "trainwright-system"}
 
 
-@pytest.mark.parametrize(("values", "number"), [((), 1), (("admission.workerPods=false",), 0)])
-def test_worker_pods_are_guarded_by_a_policy_that_is_bound(render, values, number):
+@pytest.mark.parametrize(
+    ("guarded", "values", "number"),
+    [
+        ("worker-pods", (), 1),
+        ("worker-pods", ("admission.workerPods=false",), 0),
+        ("children", (), 1),
+        ("children", ("admission.children=false",), 0),
+    ],
+)
+def test_what_belongs_to_a_job_is_guarded_by_a_policy_that_is_bound(render, guarded, values, number):
     objects = render(*values)
     policies, bindings = (
-        [obj for obj in of_kind(objects, kind) if obj["metadata"]["name"].endswith("-worker-pods")]
+        [obj for obj in of_kind(objects, kind) if obj["metadata"]["name"].endswith(f"-{guarded}")]
         for kind in ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
     )
     assert len(policies) == number
@@ -176,6 +187,29 @@ def test_the_operator_knows_every_setting_and_reads_it(objects, monkeypatch):
     assert settings.worker_image == "trainwright/worker:0.1.0"
     assert settings.reports_service == "trainwright-reports"
     assert {settings.reports_service} <= {service["metadata"]["name"] for service in of_kind(objects, "Service")}
+
+
+DIGEST = f"sha256:{'0a' * 32}"
+
+
+@pytest.mark.parametrize(
+    ("values", "operator", "worker"),
+    [
+        ((), "trainwright/operator:0.1.0", "trainwright/worker:0.1.0"),
+        (('image.operator.tag="a"',), "trainwright/operator:a", "trainwright/worker:0.1.0"),
+        ((f'image.operator.digest="{DIGEST}"',), f"trainwright/operator@{DIGEST}", "trainwright/worker:0.1.0"),
+        (
+            ('image.registry="registry.example.com:5000/mirror"', f'image.worker={{"digest":"{DIGEST}","tag":"a"}}'),
+            "registry.example.com:5000/mirror/trainwright/operator:0.1.0",
+            f"registry.example.com:5000/mirror/trainwright/worker@{DIGEST}",
+        ),
+    ],
+)
+def test_images_are_named_by_registry_repository_and_tag_or_digest(render, values, operator, worker):
+    objects = render(*values)
+    named = {container["image"] for pod in pod_specs(objects) for container in pod["containers"]}
+    assert named == {operator}
+    assert the(objects, "ConfigMap", "trainwright")["data"]["TRAINWRIGHT_WORKER_IMAGE"] == worker
 
 
 def test_variables_of_the_pod_are_known_too(objects):
@@ -304,6 +338,10 @@ def test_another_chart_may_depend_on_it_under_a_condition(helm, tmp_path, values
         ("replicaz=2", "replicaz"),
         ("replicas=0", "replicas"),
         ('image.operator.tga="1"', "tga"),
+        ('image.operator.digest="0a0a"', "digest"),
+        ('image.worker.digest="sha256:0A"', "digest"),
+        ('image.registry="https://registry.example.com"', "registry"),
+        ('image.registry="registry.example.com/"', "registry"),
         ('log.level="loud"', "level"),
         ('watchNamespaces="team-a"', "watchNamespaces"),
         ('watchNamespaces=["Team A"]', "watchNamespaces"),

@@ -14,7 +14,7 @@ from trainwright.api.status import ConditionType, Phase
 from trainwright.api.training_class import TrainingClassSpec
 from trainwright.manifests import load
 from trainwright.plan import plan
-from trainwright.plan.classes import LOOK_AGAIN, resolve
+from trainwright.plan.classes import LOOK_AGAIN, is_undecided, resolve
 from trainwright.plan.observe import read_class, read_neighbour
 from trainwright.plan.types import TrainingClass
 
@@ -239,10 +239,21 @@ def test_a_class_may_not_add_the_labels_by_which_pods_are_found():
 def test_the_status_digests_the_effective_spec_and_a_change_of_the_job_itself_is_still_refused():
     first = seen(klass(default=True, defaults=GOLD))
     started = replace(first.job, status=plan(first).status)
-    other = replace(started, spec=spec(workers={"image": "mine"}), generation=2)
+    other = replace(started, spec=spec(checkpoint={"persistentVolumeClaim": "mine"}), generation=2)
     decided = plan(replace(first, job=other))
     assert decided.status.condition(ConditionType.ACCEPTED).reason == "SpecChanged"
-    assert "spec.workers.image" in decided.status.message
+    assert "spec.checkpoint" in decided.status.message
+
+
+@pytest.mark.parametrize(("image", "refused"), [("reg.io/ml/a", False), ("evil", True)])
+def test_an_edit_of_a_started_job_is_checked_against_its_class(image, refused):
+    first = seen(klass(default=True, allowed={"images": ["reg.io/ml/*"]}))
+    started = replace(first.job, status=plan(first).status)
+    assert not is_undecided(replace(first, job=started))
+    edited = replace(first, job=replace(started, spec=spec(workers={"image": image}, suspend=True), generation=2))
+    assert is_undecided(edited)
+    accepted = plan(edited).status.condition(ConditionType.ACCEPTED)
+    assert (accepted.reason, accepted.status) == (("NotAllowed", "False") if refused else ("Accepted", "True"))
 
 
 def test_a_job_that_started_without_a_class_never_gets_one():

@@ -76,6 +76,21 @@ def test_service_accounts_need_an_allowlist():
     assert (refused.status.attempt, refused.status.phase) == (0, Phase.PENDING)  # it can still be corrected
 
 
+def test_more_processes_than_gpus_are_accepted_with_a_warning():
+    def accepted(gpus, processes):
+        limits = {"nvidia.com/gpu": gpus} if gpus else {"cpu": 8}
+        asked = spec(workers={"processesPerWorker": processes, "resources": {"limits": limits}})
+        status = plan(observed(replace(job(), spec=asked))).status
+        assert truth(status, ConditionType.ACCEPTED) == "True"
+        return status.condition(ConditionType.ACCEPTED).message
+
+    assert accepted(2, 4) == (
+        "spec.workers.processesPerWorker: 4, but each worker asks for only 2 GPU(s), and each process needs its own: set it to "
+        "2, or ask for 4 in spec.workers.resources.limits"
+    )
+    assert accepted(4, 4) == accepted(0, 4) == ""
+
+
 def test_a_service_account_that_is_no_longer_allowed_stops_only_what_would_be_created():
     running = replace(running_job(), spec=spec(workers=ADMIN))
     on = plan(observed(running, pod(0), pod(1), report=report(20)))

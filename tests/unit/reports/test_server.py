@@ -13,7 +13,7 @@ from trainwright.api.names import report_audience
 from trainwright.api.worker import MOST_HEARTBEATS, WorkerPhase, WorkerReport
 from trainwright.cluster.port import ClusterError, JobKey, PodIdentity
 from trainwright.reports.access import Access, TooManyReviewsError
-from trainwright.reports.certificates import create_authority
+from trainwright.reports.certificates import create_authority, linked
 from trainwright.reports.listener import Room
 from trainwright.reports.server import BODY_LIMIT, ReportsServer
 
@@ -272,16 +272,26 @@ async def test_says_when_it_cannot_decide(endpoint):
 
 
 async def test_a_renewed_certificate_is_presented_without_a_restart(endpoint):
-    def peer():
-        context = ssl.create_default_context(cadata=endpoint.ca.certificate.decode())
+    def peer(ca):
+        context = ssl.create_default_context(cadata=ca.certificate.decode())
         with (
             socket.create_connection(("127.0.0.1", endpoint.port)) as raw,
             context.wrap_socket(raw, server_hostname="127.0.0.1") as wrapped,
         ):
             return wrapped.getpeercert()
 
-    first = await asyncio.to_thread(peer)
+    first = await asyncio.to_thread(peer, endpoint.ca)
     endpoint.server.renew()
-    second = await asyncio.to_thread(peer)
+    second = await asyncio.to_thread(peer, endpoint.ca)
     assert first["serialNumber"] != second["serialNumber"]
-    assert ssl.cert_time_to_seconds(second["notAfter"]) > time.time() + 300 * 86400
+    assert ssl.cert_time_to_seconds(second["notAfter"]) > time.time() + 80 * 86400
+
+    newer = create_authority()
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await asyncio.to_thread(peer, newer)
+    endpoint.server.renew(linked(newer, endpoint.ca))
+    assert await asyncio.to_thread(peer, newer) == await asyncio.to_thread(peer, endpoint.ca)
+
+    endpoint.server.renew(newer)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await asyncio.to_thread(peer, endpoint.ca)

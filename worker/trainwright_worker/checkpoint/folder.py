@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from torch import Tensor
@@ -101,8 +102,8 @@ class CheckpointFolder:
         """
         copy.wait()
         step = facts["step"]
-        final = _name(step)
-        folder = f"{PARENT}/{_TEMPORARY}{final}" if self.storage.renames else f"{PARENT}/{final}"
+        final = checkpoint_name(step)
+        folder = self._unfinished(final)
         plans = self._together(lambda: self._begin(final, folder, copy))
         # Every rank computes the same global plan, so it does not have to be broadcast.
         planner = DefaultSavePlanner(flatten_state_dict=False, dedup_save_to_lowest_rank=True)
@@ -120,6 +121,22 @@ class CheckpointFolder:
         self._prune(manifest)
         return self.list_complete()
 
+    def copy(self, source: Storage, found: Found) -> None:
+        """Copy a checkpoint of another job. Only rank 0 calls this.
+
+        Raises:
+            OSError: One of the two storages failed.
+        """
+        final = checkpoint_name(found.manifest.step)
+        folder = self._unfinished(final)
+        self.storage.delete(folder)
+        self._remove(final)  # At most an invalid checkpoint.
+        for name in (*found.manifest.files, MANIFEST):
+            with source.open(f"{found.folder}/{name}") as file:
+                self.storage.write(f"{folder}/{name}", iter(partial(file.read, _READ_BYTES), b""))
+        if self.storage.renames:
+            self.storage.rename(folder, f"{PARENT}/{final}")
+
     def find_newest(self) -> tuple[Found | None, list[str]]:
         """Return the newest valid checkpoint, and for each newer one the reason why it was skipped.
 
@@ -136,7 +153,7 @@ class CheckpointFolder:
 
     def find(self, step: int) -> tuple[Found | None, str]:
         """Return the checkpoint of a step, or the reason why it is invalid. All ranks must call this."""
-        return self.verify(f"{PARENT}/{_name(step)}")
+        return self.verify(f"{PARENT}/{checkpoint_name(step)}")
 
     def verify(self, folder: str) -> tuple[Found | None, str]:
         """Return the checkpoint in a folder, or the reason why it is invalid. All ranks must call this."""
@@ -187,6 +204,10 @@ class CheckpointFolder:
             unfinished = not self.storage.renames and MANIFEST not in self.storage.list(folder)
             if name.startswith(_TEMPORARY) or unfinished:
                 self.storage.delete(folder)
+
+    def _unfinished(self, final: str) -> str:
+        """Return the folder in which a checkpoint is written."""
+        return f"{PARENT}/{_TEMPORARY}{final}" if self.storage.renames else f"{PARENT}/{final}"
 
     def _begin(self, final: str, folder: str, copy: Copy) -> bytes:
         if self._ranks.leads:
@@ -255,7 +276,7 @@ class CheckpointFolder:
         return _sort(self.storage.list(PARENT))
 
     def _prune(self, newest: Manifest) -> None:
-        spared = {_name(newest.best_step)} if self._keep_best and newest.best_step is not None else set()
+        spared = {checkpoint_name(newest.best_step)} if self._keep_best and newest.best_step is not None else set()
         names = self._names()
         # Training resumed before these checkpoints because they were damaged or unreadable, and will reach their steps
         # again. They must not count towards the number of checkpoints to keep.
@@ -310,7 +331,8 @@ def _check_finite(weights: dict[str, Tensor], step: int) -> None:
             raise NonFiniteError(f"weight {name} is not finite at step {step}", NON_FINITE_HINT)
 
 
-def _name(step: int) -> str:
+def checkpoint_name(step: int) -> str:
+    """Return the name of a checkpoint's folder."""
     return f"step-{step:08}"
 
 

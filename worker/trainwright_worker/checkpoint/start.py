@@ -12,14 +12,15 @@ from trainwright.api.names import SUMMARY_FILE, WEIGHTS_FILE
 from trainwright.api.spec import StartFromSpec
 from trainwright.api.spec.paths import is_uri
 from trainwright.api.worker import WorkerConfig
-from trainwright_worker.checkpoint.folder import PARENT, CheckpointFolder, Found
+from trainwright_worker.checkpoint.folder import PARENT, CheckpointFolder, Found, checkpoint_name
 from trainwright_worker.checkpoint.manifest import MANIFEST, Manifest
 from trainwright_worker.checkpoint.resume import Source, difference, make_optimizer_state, send, set_optimizer_state
 from trainwright_worker.checkpoint.state import named_weights
 from trainwright_worker.checkpoint.tensors import read_header
+from trainwright_worker.console import say
 from trainwright_worker.distributed.group import Group
 from trainwright_worker.distributed.parallel import is_sharded
-from trainwright_worker.errors import UserError
+from trainwright_worker.errors import InfrastructureError, UserError
 from trainwright_worker.storage import Storage, open_storage, read
 
 _SUFFIX: Final = ".safetensors"
@@ -76,6 +77,36 @@ def start_from(
     return f"starting at step 0 with the {taken} of {spec.path}", warning
 
 
+def take_over(spec: StartFromSpec, config: WorkerConfig, folder: CheckpointFolder, group: Group) -> None:
+    """Copy the newest checkpoint of another job to this job's folder, and its best one if that is kept. All ranks must call this.
+
+    Args:
+        spec: The path.
+        config: The worker's config.
+        folder: The checkpoints of this job.
+        group: All ranks.
+
+    Raises:
+        UserError: There is no checkpoint at the path.
+        InfrastructureError: The checkpoint cannot be copied.
+    """
+    if group.rank == 0:
+        place = _resolve(spec.path, config)
+        storage, found = _locate(place)
+        if not found.folder:
+            raise UserError(f"{_FIELD}: {spec.path} contains no checkpoint to resume from", "name the folder of a job")
+        best = found.manifest.best_step if config.spec.checkpoint.keep_best else None
+        others = [] if best in (None, found.manifest.step) else [_beside(storage, found, best)]
+        try:
+            # The newest comes first, because a job that is interrupted here resumes from what it finds.
+            for each in (found, *filter(None, others)):
+                folder.copy(storage, each)
+        except OSError as error:
+            raise InfrastructureError(f"{_FIELD}: the checkpoint in {place} cannot be copied: {error}") from error
+        say("rank 0", f"the checkpoint of step {found.manifest.step} was copied from {place}")
+    group.wait_for_leader()
+
+
 def _resolve(path: str, config: WorkerConfig) -> str:
     """Return the full path or URI; a relative path must stay inside the root of the checkpoints."""
     if is_uri(path) or path.startswith("/"):
@@ -117,6 +148,12 @@ def _locate(place: str) -> tuple[Storage, Found]:
         f"{_FIELD}: {place} is neither a checkpoint nor a results folder",
         "set it to a folder …/checkpoints/step-… or …/results, the folder of a job, or a safetensors file of weights",
     )
+
+
+def _beside(storage: Storage, found: Found, step: int) -> Found | None:
+    """Return the valid checkpoint of another step of the same job, or None."""
+    parent, _, _ = found.folder.rpartition("/")
+    return CheckpointFolder(storage, keep=1).verify(f"{parent}/{checkpoint_name(step)}".lstrip("/"))[0]
 
 
 def _describe_file(storage: Storage, name: str) -> Found:

@@ -62,7 +62,7 @@ class CheckpointSpec(Model):
 
 
 class StartFromSpec(Model):
-    """Another job's model to start from. Training begins at step 0; a job that resumes continues from its own checkpoint."""
+    """Another job's model to start from. Training begins at step 0, or with `resume` where the other job has stopped."""
 
     path: Path = Field(
         description="A checkpoint (…/checkpoints/step-00001000), a results folder, a job's folder (its newest "
@@ -71,6 +71,13 @@ class StartFromSpec(Model):
         "manifest's folder, and the folder of a run (runs/NAME-1) is accepted too."
     )
     optimizer: bool = Field(False, description="Also load the optimizer state; by default only the weights are loaded.")
+    resume: bool = Field(
+        False,
+        description="Continue the other job: its newest checkpoint is copied to this job's folder, and training resumes from "
+        "it with everything that it contains, such as the step and the optimizer state. For a job that was restored from a "
+        "backup or moved to another cluster; model, data and optimizer must be the same. Needs a path to a job's folder or "
+        "to a checkpoint.",
+    )
 
     rules = (
         Rule(
@@ -78,5 +85,11 @@ class StartFromSpec(Model):
             message="only s3:// URIs can be read",
             cel="!self.path.contains('://') || self.path.startsWith('s3://')",
             holds=lambda self: "://" not in self.path or self.path.startswith("s3://"),
+        ),
+        Rule(
+            field="optimizer",
+            message="resume restores the optimizer state anyway: remove one of the two",
+            cel="!(self.resume && self.optimizer)",
+            holds=lambda self: not (self.resume and self.optimizer),
         ),
     )

@@ -47,6 +47,11 @@ class SchedulingSpec(Model):
     )
 
     @property
+    def gang_names_a_scheduler(self) -> bool:
+        """Whether the pods' scheduler follows from the gang, unless workers.schedulerName names another."""
+        return self.gang in (Gang.VOLCANO, Gang.SCHEDULER_PLUGINS)
+
+    @property
     def in_kueue(self) -> bool:
         """Whether Kueue admits the job."""
         return self.queue is not None and self.gang != Gang.VOLCANO

@@ -154,6 +154,10 @@ class LocalCluster:
         """Return nothing: namespaces have no labels."""
         return {}
 
+    async def lease_renewal(self, namespace: str, name: str) -> str | None:  # noqa: ARG002 - there are no Leases
+        """Return None: there are no Leases."""
+        return None
+
     async def pending_workloads(self, namespace: str, queue: str) -> list[PendingWorkload]:  # noqa: ARG002 - there are no queues
         """Return nothing: there are no queues."""
         return []
