@@ -52,7 +52,15 @@ def test_a_network_of_ones_own_comes_from_a_config_map(operator, namespace):
     examples = kube.ROOT / "manifests/examples"
     kube.kubectl("create", "configmap", "nets", f"--from-file={examples / 'own-network'}", f"--namespace={namespace}")
     example = yaml.safe_load((examples / "own-network.yaml").read_text())
-    example["spec"]["workers"] = {"count": 2, "resources": {"requests": {"cpu": "100m", "memory": "300Mi"}}}
+    example["spec"]["workers"] = {
+        "count": 2,
+        "resources": {"requests": {"cpu": "100m", "memory": "300Mi"}},
+        "securityContext": {"runAsUser": 1000},
+        "labels": {"team": "vision"},
+        "sharedMemorySize": "64Mi",
+        "env": [{"name": "TEAM", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['team']"}}}],
+        "envFrom": [{"prefix": "CODE_", "configMapRef": {"name": "nets", "optional": True}}],
+    }
     kube.apply(example, namespace)
     final = jobs.wait_for(namespace, "own-network", jobs.succeeded, timeout=180)
     assert final["metrics"]["evaluation"]["metrics"]["accuracy"] > 0.9

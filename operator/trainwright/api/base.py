@@ -4,6 +4,7 @@ A `Rule` is written once, next to the fields that it relates. Pydantic checks it
 admission policy contains its CEL side, so the API server refuses the same manifest at `kubectl apply` with the same message.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -56,6 +57,11 @@ def is_set_in_cel(name: str) -> str:
 def in_cel(names: Iterable[str]) -> str:
     """Return names as a list in CEL."""
     return str([str(name) for name in names])
+
+
+def quoted(text: str) -> str:
+    """Return a text as a CEL string literal, which uses the same escapes as JSON."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def one_of(*fields: str, what: str) -> Rule:

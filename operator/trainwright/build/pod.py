@@ -1,5 +1,6 @@
 """The pod of one worker. It always satisfies the Pod Security level `restricted`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainwright.api.names import (
@@ -22,8 +23,9 @@ from trainwright.api.names import (
     report_audience,
 )
 from trainwright.api.spec import TrainingJobSpec, WorkersSpec
-from trainwright.api.spec.environment import EnvVar
+from trainwright.api.spec.environment import EnvFromSource, EnvVar
 from trainwright.api.spec.volumes import VolumeSpec
+from trainwright.api.training_class import ClassPods
 from trainwright.build.gang import Group, join
 from trainwright.build.manifest import Manifest
 from trainwright.build.naming import (
@@ -101,6 +103,23 @@ def worker_pod(
         },
     }
     return join(pod, spec, slot.group)
+
+
+def with_additions(pod: Manifest, additions: ClassPods) -> Manifest:
+    """Return the pod with what a TrainingClass adds; what the pod has already takes precedence."""
+    metadata, spec = pod["metadata"], pod["spec"]
+    worker, *others = spec["containers"]
+    # The last source of a variable counts.
+    sources = [*_sources(additions.env_from), *worker.get("envFrom", ())]
+    return {
+        **pod,
+        "metadata": {
+            **metadata,
+            "labels": {**(additions.labels or {}), **metadata["labels"]},
+            "annotations": {**(additions.annotations or {}), **metadata["annotations"]},
+        },
+        "spec": {**spec, "containers": [{**worker, **({"envFrom": sources} if sources else {})}, *others]},
+    }
 
 
 def _placement(workers: WorkersSpec, avoided: tuple[str, ...]) -> Manifest:
@@ -184,7 +203,7 @@ def _container(spec: TrainingJobSpec, settings: Settings, slot: WorkerSlot, host
         "volumeMounts": _own_mounts(spec, reports=reports) + [_mount(volume) for volume in workers.volumes or ()],
     }
     if workers.env_from:
-        container["envFrom"] = [source.to_wire() for source in workers.env_from]
+        container["envFrom"] = _sources(workers.env_from)
     if pull_policy is not None:
         container["imagePullPolicy"] = str(pull_policy)
     if workers.resources is not None:
@@ -211,6 +230,10 @@ def _environment(workers: WorkersSpec, slot: WorkerSlot, host: str) -> list[Mani
         {"name": "HOME", "value": "/tmp"},  # noqa: S108 - an emptyDir of this pod alone
         *(_variable(variable) for variable in workers.env or ()),
     ]
+
+
+def _sources(sources: Sequence[EnvFromSource] | None) -> list[Manifest]:
+    return [source.model_dump(mode="json", by_alias=True, exclude_defaults=True) for source in sources or ()]
 
 
 def _variable(variable: EnvVar) -> Manifest:

@@ -1,10 +1,10 @@
 """The Cluster port on a real API server."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote
 
-from trainwright.api.names import API_VERSION, KIND, LABEL_JOB, PLURAL
+from trainwright.api.names import API_VERSION, CLASS_PLURAL, KIND, LABEL_JOB, PLURAL
 from trainwright.cluster.compact import compact, compact_pod
 from trainwright.cluster.port import (
     ClusterError,
@@ -125,6 +125,21 @@ class KubernetesCluster:
         except NotFoundError:
             return False
         return any(item.get("name") == resource for item in answer.get("resources") or ())
+
+    async def list_classes(self) -> list[Manifest]:
+        """Return every TrainingClass; none where their definition is not installed."""
+        try:
+            return await self._list(API_VERSION, CLASS_PLURAL, None, None, compact)
+        except NotFoundError:
+            return []
+
+    async def namespace_labels(self, namespace: str) -> Mapping[str, str]:
+        """Return the labels of a namespace."""
+        answer = await self._server.request(
+            "GET", f"{collection('v1', 'namespaces', None)}/{quote(namespace)}", "namespaces"
+        )
+        labels: Mapping[str, str] = answer["metadata"].get("labels") or {}
+        return labels
 
     async def lease_renewal(self, namespace: str, name: str) -> str | None:
         """Return when a Lease was last renewed, as its text; None if there is no such Lease, or it has never been renewed."""

@@ -41,7 +41,9 @@ def stop_clock(current: Pass, status: TrainingJobStatus) -> TrainingJobStatus:
     """Return the new status; the time that the job has just spent in a queue does not count as active."""
     before = current.job.status
     queued = before.condition(ConditionType.QUEUED)
-    if before.phase != Phase.QUEUED or status.phase == Phase.QUEUED or queued is None or status.started_at is None:
+    if before.phase != Phase.QUEUED or status.phase == Phase.QUEUED or queued is None:
+        return status
+    if before.started_at is None or status.started_at is None:
         return status
     return status.changed(started_at=status.started_at + (current.now - queued.last_transition_time))
 
@@ -57,7 +59,9 @@ def entry(current: Pass, status: TrainingJobStatus) -> QueueEntry | None:
 
 
 def describe(current: Pass, status: TrainingJobStatus) -> tuple[str, str]:
-    """Return (reason, message) of a job that waits in a queue."""
+    """Return (reason, message) of a job that waits in a queue, or for room within the limits of its class."""
+    if current.full is not None and status.started_at is None:
+        return "NamespaceLimit", f"waiting: {current.full}"
     count, queue = current.spec.workers.count, current.spec.scheduling.queue
     together = _scheduled_together(current, status)
     held = [pod for pod in current.pods.in_order if _is_held_back(pod, together=together)]

@@ -154,7 +154,7 @@ def test_pod_satisfies_pod_security_restricted(manifest):
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
-    allowed = {"configMap", "emptyDir", "persistentVolumeClaim", "projected"}
+    allowed = {"configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret"}
     assert all(len(volume.keys() & allowed) == 1 for volume in pod["volumes"])
     for container in pod["containers"]:
         security = container["securityContext"]

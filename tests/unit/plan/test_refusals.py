@@ -95,15 +95,15 @@ def test_a_service_account_that_is_no_longer_allowed_stops_only_what_would_be_cr
     running = replace(running_job(), spec=spec(workers=ADMIN))
     on = plan(observed(running, pod(0), pod(1), report=report(20)))
     assert (on.status.phase, on.status.reason, on.status.progress.step) == (Phase.RUNNING, "Training", 20)
-    assert on.status.condition(ConditionType.ACCEPTED).reason == "ServiceAccountNotAllowed"
-    assert [event.reason for event in on.events] == ["ServiceAccountNotAllowed"]
+    assert on.status.condition(ConditionType.ACCEPTED).reason == "NotAllowed"
+    assert [event.reason for event in on.events] == ["NotAllowed"]
     running = replace(running, status=on.status)
     assert plan(observed(running, SUCCEEDED, pod(1))).status.phase == Phase.SUCCEEDED
     restarting = replace(running, status=plan(observed(running, failed(0), pod(1))).status)
     assert restarting.status.restarts == 1
     stuck = plan(observed(restarting, failed(0)))
     assert stuck.create == ()
-    assert restarting.status.reason == "ServiceAccountNotAllowed"
+    assert restarting.status.reason == "NotAllowed"
     assert "ended with 69" in restarting.status.message
     assert "admin is not one that the platform allows (default)" in restarting.status.message
     allowed = replace(SETTINGS, service_accounts=frozenset({"admin"}))

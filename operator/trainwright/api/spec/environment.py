@@ -78,6 +78,7 @@ class NamedSource(Model):
     """A ConfigMap or a Secret of the job's own namespace."""
 
     name: DnsName = Field(description="Its name.")
+    optional: bool = Field(False, description="Whether workers start without it if it does not exist.")
 
 
 class EnvFromSource(Model):

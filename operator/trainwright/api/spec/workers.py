@@ -12,7 +12,7 @@ from trainwright.api.amounts import quantity_value
 from trainwright.api.base import Model, Rule
 from trainwright.api.devices import count_gpus, is_gpu
 from trainwright.api.spec.environment import EnvFromSource, EnvVar
-from trainwright.api.spec.placement import Affinity, LabelKey, Labels, Toleration, TopologySpreadConstraint
+from trainwright.api.spec.placement import Affinity, Annotations, Labels, Toleration, TopologySpreadConstraint
 from trainwright.api.spec.primitives import DnsName, Quantities, Quantity
 from trainwright.api.spec.volumes import VolumeSpec
 
@@ -85,7 +85,6 @@ class ResourcesSpec(Model):
         return self
 
 
-Annotations = Annotated[dict[LabelKey, Annotated[str, Field(max_length=4_096)]], Field(max_length=32)]
 _RESERVED_KEYS: Final = r"^([^/]*[.])?(kubernetes[.]io|k8s[.]io|x-k8s[.]io|trainwright[.]dev)/"
 
 
