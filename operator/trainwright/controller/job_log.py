@@ -9,7 +9,7 @@ log = structlog.get_logger(__name__)
 
 
 def log_change(job: Job, status: TrainingJobStatus) -> None:
-    """Log that a new status was written, if phase, attempt, number of restarts or acceptance have changed.
+    """Log that a new status was written, if phase, attempt, restarts, number of workers or acceptance have changed.
 
     Args:
         job: The job as it was before.
@@ -26,6 +26,7 @@ def log_change(job: Job, status: TrainingJobStatus) -> None:
         uid=job.uid,
         attempt=status.attempt,
         restarts=status.restarts,
+        workers=status.workers.desired,
         phase=status.phase,
         previous_phase=before.phase,
         reason=status.reason,
@@ -36,4 +37,5 @@ def log_change(job: Job, status: TrainingJobStatus) -> None:
 
 def _point(status: TrainingJobStatus) -> tuple[object, ...]:
     accepted = status.condition(ConditionType.ACCEPTED)
-    return status.phase, status.attempt, status.restarts, None if accepted is None else accepted.status
+    acceptance = None if accepted is None else accepted.status
+    return status.phase, status.attempt, status.restarts, status.workers.desired, acceptance

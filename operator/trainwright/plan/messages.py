@@ -251,6 +251,7 @@ def conditions(
         now: The time of this pass.
     """
     phase, reason = status.phase, status.reason or "Unknown"
+    refused = not accepted[0] and not (phase is not None and phase.terminal)
     gone = pods.left(now) == 0
     states = [
         (ConditionType.ACCEPTED, *accepted),
@@ -261,7 +262,7 @@ def conditions(
         (ConditionType.FAILED, phase == Phase.FAILED, reason if phase == Phase.FAILED else str(phase), ""),
         # As kstatus reads them: a job that runs, is suspended or has succeeded is as it should be.
         (ConditionType.RECONCILING, accepted[0] and phase in _ON_ITS_WAY, str(phase), ""),
-        (ConditionType.STALLED, phase == Phase.FAILED or not accepted[0], reason, ""),
+        (ConditionType.STALLED, phase == Phase.FAILED or refused, reason, ""),
     ]
     return [
         _condition(

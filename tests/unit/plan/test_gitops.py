@@ -12,7 +12,7 @@ from trainwright.plan import plan
 def kstatus(status, generation=1):
     """Return what kstatus says: its rules for a resource that it does not know by kind, without deletion."""
     truth = {condition.type: condition.status for condition in status.conditions}
-    if status.observed_generation != generation:
+    if status.observed_generation not in (None, generation):
         return "InProgress"
     if truth.get("Reconciling") == "True":
         return "InProgress"
@@ -43,6 +43,10 @@ SITUATIONS = {
         "Failed",
     ),
     "done": (observed(running_job(), pod(0, phase="Succeeded"), pod(1, phase="Succeeded")), "Current"),
+    "done, with a spec that was not accepted meanwhile": (
+        observed(replace(running_job(), spec=not_readable()), pod(0, phase="Succeeded"), pod(1, phase="Succeeded")),
+        "Current",
+    ),
     "not accepted": (observed(replace(job(), spec=not_readable())), "Failed"),
 }
 
