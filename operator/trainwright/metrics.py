@@ -12,6 +12,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from trainwright import __version__
 from trainwright.api.status import Goodput, Phase
 from trainwright.build import Manifest
 
@@ -73,6 +74,8 @@ class Metrics:
             "Watched namespaces that the operator may not list.",
             registry=self.registry,
         )
+        build = Gauge("trainwright_build_info", "1, with the operator's version.", ("version",), registry=self.registry)
+        build.labels(__version__).set(1)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
@@ -113,6 +116,7 @@ class _LoopCollector(Collector):
             for job in self._jobs()
         ]
         yield _phases(status for _, status in jobs)
+        yield _by_namespace(jobs)
         yield _operators(status for _, status in jobs)
         yield from _per_job(jobs)
 
@@ -123,6 +127,16 @@ def _phases(statuses: Iterable[Manifest]) -> Metric:
     for phase in Phase:
         family.add_metric((phase.value,), tally.get(phase.value, 0))
     family.add_metric(("New",), tally.get(None, 0))
+    return family
+
+
+def _by_namespace(jobs: list[tuple[tuple[str, str], Manifest]]) -> Metric:
+    family = GaugeMetricFamily(
+        "trainwright_namespace_jobs", "Jobs of each namespace by phase.", labels=("namespace", "phase")
+    )
+    tally = Tally((namespace, status.get("phase") or "New") for (namespace, _), status in jobs)
+    for labels, number in sorted(tally.items()):
+        family.add_metric(labels, number)
     return family
 
 

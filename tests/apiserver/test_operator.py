@@ -59,6 +59,16 @@ async def test_brings_a_job_to_its_end_with_few_writes(server, namespace, kubele
     assert sum(writes.values()) <= workers + 8, writes
     assert operator.get("/healthz")[0] == 200
     assert operator.get("/readyz")[0] == 200
+    lines = [line for line in operator.lines() if line["event"] == "job changed"]
+    assert [line["phase"] for line in lines] == ["Pending", "Starting", "Succeeded"]
+    assert {(line["namespace"], line["name"], line["uid"]) for line in lines} == {
+        (namespace, "digits", (await kubelet.job("digits"))["metadata"]["uid"])
+    }
+    jobs = f"/apis/trainwright.dev/v1alpha1/namespaces/{namespace}/trainingjobs"
+    for phase, found in (("Succeeded", ["digits"]), ("Running", [])):
+        query = {"fieldSelector": f"status.phase={phase}"}
+        listed = await server.request("GET", jobs, "trainingjobs", query=query)
+        assert [item["metadata"]["name"] for item in listed["items"]] == found
     operator.process.send_signal(signal.SIGTERM)
     assert operator.process.wait(10) == 0
     assert [line for line in operator.lines() if line["level"] in ("warning", "error", "critical")] == []

@@ -24,6 +24,8 @@ _TYPE_META: Final = {
         "description": f"{GROUP}/{VERSION}: the version of the API that this object is written in.",
     }
 }
+_SELECTABLE: Final = (".status.phase", ".spec.suspend", ".status.operator")
+"""Fields for `kubectl get tj --field-selector`."""
 _COLUMNS: Final = (
     ("State", "string", ".status.phase", 0, "Phase of the job."),
     ("Progress", "string", ".status.summary.progress", 0, "Percentage of the steps done."),
@@ -68,6 +70,7 @@ def crd() -> dict[str, Any]:
                     "storage": True,
                     "subresources": {"status": {}},
                     "additionalPrinterColumns": [_column(*column) for column in _COLUMNS],
+                    "selectableFields": [{"jsonPath": path} for path in _SELECTABLE],
                     "schema": {"openAPIV3Schema": _root()},
                 }
             ],

@@ -57,12 +57,18 @@ class ConditionType(StrEnum):
     COMPLETE = "Complete"
     FAILED = "Failed"
     DEGRADED = "Degraded"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
 
 
 class Condition(StatusModel):
     """A standard Kubernetes condition."""
 
-    type: str = Field(max_length=316, description="Accepted, Queued, Running, Suspended, Complete, Failed or Degraded.")
+    type: str = Field(
+        max_length=316,
+        description="Accepted, Queued, Running, Suspended, Complete, Failed or Degraded; Reconciling and Stalled, from which "
+        "GitOps tools tell whether the job is on its way or needs help.",
+    )
     status: str = Field(pattern="^(True|False|Unknown)$", max_length=7, description="True, False or Unknown.")
     reason: str = Field(
         min_length=1,

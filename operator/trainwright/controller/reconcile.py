@@ -13,6 +13,7 @@ from trainwright.controller.apis import Apis
 from trainwright.controller.apply import Applier
 from trainwright.controller.classes import NO_CLASSES, Classes, ClassReader
 from trainwright.controller.creation_backoff import CreationBackoff, MissingPods
+from trainwright.controller.job_log import log_change
 from trainwright.controller.pod_warnings import PodWarnings
 from trainwright.controller.queue import RetryError
 from trainwright.controller.queue_positions import QueuePositions
@@ -25,7 +26,7 @@ from trainwright.plan import plan
 from trainwright.plan.classes import is_idle, is_undecided
 from trainwright.plan.observe import read_job, read_neighbour, read_pod
 from trainwright.plan.pods import Pod
-from trainwright.plan.types import Neighbour, Observed, Plan
+from trainwright.plan.types import Job, Neighbour, Observed, Plan
 from trainwright.plan.urgency import Urgency, counts
 
 log = structlog.get_logger(__name__)
@@ -118,7 +119,7 @@ class Reconciler:
         held = await self._create(key, observed, chosen.create)
         if held == 0.0:
             return 0.0  # the next pass reports the reason
-        wait = await self._write(key, snapshot, chosen)
+        wait = await self._write(key, snapshot, observed.job, chosen)
         if chosen.delete_job:
             await self._applier.delete_job(key, observed.job.uid)
         if held is None and observed.rejection is not None:
@@ -170,7 +171,7 @@ class Reconciler:
             return str(error)
         return None
 
-    async def _write(self, key: JobKey, snapshot: Snapshot, chosen: Plan) -> float | None:
+    async def _write(self, key: JobKey, snapshot: Snapshot, job: Job, chosen: Plan) -> float | None:
         """Write the status if there is a new one and it may be written now, and then emit the events.
 
         Returns:
@@ -188,6 +189,7 @@ class Reconciler:
             except ConflictError as error:
                 self._metrics.conflicts.inc()
                 raise RetryError from error
+            log_change(job, chosen.status)
         await self._applier.emit(snapshot.job, chosen.events)
         return None
 

@@ -31,9 +31,11 @@ _DOING = {
     WorkerPhase.PREDICTING: "writing predictions",
     WorkerPhase.FINISHED: "done, writing results",
 }
-_WITH_MESSAGE = (ConditionType.QUEUED, ConditionType.COMPLETE, ConditionType.FAILED)
+_WITH_MESSAGE = (ConditionType.QUEUED, ConditionType.COMPLETE, ConditionType.FAILED, ConditionType.STALLED)
 """Conditions that repeat the message while they hold."""
-_ONCE_TRUE = (ConditionType.QUEUED, ConditionType.SUSPENDED)
+_ONCE_TRUE = (ConditionType.QUEUED, ConditionType.SUSPENDED, ConditionType.RECONCILING, ConditionType.STALLED)
+_ON_ITS_WAY = (Phase.PENDING, Phase.QUEUED, Phase.STARTING, Phase.RESTARTING)
+"""Phases of a job that does not train yet, or not at the moment."""
 _SPECIFIC_REASONS = ("OOMKilled", "Evicted", "DeadlineExceeded", "BudgetSpent")
 """Kubernetes' reasons that say more than the class of the failure; its usual one is just Error."""
 
@@ -249,6 +251,7 @@ def conditions(
         now: The time of this pass.
     """
     phase, reason = status.phase, status.reason or "Unknown"
+    refused = not accepted[0] and not (phase is not None and phase.terminal)
     gone = pods.left(now) == 0
     states = [
         (ConditionType.ACCEPTED, *accepted),
@@ -257,6 +260,9 @@ def conditions(
         (ConditionType.SUSPENDED, phase == Phase.SUSPENDED and gone, str(phase), ""),
         (ConditionType.COMPLETE, phase == Phase.SUCCEEDED, str(phase), ""),
         (ConditionType.FAILED, phase == Phase.FAILED, reason if phase == Phase.FAILED else str(phase), ""),
+        # As kstatus reads them: a job that runs, is suspended or has succeeded is as it should be.
+        (ConditionType.RECONCILING, accepted[0] and phase in _ON_ITS_WAY, str(phase), ""),
+        (ConditionType.STALLED, phase == Phase.FAILED or refused, reason, ""),
     ]
     return [
         _condition(

@@ -3,6 +3,7 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from trainwright import __version__
 from trainwright.api.status import Phase
 from trainwright.metrics import Metrics
 
@@ -42,6 +43,9 @@ def test_reads_jobs_at_every_scrape():
     of_a = (("job", "a"), ("namespace", "team"))
     assert read["trainwright_jobs", (("phase", "Running"),)] == 1
     assert read["trainwright_jobs", (("phase", "New"),)] == 1
+    assert read["trainwright_namespace_jobs", (("namespace", "team"), ("phase", "Running"))] == 1
+    assert read["trainwright_jobs_by_operator", (("operator", ""),)] == 2
+    assert read["trainwright_build_info", (("version", __version__),)] == 1
     assert read["trainwright_job_progress_ratio", of_a] == 0.25
     assert read["trainwright_job_step", of_a] == 10
     assert read["trainwright_job_loss", of_a] == 0.5
