@@ -113,6 +113,7 @@ class _LoopCollector(Collector):
             for job in self._jobs()
         ]
         yield _phases(status for _, status in jobs)
+        yield _operators(status for _, status in jobs)
         yield from _per_job(jobs)
 
 
@@ -122,6 +123,16 @@ def _phases(statuses: Iterable[Manifest]) -> Metric:
     for phase in Phase:
         family.add_metric((phase.value,), tally.get(phase.value, 0))
     family.add_metric(("New",), tally.get(None, 0))
+    return family
+
+
+def _operators(statuses: Iterable[Manifest]) -> Metric:
+    """Return the number of jobs per release: those of another release are seen and left alone."""
+    family = GaugeMetricFamily(
+        "trainwright_jobs_by_operator", "Jobs by the release that drives them.", labels=("operator",)
+    )
+    for operator, number in sorted(Tally(status.get("operator") or "" for status in statuses).items()):
+        family.add_metric((operator,), number)
     return family
 
 

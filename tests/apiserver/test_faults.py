@@ -18,7 +18,10 @@ KINDS = {
     "lost requests": (LOST_BEFORE,),
     "lost answers": (LOST_AFTER,),
 }
-PATIENCE = 120
+PATIENCE = 240
+"""Seconds. Passes that fail are retried after up to a minute, and one that needs several requests may fail several times in a row."""
+
+pytestmark = pytest.mark.timeout(900, func_only=True)
 
 
 @pytest.fixture

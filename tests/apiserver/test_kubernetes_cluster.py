@@ -6,6 +6,7 @@ from manifests import job, pod
 from trainwright.cluster.kubernetes import KubernetesCluster, collection
 from trainwright.cluster.port import (
     AlreadyExistsError,
+    ClusterError,
     ConflictError,
     JobKey,
     NotFoundError,
@@ -138,7 +139,8 @@ async def test_knows_what_is_served(cluster, namespace):
     assert await cluster.serves("networking.k8s.io/v1", "networkpolicies")
     assert not await cluster.serves("networking.k8s.io/v1", "podgroups")
     assert not await cluster.serves("visibility.kueue.x-k8s.io/v1beta1", "localqueues")
-    with pytest.raises(NotFoundError):
+    with pytest.raises(ClusterError, match="visibility API is not served") as raised:
         await cluster.pending_workloads(namespace, "team-a")
+    assert not isinstance(raised.value, NotFoundError), "that would mean that there is no such queue"
     with pytest.raises(NotFoundError):
         await cluster.create({**pod(namespace), "apiVersion": "scheduling.volcano.sh/v1beta1", "kind": "PodGroup"})

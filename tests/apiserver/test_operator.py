@@ -167,3 +167,25 @@ async def test_without_namespaces_it_watches_all(server, namespace, kubelet, sta
     await kubelet.until_pods("digits", lambda pods: len(pods) == 1)
     operator.process.send_signal(signal.SIGTERM)
     assert operator.process.wait(10) == 0
+
+
+async def test_of_two_releases_that_see_a_job_one_drives_it(server, namespace, kubelet, start_operator):
+    first, second = (start_operator(lease_name=name) for name in ("first", "second"))
+    for operator in (first, second):
+        await operator.until_leading()
+    cluster = KubernetesCluster(server)
+    for number in range(8):
+        await cluster.create(job(namespace, f"job-{number}", workers=2))
+    for number in range(8):
+        pods = await kubelet.until_pods(f"job-{number}", lambda pods: len(pods) == 2)
+        for pod in pods:
+            await kubelet.set(pod, "Running")
+        await kubelet.until_status(f"job-{number}", lambda status: status.get("workers", {}).get("ready") == 2)
+    owners = {(await kubelet.job(f"job-{number}"))["status"]["operator"] for number in range(8)}
+    assert owners <= {f"{namespace}/first", f"{namespace}/second"}
+    for kind in ("configmaps", "services"):
+        listed = await server.request("GET", f"/api/v1/namespaces/{namespace}/{kind}", kind)
+        made = [item for item in listed["items"] if item["metadata"].get("labels", {}).get("trainwright.dev/job-name")]
+        assert len(made) == 8, f"{kind}: one for each job"
+    stands_by = [line for line in second.lines() + first.lines() if "another release" in line["event"]]
+    assert stands_by

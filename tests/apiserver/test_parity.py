@@ -77,13 +77,22 @@ async def test_the_api_server_accepts_the_examples(path, refusal):
         assert await refusal(dump(document)) is None
 
 
-async def start(administrator, jobs, changed):
+RUNNING = {"attempt": 1, "phase": "Running", "progress": {"launch": "1-a"}}
+WAITING = {"attempt": 1, "phase": "Pending"}
+SUSPENDED = {**RUNNING, "phase": "Suspended"}
+REFUSALS = {
+    True: "can change only while the job is suspended: set spec.suspend: true, in the same edit or before",
+    False: "cannot change after the first start (create a new job instead)",
+}
+
+
+async def start(administrator, jobs, changed, status=RUNNING):
     """Create a job as the API server has it once its workers were started, and return its path."""
     manifest = parity.job(next(NAMES))
     manifest["spec"] |= changed
     path = f"{jobs}/{manifest['metadata']['name']}"
     assert not (await administrator.create(jobs, manifest)).refused
-    started = await administrator.merge(f"{path}/status", {"status": {"attempt": 1}})
+    started = await administrator.merge(f"{path}/status", {"status": status})
     assert started.body["status"]["attempt"] == 1
     return path
 
@@ -97,7 +106,20 @@ async def test_changes_to_a_started_job(update, administrator, jobs):
     else:
         assert answer.body["reason"] == "Invalid"
         said = answer.message.partition(" denied request: ")[2]
-        assert said == f"{update.wrong} cannot change after the first start (create a new job instead)"
+        assert said == f"{update.wrong} {REFUSALS[update.is_placement]}"
+
+
+@pytest.mark.parametrize("status", [WAITING, SUSPENDED], ids=["waiting", "suspended"])
+async def test_placement_may_change_while_no_worker_runs(status, administrator, jobs):
+    for update in parity.updates():
+        path = await start(administrator, jobs, update.was, status)
+        answer = await administrator.merge(f"{path}?dryRun=All", {"spec": update.change})
+        assert answer.refused == (update.wrong is not None and not update.is_placement), update.name
+
+
+async def test_placement_may_change_in_the_edit_that_suspends(administrator, jobs):
+    path = await start(administrator, jobs, {})
+    assert not (await administrator.merge(path, {"spec": {"suspend": True, "workers": {"image": "other"}}})).refused
 
 
 async def test_before_the_first_start_everything_may_change(administrator, jobs):

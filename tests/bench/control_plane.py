@@ -36,6 +36,7 @@ MEASURES = {
         measures.small,
         measures.wide,
         measures.restart,
+        measures.tenants,
         measures.burst,
         measures.steady,
         measures.kill,

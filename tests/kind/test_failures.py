@@ -1,5 +1,7 @@
 """What can go wrong with a job on a cluster, and that it costs seconds and is told."""
 
+import json
+
 import jobs
 import kube
 import pytest
@@ -53,6 +55,86 @@ def test_suspension_frees_the_pods_and_resumes_where_it_was(operator, namespace)
     assert again["progress"]["resumedFromStep"] >= held["progress"]["step"]
     assert again["progress"]["replayedSteps"] == 0
     assert again["restarts"] == 0
+
+
+LIMITS = """
+apiVersion: v1
+kind: LimitRange
+metadata: {name: limits}
+spec: {limits: [{type: Container, default: {memory: 64Mi}}]}
+"""
+UNBOUND = """
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: unbound}
+spec: {storageClassName: no-such, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
+"""
+VOLUME = {"name": "data", "mountPath": "/data", "configMap": {"name": "no-such"}}
+TOKEN = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "no-such", "key": "token"}}}
+HELD_UP = {
+    "scheduler": (
+        {"schedulerName": "no-such"},
+        {},
+        "no scheduler called no-such",
+        "correct spec.workers.schedulerName",
+    ),
+    "image": ({"image": "localhost:1/no-such"}, {}, "localhost:1/no-such", "correct spec.workers.image"),
+    "secret": (
+        {"env": [TOKEN]},
+        {},
+        'secret "no-such" not found',
+        "correct spec.workers.env[0].valueFrom.secretKeyRef",
+    ),
+    "files": (
+        {"volumes": [VOLUME]},
+        {},
+        'configmap "no-such" not found',
+        "correct spec.workers.volumes[0].configMap.name",
+    ),
+    "claim": (
+        {},
+        {"persistentVolumeClaim": "no-such"},
+        'persistentvolumeclaim "no-such" not found',
+        "correct spec.checkpoint.persistentVolumeClaim",
+    ),
+    "unbound": (
+        {},
+        {"persistentVolumeClaim": "unbound"},
+        "unbound immediate PersistentVolumeClaims",
+        "no volume is bound to spec.checkpoint.persistentVolumeClaim (unbound)",
+    ),
+}
+"""Jobs that wait for something that does not exist: workers, checkpoint, what the cluster says of it, and what to do."""
+
+
+def test_what_the_cluster_does_not_have_or_adds_is_told_with_the_field_of_the_spec(operator, namespace):
+    kube.apply(LIMITS, namespace)
+    kube.apply(UNBOUND, namespace)
+    little = {"count": 1, "resources": {"requests": {"cpu": "50m"}}}
+    for name, (workers, checkpoint, _, _) in HELD_UP.items():
+        kube.apply(jobs.manifest(name, workers={**little, **workers}, checkpoint=checkpoint), namespace)
+    kube.apply(jobs.manifest("memory", workers=little), namespace)
+
+    def told(name, *words):
+        def holds(now):
+            return all(word in now.get("message", "") for word in words)
+
+        return jobs.wait_for(namespace, name, holds)
+
+    for name, (_, _, said, remedy) in HELD_UP.items():
+        told(name, said, remedy)
+    # What was wrong is corrected in the job that waits.
+    roomy = {"requests": {"cpu": "50m"}, "limits": {"memory": "1Gi"}}
+    corrected = {"spec": {"workers": {"image": None, "resources": roomy}}}
+    kube.kubectl("patch", "tj", "image", f"--namespace={namespace}", "--type=merge", f"--patch={json.dumps(corrected)}")
+    assert jobs.wait_for(namespace, "image", jobs.succeeded)["restarts"] == 0
+    failure = kube.wait_until(
+        lambda: jobs.status(namespace, "memory").get("failure"),
+        timeout=60,
+        describe=lambda: jobs.status(namespace, "memory"),
+    )
+    assert failure["category"] == "OutOfMemory"
+    assert "more memory than its limit of 64Mi, which comes from the namespace's LimitRange" in failure["message"]
 
 
 def test_a_deleted_job_leaves_nothing(operator, namespace):

@@ -85,9 +85,12 @@ def test_jobs_wait_for_their_turn_and_hand_it_on_while_suspended(queue):
     submit(queue, "second", steps=60)
     jobs.wait_for(queue, "second", waits_at("1 of 1"))
     submit(queue, "third")
+    kube.apply(jobs.manifest("lost", scheduling={"queue": "no-such"}), queue)
     third = jobs.wait_for(queue, "third", waits_at("2 of 2"))
     assert third["workers"]["ready"] == 0
     assert not any(pod["spec"].get("nodeName") for pod in jobs.pods(queue, "third"))
+    lost = jobs.wait_for(queue, "lost", lambda now: now.get("reason") == "QueueNotFound")
+    assert "Kueue knows no queue no-such in this namespace: correct spec.scheduling.queue" in lost["message"]
     finish(queue, "third")  # one that has not had its turn leaves nothing either
 
     suspend = ["patch", "tj", "first", f"--namespace={queue}", "--type=merge"]

@@ -48,6 +48,24 @@ def test_digit_cnn_trains_on_two_nodes_and_says_so(operator, namespace):
     assert line[1].split()[:3] == [name, "Succeeded", "100%"]
 
 
+def test_a_network_of_ones_own_comes_from_a_config_map(operator, namespace):
+    examples = kube.ROOT / "manifests/examples"
+    kube.kubectl("create", "configmap", "nets", f"--from-file={examples / 'own-network'}", f"--namespace={namespace}")
+    example = yaml.safe_load((examples / "own-network.yaml").read_text())
+    example["spec"]["workers"] = {
+        "count": 2,
+        "resources": {"requests": {"cpu": "100m", "memory": "300Mi"}},
+        "securityContext": {"runAsUser": 1000},
+        "labels": {"team": "vision"},
+        "sharedMemorySize": "64Mi",
+        "env": [{"name": "TEAM", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['team']"}}}],
+        "envFrom": [{"prefix": "CODE_", "configMapRef": {"name": "nets", "optional": True}}],
+    }
+    kube.apply(example, namespace)
+    final = jobs.wait_for(namespace, "own-network", jobs.succeeded, timeout=180)
+    assert final["metrics"]["evaluation"]["metrics"]["accuracy"] > 0.9
+
+
 def test_a_running_job_says_how_far_it_is_and_its_workers_serve_their_own_metrics(operator, namespace):
     kube.apply(jobs.endless("onward"), namespace)
     early = jobs.wait_for(namespace, "onward", jobs.running_at(1))

@@ -32,9 +32,10 @@ from trainwright.api.status import (
 )
 from trainwright.api.worker import Absentee, Termination, Waiting, WorkerPhase, WorkerReport
 from trainwright.controller.reconcile import needs_proof
-from trainwright.plan import Observed, Plan, Pod, plan
+from trainwright.plan import Observed, Plan, Pod, changes, plan
 
 WORKERS = 3
+MOST_WORKERS = 4
 TOTAL = 1000
 LIMIT = 4
 TEXTS = st.sampled_from(["0/2 nodes are available", "0/5000 nodes are available: " + "é" * 9000])
@@ -315,11 +316,17 @@ class JobLife(RuleBasedStateMachine):
     def change_deadlines(self, start, active):
         self.edit(start_deadline_seconds=start, active_deadline_seconds=active)
 
-    @rule(count=st.integers(1, 4), least=st.sampled_from([None, 1, 2]))
+    @rule(count=st.integers(1, MOST_WORKERS), least=st.sampled_from([None, 1, 2]))
     def resize(self, count, least):
         """Somebody wants other workers, or will do with fewer."""
         size = {"count": count, "min_count": least and min(least, count)}
         self.edit(workers=self.job.spec.workers.model_copy(update=size))
+
+    def refuses(self, count):
+        """Return whether this number of workers is refused: without durable checkpoints it cannot change after the first step."""
+        workers = self.job.spec.workers.model_copy(update={"count": count})
+        spec = self.job.spec.model_copy(update={"workers": workers})
+        return changes.refusal(spec, self.status, self.job.generation) is not None
 
     def edit(self, **fields):
         spec = self.job.spec.model_copy(update=fields)
@@ -413,9 +420,13 @@ class JobLife(RuleBasedStateMachine):
                 assert after.progress.replayed_steps > before.progress.replayed_steps
 
     def teardown(self):
-        """Once faults stop and nobody suspends, the job comes to an end, and a settled job asks for nothing."""
+        """Once faults stop, nobody suspends and no edit is refused, the job ends, and a settled job asks for nothing."""
         self.job = replace(self.job, spec=self.job.spec.model_copy(update={"suspend": False}))
         self.allowed = frozenset({"trainer"})
+        sizes = (self.job.spec.workers.count, *range(1, MOST_WORKERS + 1))
+        accepted = next(count for count in sizes if not self.refuses(count))
+        if accepted != self.job.spec.workers.count:
+            self.resize(accepted, None)
         for _ in range(60):
             self.apply(self.decide(), 99)
             for pod in list(self.pods.values()):

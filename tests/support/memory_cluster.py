@@ -33,6 +33,8 @@ class MemoryCluster:
         inquiries: How often somebody asked for a warning.
         served: What else there is, as (API version, resource).
         lines: By (namespace, queue), what waits in it.
+        classes: The TrainingClasses.
+        labels: By namespace, its labels.
         questions: How often somebody asked for what waits in a queue.
         waits: Whether worker `index` of `attempt` finds no place.
     """
@@ -50,7 +52,10 @@ class MemoryCluster:
         self.inquiries = 0
         self.served: set[tuple[str, str]] = set()
         self.lines: dict[tuple[str, str], list[PendingWorkload]] = {}
+        self.classes: list[Manifest] = []
+        self.labels: dict[str, dict[str, str]] = {}
         self.questions = 0
+        self.leases: dict[tuple[str, str], str] = {}
         self._late: list[tuple[Manifest, bool]] = []
 
     # The port.
@@ -110,9 +115,20 @@ class MemoryCluster:
         self.inquiries += 1
         return self.warnings.get(uid)
 
+    async def lease_renewal(self, namespace: str, name: str) -> str | None:
+        return self.leases.get((namespace, name))
+
     async def serves(self, api_version: str, resource: str) -> bool:
         await self._answer()
         return (api_version, resource) in self.served
+
+    async def list_classes(self) -> list[Manifest]:
+        await self._answer()
+        return self.classes
+
+    async def namespace_labels(self, namespace: str) -> dict[str, str]:
+        await self._answer()
+        return self.labels.get(namespace, {})
 
     async def pending_workloads(self, namespace: str, queue: str) -> list[PendingWorkload]:
         await self._answer()

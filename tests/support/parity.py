@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from trainwright.api.immutable import placement_fields
 from trainwright.api.job import InvalidJobError, read_manifest
 from trainwright.manifests import load
 
@@ -42,6 +43,11 @@ class Update:
     was: dict[str, Any]
     change: dict[str, Any]
     wrong: str | None
+
+    @property
+    def is_placement(self) -> bool:
+        """Whether what may not change is where the workers run, which may while none runs."""
+        return self.wrong is not None and self.wrong.removeprefix("spec.") in placement_fields()
 
 
 def job(name: str = "job") -> dict[str, Any]:

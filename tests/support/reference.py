@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from trainwright.api.crd import crd, spec_schema
+from trainwright.api.crd import class_spec_schema, crd, spec_schema
 
 Schema = dict[str, Any]
 
@@ -19,6 +19,7 @@ def reference() -> str:
     properties = version["schema"]["openAPIV3Schema"]["properties"]
     lines = [_HEAD]
     lines += [*_object("spec", spec_schema()), *_object("status", properties["status"])]
+    lines += ["## TrainingClass\n", *_object("class.spec", class_spec_schema())]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -14,13 +14,12 @@ from trainwright.controller.tuning import Tuning
 class World:
     """See the module. Leaving it stops the controller in good order."""
 
-    def __init__(self, cluster: MemoryCluster, tuning: Tuning | None = None) -> None:
+    def __init__(self, cluster: MemoryCluster, tuning: Tuning | None = None, reports_url: str | None = None) -> None:
         self.cluster = cluster
         self.stop = asyncio.Event()
-        cluster.sink = store = Store()
-        self.controller = Controller(
-            cluster, Settings(worker_image="worker"), store=store, tuning=tuning or Tuning(), now=self._clock()
-        )
+        cluster.sink = self.store = Store()
+        settings, self.now = Settings(worker_image="worker", reports_url=reports_url), self._clock()
+        self.controller = Controller(cluster, settings, store=self.store, tuning=tuning or Tuning(), now=self.now)
         self.task = asyncio.create_task(self.controller.run(self.stop))
 
     @staticmethod

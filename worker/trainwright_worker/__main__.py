@@ -1,4 +1,4 @@
-"""The program of a worker pod: read the config, run the worker, say how it ended."""
+"""The program of a worker pod: reads the config, runs the worker and writes its termination message."""
 
 import gc
 import os
@@ -25,12 +25,12 @@ from trainwright_worker.console import leave, say
 
 DEFAULT_TERMINATION_LOG = "/dev/termination-log"
 SPINS = "1000"
-"""How often a thread looks whether the others are there before it sleeps: about 10 us instead of OpenMP's 3 ms, which are as
-fast while every thread has a core, and bring a small model to a crawl as soon as one has to wait for a core."""
+"""How often a waiting thread checks for the others before it sleeps: about 10 us instead of OpenMP's 3 ms. Both are equally fast
+while every thread has a core. If one has to wait for a core, 3 ms make a small model many times slower."""
 _STOPPED_EARLY = Termination(
     exit_code=ExitCode.PREEMPTED, category=classify(ExitCode.PREEMPTED), message="stopped before training began"
 )
-"""SIGTERM came before the agent could take over."""
+"""The termination if SIGTERM arrives before the agent runs."""
 
 
 def main() -> int:
@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def _end(index: int, ending: Termination) -> int:
-    """Write how the worker has ended, and return its exit code."""
+    """Write the termination message and return the exit code."""
     write_termination(os.environ.get(ENV_TERMINATION_LOG, DEFAULT_TERMINATION_LOG), ending)
     if ending.exit_code != ExitCode.SUCCESS:
         say(f"worker {index}", f"exit code {ending.exit_code} ({ending.category}): {ending.message}")
@@ -61,7 +61,7 @@ def _run(index: int) -> Termination:
     except (OSError, ValidationError) as error:
         code = ExitCode.USER_ERROR
         return Termination(exit_code=code, category=classify(code), message=f"cannot read the config: {error}"[:1024])
-    # Imports make a million objects and no garbage; looking for some takes a quarter of their time.
+    # Imports create a million objects and no garbage. Garbage collection would take a quarter of their time.
     gc.disable()
     try:
         from trainwright_worker.agent.worker import run_worker  # noqa: PLC0415 - torch takes seconds; a bad config needs none
@@ -69,7 +69,7 @@ def _run(index: int) -> Termination:
 
         attempt, host = int(os.environ.get(ENV_ATTEMPT, "1")), os.environ.get(ENV_RENDEZVOUS_HOST, "localhost")
         return run_worker(config, index, attempt, host, Trainer(config))
-    except Exception as error:  # noqa: BLE001 - a defect of ours must end in a post-mortem too
+    except Exception as error:  # noqa: BLE001 - a bug of ours must leave a termination message too
         return describe(error)
 
 

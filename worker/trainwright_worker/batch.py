@@ -1,4 +1,4 @@
-"""Samples that go through the model together: what it is shown, and what it is to predict."""
+"""A batch of samples: the inputs of the model, and the targets that it is to predict."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples that go through the model together.
+    """A batch of samples.
 
     Attributes:
-        inputs: What the model is called with, the main input first. Most batches have `inputs`: float32 features [batch,
+        inputs: The arguments of the model, the main input first. Most batches have `inputs`: float32 features [batch,
             features], images [batch, channels, height, width] or frames [batch, frames, features]; or int64 token ids
             [batch, length]. Padded sequences have `mask`, too: bool [batch, length], true where the input is real.
-        targets: What is to be predicted. Most batches have `target`: int64 classes [batch]; float32 values [batch,
+        targets: The values to predict. Most batches have `target`: int64 classes [batch]; float32 values [batch,
             targets]; or int64 tokens [batch, length], with `IGNORED` where nothing is to be predicted.
     """
 
@@ -89,7 +89,7 @@ class Batch:
 def run_model(model: nn.Module, batch: Batch) -> Tensor:
     """Return the model's outputs for a batch.
 
-    The main input is passed by position, since models of other libraries call it as they like.
+    The main input is passed by position, since other libraries give it different names.
     """
     main, *others = batch.inputs
     outputs: Tensor = model(batch.inputs[main], **{name: batch.inputs[name] for name in others})

@@ -1,4 +1,4 @@
-"""Log lines: one human-readable line per event on stdout, with who speaks in front; and the end of a program."""
+"""Writes log lines to stdout, one per event, and ends a program."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ def say(who: str, text: str) -> None:
     """Print one line at once.
 
     Args:
-        who: The speaker, for example `rank 0` or `worker 1`.
+        who: The process that the line is about, for example `rank 0` or `worker 1`.
         text: What happened.
     """
     moment = datetime.now(UTC).strftime("%H:%M:%S")
@@ -19,7 +19,7 @@ def say(who: str, text: str) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End this program with an exit code, once everything that was printed is written.
+    """Write all buffered output and end this program with an exit code.
 
     Python would first destroy all objects that the import of torch has created, which takes up to a second of CPU.
     """

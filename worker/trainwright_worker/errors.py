@@ -1,23 +1,24 @@
-"""How a rank can fail, as exceptions that carry their exit code, and the reading of everyone else's exceptions.
+"""Exceptions with exit codes for the ways in which a rank can fail, and the classification of all other exceptions.
 
-The exit code alone decides whether trying again can help, so each error is given its class here, once. A message names
-the field of the spec and the value that is wrong, since it becomes the post-mortem in the job's status.
+The exit code alone decides whether the job is restarted, so every error gets its class here. A message names the field of the
+spec and the wrong value, since it becomes the post-mortem in the job's status.
 """
 
 import errno
 import re
+import socket
 from typing import ClassVar
 
 from trainwright.api.exit_codes import ExitCode
 
 
 class WorkerError(Exception):
-    """A failure whose cause is known.
+    """A failure with a known cause.
 
     Attributes:
-        exit_code: How the worker ends because of it.
+        exit_code: The exit code of the worker.
         message: What happened, in a sentence.
-        hint: What to do about it.
+        hint: How to fix it.
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.INTERNAL
@@ -35,7 +36,7 @@ class UserError(WorkerError):
 
 
 class DataError(WorkerError):
-    """The data is missing, damaged or not what the spec says it is."""
+    """The data are missing, damaged or do not match the spec."""
 
     exit_code = ExitCode.DATA
 
@@ -47,7 +48,7 @@ class NonFiniteError(WorkerError):
 
 
 class OutOfMemoryError(WorkerError):
-    """The device or the host has no memory left."""
+    """The device or the host has run out of memory."""
 
     exit_code = ExitCode.OUT_OF_MEMORY
 
@@ -59,11 +60,11 @@ class InfrastructureError(WorkerError):
 
 
 class UnreachableError(InfrastructureError):
-    """An object store does not answer. Before a job has begun, its address is likely to be wrong."""
+    """An object store does not answer. Before the first step, its address is probably wrong."""
 
 
 class PeersLostError(InfrastructureError):
-    """Another process of the job is gone. A consequence, never the first cause of a failure."""
+    """Another process of the job has ended. This is a consequence of a failure, never its first cause."""
 
 
 class PreemptedError(WorkerError):
@@ -78,11 +79,13 @@ NON_FINITE_HINT = (
 MEMORY_HINT = (
     "lower spec.training.globalBatchSize, use a smaller model, or raise the memory in spec.workers.resources.limits"
 )
+_NO_INTERFACE = re.compile(r"Unable to find (?:address|interface) for: (\S+)")
+"""What gloo says of an interface without an address."""
 _PEER_WORDS = ("gloo", "connection closed by peer", "connection reset by peer", "broken pipe")
 
 
 def explain(error: BaseException) -> WorkerError:
-    """Return `error` as a WorkerError, with a class for what torch and the system raise.
+    """Return `error` as a WorkerError, with the class that fits an exception of torch or the system.
 
     Args:
         error: Any exception that ended a rank.
@@ -92,8 +95,11 @@ def explain(error: BaseException) -> WorkerError:
     text = str(error)
     if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
         return OutOfMemoryError(f"out of memory: {_first_line(text) or type(error).__name__}", MEMORY_HINT)
+    interface = _NO_INTERFACE.search(text)
+    if interface is not None:
+        return missing_interface("GLOO_SOCKET_IFNAME", interface[1].strip("[]"))
     if _comes_from_a_peer(error, text):
-        return PeersLostError(f"lost contact with another process of the job: {_without_ornaments(text)}")
+        return PeersLostError(f"lost contact with another process of the job: {_without_location(text)}")
     if "does not have a deterministic implementation" in text:
         return UserError(f"spec.training.deterministic: true, but {_first_line(text)}", "set it to false")
     if "Expected more than 1 value per channel when training" in text:
@@ -106,19 +112,28 @@ def explain(error: BaseException) -> WorkerError:
     return WorkerError(f"{type(error).__name__}: {_first_line(text)}")
 
 
+def missing_interface(variable: str, name: str) -> UserError:
+    """Return the error for an environment variable that names a network interface which does not exist or has no address."""
+    existing = ", ".join(sorted(interface for _, interface in socket.if_nameindex()))
+    return UserError(
+        f"spec.workers.env: {variable} is {name}, but this worker has no such network interface with an address",
+        f"name one that it has ({existing}), or remove {variable}, which may also come from the image, to have one chosen",
+    )
+
+
 def _first_line(text: str) -> str:
     lines = text.strip().splitlines()
     return lines[0][:400] if lines else ""
 
 
-def _without_ornaments(text: str) -> str:
-    """Return what gloo says, without the place in its source and without its advice."""
+def _without_location(text: str) -> str:
+    """Return the first sentence of a message of gloo, without the location in its source."""
     return re.sub(r"^\[[^]]*/[^]]*\]\s*", "", _first_line(text)).split(". ")[0]
 
 
 def _comes_from_a_peer(error: BaseException, text: str) -> bool:
-    # torch raises a plain RuntimeError from gloo and its own types (DistBackendError, DistNetworkError, …) otherwise;
-    # comparing names keeps this module free of torch, which the tests of everything else appreciate.
+    # For gloo, torch raises a plain RuntimeError, otherwise its own types (DistBackendError, DistNetworkError, …). Comparing
+    # names avoids importing torch here.
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & {"DistError", "DistBackendError", "DistNetworkError", "DistStoreError"}:
         return True

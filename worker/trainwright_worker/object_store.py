@@ -1,14 +1,14 @@
-"""Object stores behind URIs, through fsspec. One that does not answer is found out in seconds, before anything waits for it.
+"""Opens object stores by URI, through fsspec, and notices within seconds if a store does not answer.
 
-Retries and timeouts of the client suit a job that has trained for days: together they take half an hour to give up. So the
-first use of a bucket asks for a sign of life, once, with a short timeout.
+The client's retries and timeouts suit a job that has trained for days: it gives up only after half an hour. The first use of a
+bucket therefore sends one request with a short timeout.
 """
 
 from functools import cache
 from typing import Any, Final
 
-_SIGN_OF_LIFE: Final = {"connect_timeout": 5, "read_timeout": 5, "retries": {"total_max_attempts": 1}}
-"""How long the first answer of a store may take, in seconds."""
+_ONE_SHORT_TRY: Final = {"connect_timeout": 5, "read_timeout": 5, "retries": {"total_max_attempts": 1}}
+"""Client options of the first request; times are in seconds."""
 
 
 def open_store(protocol: str, path: str, **options: Any) -> Any:
@@ -16,12 +16,12 @@ def open_store(protocol: str, path: str, **options: Any) -> Any:
 
     Args:
         protocol: Protocol of its URI, such as s3.
-        path: What follows the protocol: the bucket and a key.
+        path: The rest of the URI: the bucket and a key.
         options: Options of the file system.
 
     Raises:
         ConnectionError: The store does not answer.
-        ImportError: The library that knows the protocol is not installed.
+        ImportError: The library for the protocol is not installed.
     """
     import fsspec  # noqa: PLC0415 - takes a second, and most jobs keep their files in a folder
 
@@ -33,11 +33,11 @@ def open_store(protocol: str, path: str, **options: Any) -> Any:
 
 @cache
 def _expect_answer(bucket: str) -> None:
-    """See that the store answers at all; whatever it says of the bucket is for the first real request to tell."""
+    """Check that the store answers. An error in its answer is left to the first real request."""
     import s3fs  # noqa: PLC0415 - see `open_store`
     from botocore import exceptions  # noqa: PLC0415
 
-    probe = s3fs.S3FileSystem(config_kwargs=_SIGN_OF_LIFE, skip_instance_cache=True)
+    probe = s3fs.S3FileSystem(config_kwargs=_ONE_SHORT_TRY, skip_instance_cache=True)
     probe.retries = 1
     try:
         probe.call_s3("head_bucket", Bucket=bucket)
@@ -47,4 +47,4 @@ def _expect_answer(bucket: str) -> None:
         )
         raise ConnectionError(message) from error
     except (OSError, exceptions.BotoCoreError, exceptions.ClientError):
-        return  # An answer, or nothing that a network could mend.
+        return  # The store has answered, or the error has nothing to do with the network.

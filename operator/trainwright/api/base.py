@@ -4,13 +4,20 @@ A `Rule` is written once, next to the fields that it relates. Pydantic checks it
 admission policy contains its CEL side, so the API server refuses the same manifest at `kubectl apply` with the same message.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
+
+_RESERVED_IN_CEL: Final = (
+    *("as", "break", "const", "continue", "else", "for", "function", "if", "import", "let"),
+    *("loop", "namespace", "package", "return", "var", "void", "while"),
+)
+"""Words that CEL does not accept as the name of a field."""
 
 
 def camel(name: str) -> str:
@@ -42,9 +49,19 @@ def listed(names: Iterable[str], conjunction: str) -> str:
     return f"{', '.join(others)} {conjunction} {last}" if others else last
 
 
+def is_set_in_cel(name: str) -> str:
+    """Return a CEL expression for whether `self` has a field. A field with a reserved name can only be looked up as a key."""
+    return f"'{name}' in self" if name in _RESERVED_IN_CEL else f"has(self.{name})"
+
+
 def in_cel(names: Iterable[str]) -> str:
     """Return names as a list in CEL."""
     return str([str(name) for name in names])
+
+
+def quoted(text: str) -> str:
+    """Return a text as a CEL string literal, which uses the same escapes as JSON."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def one_of(*fields: str, what: str) -> Rule:
@@ -62,7 +79,7 @@ def _choice(fields: tuple[str, ...], what: str, quantity: str, operator: str, ho
     return Rule(
         field="",
         message=f"{what}: set {quantity} one of {', '.join(names)}",
-        cel=f"[{', '.join(f'has(self.{name})' for name in names)}].filter(set, set).size() {operator} 1",
+        cel=f"[{', '.join(is_set_in_cel(name) for name in names)}].filter(set, set).size() {operator} 1",
         holds=lambda self: holds(sum(getattr(self, field) is not None for field in fields)),
     )
 

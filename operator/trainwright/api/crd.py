@@ -8,15 +8,22 @@ atomic: one field manager owns the whole block, so managedFields does not list a
 from typing import Any, Final
 
 from trainwright.api.job import NAME_LENGTH, NAME_PATTERN
-from trainwright.api.names import GROUP, KIND, PLURAL, SHORT_NAME, SINGULAR, VERSION
+from trainwright.api.names import CLASS_KIND, CLASS_PLURAL, GROUP, KIND, PLURAL, SHORT_NAME, SINGULAR, VERSION
 from trainwright.api.schema import RULES, Schema, schema_of, without
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import TrainingJobStatus
+from trainwright.api.training_class import TrainingClassSpec
 
 _ATOMIC: Final = {"x-kubernetes-map-type": "atomic"}
 _SHARED: Final = frozenset({"workers"})
 """Blocks of the spec that two field managers may share: an autoscaler owns only workers.count."""
 
+_TYPE_META: Final = {
+    "apiVersion": {
+        "type": "string",
+        "description": f"{GROUP}/{VERSION}: the version of the API that this object is written in.",
+    }
+}
 _COLUMNS: Final = (
     ("State", "string", ".status.phase", 0, "Phase of the job."),
     ("Progress", "string", ".status.summary.progress", 0, "Percentage of the steps done."),
@@ -68,6 +75,54 @@ def crd() -> dict[str, Any]:
     }
 
 
+def class_spec_schema() -> Schema:
+    """Return the schema of a class's spec, with its rules."""
+    return schema_of(TrainingClassSpec, "Defaults, limits and allowlists for the jobs of the class.")
+
+
+def class_crd() -> dict[str, Any]:
+    """Return the CustomResourceDefinition of TrainingClass. Classes have no status, so it contains the rules between fields."""
+    default = ("Default", "boolean", ".spec.default", 0, "Whether it is the class of jobs that name none.")
+    age = ("Age", "date", ".metadata.creationTimestamp", 0, "Time since the class was created.")
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{CLASS_PLURAL}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "names": {
+                "kind": CLASS_KIND,
+                "listKind": f"{CLASS_KIND}List",
+                "plural": CLASS_PLURAL,
+                "singular": CLASS_KIND.lower(),
+                "shortNames": ["tclass"],
+            },
+            "scope": "Cluster",
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "additionalPrinterColumns": [_column(*default), _column(*age)],
+                    "schema": {
+                        "openAPIV3Schema": {
+                            "type": "object",
+                            "description": "A TrainingClass sets defaults, limits and allowlists for TrainingJobs.",
+                            "required": ["spec"],
+                            "properties": {
+                                **_TYPE_META,
+                                "kind": {"type": "string", "description": f"{CLASS_KIND}."},
+                                "metadata": {"type": "object"},
+                                "spec": class_spec_schema(),
+                            },
+                        }
+                    },
+                }
+            ],
+        },
+    }
+
+
 def _column(name: str, kind: str, path: str, priority: int, description: str) -> Schema:
     column = {"name": name, "type": kind, "jsonPath": path, "description": description}
     return column | {"priority": priority} if priority else column
@@ -80,10 +135,7 @@ def _root() -> Schema:
         "Its status shows the progress, the metrics, the estimated end, and the reason if the job does not run.",
         "required": ["spec"],
         "properties": {
-            "apiVersion": {
-                "type": "string",
-                "description": f"{GROUP}/{VERSION}: the version of the API that this object is written in.",
-            },
+            **_TYPE_META,
             "kind": {"type": "string", "description": f"{KIND}."},
             # Kubernetes describes metadata itself and allows no description here.
             "metadata": {

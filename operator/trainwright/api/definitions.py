@@ -2,10 +2,13 @@
 
 from typing import Any
 
-from trainwright.api.crd import crd
-from trainwright.api.policy import binding, policy
+from trainwright.api.crd import class_crd, crd
+from trainwright.api.policy import binding, class_binding, class_policy, policy
 
 
 def definitions() -> list[dict[str, Any]]:
-    """Return the CustomResourceDefinition, the admission policy for the rules between fields, and the policy's binding."""
-    return [crd(), policy(), binding()]
+    """Return both CustomResourceDefinitions, and the admission policies with their bindings.
+
+    One policy holds the rules between fields, the other enforces TrainingClasses.
+    """
+    return [crd(), policy(), binding(), class_crd(), class_policy(), class_binding()]

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -86,6 +86,14 @@ def _parsed(text: str) -> TrainingJobSpec:
     """Return the spec parsed from JSON. Cached, since consecutive reconcile passes read the same spec."""
     # Accept camelCase names only, as the API server does.
     return TrainingJobSpec.model_validate_json(json.dumps(_as_sent(json.loads(text))), by_alias=True, by_name=False)
+
+
+@cache
+def api_defaults() -> Mapping[str, Any]:
+    """Return a spec as JSON in which every field has its default, without the fields that have none."""
+    fields = TrainingJobSpec.model_fields.items()
+    unset = {name: field.default for name, field in fields if not field.is_required()}
+    return TrainingJobSpec.model_construct(**unset).to_wire()
 
 
 def read_manifest(manifest: Any) -> TrainingJobSpec:

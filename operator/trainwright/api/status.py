@@ -25,6 +25,7 @@ def rfc3339(moment: datetime) -> str:
 # Not strict, because a time in JSON is a string, even after a validator has converted the JSON to Python.
 Time = Annotated[AwareDatetime, Field(strict=False), PlainSerializer(rfc3339, return_type=str, when_used="json")]
 Digests = Annotated[dict[str, str], Field(max_length=64)]
+Filled = Annotated[dict[str, str], Field(max_length=32)]
 NodeFailures = Annotated[dict[str, int], Field(max_length=64)]
 
 
@@ -287,9 +288,29 @@ class Summary(StatusModel):
     throughput: str = Field("", max_length=64, description="Samples per second; tokens for language models.")
 
 
+class AppliedClass(StatusModel):
+    """The TrainingClass of a started job, and what it has filled in."""
+
+    name: str = Field(max_length=253, description="Name of the class.")
+    filled: Filled = Field(
+        {},
+        description="What the class filled in, as JSON by its path in spec. It holds until the job ends, whatever becomes of "
+        "the class.",
+    )
+    pods: str | None = Field(
+        None, max_length=131_072, description="What the class adds to worker pods, as JSON. It holds as long."
+    )
+
+
 class TrainingJobStatus(StatusModel):
     """The observed state of a job."""
 
+    operator: str = Field(
+        "",
+        max_length=512,
+        description="The release of the operator that drives the job, as NAMESPACE/LEASE. Other releases leave the job alone unless "
+        "this one is gone.",
+    )
     phase: Phase | None = Field(None, description="Phase of the job.")
     message: str = Field("", max_length=4096, description="What the job is doing, or why it does not run, in one line.")
     reason: str = Field("", max_length=256, description="Machine-readable reason for the phase.")
@@ -304,6 +325,9 @@ class TrainingJobStatus(StatusModel):
         {},
         description="Digest of each immutable field of spec, as of when the spec was last accepted. Fields at their default are "
         "left out.",
+    )
+    class_: AppliedClass | None = Field(
+        None, description="TrainingClass of the job, as of the first start; absent if it has none."
     )
     attempt: int = Field(
         0, ge=0, description="Number of starts of the workers so far, including restarts and resumptions."

@@ -3,7 +3,7 @@
 from trainwright.build.gang import Group, group_of, pod_group
 from trainwright.build.manifest import Manifest
 from trainwright.build.objects import config_map, network_policy, service
-from trainwright.build.pod import WorkerSlot, worker_pod
+from trainwright.build.pod import WorkerSlot, with_additions, worker_pod
 from trainwright.build.settings import Settings
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "network_policy",
     "pod_group",
     "service",
+    "with_additions",
     "worker_pod",
 ]

@@ -44,7 +44,7 @@ def worker_config(namespace: str, name: str, uid: str, spec: TrainingJobSpec, se
         namespace=namespace,
         name=name,
         uid=uid,
-        spec=spec,
+        spec=spec.changed(class_=None),
         rendezvous_port=settings.rendezvous_port,
         metrics_port=settings.metrics_port,
         checkpoint_root=CHECKPOINT_MOUNT,

@@ -1,9 +1,12 @@
 """The pod of one worker. It always satisfies the Pod Security level `restricted`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainwright.api.names import (
     CHECKPOINT_MOUNT,
+    CODE_MOUNT,
+    CODE_VOLUME,
     CONFIG_FILE,
     CONFIG_MOUNT,
     ENV_ATTEMPT,
@@ -20,7 +23,9 @@ from trainwright.api.names import (
     report_audience,
 )
 from trainwright.api.spec import TrainingJobSpec, WorkersSpec
-from trainwright.api.spec.workers import EnvVar, VolumeSpec
+from trainwright.api.spec.environment import EnvFromSource, EnvVar
+from trainwright.api.spec.volumes import VolumeSpec
+from trainwright.api.training_class import ClassPods
 from trainwright.build.gang import Group, join
 from trainwright.build.manifest import Manifest
 from trainwright.build.naming import (
@@ -77,8 +82,11 @@ def worker_pod(
         "metadata": {
             "name": pod_name(name, slot.index, slot.attempt),
             "namespace": namespace,
-            "labels": worker_labels(name, slot.index, slot.attempt),
-            "annotations": {"kubectl.kubernetes.io/default-container": WORKER_CONTAINER},
+            "labels": {**(workers.labels or {}), **worker_labels(name, slot.index, slot.attempt)},
+            "annotations": {
+                **(workers.annotations or {}),
+                "kubectl.kubernetes.io/default-container": WORKER_CONTAINER,
+            },
             "ownerReferences": [owner_reference(name, uid)],
         },
         "spec": {
@@ -89,12 +97,29 @@ def worker_pod(
             "terminationGracePeriodSeconds": workers.termination_grace_period_seconds,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
-            "securityContext": _pod_security(),
-            "containers": [_container(workers, settings, slot, host, reports=audience is not None)],
+            "securityContext": _pod_security(workers),
+            "containers": [_container(spec, settings, slot, host, reports=audience is not None)],
             "volumes": _own_volumes(spec, config, audience) + [_volume(volume) for volume in workers.volumes or ()],
         },
     }
     return join(pod, spec, slot.group)
+
+
+def with_additions(pod: Manifest, additions: ClassPods) -> Manifest:
+    """Return the pod with what a TrainingClass adds; what the pod has already takes precedence."""
+    metadata, spec = pod["metadata"], pod["spec"]
+    worker, *others = spec["containers"]
+    # The last source of a variable counts.
+    sources = [*_sources(additions.env_from), *worker.get("envFrom", ())]
+    return {
+        **pod,
+        "metadata": {
+            **metadata,
+            "labels": {**(additions.labels or {}), **metadata["labels"]},
+            "annotations": {**(additions.annotations or {}), **metadata["annotations"]},
+        },
+        "spec": {**spec, "containers": [{**worker, **({"envFrom": sources} if sources else {})}, *others]},
+    }
 
 
 def _placement(workers: WorkersSpec, avoided: tuple[str, ...]) -> Manifest:
@@ -109,6 +134,7 @@ def _placement(workers: WorkersSpec, avoided: tuple[str, ...]) -> Manifest:
         "runtime_class_name",
         "scheduler_name",
         "service_account_name",
+        "dns_config",
     }
     placement = workers.model_dump(mode="json", by_alias=True, exclude_none=True, include=fields)
     if "imagePullSecrets" in placement:
@@ -148,7 +174,8 @@ def _patience(workers: WorkersSpec) -> list[Manifest]:
     return [{"key": taint, **brief} for taint in _NODE_TAINTS if taint not in said]
 
 
-def _pod_security() -> Manifest:
+def _pod_security(workers: WorkersSpec) -> Manifest:
+    own = {} if workers.security_context is None else workers.security_context.to_wire()
     return {
         "runAsNonRoot": True,
         "runAsUser": USER,
@@ -157,10 +184,12 @@ def _pod_security() -> Manifest:
         # Avoid changing the ownership of every file at each start: a volume may hold many checkpoints.
         "fsGroupChangePolicy": "OnRootMismatch",
         "seccompProfile": {"type": "RuntimeDefault"},
+        **own,
     }
 
 
-def _container(workers: WorkersSpec, settings: Settings, slot: WorkerSlot, host: str, *, reports: bool) -> Manifest:
+def _container(spec: TrainingJobSpec, settings: Settings, slot: WorkerSlot, host: str, *, reports: bool) -> Manifest:
+    workers = spec.workers
     pull_policy = workers.image_pull_policy or (settings.worker_pull_policy if workers.image is None else None)
     container: Manifest = {
         "name": WORKER_CONTAINER,
@@ -171,8 +200,10 @@ def _container(workers: WorkersSpec, settings: Settings, slot: WorkerSlot, host:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": _own_mounts(reports=reports) + [_mount(volume) for volume in workers.volumes or ()],
+        "volumeMounts": _own_mounts(spec, reports=reports) + [_mount(volume) for volume in workers.volumes or ()],
     }
+    if workers.env_from:
+        container["envFrom"] = _sources(workers.env_from)
     if pull_policy is not None:
         container["imagePullPolicy"] = str(pull_policy)
     if workers.resources is not None:
@@ -201,19 +232,25 @@ def _environment(workers: WorkersSpec, slot: WorkerSlot, host: str) -> list[Mani
     ]
 
 
+def _sources(sources: Sequence[EnvFromSource] | None) -> list[Manifest]:
+    return [source.model_dump(mode="json", by_alias=True, exclude_defaults=True) for source in sources or ()]
+
+
 def _variable(variable: EnvVar) -> Manifest:
     if variable.value_from is None:
         return {"name": variable.name, "value": variable.value}
     return {"name": variable.name, "valueFrom": variable.value_from.to_wire()}
 
 
-def _own_mounts(*, reports: bool) -> list[Manifest]:
+def _own_mounts(spec: TrainingJobSpec, *, reports: bool) -> list[Manifest]:
     mounts: list[Manifest] = [
         {"name": "config", "mountPath": CONFIG_MOUNT, "readOnly": True},
         {"name": "checkpoints", "mountPath": CHECKPOINT_MOUNT},
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of this pod alone
         {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - collectives need more than the default 64 MiB
     ]
+    if _code_map(spec) is not None:
+        mounts.append({"name": CODE_VOLUME, "mountPath": CODE_MOUNT, "readOnly": True})
     if reports:
         mounts.append({"name": "token", "mountPath": TOKEN_MOUNT, "readOnly": True})
     return mounts
@@ -227,12 +264,24 @@ def _own_volumes(spec: TrainingJobSpec, config: str, audience: str | None) -> li
         if claim is not None
         else {"name": "checkpoints", "emptyDir": {}},
         {"name": "tmp", "emptyDir": {}},
-        {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", **_size_limit(spec.workers.shared_memory_size)}},
     ]
+    code = _code_map(spec)
+    if code is not None:
+        volumes.append({"name": CODE_VOLUME, "configMap": {"name": code}})
     if audience is not None:
         token = {"audience": audience, "expirationSeconds": TOKEN_SECONDS, "path": TOKEN_FILE}
         volumes.append({"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}})
     return volumes
+
+
+def _size_limit(size: int | str | None) -> Manifest:
+    return {} if size is None else {"sizeLimit": size}
+
+
+def _code_map(spec: TrainingJobSpec) -> str | None:
+    """Return the name of the ConfigMap with the user's own code, if there is one."""
+    return None if spec.code is None or spec.code.config_map is None else spec.code.config_map.name
 
 
 def _volume(volume: VolumeSpec) -> Manifest:
@@ -240,9 +289,10 @@ def _volume(volume: VolumeSpec) -> Manifest:
         mode="json",
         by_alias=True,
         exclude_none=True,
-        include={"name", "persistent_volume_claim", "config_map", "empty_dir"},
+        include={"name", "persistent_volume_claim", "config_map", "secret", "empty_dir"},
     )
 
 
 def _mount(volume: VolumeSpec) -> Manifest:
-    return {"name": volume.name, "mountPath": volume.mount_path, "readOnly": volume.read_only}
+    within = {} if volume.sub_path is None else {"subPath": volume.sub_path}
+    return {"name": volume.name, "mountPath": volume.mount_path, **within, "readOnly": volume.read_only}

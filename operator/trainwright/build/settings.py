@@ -22,6 +22,7 @@ class Settings:
         metrics_port: Port of the first local rank's metrics; None if workers serve no metrics.
         report_interval: Seconds between a worker's reports.
         stale_after: Seconds without a report after which progress counts as stale.
+        release: Name of this release of the operator, NAMESPACE/LEASE; None where there can be no other.
         pods_leave_files: Whether files that a pod writes outside volumes are kept after it ends, as they are in a local run.
     """
 
@@ -37,4 +38,5 @@ class Settings:
     metrics_port: int | None = METRICS_PORT
     report_interval: float = 2.0
     stale_after: float = 60.0
+    release: str | None = None
     pods_leave_files: bool = False

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.text import Text
 
+from trainwright.api.cautions import cautions
 from trainwright.api.job import METADATA_FIELDS, FieldError
 from trainwright.api.mistakes import NO_STRING, UNKNOWN
 from trainwright.api.spec import TrainingJobSpec
@@ -44,10 +45,18 @@ def show_mistakes(
             _show(console, mistake, manifest)
 
 
-def _show(console: Console, mistake: FieldError, manifest: SourceManifest | None) -> None:
+def show_cautions(console: Console, spec: TrainingJobSpec, manifest: SourceManifest) -> None:
+    """Print a warning for each setting of a valid job that will probably not work."""
+    for caution in cautions(spec):
+        _show(console, caution, manifest, "yellow", "warning: ")
+
+
+def _show(
+    console: Console, mistake: FieldError, manifest: SourceManifest | None, color: str = "red", label: str = ""
+) -> None:
     line = manifest.line_of(mistake.field) if manifest is not None else None
     where = f"  line {line}" if line is not None else ""
-    console.print(Text.assemble("  ", (mistake.field, "bold red"), (where, "dim")), soft_wrap=True)
+    console.print(Text.assemble(f"  {label}", (mistake.field, f"bold {color}"), (where, "dim")), soft_wrap=True)
     hint = advice(mistake, manifest.document) if manifest is not None else ""
     message = mistake.message.replace("\n", "\n    ")
     console.print(Text.assemble("    ", message, (hint, "bold")), soft_wrap=True)

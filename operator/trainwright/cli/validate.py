@@ -14,7 +14,7 @@ def validate(
     from trainwright.api.exit_codes import ExitCode  # noqa: PLC0415
     from trainwright.api.job import InvalidJobError, read_manifest  # noqa: PLC0415
     from trainwright.cli.manifest import SourceManifest, read_jobs  # noqa: PLC0415
-    from trainwright.cli.mistakes import show_mistakes  # noqa: PLC0415
+    from trainwright.cli.mistakes import show_cautions, show_mistakes  # noqa: PLC0415
 
     errors = Console(stderr=True, highlight=False)
     all_valid = True
@@ -22,8 +22,9 @@ def validate(
     def check(source: str, manifest: SourceManifest) -> None:
         nonlocal all_valid
         try:
-            read_manifest(manifest.document)
+            spec = read_manifest(manifest.document)
             typer.echo(f"{source}: valid")
+            show_cautions(errors, spec, manifest)
         except InvalidJobError as error:
             all_valid = False
             show_mistakes(errors, source, error.errors, manifest)

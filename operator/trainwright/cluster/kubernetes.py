@@ -1,12 +1,13 @@
 """The Cluster port on a real API server."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote
 
-from trainwright.api.names import API_VERSION, KIND, LABEL_JOB, PLURAL
+from trainwright.api.names import API_VERSION, CLASS_PLURAL, KIND, LABEL_JOB, PLURAL
 from trainwright.cluster.compact import compact, compact_pod
 from trainwright.cluster.port import (
+    ClusterError,
     ConflictError,
     JobKey,
     Listing,
@@ -125,16 +126,38 @@ class KubernetesCluster:
             return False
         return any(item.get("name") == resource for item in answer.get("resources") or ())
 
-    async def pending_workloads(self, namespace: str, queue: str) -> list[PendingWorkload]:
-        """Return the workloads that wait in a LocalQueue of Kueue, in order, from its visibility API."""
-        newer, older = (
-            f"{collection(version, 'localqueues', namespace)}/{quote(queue)}/pendingworkloads"
-            for version in _VISIBILITY
-        )
+    async def list_classes(self) -> list[Manifest]:
+        """Return every TrainingClass; none where their definition is not installed."""
         try:
-            answer = await self._server.request("GET", newer, "localqueues/pendingworkloads")
+            return await self._list(API_VERSION, CLASS_PLURAL, None, None, compact)
         except NotFoundError:
-            answer = await self._server.request("GET", older, "localqueues/pendingworkloads")
+            return []
+
+    async def namespace_labels(self, namespace: str) -> Mapping[str, str]:
+        """Return the labels of a namespace."""
+        answer = await self._server.request(
+            "GET", f"{collection('v1', 'namespaces', None)}/{quote(namespace)}", "namespaces"
+        )
+        labels: Mapping[str, str] = answer["metadata"].get("labels") or {}
+        return labels
+
+    async def lease_renewal(self, namespace: str, name: str) -> str | None:
+        """Return when a Lease was last renewed, as its text; None if there is no such Lease, or it has never been renewed."""
+        path = f"{collection('coordination.k8s.io/v1', 'leases', namespace)}/{quote(name)}"
+        try:
+            lease = await self._server.request("GET", path, "leases")
+        except NotFoundError:
+            return None
+        return (lease.get("spec") or {}).get("renewTime")
+
+    async def pending_workloads(self, namespace: str, queue: str) -> list[PendingWorkload]:
+        """Return the workloads that wait in a LocalQueue of Kueue, in order, from its visibility API.
+
+        Raises:
+            NotFoundError: Kueue knows no such queue.
+            ClusterError: Or another of its kinds; also where the API is not served.
+        """
+        answer = await self._visible(namespace, queue)
         return [
             PendingWorkload(
                 name=item["metadata"]["name"],
@@ -143,6 +166,16 @@ class KubernetesCluster:
             )
             for item in answer.get("items") or ()
         ]
+
+    async def _visible(self, namespace: str, queue: str) -> Manifest:
+        for version in _VISIBILITY:
+            path = f"{collection(version, 'localqueues', namespace)}/{quote(queue)}/pendingworkloads"
+            try:
+                return await self._server.request("GET", path, "localqueues/pendingworkloads")
+            except NotFoundError as error:
+                if f'"{queue}" not found' in str(error):  # Kueue's own answer; one about the API names no queue
+                    raise
+        raise ClusterError("Kueue's visibility API is not served")
 
     async def review_token(self, token: str, audience: str) -> PodIdentity | None:
         """Return the pod that the token was issued to for this audience, or None if it is not valid."""

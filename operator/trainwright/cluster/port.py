@@ -4,7 +4,7 @@ Objects are passed as plain dicts with Kubernetes' own field names (`Manifest`).
 below and does not retry, because the queue does.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -137,11 +137,21 @@ class Cluster(Protocol):
     async def serves(self, api_version: str, resource: str) -> bool:
         """Return whether there is such a resource."""
 
+    async def list_classes(self) -> Sequence[Manifest]:
+        """Return every TrainingClass; none where the cluster does not serve them."""
+
+    async def namespace_labels(self, namespace: str) -> Mapping[str, str]:
+        """Return the labels of a namespace."""
+
+    async def lease_renewal(self, namespace: str, name: str) -> str | None:
+        """Return when a Lease was last renewed, as its text; None if there is no such Lease, or it has never been renewed."""
+
     async def pending_workloads(self, namespace: str, queue: str) -> list[PendingWorkload]:
         """Return the workloads that wait in a LocalQueue of Kueue, in order.
 
         Raises:
-            ClusterError: Or one of its kinds; a cluster need not tell.
+            NotFoundError: There is no such queue.
+            ClusterError: Or another of its kinds; a cluster need not tell.
         """
 
     async def review_token(self, token: str, audience: str) -> PodIdentity | None:

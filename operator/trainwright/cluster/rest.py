@@ -1,7 +1,6 @@
-"""Requests to an API server with plain dicts, and the one place where its errors become those of the port.
+"""Sends requests with plain dicts to an API server. This is the one place that translates its errors to those of the port.
 
-Uses of the official client what knows how to connect and authenticate; its typed models stay out, since they cost memory
-and drop fields they do not know.
+The official client connects and authenticates. Its typed models are not used, since they cost memory and drop unknown fields.
 """
 
 import asyncio
@@ -27,38 +26,38 @@ from trainwright.cluster.port import (
 )
 
 LARGEST: Final = 4 << 20
-"""Bytes of the largest answer that is read. No object in etcd is as large; parsing may take 24 times as much memory."""
+"""Maximum size of an answer in bytes. No object in etcd is as large. Parsing may take 24 times as much memory."""
 _TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10)
 _UNAUTHORIZED = 401
 _REJECTIONS = frozenset({400, 403, 405, 413, 415, 422})
 _WEBHOOK_DOWN = "failed calling webhook"
-"""Said with status 500. It is the admission that is missing, not the API server that fails, and lasts until somebody mends it."""
+"""Part of the message of an answer with status 500 if an admission webhook is down. It lasts until somebody repairs the webhook."""
 
 
 Counter = Callable[[str, str, str], None]
-"""Told of every request: verb, resource, status code."""
+"""Called for every request with verb, resource and status code."""
 
 
 class TooLargeError(ClusterError):
-    """The answer is larger than what was to be read."""
+    """The answer is larger than allowed."""
 
 
 async def log_in() -> Configuration:
-    """Return how to reach the API server from within a pod, or else as the kubeconfig says.
+    """Return the address and credentials of the API server: those of this pod or, outside a pod, those of the kubeconfig.
 
     Raises:
-        ClusterError: Neither is there, or not as it should be.
+        ClusterError: There is neither, or they cannot be read.
     """
     configuration = Configuration()
     try:
         load_incluster_config(client_configuration=configuration)
     except ConfigException:
         try:
-            # The library looks at the variable once, when it is imported.
+            # The library reads the variable only once, at import.
             await load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=configuration)
         except (ConfigException, OSError, TypeError, ValueError, yaml.YAMLError) as error:
             raise ClusterError(f"no cluster to connect to: {type(error).__name__}: {error}") from error
-    # Or aiohttp looks for a .netrc, in a thread, before every request. A kubeconfig's own proxy is honoured anyway.
+    # Otherwise aiohttp looks for a .netrc before every request, in a thread. A proxy in the kubeconfig is used anyway.
     configuration.client_session_kwargs = {"trust_env": False}
     return configuration
 
@@ -67,9 +66,9 @@ class ApiServer:
     """A connection to an API server.
 
     Args:
-        configuration: Address and credentials. A service account's token is read anew by the configuration's own hook.
-        count: Told of every request.
-        renew: Asked for credentials again when the server does not take the present ones any more.
+        configuration: Address and credentials. Its own hook rereads a service account's token.
+        count: Called for every request.
+        renew: Returns new credentials when the server no longer accepts the present ones.
     """
 
     def __init__(
@@ -85,10 +84,10 @@ class ApiServer:
 
     @classmethod
     async def connect(cls, connections: int = 100, count: Counter | None = None) -> Self:
-        """Return a connection from within a pod, or else as the kubeconfig says.
+        """Return a connection with the credentials of this pod or, outside a pod, of the kubeconfig.
 
         Raises:
-            ClusterError: Neither is there.
+            ClusterError: There are no credentials.
         """
         configuration = await log_in()
         configuration.connection_pool_maxsize = connections
@@ -112,13 +111,13 @@ class ApiServer:
         Args:
             verb: HTTP method.
             path: Path on the server.
-            resource: What to count the request under.
-            body: What to send, as JSON.
+            resource: The name under which the request is counted.
+            body: The body, sent as JSON.
             query: Query parameters.
-            largest: Bytes of an answer beyond which it is not read: tenants decide how large their objects are.
+            largest: Maximum size of the answer in bytes, since tenants decide how large their objects are.
 
         Raises:
-            TooLargeError: The answer is larger.
+            TooLargeError: The answer is larger than `largest`.
             ClusterError: Or one of its kinds; see the port.
         """
         url = f"{self._configuration.host}{path}{f'?{urlencode(query)}' if query else ''}"
@@ -149,7 +148,7 @@ class ApiServer:
         return headers
 
     async def _log_in_again(self) -> bool:
-        """Read the credentials anew, and return whether they have changed: tokens rotate, also those of a kubeconfig."""
+        """Read the credentials again and return whether they have changed, since tokens rotate."""
         if self._renew is None:
             return False
         try:
@@ -157,7 +156,7 @@ class ApiServer:
         except ClusterError:
             return False
         before = await _credentials(self._configuration)
-        # What the session was made of stays: only who we are may have changed.
+        # The session keeps its address and TLS settings; only the credentials may have changed.
         self._configuration.api_key = renewed.api_key
         self._configuration.refresh_api_key_hook = renewed.refresh_api_key_hook
         return await _credentials(self._configuration) != before
@@ -175,7 +174,7 @@ async def _read_at_most(largest: int, answer: aiohttp.ClientResponse) -> bytes:
     async for part in answer.content.iter_any():
         data += part
         if len(data) > largest:
-            answer.close()  # the rest is not to come over this connection
+            answer.close()  # so that the rest is not read from this connection
             raise TooLargeError(f"the answer of the API server is larger than {largest:,} bytes")
     return bytes(data)
 

@@ -24,6 +24,7 @@ from trainwright.cluster.port import (
     RejectedError,
 )
 from trainwright.controller.store import Store, owner_uid
+from trainwright.controller.turns import Slots
 from trainwright.metrics import Metrics
 from trainwright.plan.types import Event, PodDeletion
 
@@ -39,7 +40,7 @@ class Applier:
         cluster: Where to write.
         store: Learns the answers, so that no later pass acts on a state older than these writes.
         metrics: Counts status writes.
-        concurrency: How many objects are created or deleted at once, over all jobs.
+        concurrency: How many objects are created or deleted at once, over all jobs. Namespaces take turns.
         now: The clock.
     """
 
@@ -50,7 +51,7 @@ class Applier:
         self._store = store
         self._metrics = metrics
         self._concurrency = concurrency
-        self._slots = asyncio.Semaphore(concurrency)
+        self._slots = Slots(concurrency)
         self._now = now
 
     async def delete_pods(self, key: JobKey, deletions: Iterable[PodDeletion]) -> None:
@@ -123,7 +124,7 @@ class Applier:
             raise errors[0]
 
     async def _delete_pod(self, key: JobKey, deletion: PodDeletion) -> None:
-        async with self._slots:
+        async with self._slots.hold(key.namespace):
             try:
                 await self._cluster.delete_pod(key, deletion.name, deletion.uid)
             except NotFoundError:
@@ -133,7 +134,7 @@ class Applier:
                 self._store.pod_deleting(key, deletion.uid, self._now())
 
     async def _create_one(self, manifest: Manifest, refused: list[RejectedError]) -> None:
-        async with self._slots:
+        async with self._slots.hold(manifest["metadata"]["namespace"]):
             if refused:
                 return
             try:

@@ -84,6 +84,7 @@ class Controller:
             backoff_limit=self._tuning.backoff_limit,
             failed=self._failed,
             can_wait=lambda key: not self.store.has_begun(key),
+            group=lambda key: key.namespace,
         )
         self.store.notify(self._changed)
         self.metrics.observe(self.store.jobs, lambda: self.queue.depth, lambda: self.queue.oldest)

@@ -3,18 +3,21 @@
 A key is in one of three states: waiting (with the moment it is due), being processed, or both, when something happened
 to it during its pass; then another pass follows. The same key is never processed twice at once.
 
-Under load, deferrable keys yield to the others, so that started work is finished before new work begins.
+Keys that are due are processed in turns by group, so one group with many keys does not delay the others. Under load, deferrable
+keys yield to the others, so that started work is finished before new work begins.
 """
 
 import asyncio
 import heapq
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
 import structlog
 
 from trainwright.controller.creation_backoff import backoff
+from trainwright.controller.turns import Turns
 
 Key = TypeVar("Key", bound=Hashable)
 Entry = tuple[float, int, Key]
@@ -24,7 +27,9 @@ _CLOSE = 0.001
 _PATIENCE = 30.0
 """Seconds for which a key that can wait lets those that became due after it go first."""
 _SLACK = 64
-"""Entries that may be superseded before the heaps are weeded, besides as many as there are keys."""
+"""Entries that may be superseded before the heap is weeded, besides as many as there are keys."""
+_KEPT_FREE = 0.25
+"""Fraction of the passes that one group leaves to others. All of its passes may be slow, and others must find a free one."""
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +49,7 @@ class KeyedQueue(Generic[Key]):
         jitter: Returns a number from 0 to 1; the wait is between half and all of the computed backoff.
         failed: Told of every pass that failed unexpectedly.
         can_wait: Whether a key lets others go first for a while.
+        group: The group of a key. Groups take turns.
     """
 
     def __init__(
@@ -56,6 +62,7 @@ class KeyedQueue(Generic[Key]):
         jitter: Callable[[], float] = random.random,
         failed: Callable[[Key, Exception], None] | None = None,
         can_wait: Callable[[Key], bool] = lambda _: False,
+        group: Callable[[Key], Hashable] = lambda _: None,
     ) -> None:
         self._process = process
         self._limit = limit
@@ -65,10 +72,15 @@ class KeyedQueue(Generic[Key]):
         self._failed = failed
         self._due: dict[Key, float] = {}
         self._can_wait = can_wait
-        self._first: list[Entry[Key]] = []
-        self._later: list[Entry[Key]] = []
+        self._group = group
+        self._share = limit - int(limit * _KEPT_FREE)
+        self._timers: list[Entry[Key]] = []
+        self._ready: set[Key] = set()
+        self._first: Turns[tuple[float, Key]] = Turns()
+        self._later: Turns[tuple[float, Key]] = Turns()
         self._sequence = 0
         self._running: dict[Key, asyncio.Task[None]] = {}
+        self._passes: Counter[Hashable] = Counter()
         self._failures: dict[Key, int] = {}
         self._wake = asyncio.Event()
         self._last_end = 0.0
@@ -76,10 +88,10 @@ class KeyedQueue(Generic[Key]):
     def add(self, key: Key, after: float = 0.0) -> None:
         """Have the key processed in `after` seconds, or earlier if it is due earlier already."""
         due = asyncio.get_running_loop().time() + max(0.0, after)
-        if self._due.get(key, float("inf")) <= due:
+        if key in self._ready or self._due.get(key, float("inf")) <= due:
             return
         self._due[key] = due
-        # A key that is being processed waits outside the heaps until its pass is over.
+        # A key that is being processed waits outside the heap until its pass is over.
         if key not in self._running:
             self._push(key, due)
 
@@ -123,43 +135,57 @@ class KeyedQueue(Generic[Key]):
 
     def _push(self, key: Key, due: float) -> None:
         self._sequence += 1
-        heapq.heappush(self._later if self._can_wait(key) else self._first, (due, self._sequence, key))
-        if len(self._first) + len(self._later) > 2 * len(self._due) + _SLACK:
+        heapq.heappush(self._timers, (due, self._sequence, key))
+        if len(self._timers) > 2 * len(self._due) + _SLACK:
             # Each pass may have left one that is due in days only, and leaves the heap by itself no sooner.
-            for heap in (self._first, self._later):
-                heap[:] = [entry for entry in heap if not self._superseded(entry)]
-                heapq.heapify(heap)
+            self._timers[:] = [entry for entry in self._timers if not self._superseded(entry)]
+            heapq.heapify(self._timers)
         self._wake.set()
 
     def _start_due(self) -> float | None:
-        """Start the passes that are due and return the seconds until the next one will be."""
+        """Start the passes that are due and return the seconds until the next key becomes due."""
         now = asyncio.get_running_loop().time()
-        while heap := self._next(now):
-            due, _, key = heap[0]
-            if due > now + _CLOSE:
-                return due - now
-            if len(self._running) >= self._limit:
-                return None
-            heapq.heappop(heap)
+        self._collect_due(now)
+        while len(self._running) < self._limit and (ready := self._next_ready()) is not None:
+            key = ready[1]
             del self._due[key]
+            self._ready.remove(key)
+            self._count(key, 1)
             self._running[key] = asyncio.create_task(self._pass(key), name=f"pass {key}")
-        return None
+        return self._timers[0][0] - now if self._timers else None
 
-    def _next(self, now: float) -> list[Entry[Key]]:
-        """Return the heap whose first key is the next to be processed; an empty one if there is none."""
-        first, later = self._first, self._later
-        for heap in (first, later):
-            while heap and self._superseded(heap[0]):
-                heapq.heappop(heap)
-        if not first or not later:
-            return first or later
-        patience = _PATIENCE if first[0][0] <= now + _CLOSE else 0.0
-        return later if later[0][0] + patience < first[0][0] else first
+    def _collect_due(self, now: float) -> None:
+        """Move the keys that are due from the heap to the queues of their groups."""
+        while self._timers:
+            due, _, key = self._timers[0]
+            if not self._superseded(self._timers[0]):
+                if due > now + _CLOSE:
+                    return
+                self._ready.add(key)
+                (self._later if self._can_wait(key) else self._first).add(self._group(key), (due, key))
+            heapq.heappop(self._timers)
+
+    def _next_ready(self) -> tuple[float, Key] | None:
+        """Remove and return the next key to be processed, with the moment since when it is due."""
+        first, later = self._first.peek(self._has_its_share), self._later.peek(self._has_its_share)
+        if later is not None and (first is None or later[0] + _PATIENCE < first[0]):
+            return self._later.take(self._has_its_share)
+        return self._first.take(self._has_its_share)
+
+    def _count(self, key: Key, change: int) -> None:
+        """Count the passes of the key's group that are running."""
+        group = self._group(key)
+        self._passes[group] += change
+        if not self._passes[group]:
+            del self._passes[group]
+
+    def _has_its_share(self, group: Hashable) -> bool:
+        return self._passes[group] >= self._share
 
     def _superseded(self, entry: Entry[Key]) -> bool:
-        """Return whether the key is due at another moment by now, or waits for its pass to end."""
+        """Return whether the key is due at another moment by now, or is due already, or waits for its pass to end."""
         due, _, key = entry
-        return self._due.get(key) != due or key in self._running
+        return self._due.get(key) != due or key in self._ready or key in self._running
 
     async def _pass(self, key: Key) -> None:
         after: float | None
@@ -174,6 +200,7 @@ class KeyedQueue(Generic[Key]):
                 self._failed(key, error)
         finally:
             del self._running[key]
+            self._count(key, -1)
             self._last_end = asyncio.get_running_loop().time()
             self._wake.set()
         due = self._due.get(key)

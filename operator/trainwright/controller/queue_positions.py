@@ -6,7 +6,7 @@ from typing import Final
 
 import structlog
 
-from trainwright.cluster.port import Cluster, ClusterError, JobKey, PendingWorkload
+from trainwright.cluster.port import Cluster, ClusterError, JobKey, NotFoundError, PendingWorkload
 from trainwright.plan.types import QueueEntry, QueuePosition
 
 log = structlog.get_logger(__name__)
@@ -18,7 +18,7 @@ _HASH = 6
 
 
 class QueuePositions:
-    """Remembers the position of every job that waits in a queue of Kueue.
+    """Remembers the position of every job that waits in a queue of Kueue, and which of them wait in one that does not exist.
 
     Args:
         cluster: Whom to ask.
@@ -28,36 +28,52 @@ class QueuePositions:
         self._cluster = cluster
         self._next: dict[tuple[str, str], float] = {}
         self._pending: dict[tuple[str, str], Sequence[PendingWorkload]] = {}
+        self._missing: set[tuple[str, str]] = set()
         self._positions: dict[JobKey, QueuePosition] = {}
+        self._queueless: set[JobKey] = set()
 
     def position(self, key: JobKey) -> QueuePosition | None:
         """Return the job's position as last looked up, or None."""
         return self._positions.get(key)
 
+    def is_queueless(self, key: JobKey) -> bool:
+        """Return whether the job waits in a queue that did not exist when it was last looked up."""
+        return key in self._queueless
+
     async def look_up(self, key: JobKey, entry: QueueEntry) -> float:
-        """Look up the job's position; return the seconds until the job needs another pass: 0 if the position has changed."""
+        """Look up the job's position; return the seconds until the job needs another pass: 0 if what is known has changed."""
         clock = asyncio.get_running_loop().time
         queue = (key.namespace, entry.queue)
         if clock() >= self._next.get(queue, 0.0):
             self._next[queue] = clock() + INTERVAL
             await self._ask(queue)
-        before, position = self._positions.get(key), _find(self._pending.get(queue, ()), entry)
+        before = self._positions.get(key), key in self._queueless
+        position = _find(self._pending.get(queue, ()), entry)
         if position is None:
             self._positions.pop(key, None)
         else:
             self._positions[key] = position
-        return 0.0 if position != before else max(0.1, self._next[queue] - clock())
+        if queue in self._missing:
+            self._queueless.add(key)
+        else:
+            self._queueless.discard(key)
+        return 0.0 if (position, queue in self._missing) != before else max(0.1, self._next[queue] - clock())
 
     async def _ask(self, queue: tuple[str, str]) -> None:
+        self._missing.discard(queue)
         try:
             self._pending[queue] = await self._cluster.pending_workloads(*queue)
+        except NotFoundError:
+            self._pending.pop(queue, None)
+            self._missing.add(queue)
         except ClusterError as error:
             self._pending.pop(queue, None)
             log.debug("the positions in a queue cannot be read", namespace=queue[0], queue=queue[1], error=str(error))
 
     def forget(self, key: JobKey) -> None:
-        """Forget the position of a job that no longer waits."""
+        """Forget a job that no longer waits."""
         self._positions.pop(key, None)
+        self._queueless.discard(key)
 
 
 def _find(pending: Sequence[PendingWorkload], entry: QueueEntry) -> QueuePosition | None:

@@ -11,18 +11,21 @@ from trainwright.build import Settings
 from trainwright.cluster.port import Cluster, ConflictError, JobKey, Manifest, RejectedError
 from trainwright.controller.apis import Apis
 from trainwright.controller.apply import Applier
+from trainwright.controller.classes import NO_CLASSES, Classes, ClassReader
 from trainwright.controller.creation_backoff import CreationBackoff, MissingPods
 from trainwright.controller.pod_warnings import PodWarnings
 from trainwright.controller.queue import RetryError
 from trainwright.controller.queue_positions import QueuePositions
+from trainwright.controller.releases import Releases
 from trainwright.controller.store import PodWarning, Snapshot, Store
 from trainwright.controller.throttle import StatusThrottle
 from trainwright.controller.tuning import Tuning
 from trainwright.metrics import Metrics
 from trainwright.plan import plan
-from trainwright.plan.observe import read_job, read_pod
+from trainwright.plan.classes import is_idle, is_undecided
+from trainwright.plan.observe import read_job, read_neighbour, read_pod
 from trainwright.plan.pods import Pod
-from trainwright.plan.types import Observed, Plan
+from trainwright.plan.types import Neighbour, Observed, Plan
 from trainwright.plan.urgency import Urgency, counts
 
 log = structlog.get_logger(__name__)
@@ -59,7 +62,7 @@ class Reconciler:
         self._cluster = cluster
         self._store = store
         self._applier = applier
-        self._throttle = StatusThrottle(tuning)
+        self._throttle: StatusThrottle[JobKey] = StatusThrottle(tuning, group=lambda key: key.namespace)
         self.settings = settings
         self._metrics = metrics
         self._now = now
@@ -67,7 +70,10 @@ class Reconciler:
         self._apis = apis
         self._pod_warnings = PodWarnings(cluster, store)
         self._queue_positions = QueuePositions(cluster)
+        self._releases = Releases(cluster)
         self._creation_backoff = CreationBackoff(tuning.backoff_base, tuning.backoff_limit)
+        self._classes = ClassReader(cluster)
+        self._starting: set[JobKey] = set()
 
     async def reconcile(self, key: JobKey) -> float | None:
         """Reconcile the job and return the seconds until the next pass, or None."""
@@ -82,14 +88,30 @@ class Reconciler:
             self._queue_positions.forget(key)
             self._creation_backoff.forget(key)
             return None
+        if observed.job.status.operator not in ("", self.settings.release):
+            await self._releases.look(observed.job.status.operator)
+        known = NO_CLASSES
+        if is_undecided(observed):
+            # Limits per namespace hold only if nothing is awaited between this look at the other jobs and the plan.
+            known = await self._classes.read(key.namespace)
+            snapshot, observed = self._observe(key, known)
+            if snapshot is None or observed is None:
+                return 0.0
         chosen = plan(observed)
         if needs_proof(observed, chosen):
             await self._relist(key)
-            snapshot, observed = self._observe(key)
+            snapshot, observed = self._observe(key, known)
             if snapshot is None or observed is None:
                 return 0.0
             chosen = plan(observed)
-        return await self._apply(key, snapshot, observed, chosen)
+        if chosen.status is None or is_idle(chosen.status) or not is_idle(observed.job.status):
+            return await self._apply(key, snapshot, observed, chosen)
+        # Nothing is awaited between this decision and the note of it: no other pass can give away the same room.
+        self._starting.add(key)
+        try:
+            return await self._apply(key, snapshot, observed, chosen)
+        finally:
+            self._starting.discard(key)
 
     async def _apply(self, key: JobKey, snapshot: Snapshot, observed: Observed, chosen: Plan) -> float | None:
         await self._applier.delete_pods(key, chosen.delete)
@@ -169,15 +191,16 @@ class Reconciler:
         await self._applier.emit(snapshot.job, chosen.events)
         return None
 
-    def _observe(self, key: JobKey) -> tuple[Snapshot | None, Observed | None]:
+    def _observe(self, key: JobKey, known: Classes = NO_CLASSES) -> tuple[Snapshot | None, Observed | None]:
         snapshot = self._store.snapshot(key)
         if snapshot is None:
             return None, None
         now = self._now()
         # Jobs are looked at from the first listing on, which is also when reports begin to be accepted.
         self._listening_since = self._listening_since or now
+        job = read_job(snapshot.job)
         return snapshot, Observed(
-            job=read_job(snapshot.job),
+            job=job,
             pods=tuple(_workers(key.name, snapshot.pods, snapshot.warning)),
             received=snapshot.received,
             rejection=snapshot.rejection,
@@ -186,9 +209,24 @@ class Reconciler:
             former_pods=tuple(_workers(key.name, snapshot.former_pods)),
             waiting_reports=snapshot.waiting_reports,
             listening_since=self._listening_since,
+            namespace_heard_at=self._store.heard_at(key.namespace),
+            operator_gone=self._releases.is_gone(job.status.operator),
             groups_served=self._apis.groups,
             queue_position=self._queue_positions.position(key),
+            classes=known.known,
+            namespace_class=known.of_namespace,
+            neighbours=tuple(self._neighbours(key.namespace)) if known.limit_namespaces else (),
+            queue_unknown=self._queue_positions.is_queueless(key),
         )
+
+    def _neighbours(self, namespace: str) -> Iterator[Neighbour]:
+        """Yield the jobs of a namespace; one whose start is being written takes its room already."""
+        for job in self._store.jobs():
+            metadata = job["metadata"]
+            if metadata.get("namespace") == namespace:
+                neighbour = read_neighbour(job)
+                starting = JobKey(namespace, metadata["name"]) in self._starting
+                yield replace(neighbour, active=True, waiting=False) if starting else neighbour
 
     async def _relist(self, key: JobKey) -> None:
         self._store.put_pods(key, await self._cluster.list_pods(key))

@@ -95,6 +95,7 @@ class OperatorSettings(BaseSettings):
             operator_namespace=self.operator_namespace,
             metrics_namespaces=self.metrics_namespaces,
             report_interval=self.report_interval,
+            release=f"{self.operator_namespace}/{self.lease_name}" if self.lease else None,
             stale_after=max(self.stale_after, _MISSED * self.report_interval),
         )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from trainwright.api.names import LABEL_JOB
+from trainwright.api.names import KIND, LABEL_JOB
 from trainwright.api.status import rfc3339
 from trainwright.api.worker import WorkerPhase, WorkerReport
 from trainwright.build.naming import read_pod_name
@@ -77,6 +77,7 @@ class Store:
     def __init__(self, changed: Callable[[JobKey], None] | None = None) -> None:
         self._known: dict[JobKey, _Known] = {}
         self._changed = changed or (lambda _: None)
+        self._heard_at: dict[str, datetime] = {}
         # A UID never comes back. An old event or listing that arrives after the deletion must not revive its object.
         self._gone: OrderedDict[str, None] = OrderedDict()
 
@@ -189,13 +190,19 @@ class Store:
             # The other fields are not used, and would let one tenant use up shared memory.
             kept = WorkerReport(**{name: getattr(report, name) for name in _KEPT})
             known.waiting_reports[worker] = Received(kept, at)
+            self._heard_at[key.namespace] = at
             self._changed(key)
             return True
         if not report.newer_than(None if known.received is None else known.received.report):
             return False
         known.received = Received(report, at)
+        self._heard_at[key.namespace] = at
         self._changed(key)
         return True
+
+    def heard_at(self, namespace: str) -> datetime | None:
+        """Return when the newest report of any job of this namespace arrived, or None."""
+        return self._heard_at.get(namespace)
 
     def reject(self, key: JobKey, reason: str | None) -> bool:
         """Remember why the cluster refused a child of this job, None once it does not any more; return whether that is news."""
@@ -308,14 +315,21 @@ class Store:
 
 def owner_uid(pod: Manifest) -> str | None:
     """Return the UID of the controller of this pod."""
+    owner = _controller(pod)
+    return None if owner is None else owner["uid"]
+
+
+def _controller(pod: Manifest) -> Manifest | None:
     owners = pod["metadata"].get("ownerReferences") or ()
-    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+    return next((owner for owner in owners if owner.get("controller")), None)
 
 
 def _job_of(pod: Manifest) -> JobKey | None:
+    """Return the job whose label the pod has, or None if no TrainingJob owns it: anybody may give a pod our label."""
     meta = pod["metadata"]
     name = (meta.get("labels") or {}).get(LABEL_JOB)
-    return JobKey(meta.get("namespace", ""), name) if name else None
+    owner = _controller(pod)
+    return JobKey(meta.get("namespace", ""), name) if name and owner is not None and owner.get("kind") == KIND else None
 
 
 def _asked(job: Manifest) -> tuple[Any, Any]:

@@ -1,12 +1,23 @@
-"""A change of what may not change once workers were started: refused, also where no policy of the API server refuses it.
+"""A change of what may not change once workers were started, or not while they run.
 
-The status holds a digest of each such field as it was when the spec was last accepted. A spec that differs is not carried out:
-work that runs is left alone, and goes on being looked after once the spec is put back.
+It is refused, also where no policy of the API server refuses it. The status holds a digest of each such field as it was when the
+spec was last accepted. A spec that differs is not carried out: work that runs is left alone, and is looked after again once the
+spec is put back. A change that is allowed because no worker has run yet makes all pods start again.
 """
 
-from trainwright.api.immutable import COUNT, COUNT_REFUSAL, REFUSAL, changes, digests
+from trainwright.api.immutable import (
+    COUNT,
+    COUNT_REFUSAL,
+    PLACEMENT_REFUSAL,
+    REFUSAL,
+    changes,
+    digests,
+    placement_fields,
+)
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.api.status import ConditionType, TrainingJobStatus
+from trainwright.api.status import ConditionType, Phase, TrainingJobStatus
+from trainwright.plan import scale
+from trainwright.plan.types import Pass
 
 REASON = "SpecChanged"
 
@@ -16,8 +27,11 @@ def refusal(spec: TrainingJobSpec, status: TrainingJobStatus, generation: int) -
     if not status.spec_digests or _is_accepted(status, generation):
         return None
     changed = changes(status.spec_digests, digests(spec))
-    fixed = [f"spec.{path}" for path in changed if path != COUNT]
-    said = [f"{', '.join(fixed)} {REFUSAL}"] if fixed else []
+    placement = [path for path in changed if path in placement_fields()]
+    fixed = [path for path in changed if path not in (COUNT, *placement)]
+    said = [f"{_named(fixed)} {REFUSAL}"] if fixed else []
+    if placement and not (spec.suspend or status.phase == Phase.SUSPENDED or _is_untried(status)):
+        said.append(f"{_named(placement)} {PLACEMENT_REFUSAL}")
     if COUNT in changed and status.progress.step > 0 and not spec.checkpoint.durable:
         said.append(f"spec.{COUNT} {COUNT_REFUSAL}")
     return (REASON, "; ".join(said)) if said else None
@@ -26,6 +40,28 @@ def refusal(spec: TrainingJobSpec, status: TrainingJobStatus, generation: int) -
 def record(spec: TrainingJobSpec, status: TrainingJobStatus) -> TrainingJobStatus:
     """Return the status of an accepted spec with what may not change from now on. Before the first start all of it may."""
     return status.changed(spec_digests=digests(spec)) if status.attempt else status
+
+
+def decide(current: Pass, status: TrainingJobStatus) -> TrainingJobStatus | None:
+    """Return the status with a new attempt if the pods were made for another placement and no worker has run yet, else None.
+
+    An image that does not exist, or a toleration that is missing, can thus be corrected while the pods wait.
+    """
+    if not status.spec_digests or not _is_untried(status):
+        return None
+    changed = changes(status.spec_digests, digests(current.spec))
+    if not any(path in placement_fields() for path in changed):
+        return None
+    return scale.start_again(current, status)
+
+
+def _is_untried(status: TrainingJobStatus) -> bool:
+    """Return whether no worker of the job has ever reported."""
+    return status.progress.launch is None
+
+
+def _named(paths: list[str]) -> str:
+    return ", ".join(f"spec.{path}" for path in paths)
 
 
 def _is_accepted(status: TrainingJobStatus, generation: int) -> bool:

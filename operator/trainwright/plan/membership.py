@@ -16,10 +16,11 @@ from trainwright.build import (
     network_policy,
     pod_group,
     service,
+    with_additions,
     worker_pod,
 )
 from trainwright.build.naming import companion_name
-from trainwright.plan import placement
+from trainwright.plan import classes, placement
 from trainwright.plan.pods import TERMINATION_SLACK, Pod, WorkerPods
 from trainwright.plan.types import Job, Pass, PodDeletion
 
@@ -98,7 +99,8 @@ def to_create(current: Pass, status: TrainingJobStatus) -> tuple[Manifest, ...]:
     slots = (WorkerSlot(index, status.attempt, status.oldest_attempt, avoided, group) for index in missing)
     alike = replace(settings, worker_image=_image(pods) or settings.worker_image)
     workers = (worker_pod(*identity, spec, alike, config["metadata"]["name"], slot) for slot in slots)
-    return (*companions, *workers)
+    additions = classes.additions(current.applied)
+    return (*companions, *(with_additions(pod, additions) if additions else pod for pod in workers))
 
 
 def _missing(current: Pass, status: TrainingJobStatus) -> list[int]:
@@ -120,7 +122,7 @@ def not_allowed(spec: TrainingJobSpec, settings: Settings) -> tuple[str, str] | 
         return None
     listed = ", ".join(sorted(allowed))
     text = f"spec.workers.serviceAccountName: {account} is not one that the platform allows ({listed})"
-    return "ServiceAccountNotAllowed", text
+    return "NotAllowed", text
 
 
 def without_pod(current: Pass, status: TrainingJobStatus) -> list[int]:

@@ -3,12 +3,25 @@
 from collections import Counter
 from datetime import datetime
 
-from trainwright.api.amounts import duration_text
+from trainwright.api.amounts import duration_text, quantity_value
 from trainwright.api.exit_codes import FailureClass
 from trainwright.api.spec.task import order_metrics
 from trainwright.api.status import Condition, ConditionType, Metrics, Phase, Progress, Summary, TrainingJobStatus
 from trainwright.api.worker import WorkerPhase, WorkerReport
-from trainwright.plan import budget, elastic, placement, postmortem, queue, rendezvous, scale, start, storage
+from trainwright.plan import (
+    budget,
+    elastic,
+    placement,
+    postmortem,
+    queue,
+    remedies,
+    rendezvous,
+    scale,
+    start,
+    storage,
+    unheard,
+    unseen,
+)
 from trainwright.plan.membership import not_allowed, without_pod
 from trainwright.plan.pods import WorkerPods
 from trainwright.plan.types import Pass
@@ -40,7 +53,7 @@ def describe(current: Pass, status: TrainingJobStatus) -> tuple[str, str]:
         case Phase.RUNNING:
             return _running(current, status)
         case Phase.STARTING:
-            return _starting(current)
+            return _starting(current, status)
         case _:
             return _not_running(current, status)
 
@@ -113,7 +126,7 @@ def _running(current: Pass, status: TrainingJobStatus) -> tuple[str, str]:
     doing = _DOING.get(current.report.phase, "training") if current.report else "training"
     doing += elastic.share(current, status)
     note = f" ({current.report.message})" if current.report and current.report.message else ""
-    note += _standing(current.report) + _straggling(status)
+    note += _standing(current.report) + _straggling(status) + _throttled(current)
     resumed = f", resumed from step {progress.resumed_from_step}" if progress.resumed_from_step else ""
     # The reason is always Training, because a reason that changed at every evaluation would cost a status write each time.
     return "Training", f"{doing}: {_position(progress)}{resumed}{note}"
@@ -138,6 +151,17 @@ def _straggling(status: TrainingJobStatus) -> str:
     return f"; {where} takes {slowest.factor:.3g} times as long for its work as most{more}"
 
 
+def _throttled(current: Pass) -> str:
+    """Return a note that a default of the namespace gives each process less than one CPU; empty if none does."""
+    leader = current.pods.newest.get(0)
+    if leader is None or "cpu limit" not in leader.defaults:
+        return ""
+    limit, processes = leader.limits.get("cpu", "0"), current.spec.workers.processes_per_worker
+    if quantity_value(limit) >= processes:
+        return ""
+    return f"; each worker is held to {limit} CPU by the namespace's LimitRange, since spec.workers.resources.limits.cpu is not set"
+
+
 def _pods(status: TrainingJobStatus, pods: WorkerPods) -> str:
     return "all pods" if pods.running >= status.workers.desired else f"{pods.running} of {status.workers.desired} pods"
 
@@ -149,7 +173,10 @@ def _position(progress: Progress) -> str:
     return step
 
 
-def _starting(current: Pass) -> tuple[str, str]:
+def _starting(current: Pass, status: TrainingJobStatus) -> tuple[str, str]:
+    unanswered = unheard.describe(current, status)
+    if unanswered is not None:
+        return unheard.REASON, unanswered
     if current.report is None or current.report.phase == WorkerPhase.RENDEZVOUS:
         return rendezvous.REASON, rendezvous.describe(current)
     resumed = (
@@ -187,7 +214,8 @@ def _waiting(current: Pass, status: TrainingJobStatus) -> tuple[str, str]:
     if refusal is not None and without_pod(current, status):
         return refusal
     if current.observed.rejection:
-        return "CreationRefused", f"the cluster refuses to create a worker: {current.observed.rejection}"
+        refused = remedies.with_remedy(current.spec, "", current.observed.rejection)
+        return "CreationRefused", f"the cluster refuses to create a worker: {refused}"
     if status.next_start is not None and current.now < status.next_start:
         return "BackingOff", f"waiting until {status.next_start:%H:%M:%S} UTC"
     if status.phase == Phase.QUEUED:
@@ -196,7 +224,11 @@ def _waiting(current: Pass, status: TrainingJobStatus) -> tuple[str, str]:
     if obstacles:
         (reason, message), times = obstacles.most_common(1)[0]
         what = "unschedulable" if reason == "Unschedulable" else f"waiting, {reason}"
-        return reason, _and(f"{times} of {count} workers {what}: {message}".rstrip(": "), placement.explain(status))
+        said = remedies.with_remedy(current.spec, reason, message)
+        return reason, _and(f"{times} of {count} workers {what}: {said}".rstrip(": "), placement.explain(status))
+    unseen_by_any = unseen.describe(current)
+    if unseen_by_any is not None:
+        return unseen.REASON, unseen_by_any
     return "WorkersPending", _and(f"{current.pods.running} of {count} workers run", placement.explain(status))
 
 
@@ -205,21 +237,21 @@ def _and(text: str, more: str) -> str:
 
 
 def conditions(
-    status: TrainingJobStatus, pods: WorkerPods, refusal: tuple[str, str] | None, generation: int, now: datetime
+    status: TrainingJobStatus, pods: WorkerPods, accepted: tuple[bool, str, str], generation: int, now: datetime
 ) -> list[Condition]:
     """Return the conditions of a job.
 
     Args:
         status: The job's status.
         pods: The pods that count.
-        refusal: Why the spec is not accepted, as (reason, message), or None if it is.
+        accepted: Whether the spec is accepted, with the reason and a message.
         generation: Generation of the spec.
         now: The time of this pass.
     """
     phase, reason = status.phase, status.reason or "Unknown"
     gone = pods.left(now) == 0
     states = [
-        (ConditionType.ACCEPTED, refusal is None, *(refusal or ("Accepted", ""))),
+        (ConditionType.ACCEPTED, *accepted),
         (ConditionType.QUEUED, phase == Phase.QUEUED, reason if phase == Phase.QUEUED else str(phase), ""),
         (ConditionType.RUNNING, phase == Phase.RUNNING, str(phase), ""),
         (ConditionType.SUSPENDED, phase == Phase.SUSPENDED and gone, str(phase), ""),

@@ -1,19 +1,25 @@
 """Converts manifests from the cluster to the typed objects on which the planner decides."""
 
+import json
+import re
 from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
 
 from trainwright.api.job import InvalidJobError, read_spec
-from trainwright.api.names import LABEL_GROUP, WORKER_CONTAINER
+from trainwright.api.names import ANNOTATION_LIMIT_RANGER, LABEL_GROUP, WORKER_CONTAINER
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.api.status import read_status
+from trainwright.api.status import ConditionType, Phase, read_status
+from trainwright.api.training_class import read_class as read_class_spec
 from trainwright.api.worker import Termination
 from trainwright.build import Manifest
 from trainwright.build.naming import read_pod_name
 from trainwright.plan.pods import NEVER_STARTED, Pod
-from trainwright.plan.types import Job
+from trainwright.plan.types import Job, Neighbour, TrainingClass
+
+_DEFAULTED = re.compile(rf"(?P<resources>[^:;]+) (?P<kind>request|limit) for container {WORKER_CONTAINER}(?=;|$)")
+"""In the annotation that Kubernetes' LimitRanger writes: `cpu, memory limit for container worker`."""
 
 
 def read_job(manifest: Manifest) -> Job:
@@ -34,6 +40,46 @@ def read_job(manifest: Manifest) -> Job:
         spec=spec,
         status=read_status(manifest.get("status")),
         time_to_live=_time_to_live(manifest.get("spec")),
+    )
+
+
+def read_class(manifest: Manifest) -> TrainingClass:
+    """Return a TrainingClass as typed parts; one that breaks the schema is kept with what is wrong."""
+    raw = manifest.get("spec") or {}
+    return TrainingClass(manifest["metadata"]["name"], read_class_spec(raw), is_default=raw.get("default") is True)
+
+
+def read_neighbour(manifest: Manifest) -> Neighbour:
+    """Return what limits per namespace need to know of a job. Jobs are many, so little of each is read."""
+    metadata, spec, status = manifest["metadata"], manifest.get("spec"), manifest.get("status") or {}
+    spec = spec if isinstance(spec, dict) else {}
+    workers, applied, phase = spec.get("workers") or {}, status.get("class") or {}, status.get("phase")
+    started = status.get("attempt", 0) > 0
+    held = phase == Phase.QUEUED and status.get("startedAt") is None
+    ended = phase in (Phase.SUCCEEDED, Phase.FAILED)
+    idle = not started or phase == Phase.SUSPENDED or held
+    filled = json.loads(applied.get("filled", {}).get("workers.resources", "{}"))
+    return Neighbour(
+        uid=metadata["uid"],
+        created_at=read_time(metadata["creationTimestamp"]),
+        started=started,
+        active=not idle and not ended,
+        waiting=idle and not ended and not spec.get("suspend") and not _is_held_up(manifest, status),
+        class_name=applied.get("name") if started else spec.get("class"),
+        workers=max(workers.get("count", 1), status.get("workers", {}).get("desired", 0) if started else 0),
+        limits=(workers.get("resources") or {}).get("limits") or {},
+        filled=filled.get("limits", {}),
+    )
+
+
+def _is_held_up(manifest: Manifest, status: Manifest) -> bool:
+    """Return whether a job is being deleted or, as its spec is now, was not accepted: others need not wait for it."""
+    metadata = manifest["metadata"]
+    return metadata.get("deletionTimestamp") is not None or any(
+        condition["type"] == ConditionType.ACCEPTED
+        and condition["status"] == "False"
+        and condition.get("observedGeneration") == metadata.get("generation", 1)
+        for condition in status.get("conditions") or ()
     )
 
 
@@ -61,6 +107,8 @@ def read_pod(manifest: Manifest, job: str) -> Pod:
     if ended:
         # The worker is never started again (restartPolicy: Never). A sidecar may keep the pod running, or make it a failed one.
         phase = "Succeeded" if ended.get("exitCode") == 0 else "Failed"
+    made = _worker_container(spec.get("containers"))
+    limits = (made.get("resources") or {}).get("limits") or {}
     return Pod(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -68,10 +116,13 @@ def read_pod(manifest: Manifest, job: str) -> Pod:
         attempt=attempt,
         phase=phase,
         outlived=outlived,
-        image=_worker_container(spec.get("containers")).get("image"),
+        image=made.get("image"),
         group=(metadata.get("labels") or {}).get(LABEL_GROUP),
         deletes_at=read_time(metadata["deletionTimestamp"]) if metadata.get("deletionTimestamp") else None,
         node=spec.get("nodeName"),
+        scheduler=spec.get("schedulerName"),
+        limits={name: str(limits[name]) for name in ("cpu", "memory") if name in limits},
+        defaults=_defaults(metadata),
         waiting=_waiting(status, state),
         exit_code=ended.get("exitCode"),
         reason=status.get("reason") or ended.get("reason"),
@@ -80,6 +131,7 @@ def read_pod(manifest: Manifest, job: str) -> Pod:
         silent=_is_silent(status, container),
         termination=termination,
         garbled=termination is None and bool(said),
+        created_at=read_time(metadata["creationTimestamp"]) if metadata.get("creationTimestamp") else None,
         started_at=read_time(running["startedAt"]) if running.get("startedAt") else None,
         finished_at=read_time(ended["finishedAt"]) if ended.get("finishedAt") else None,
     )
@@ -92,6 +144,16 @@ def read_time(text: str) -> datetime:
 
 def _worker_container(containers: list[Manifest] | None) -> Manifest:
     return next((c for c in containers or () if c.get("name") == WORKER_CONTAINER), {})
+
+
+def _defaults(metadata: Manifest) -> frozenset[str]:
+    """Return what a LimitRange of the namespace has added to the worker container: `memory limit`, `cpu request`, ..."""
+    said = (metadata.get("annotations") or {}).get(ANNOTATION_LIMIT_RANGER, "")
+    return frozenset(
+        f"{resource.strip()} {found['kind']}"
+        for found in _DEFAULTED.finditer(said)
+        for resource in found["resources"].split(",")
+    )
 
 
 def _waiting(status: Manifest, state: Manifest) -> tuple[str, str] | None:

@@ -16,6 +16,7 @@ def begin(current: Pass, status: TrainingJobStatus) -> TrainingJobStatus:
         # Until now a suspended launch could still report what it saved while it stopped.
         progress=status.progress.changed(ended_launch=status.progress.launch),
         workers=scale.made_for(current.spec, status.workers),
+        class_=current.applied,
         phase=Phase.PENDING,
         attempt=attempt,
         oldest_attempt=attempt,

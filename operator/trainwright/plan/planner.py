@@ -5,18 +5,22 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
+from trainwright.api.amounts import later
+from trainwright.api.cautions import cautions
 from trainwright.api.job import InvalidJobError
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import ConditionType, Phase, TrainingJobStatus
 from trainwright.plan import (
     budget,
     changes,
+    classes,
     elastic,
     forecast,
     goodput,
     limits,
     membership,
     messages,
+    ownership,
     phase,
     placement,
     pod_warnings,
@@ -26,7 +30,9 @@ from trainwright.plan import (
     scale,
     start,
     storage,
+    unheard,
     unresponsive,
+    unseen,
 )
 from trainwright.plan.events import events
 from trainwright.plan.pods import WorkerPods
@@ -36,6 +42,7 @@ from trainwright.plan.urgency import moves_pods, urgency
 _RETRY_CREATION = 5.0
 """Seconds after which creations are checked, in case no watch tells of what was created."""
 _RESTARTS: Final[tuple[Callable[[Pass, TrainingJobStatus], TrainingJobStatus | None], ...]] = (
+    changes.decide,
     scale.decide,
     restart.move,
     restart.decide,
@@ -46,7 +53,11 @@ _RESTARTS: Final[tuple[Callable[[Pass, TrainingJobStatus], TrainingJobStatus | N
 
 def plan(observed: Observed) -> Plan:
     """Return what to do now. The same observation gives the same plan; a settled job gives an empty one."""
+    terms = classes.resolve(observed)
+    observed = terms.observed
     job = observed.job
+    if ownership.is_of_another(observed):
+        return Plan(requeue_after=ownership.LOOK)
     if job.status.phase is not None and job.status.phase.terminal:
         return _finished(observed)
     if job.deleting:
@@ -56,17 +67,21 @@ def plan(observed: Observed) -> Plan:
     changed = changes.refusal(job.spec, job.status, job.generation)
     if changed is not None:
         return _not_accepted(observed, changed)
+    if terms.refusal is not None:
+        # Nothing tells when a class changes.
+        return replace(_not_accepted(observed, terms.refusal), requeue_after=classes.LOOK_AGAIN)
     refusal = membership.not_allowed(job.spec, observed.settings)
     if refusal is not None and job.status.attempt == 0:
         # Before the first attempt the spec can still be corrected: what is trained, and as whom, is fixed with that attempt.
         return _not_accepted(observed, refusal)
-    return _active(_pass(observed, job.spec))
+    return _active(_pass(terms, job.spec))
 
 
-def _pass(observed: Observed, spec: TrainingJobSpec) -> Pass:
-    status = observed.job.status
+def _pass(terms: classes.Terms, spec: TrainingJobSpec) -> Pass:
+    observed, status = terms.observed, terms.observed.job.status
     pods = WorkerPods.of(observed.pods, status)
-    return Pass(observed, spec, pods, progress.newest_report(observed, status, pods))
+    received = progress.newest_report(observed, status, pods)
+    return Pass(observed, spec, pods, received, terms.applied, terms.full)
 
 
 def _not_accepted(observed: Observed, refusal: tuple[str, str]) -> Plan:
@@ -154,7 +169,8 @@ def _active(current: Pass) -> Plan:
     changed = status if status != before else None
     if moves_pods(before, status):
         return Plan(status=changed, urgency=urgency(before, status), events=news, requeue_after=0)
-    active = status.phase not in (Phase.SUSPENDED, Phase.FAILED, Phase.SUCCEEDED) and not budget.stopping(status)
+    idle = status.phase in (Phase.SUSPENDED, Phase.FAILED, Phase.SUCCEEDED) or classes.is_held(status)
+    active = not idle and not budget.stopping(status)
     create = membership.to_create(current, status) if active else ()
     return Plan(
         status=changed,
@@ -180,8 +196,8 @@ def _settle(current: Pass) -> TrainingJobStatus:
         return status
     if current.spec.suspend:
         return phase.suspend(current, status)
-    if status.phase in (None, Phase.SUSPENDED) or status.attempt == 0:
-        return phase.begin(current, status)
+    if classes.is_idle(status):
+        return phase.begin(current, status) if current.full is None else classes.hold(status)
     for policy in _RESTARTS:
         decided = policy(current, status)
         if decided is not None:
@@ -221,10 +237,18 @@ def _with_messages(
     status = status.changed(
         workers=membership.count(pods, status), reason=message[0], message=message[1], observed_generation=generation
     )
-    conditions = messages.conditions(status, pods, refusal, generation, observed.now)
+    accepted = (True, "Accepted", _cautions(observed)) if refusal is None else (False, *refusal)
+    conditions = messages.conditions(status, pods, accepted, generation, observed.now)
     degraded = forecast.condition(status.condition(ConditionType.DEGRADED), risk, generation, observed.now)
     conditions += [] if degraded is None else [degraded]
-    return status.changed(conditions=conditions, summary=messages.summarize(status))
+    release = observed.settings.release or ""
+    return status.changed(operator=release, conditions=conditions, summary=messages.summarize(status))
+
+
+def _cautions(observed: Observed) -> str:
+    """Return what the accepted spec asks for and will probably not get."""
+    spec = observed.job.spec
+    return "" if isinstance(spec, InvalidJobError) else "; ".join(map(str, cautions(spec)))
 
 
 def _next_look(current: Pass, status: TrainingJobStatus, *, creating: bool) -> float | None:
@@ -235,13 +259,16 @@ def _next_look(current: Pass, status: TrainingJobStatus, *, creating: bool) -> f
         progress.stale_at(current.observed, status),
         start.deadline(current.spec, status),
         pod_warnings.due(current, status),
+        unseen.due(current),
+        *unheard.due(current, status),
         placement.patience_ends(status),
         status.next_start,
         *current.pods.terminations(current.now),
     )
     # This pass has handled everything that is past. Requeueing for past times would loop forever.
     ahead = (moment for moment in moments if moment is not None and moment > current.now)
-    soonest = _until(current.now, *ahead, limits.expiry(current.job, status))
+    held = later(current.now, classes.LOOK_AGAIN) if classes.is_held(status) else None
+    soonest = _until(current.now, *ahead, limits.expiry(current.job, status), held)
     if creating:
         return _RETRY_CREATION if soonest is None else min(soonest, _RETRY_CREATION)
     return soonest

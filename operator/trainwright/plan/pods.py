@@ -1,7 +1,7 @@
 """The worker pods of a job as they are observed, and which of them count."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from trainwright.api.status import TrainingJobStatus
@@ -28,6 +28,9 @@ class Pod:
         outlived: Whether the worker container has ended while another container, a sidecar, still runs.
         deletes_at: When its grace period ends, if its deletion was requested.
         waiting: Why it does not run yet, as (reason, message), or None.
+        scheduler: Name of the scheduler that is to place it, or None if the pod does not say.
+        limits: The limits of its worker container on cpu and memory, as quantities.
+        defaults: What a LimitRange of the namespace has added to that container: `memory limit`, `cpu request`, ...
         warning: The newest warning event about it while it does not start, as (reason, message), or None.
         exit_code: Exit code of the worker container, once it ended.
         reason: Kubernetes' reason for its end: OOMKilled, Error, Evicted, ...
@@ -35,6 +38,7 @@ class Pod:
         silent: Whether its node has stopped responding.
         termination: The worker's own termination message.
         garbled: Whether there is a termination message that cannot be read: it is of another version, or cut off.
+        created_at: When it was created.
         started_at: When the worker container began to run, while it runs.
     """
 
@@ -47,6 +51,9 @@ class Pod:
     group: str | None = None
     deletes_at: datetime | None = None
     node: str | None = None
+    scheduler: str | None = None
+    limits: Mapping[str, str] = field(default_factory=dict)
+    defaults: frozenset[str] = frozenset()
     waiting: tuple[str, str] | None = None
     warning: tuple[str, str] | None = None
     exit_code: int | None = None
@@ -55,6 +62,7 @@ class Pod:
     disrupted: str | None = None
     silent: bool = False
     termination: Termination | None = None
+    created_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
     outlived: bool = False
@@ -79,6 +87,11 @@ class Pod:
     def obstacle(self) -> tuple[str, str] | None:
         """What keeps the pod from running, as (reason, message); None if it starts as usual."""
         return self.warning if self.starting else self.waiting
+
+    @property
+    def unseen(self) -> bool:
+        """Whether no scheduler has placed it or said why it cannot."""
+        return self.phase == "Pending" and self.node is None and self.waiting is None and not self.deleting
 
     @property
     def ended(self) -> bool:

@@ -25,9 +25,15 @@ _START_HINT = (
     "Look at the container runtime of that node (a GPU driver that does not fit it, for example). If it is the same on every "
     "node, at the entrypoint of spec.workers.image."
 )
-_NO_WORKER_HINT = (
+NO_WORKER_HINT = (
     "Build spec.workers.image on Trainwright's worker image, and keep its ENTRYPOINT (python -m trainwright_worker)."
 )
+_NODE_MEMORY_HINT = (
+    "Set spec.workers.resources.requests.memory to what a worker uses: a node that runs out of memory first evicts pods that use "
+    "more than they have requested."
+)
+_LOW_ON_MEMORY = "low on resource: memory"
+_LIMIT_RANGE = "comes from the namespace's LimitRange, because spec.workers.resources.limits.memory is not set"
 
 _OOM_KILLED = "OOMKilled"
 _MAY_BE_MEMORY = frozenset({None, FailureClass.OUT_OF_MEMORY, FailureClass.INFRASTRUCTURE, FailureClass.INTERNAL})
@@ -75,8 +81,13 @@ def _hint(pod: Pod, category: FailureClass) -> str | None:
         return _DISK_HINT
     if pod.reason in NEVER_STARTED:
         return _START_HINT
+    if pod.disrupted is not None and _LOW_ON_MEMORY in pod.disrupted:
+        return _NODE_MEMORY_HINT
     said = pod.termination.hint if pod.termination is not None else None
-    return said or _HINTS.get(category)
+    hint = said or _HINTS.get(category)
+    if category != FailureClass.OUT_OF_MEMORY or hint is None or "memory limit" not in pod.defaults:
+        return hint
+    return f"{hint.rstrip('.')}. The worker's limit of {pod.limits.get('memory')} {_LIMIT_RANGE}."
 
 
 def no_worker(pod: Pod, attempt: int, now: datetime) -> Failure:
@@ -84,7 +95,7 @@ def no_worker(pod: Pod, attempt: int, now: datetime) -> Failure:
     image = f"the image {pod.image}" if pod.image else "its image"
     message = f"{pod.place} ended with code 0 and no termination message: {image} does not start Trainwright's worker"
     failure = describe(pod, attempt, now)
-    return failure.changed(category=FailureClass.USER_ERROR, message=message, hint=_NO_WORKER_HINT)
+    return failure.changed(category=FailureClass.USER_ERROR, message=message, hint=NO_WORKER_HINT)
 
 
 def in_place(cause: Cause, pods: WorkerPods, attempt: int, at: datetime) -> Failure:
@@ -182,7 +193,7 @@ def _message(pod: Pod) -> str:
 def _external_cause(pod: Pod) -> str | None:
     """Return what the kernel or the cluster did to the worker, for messages; None if the worker ended by itself."""
     if _ran_out_of_memory(pod):
-        return "was killed by the kernel: it used more memory than its limit"
+        return f"was killed by the kernel: {_memory(pod)}"
     if pod.silent:
         return "is lost: its node does not answer any more"
     if pod.disrupted is not None:
@@ -192,6 +203,15 @@ def _external_cause(pod: Pod) -> str | None:
     if pod.reason == "Evicted":
         return f"was evicted: {pod.message.strip()}"
     return None
+
+
+def _memory(pod: Pod) -> str:
+    """Return how much memory a worker had that the kernel has killed for it, and who set the limit if the job did not."""
+    limit = pod.limits.get("memory")
+    if limit is None:
+        return "its node had no memory left; the worker has no limit of its own"
+    origin = f", which {_LIMIT_RANGE}" if "memory limit" in pod.defaults else ""
+    return f"it used more memory than its limit of {limit}{origin}"
 
 
 def _signal(number: int) -> str:

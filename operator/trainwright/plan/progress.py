@@ -58,7 +58,7 @@ def record(
     return status.changed(
         progress=_progress(received, before, before.replayed_steps + replayed),
         workers=elastic.record(report, status.workers),
-        metrics=_metrics(report, status.metrics, [] if spec is None else _locate(report, spec, pods)),
+        metrics=_metrics(report, _still_true(report, status), [] if spec is None else _locate(report, spec, pods)),
         checkpoints=report.checkpoints or status.checkpoints,
         results=report.results or status.results,
     )
@@ -118,6 +118,15 @@ def _locate(report: WorkerReport, spec: TrainingJobSpec, pods: WorkerPods) -> li
         factor = float(f"{straggler.factor:.3g}")
         located.append(straggler.changed(worker=worker, node=node, factor=factor))
     return located
+
+
+def _still_true(report: WorkerReport, status: TrainingJobStatus) -> Metrics:
+    """Return the metrics known so far, without those of a step if a launch resumes from a later step, of which none is known.
+
+    It may be the last step of the job, and then they would be taken for those of the end.
+    """
+    resumes = report.launch != status.progress.launch and report.step > status.progress.step
+    return status.metrics.changed(loss=None, learning_rate=None, grad_norm=None) if resumes else status.metrics
 
 
 def _metrics(report: WorkerReport, before: Metrics, stragglers: list[Straggler]) -> Metrics:

@@ -7,6 +7,7 @@ deadline of the whole job does not count the time before.
 from trainwright.api.spec import Gang
 from trainwright.api.status import ConditionType, Phase, TrainingJobStatus
 from trainwright.build import group_of
+from trainwright.plan import remedies
 from trainwright.plan.pods import Pod
 from trainwright.plan.types import Pass, QueueEntry
 
@@ -40,7 +41,9 @@ def stop_clock(current: Pass, status: TrainingJobStatus) -> TrainingJobStatus:
     """Return the new status; the time that the job has just spent in a queue does not count as active."""
     before = current.job.status
     queued = before.condition(ConditionType.QUEUED)
-    if before.phase != Phase.QUEUED or status.phase == Phase.QUEUED or queued is None or status.started_at is None:
+    if before.phase != Phase.QUEUED or status.phase == Phase.QUEUED or queued is None:
+        return status
+    if before.started_at is None or status.started_at is None:
         return status
     return status.changed(started_at=status.started_at + (current.now - queued.last_transition_time))
 
@@ -56,11 +59,16 @@ def entry(current: Pass, status: TrainingJobStatus) -> QueueEntry | None:
 
 
 def describe(current: Pass, status: TrainingJobStatus) -> tuple[str, str]:
-    """Return (reason, message) of a job that waits in a queue."""
+    """Return (reason, message) of a job that waits in a queue, or for room within the limits of its class."""
+    if current.full is not None and status.started_at is None:
+        return "NamespaceLimit", f"waiting: {current.full}"
     count, queue = current.spec.workers.count, current.spec.scheduling.queue
     together = _scheduled_together(current, status)
     held = [pod for pod in current.pods.in_order if _is_held_back(pod, together=together)]
     gated = sum(pod.waiting is not None and pod.waiting[0] == GATED for pod in held)
+    if gated and queue is not None and current.observed.queue_unknown:
+        remedy = "correct spec.scheduling.queue, or have a LocalQueue of this name created"
+        return "QueueNotFound", f"Kueue knows no queue {queue} in this namespace: {remedy}; no worker holds resources"
     if gated and queue is not None:
         return "WaitingInQueue", f"waiting in queue {queue}{_position(current)}; no worker holds resources"
     if gated:
@@ -69,7 +77,7 @@ def describe(current: Pass, status: TrainingJobStatus) -> tuple[str, str]:
     said = max((pod.waiting[1] for pod in held if pod.waiting is not None), key=_mentions_nodes, default="")
     where = f" in queue {queue}" if queue is not None else ""
     text = f"waiting{where} until all {count} workers can be placed at once; none holds resources"
-    return "WaitingForAllPlaces", f"{text}: {said}" if said else text
+    return "WaitingForAllPlaces", f"{text}: {remedies.with_remedy(current.spec, '', said)}" if said else text
 
 
 def _mentions_nodes(message: str) -> bool:

@@ -32,11 +32,18 @@ def _name(worker: int, pods: WorkerPods) -> str:
 
 
 def _complaints(current: Pass) -> list[str]:
-    """Return what other workers report: that of the first one, since the others usually report the same."""
+    """Return what other workers report: that of the first one, since the others usually report the same.
+
+    A worker that has come to the rendezvous since its report has nothing to complain about any more.
+    """
+    waiting = None if current.report is None else current.report.waiting
+    missing = None if waiting is None else {absentee.worker for absentee in waiting.missing}
     fresh = [
         (worker, received.report.message)
-        for worker, received in sorted(current.observed.waiting_reports.items())
-        if received.report.message and unresponsive.is_fresh(current, received.at)
+        for worker, received in sorted(current.waiting_reports.items())
+        if received.report.message
+        and unresponsive.is_fresh(current, received.at)
+        and (missing is None or worker in missing)
     ]
     if not fresh:
         return []

@@ -43,6 +43,18 @@ def decide(current: Pass, status: TrainingJobStatus) -> TrainingJobStatus | None
         discards = status.progress.step > 0 and not current.spec.checkpoint.durable
         if workers.minimum == asked.min_count or at_work or discards:
             return None
+    return start_again(current, status, workers.desired if resized else workers.formerly)
+
+
+def start_again(current: Pass, status: TrainingJobStatus, formerly: int | None = None) -> TrainingJobStatus:
+    """Return the status with a new attempt of all workers, made for the spec as it is now. It counts as no failure.
+
+    Args:
+        current: The pass.
+        status: The status so far.
+        formerly: How many workers there were, if their number changes.
+    """
+    workers, at_work = status.workers, status.phase in _AT_WORK
     attempt = status.attempt + 1
     # While the others train, the backoff is that of a worker they go on without, and does not concern them.
     next_start = None if at_work else status.next_start
@@ -53,7 +65,7 @@ def decide(current: Pass, status: TrainingJobStatus) -> TrainingJobStatus | None
         oldest_attempt=attempt,
         next_start=next_start,
         waiting_since=begins,
-        workers=made_for(current.spec, workers, workers.desired if resized else workers.formerly),
+        workers=made_for(current.spec, workers, formerly),
         progress=status.progress.changed(ended_launch=status.progress.launch),
     )
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from trainwright.api.exit_codes import FailureClass
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.status import Failure, Phase, TrainingJobStatus
-from trainwright.plan import elastic
+from trainwright.plan import elastic, remedies, unseen
 from trainwright.plan.types import Pass
 
 GIVEN_UP = "StartDeadlineExceeded"
@@ -78,8 +78,12 @@ def _failure(current: Pass, status: TrainingJobStatus) -> Failure:
 def _reason(current: Pass, absent: list[int]) -> str:
     """Return why the first of the absent workers that has a reason does not run."""
     if current.observed.rejection:
-        return current.observed.rejection
+        return remedies.with_remedy(current.spec, "", current.observed.rejection)
     pods = (current.pods.newest.get(index) for index in absent)
     waits = (pod.obstacle or pod.waiting for pod in pods if pod is not None)
     reason, message = next(filter(None, waits), ("", ""))
-    return f"{reason}: {message}".rstrip(": ")
+    return (
+        f"{reason}: {remedies.with_remedy(current.spec, reason, message)}".rstrip(": ")
+        or unseen.describe(current)
+        or ""
+    )

@@ -6,7 +6,8 @@ from datetime import datetime
 
 from trainwright.api.job import InvalidJobError
 from trainwright.api.spec import TrainingJobSpec
-from trainwright.api.status import TrainingJobStatus
+from trainwright.api.status import AppliedClass, TrainingJobStatus
+from trainwright.api.training_class import TrainingClassSpec
 from trainwright.api.worker import WorkerReport
 from trainwright.build import Manifest, Settings
 from trainwright.plan.pods import Pod, WorkerPods
@@ -41,6 +42,44 @@ class Received:
 
     report: WorkerReport
     at: datetime
+
+
+@dataclass(frozen=True)
+class TrainingClass:
+    """A TrainingClass, read.
+
+    Attributes:
+        spec: Its typed spec, or what is wrong with it.
+        is_default: Whether it is the class of jobs that name none.
+    """
+
+    name: str
+    spec: TrainingClassSpec | str
+    is_default: bool
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """Another job of the same namespace, as far as limits per namespace need it.
+
+    Attributes:
+        started: Whether it has ever started. What its class filled in is then recorded.
+        active: Whether it runs or is about to: it takes room.
+        waiting: Whether it waits to be started or resumed.
+        class_name: The class that it names or, once it has started, the recorded one.
+        limits: Resource limits of each worker, as its spec says.
+        filled: Those that were filled in, once it has started.
+    """
+
+    uid: str
+    created_at: datetime
+    started: bool
+    active: bool
+    waiting: bool
+    class_name: str | None
+    workers: int
+    limits: Mapping[str, int | str]
+    filled: Mapping[str, int | str]
 
 
 @dataclass(frozen=True)
@@ -86,8 +125,14 @@ class Observed:
         former_pods: Pods of an earlier job of the same name that still exist.
         waiting_reports: The newest reports of workers other than worker 0, by index; they say what the worker waits for.
         listening_since: Since when reports have been received without a gap; None if they are not received.
+        namespace_heard_at: When the newest report of any job of this namespace arrived, if one has.
+        operator_gone: Whether the release that the status names as the job's operator is gone.
         groups_served: Whether the cluster serves Kubernetes' own pod groups.
         queue_position: The job's position in its queue, as far as it is known.
+        classes: All TrainingClasses, while the decision may depend on them.
+        namespace_class: The class that the job's namespace names in its label.
+        neighbours: The jobs of the namespace, while the decision may depend on them.
+        queue_unknown: Whether its queue is known not to exist.
     """
 
     job: Job
@@ -99,8 +144,14 @@ class Observed:
     former_pods: tuple[Pod, ...] = ()
     waiting_reports: Mapping[int, Received] = field(default_factory=dict)
     listening_since: datetime | None = None
+    namespace_heard_at: datetime | None = None
+    operator_gone: bool = False
     groups_served: bool = False
     queue_position: QueuePosition | None = None
+    classes: tuple[TrainingClass, ...] = ()
+    namespace_class: str | None = None
+    neighbours: tuple[Neighbour, ...] = ()
+    queue_unknown: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,15 +160,19 @@ class Pass:
 
     Attributes:
         observed: What was observed; its job's status is the one that was last written.
-        spec: The job's spec.
+        spec: The job's effective spec: the user's, with what the job's class fills in.
         pods: The job's pods, divided into those that count and those that were replaced.
         received: The newest report that counts.
+        applied: The job's class and what it filled in, or None.
+        full: Why the job has to wait for others of its namespace before it starts or resumes, or None.
     """
 
     observed: Observed
     spec: TrainingJobSpec
     pods: WorkerPods
     received: Received | None
+    applied: AppliedClass | None = None
+    full: str | None = None
 
     @property
     def job(self) -> Job:
@@ -133,6 +188,16 @@ class Pass:
     def report(self) -> WorkerReport | None:
         """The newest report that counts, without the time of its arrival."""
         return None if self.received is None else self.received.report
+
+    @property
+    def waiting_reports(self) -> Mapping[int, Received]:
+        """The newest reports of workers other than worker 0 that their present pods sent, by index.
+
+        A pod that was replaced waited for a worker 0 that may be gone as well, under another host name.
+        """
+        present = {index: pod.attempt for index, pod in self.pods.newest.items()}
+        received = self.observed.waiting_reports.items()
+        return {index: each for index, each in received if each.report.attempt == present.get(index)}
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
 """Detects workers that have stopped working although their pods run, and replaces them as hung workers.
 
 A hung rank is found and restarted by its worker's own agent. If the agent itself was stopped, only the operator can notice.
-There are two signs, and each needs a report from another worker of the same job: worker 0 reports who does not come to the
+There are two signs of that, and each needs a report from another worker of the same job: worker 0 reports who does not come to the
 rendezvous; or worker 0 sends no reports while another worker reports that it waits for it. Silence alone proves nothing,
 because the operator or the network may be at fault; then the status only says that reports are overdue.
+
+A job from which no report has ever come may not run our worker at all (`unheard`).
 
 Workers wait for each other without end. So a worker that cannot reach worker 0 is replaced too, once both have run for long.
 """
@@ -14,7 +16,7 @@ from typing import Final
 from trainwright.api.exit_codes import FailureClass
 from trainwright.api.status import Failure, Phase, TrainingJobStatus
 from trainwright.api.worker import Absentee
-from trainwright.plan import elastic, restart
+from trainwright.plan import elastic, restart, unheard
 from trainwright.plan.pods import REPLACED, Pod
 from trainwright.plan.types import Pass
 
@@ -39,7 +41,12 @@ def decide(current: Pass, status: TrainingJobStatus) -> TrainingJobStatus | None
     """Return the status with a restart decided if a worker hangs as a whole or is cut off; None if none does."""
     if not _should_meet(current, status):
         return None
-    failure = _missing(current, status) or _silent(current, status) or _cut_off(current, status)
+    failure = (
+        _missing(current, status)
+        or _silent(current, status)
+        or _cut_off(current, status)
+        or unheard.failure(current, status)
+    )
     if failure is None:
         return None
     return restart.answer(current, status, failure, {failure.worker or 0})
@@ -89,7 +96,7 @@ def _missing(current: Pass, status: TrainingJobStatus) -> Failure | None:
 
 def _overdue(current: Pass, pod: Pod, absentee: Absentee) -> bool:
     """Return whether the worker should have come by now; one that reports why it cannot is alive."""
-    own = current.observed.waiting_reports.get(pod.index)
+    own = current.waiting_reports.get(pod.index)
     if own is not None and is_fresh(current, own.at):
         return False
     came_before = absentee.attempt == pod.attempt
@@ -102,7 +109,7 @@ def _silent(current: Pass, status: TrainingJobStatus) -> Failure | None:
     last = _last_heard(current, status)
     if leader is None or not _runs(leader) or last is None or now - last < _at_least(current, _SILENCE):
         return None
-    others = current.observed.waiting_reports.values()
+    others = current.waiting_reports.values()
     confirmed = any(other.at > last and is_fresh(current, other.at) for other in others)
     if not confirmed or (leader.started_at is not None and now - leader.started_at < ARRIVAL):
         return None
@@ -116,7 +123,7 @@ def _cut_off(current: Pass, status: TrainingJobStatus) -> Failure | None:
     cut = [pod for pod in others if leader is not None and _runs(leader) and _out_of_reach(current, pod, leader)]
     if leader is None or not cut:
         return None
-    complaint = current.observed.waiting_reports[cut[0].index].report.message
+    complaint = current.waiting_reports[cut[0].index].report.message
     what = f"{cut[0].place} {complaint}, although both have run for {CUT_OFF.total_seconds():.0f} s"
     # Whether a worker complains matters, not for how long, because workers report at different moments.
     content = [pod for pod in others if not _complains(current, pod)]
@@ -130,12 +137,12 @@ def _out_of_reach(current: Pass, pod: Pod, leader: Pod) -> bool:
     """Return whether a worker still reports, long after both have begun to run, that it never reached worker 0."""
     if not _complains(current, pod) or pod.started_at is None or leader.started_at is None:
         return False
-    return current.observed.waiting_reports[pod.index].at - max(pod.started_at, leader.started_at) >= CUT_OFF
+    return current.waiting_reports[pod.index].at - max(pod.started_at, leader.started_at) >= CUT_OFF
 
 
 def _complains(current: Pass, pod: Pod) -> bool:
     """Return whether a worker reports that it cannot reach worker 0."""
-    own = current.observed.waiting_reports.get(pod.index)
+    own = current.waiting_reports.get(pod.index)
     return own is not None and bool(own.report.message) and is_fresh(current, own.at)
 
 

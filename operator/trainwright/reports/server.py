@@ -168,7 +168,7 @@ class ReportsServer:
         if report.uid != uid:
             raise _Refusal(409, "the report is for another job (uid)")
         self._jobs.report(key, worker, report, datetime.now(UTC))
-        return self._pace.pause((key, worker))
+        return self._pace.pause((key, worker), key.namespace)
 
     async def _authorize(self, request: web.Request, key: JobKey, uid: str | None, token: str) -> int:
         """Return which worker of the job reports. A missing job gets the same answer as an existing one, to reveal nothing."""

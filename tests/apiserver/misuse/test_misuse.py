@@ -4,7 +4,7 @@ A case of the corpus is one edit by somebody who may edit the namespace. Its key
 
     spec, job, status    what is merged into the job's spec, into the whole job, into its status
     pod                  what is merged into the pod of worker 1
-    edit, delete         the kind of child that `patch` is merged into, or that is deleted
+    edit, delete         the kind of child that `patch` is merged into, or that is to be deleted, which is always refused
     create               what is created: an object, or one `like` a worker or a job
     becomes              in which phase the created pod is, by its node's word
     storm, times         edits of the spec, made in turn so many times
@@ -109,11 +109,7 @@ class Edit:
                 scene.path(case["edit"], scene.companion(case["edit"])), self.fill(case["patch"])
             )
         if "delete" in case:
-            self.deleted = (
-                await scene.administrator.get(scene.path(case["delete"], scene.companion(case["delete"])))
-            ).body
-            answer = await self.person.delete(scene.path(case["delete"], scene.companion(case["delete"])))
-            return await self.create() if "create" in case else answer
+            return await self.person.delete(scene.path(case["delete"], scene.companion(case["delete"])))
         if "create" in case:
             return await self.create()
         if "storm" in case:
@@ -161,10 +157,6 @@ class Edit:
             await administrator.delete(scene.path(*self.created))
             for pod in await scene.kubelet.pods(self.created[1]) if self.created[0] == "TrainingJob" else ():
                 await administrator.delete(scene.path("Pod", pod["metadata"]["name"]))
-        if "delete" in self.case:
-            path, meta = scene.path(self.case["delete"]), self.deleted["metadata"]
-            kept = {key: meta[key] for key in ("name", "labels", "ownerReferences") if key in meta}
-            await administrator.create(path, {**self.deleted, "metadata": kept})
         await scene.restore()
         worker = scene.pods[1]["metadata"]
         labels = {**dict.fromkeys((await self.labels()) - set(worker["labels"])), **worker["labels"]}

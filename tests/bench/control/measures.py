@@ -144,6 +144,42 @@ async def restart(bench: Bench) -> None:
     await clear(bench.admin, bench.seen, namespace)
 
 
+async def tenants(bench: Bench) -> None:
+    """Small jobs of one namespace, first alone and then while another namespace submits a thousand jobs at once."""
+    for namespace in ("quiet", "loud"):
+        await make_namespace(bench.admin, namespace)
+    await _one_by_one(bench, "quiet", "first")  # until everything is loaded
+    alone = await _one_by_one(bench, "quiet", "alone")
+    loud = asyncio.create_task(
+        gather(lambda n=number: apply(bench.admin, job("loud", f"job-{n}")) for number in range(bench.many))
+    )
+    await bench.seen.until(lambda: len(bench.seen.pods_of("loud")) > 0, 60, "the first pods of the loud namespace")
+    beside = await _one_by_one(bench, "quiet", "beside")
+    left = 2 * bench.many - len(bench.seen.pods_of("loud"))
+    await loud
+    await bench.seen.until(lambda: len(bench.seen.pods_of("loud")) >= 2 * bench.many, 300, "all pods of the loud")
+    what = f"2 workers, beside {bench.many} new jobs of another namespace: from apply to last pod"
+    note = f"alone {1000 * median(alone):.0f} ms; {left} pods of the other namespace were still missing at the end"
+    bench.add(f"{what}, median", median(beside), 2, "s", note=note)
+    bench.add("… slowest", max(beside), 5, "s", note=f"alone {1000 * max(alone):.0f} ms")
+    await clear(bench.admin, bench.seen, "quiet")
+    await clear(bench.admin, bench.seen, "loud")
+
+
+async def _one_by_one(bench: Bench, namespace: str, name: str) -> list[float]:
+    """Submit ten jobs of two workers, one after the other, and return how long each waited for its pods."""
+    waits = []
+    for number in range(10):
+        began = await apply(bench.admin, job(namespace, f"{name}-{number}"))
+        await bench.seen.until(
+            lambda n=number: len(bench.seen.pods_of(namespace, f"{name}-{n}")) >= 2,
+            120,
+            "both pods of a small job",
+        )
+        waits.append(_last_created(bench.seen.pods_of(namespace, f"{name}-{number}")) - began)
+    return waits
+
+
 async def burst(bench: Bench) -> None:
     """A thousand jobs at once, beside their objects by a bare client. The jobs stay for what follows."""
     lowest, soonest = await _bare_burst(bench, jobs=bench.many, workers=2)

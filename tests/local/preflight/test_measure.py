@@ -8,11 +8,12 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from trainwright.api.exit_codes import FailureClass, classify
 from trainwright.api.job import read_spec
 from trainwright.api.spec.task import TaskName
 from trainwright.api.spec.training import Precision
 from trainwright_worker.batch import Batch, run_model
-from trainwright_worker.errors import UserError
+from trainwright_worker.errors import UserError, explain
 from trainwright_worker.facts import Facts
 from trainwright_worker.models.build import build
 from trainwright_worker.models.recompute import enable_gradient_checkpointing
@@ -299,11 +300,24 @@ def test_a_model_that_cannot_take_a_step_is_a_user_error(model, precision, words
         take_dry_step(built, engine.forward, engine.loss.mean, make_optimizer(spec.optimizer, built), batch)
 
 
-def test_a_step_that_fails_for_want_of_memory_stays_what_it_is():
+@pytest.mark.parametrize(
+    ("error", "category"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), FailureClass.OUT_OF_MEMORY),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), FailureClass.INTERNAL),
+        (RuntimeError("x INTERNAL ASSERT FAILED at y, please report a bug to PyTorch"), FailureClass.INTERNAL),
+        (AttributeError("'Batch' object has no attribute 'inputz'"), FailureClass.INTERNAL),
+        (TypeError("mean() got an unexpected keyword argument"), FailureClass.INTERNAL),
+        (KeyError("targets"), FailureClass.INTERNAL),
+        (AssertionError(), FailureClass.INTERNAL),
+    ],
+)
+def test_a_step_that_fails_for_no_choice_of_the_user_is_not_blamed_on_the_model(error, category):
     def fail(_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     model = nn.Linear(2, 1)
     batch = Batch.of(torch.zeros(2, 2), torch.zeros(2, 1))
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(error)) as raised:
         take_dry_step(model, fail, lambda out, _: out.sum(), torch.optim.SGD(model.parameters(), lr=0.1), batch)
+    assert classify(explain(raised.value).exit_code) == category

@@ -109,7 +109,11 @@ def test_a_model_that_fits_nowhere_here_and_what_would_hold_it(plan):
 def test_a_job_for_gpus_is_not_judged_by_this_machine(plan, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     spec = MLP + "  workers: {count: 2, resources: {limits: {nvidia.com/gpu: 1, memory: 1Gi}}}\n"
+    code, output, errors = plan(spec.replace("count: 2", "count: 2, processesPerWorker: 2"))
+    assert code == 0
+    assert "warning: spec.workers.processesPerWorker" in errors
     code, output, errors = plan(spec)
+    assert "warning" not in errors
     assert code == 0
     assert "(GPU)" in output
     assert "CPU" not in output

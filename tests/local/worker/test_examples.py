@@ -233,6 +233,13 @@ def test_made_up_data(make_job, example):
     assert metrics["r2"] > 0.95 if example == "linear-regression" else metrics["accuracy"] > 0.9
 
 
+@examples("own-network")
+def test_a_network_of_ones_own(make_job, example):
+    code = {"code": {"configMap": None, "path": str(FOLDER / "own-network")}}
+    metrics = test_metrics(train(make_job, example, code, TWO_PROCESSES, {"export": {"formats": ["onnx"]}}))
+    assert metrics["accuracy"] > 0.9
+
+
 @examples("tabular-s3")
 def test_a_table_in_s3(make_job, tmp_path, example):
     with corpora.object_store("datasets", "checkpoints") as store:

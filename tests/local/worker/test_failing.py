@@ -1,6 +1,7 @@
 """What a failure costs, and how it is told."""
 
 import os
+import re
 import signal
 import time
 
@@ -111,6 +112,16 @@ def test_a_mistake_ends_the_worker_at_once_and_is_named(make_job, changes, code,
     if code == ExitCode.NON_FINITE:
         assert "learningRate" in ending.hint
         assert ending.category == FailureClass.NON_FINITE
+
+
+def test_a_network_interface_that_does_not_exist_is_named_before_any_process_starts(make_job):
+    job = make_job(spec_of(workers=2), env={"GLOO_SOCKET_IFNAME": "ib7"})
+    worker = job.start(1)
+    assert worker.wait() == ExitCode.USER_ERROR, worker.log
+    ending = worker.termination
+    assert ending.message.startswith("spec.workers.env: GLOO_SOCKET_IFNAME is ib7, but this worker has no such network")
+    assert re.match(r"name one that it has \(.*\blo\b.*\), or remove GLOO_SOCKET_IFNAME", ending.hint)
+    assert "joining" not in worker.log
 
 
 def test_a_mistake_ends_both_workers_with_its_own_code(make_job):

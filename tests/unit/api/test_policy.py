@@ -38,11 +38,21 @@ def test_every_rule_has_a_message_and_stands_on_one_line():
 
 
 def test_only_what_cannot_change_the_training_may_change_after_the_first_start():
-    fixed = set(re.findall(r"'spec\.([\w.]+)'", VARIABLES["changed"]))
+    fixed, placement = (set(re.findall(r"'spec\.([\w.]+)'", VARIABLES[name])) for name in ("changed", "moved"))
     spec = spec_schema()["properties"]
     every = {*spec, *(f"workers.{name}" for name in spec["workers"]["properties"])} - {"workers"}
     deadlines = {"startDeadlineSeconds", "activeDeadlineSeconds", "ttlSecondsAfterFinished"}
-    assert every - fixed == {"suspend", "restart", "budget", *deadlines, "workers.count", "workers.minCount"}
+    assert not fixed & placement
+    assert every - fixed - placement == {
+        "suspend",
+        "restart",
+        "budget",
+        *deadlines,
+        "workers.count",
+        "workers.minCount",
+    }
+    assert {name for name in fixed if name.startswith("workers.")} == {"workers.processesPerWorker"}
+    assert {name for name in placement if not name.startswith("workers.")} == {"scheduling", "tracking"}
 
 
 def test_writes_of_the_status_are_not_judged():

@@ -19,6 +19,8 @@ CONFIG = "digits-11112222-0123abcd"
 
 PLAIN = spec()
 FULL = spec(
+    model={"class": "nets:Residual"},
+    code={"configMap": {"name": "nets"}},
     workers={
         "count": 4,
         "processesPerWorker": 2,
@@ -26,10 +28,22 @@ FULL = spec(
         "imagePullPolicy": "Always",
         "imagePullSecrets": ["pull"],
         "resources": {"requests": {"cpu": "4"}, "limits": {"nvidia.com/gpu": 2, "memory": "64Gi"}},
-        "env": [{"name": "NCCL_DEBUG", "value": "INFO"}],
+        "env": [
+            {"name": "NCCL_DEBUG", "value": "INFO"},
+            {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+            {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}},
+            {"name": "LEVEL", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "level"}}},
+        ],
+        "envFrom": [{"prefix": "TEAM_", "configMapRef": {"name": "team"}}, {"secretRef": {"name": "store"}}],
+        "sharedMemorySize": "8Gi",
+        "labels": {"team.example/name": "vision"},
+        "annotations": {"team.example/ticket": "A-1"},
+        "securityContext": {"runAsUser": 1000, "fsGroup": 2000, "supplementalGroups": [3000]},
+        "dnsConfig": {"searches": ["team.example"], "options": [{"name": "ndots", "value": "2"}]},
         "volumes": [
             {"name": "data", "mountPath": "/data", "readOnly": True, "persistentVolumeClaim": {"claimName": "mnist"}},
             {"name": "settings", "mountPath": "/settings", "configMap": {"name": "settings"}},
+            {"name": "keys", "mountPath": "/keys", "subPath": "prod", "secret": {"secretName": "keys"}},
             {"name": "scratch", "mountPath": "/scratch", "emptyDir": {"sizeLimit": "10Gi"}},
         ],
         "nodeSelector": {"gpu": "h200"},
@@ -140,7 +154,7 @@ def test_pod_satisfies_pod_security_restricted(manifest):
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
-    allowed = {"configMap", "emptyDir", "persistentVolumeClaim", "projected"}
+    allowed = {"configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret"}
     assert all(len(volume.keys() & allowed) == 1 for volume in pod["volumes"])
     for container in pod["containers"]:
         security = container["securityContext"]

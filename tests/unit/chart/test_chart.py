@@ -10,6 +10,7 @@ from generated import CHART, KUBE_VERSION
 from situations import SETTINGS, UID, spec
 
 from trainwright.api.definitions import definitions
+from trainwright.api.training_class import read_class
 from trainwright.build import WorkerSlot, worker_pod
 from trainwright.build.naming import worker_labels
 from trainwright.controller.settings import OperatorSettings
@@ -36,6 +37,7 @@ VARIANTS = {
         "crds.enabled=false",
         "rbac.aggregate=false",
         "admission.workerPods=false",
+        "admission.children=false",
     ),
 }
 
@@ -113,6 +115,9 @@ def test_what_the_operator_may_do(render):
     }
     assert rights == {
         ("authentication.k8s.io", "tokenreviews"): ("create",),
+        ("trainwright.dev", "trainingclasses"): ("list",),
+        ("", "namespaces"): ("get",),
+        ("coordination.k8s.io", "leases"): ("get",),
         ("trainwright.dev", "trainingjobs"): ("list", "watch", "delete"),
         ("trainwright.dev", "trainingjobs/status"): ("update",),
         ("", "pods"): ("list", "watch", "create", "delete"),
@@ -127,10 +132,13 @@ def test_what_the_operator_may_do(render):
     }
 
 
-def test_with_namespaces_named_nothing_but_token_reviews_is_cluster_wide(render):
+def test_with_namespaces_named_only_token_reviews_classes_and_leases_are_cluster_wide(render):
     objects = render(*VARIANTS["two namespaces"])
     assert the(objects, "ClusterRole", "trainwright")["rules"] == [
-        {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}
+        {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
+        {"apiGroups": ["trainwright.dev"], "resources": ["trainingclasses"], "verbs": ["list"]},
+        {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get"]},
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get"]},
     ]
     roles = {role["metadata"]["namespace"] for role in of_kind(objects, "Role")}
     assert roles == {"trainwright-system", "team-a", "team-b"}
@@ -146,11 +154,19 @@ def test_every_binding_binds_a_role_that_exists_to_an_account_that_exists(object
         assert subject == {"kind": "ServiceAccount", "name": account, "namespace": "trainwright-system"}
 
 
-@pytest.mark.parametrize(("values", "number"), [((), 1), (("admission.workerPods=false",), 0)])
-def test_worker_pods_are_guarded_by_a_policy_that_is_bound(render, values, number):
+@pytest.mark.parametrize(
+    ("guarded", "values", "number"),
+    [
+        ("worker-pods", (), 1),
+        ("worker-pods", ("admission.workerPods=false",), 0),
+        ("children", (), 1),
+        ("children", ("admission.children=false",), 0),
+    ],
+)
+def test_what_belongs_to_a_job_is_guarded_by_a_policy_that_is_bound(render, guarded, values, number):
     objects = render(*values)
     policies, bindings = (
-        [obj for obj in of_kind(objects, kind) if obj["metadata"]["name"].endswith("-worker-pods")]
+        [obj for obj in of_kind(objects, kind) if obj["metadata"]["name"].endswith(f"-{guarded}")]
         for kind in ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
     )
     assert len(policies) == number
@@ -252,20 +268,28 @@ def test_a_changed_setting_replaces_the_pods(render):
     assert annotation() != annotation('log.level="debug"')
 
 
-def of_jobs(objects):
-    return [obj for obj in objects if obj["metadata"]["name"] == "trainingjobs.trainwright.dev"]
+def installed_definitions(objects):
+    return [obj for obj in objects if obj["metadata"]["name"].endswith(".trainwright.dev")]
 
 
-def test_the_crd_and_its_policy_are_rendered_unharmed(render):
-    rendered = of_jobs(render())
+def test_the_crds_and_their_policies_are_rendered_unharmed(render):
+    rendered = sorted(installed_definitions(render()), key=lambda obj: obj["metadata"]["name"], reverse=True)
     assert [obj["kind"] for obj in rendered] == [definition["kind"] for definition in definitions()]
     assert [obj["spec"] for obj in rendered] == [definition["spec"] for definition in definitions()]
     assert all(obj["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"} for obj in rendered)
 
 
 def test_the_crd_and_its_policy_may_go_with_the_release_or_stay_out_of_it(render):
-    assert not any("annotations" in obj["metadata"] for obj in of_jobs(render("crds.keep=false")))
-    assert of_jobs(render("crds.enabled=false")) == []
+    assert not any("annotations" in obj["metadata"] for obj in installed_definitions(render("crds.keep=false")))
+    assert installed_definitions(render("crds.enabled=false")) == []
+
+
+def test_classes_of_the_values_are_rendered_as_they_are(render):
+    spec = {"default": True, "limits": {"perNamespace": {"gpus": 8}}}
+    found = of_kind(render(f"trainingClasses={json.dumps({'gpu': spec})}"), "TrainingClass")
+    assert [(each["metadata"]["name"], each["spec"]) for each in found] == [("gpu", spec)]
+    assert not isinstance(read_class(found[0]["spec"]), str)
+    assert of_kind(render(), "TrainingClass") == []
 
 
 def test_a_single_replica_has_no_disruption_budget(render):

@@ -207,3 +207,14 @@ def test_a_path_with_dots_stays_within_the_repository_of_its_manifest(run, tmp_p
     assert code == 64
     assert f"{tmp_path}/repository/data/prices.csv does not exist" in output
     assert "must not contain .." in run("repository/job.yaml")[1]
+
+
+def test_own_code_in_a_config_map_needs_a_folder_here(run, tmp_path):
+    job = yaml.safe_load((tmp_path / "job.yaml").read_text())
+    job["spec"] |= {"code": {"configMap": {"name": "nets"}}, "model": {"class": "nets:Net"}}
+    job["spec"]["dataset"] = {"builtin": {"name": "diabetes"}}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    code, output = run("job.yaml")
+    assert code == 64
+    assert "spec.code.configMap" in output
+    assert "pass --volume own-code=FOLDER" in output

@@ -1,5 +1,6 @@
 """Trouble of the command line's own: a loop that fails again and again, a full disk. Neither is waited for in silence."""
 
+import asyncio
 import logging
 
 import pytest
@@ -7,9 +8,10 @@ import structlog
 import yaml
 from typer.testing import CliRunner
 
+from trainwright.api.status import Metrics, Phase, TrainingJobStatus
 from trainwright.cli.app import app
 from trainwright.cli.local.folder import RunFolder, UnwritableError
-from trainwright.cli.local.session import logging_to
+from trainwright.cli.local.session import Watcher, logging_to
 
 JOB = {
     "apiVersion": "trainwright.dev/v1alpha1",
@@ -73,3 +75,15 @@ def test_a_run_that_cannot_be_kept_ends_and_says_so(folder, tmp_path):
         "killed at step 0; nothing is saved yet",
         f"start from scratch with: trainwright run {tmp_path}/job.yaml --resume {folder.path}",
     ]
+
+
+def test_more_memory_than_its_limit_is_told_of_once_while_it_runs(folder, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    told = []
+    limited = {**JOB["spec"], "workers": {"resources": {"limits": {"memory": "512Mi"}}}}
+    watcher = Watcher(folder, lambda _: None, told.append, JOB, asyncio.Event())
+    for mebibytes in (500, 600, 700):
+        status = TrainingJobStatus(phase=Phase.RUNNING, metrics=Metrics(peak_memory_bytes=mebibytes * 2**20))
+        watcher.job_changed({**JOB, "spec": limited, "status": status.to_wire()})
+    assert len(told) == 1
+    assert told[0].startswith("each worker held up to 600 MiB, more than spec.workers.resources.limits.memory")

@@ -46,6 +46,15 @@ def test_a_valid_manifest(validate):
     assert validate(digits=VALID) == (0, "digits.yaml: valid\n")
 
 
+def test_a_valid_manifest_that_will_probably_not_work_is_warned_of(validate):
+    text = VALID + "  workers:\n    processesPerWorker: 4\n    resources: {limits: {nvidia.com/gpu: 2}}\n"
+    code, output = validate(digits=text)
+    assert code == 0
+    assert output.startswith(
+        "digits.yaml: valid\n  warning: spec.workers.processesPerWorker  line 17\n    4, but each worker asks for only 2 GPU(s)"
+    )
+
+
 def test_every_mistake_is_told_with_its_line_and_what_was_meant(validate):
     text = (
         VALID.replace("name: cnn", "name: cn")

@@ -7,6 +7,7 @@ import pytest
 import virtual_time
 from manifests import job, pod
 
+from trainwright.api.names import KIND
 from trainwright.build import Settings
 from trainwright.cluster.kubernetes import KubernetesCluster
 from trainwright.cluster.port import ClusterError, RejectedError
@@ -32,6 +33,8 @@ class Server:
         for item in items:
             item["metadata"] |= {"uid": f"{resource} {namespace}", "resourceVersion": "3"}
             item["metadata"]["creationTimestamp"] = "2026-01-02T03:04:05Z"
+            if resource == "pods":
+                item["metadata"]["ownerReferences"] = [{"kind": KIND, "uid": "of another job", "controller": True}]
         return {"items": items, "metadata": {"resourceVersion": "5"}}
 
 

@@ -238,6 +238,26 @@ async def test_why_a_kubelet_does_not_start_a_pod_is_asked_for_seldom_and_told_o
 
 
 @scenario
+async def test_workers_that_never_report_are_started_again_once_another_job_has_shown_that_reports_arrive():
+    cluster = MemoryCluster()
+    async with World(cluster, reports_url="https://operator:8443") as world:
+        cluster.submit(job("team"))
+        await world.until(lambda: len(cluster.pods()) == 1)
+        running = {"name": "worker", "ready": True, "state": {"running": {"startedAt": rfc3339(world.now())}}}
+        (pod,) = cluster.pods()
+        cluster.edit({**pod, "status": {"phase": "Running", "containerStatuses": [running]}})
+        await world.until(lambda: world.status()["reason"] == "NoReport", seconds=130)
+        await asyncio.sleep(600)
+        assert world.status()["restarts"] == 0, "perhaps no report arrives"
+
+        witness = cluster.submit(job("team", "witness"))["metadata"]["uid"]
+        said = WorkerReport(uid=witness, attempt=1, launch="a", sequence=1, phase=WorkerPhase.PREPARING)
+        assert world.store.report(JobKey("team", "witness"), 0, said, world.now())
+        await world.until(lambda: world.status()["restarts"] == 1, seconds=600)
+        assert "does not seem to start Trainwright's worker" in world.status()["failure"]["message"]
+
+
+@scenario
 async def test_a_pod_of_a_former_job_is_waited_for():
     cluster = MemoryCluster()
     foreign = {"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "team", "name": "digits-0-1"}}

@@ -57,16 +57,62 @@ def test_no_key_twice_at_once_and_none_lost(adds, durations, failing, limit, pat
     virtual_time.run(main())
 
 
-def _run(process, script, **options):
+def _run(process, script, *, limit=2, drain_timeout=15, **options):
     async def main():
-        queue = KeyedQueue(process, limit=2, **options)
+        queue = KeyedQueue(process, limit=limit, **options)
         stop = asyncio.Event()
-        task = asyncio.create_task(queue.run(stop))
+        task = asyncio.create_task(queue.run(stop, drain_timeout))
         await script(queue)
         stop.set()
         await task
 
     virtual_time.run(main())
+
+
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=2, max_size=5),
+    limit=st.integers(1, 8),
+)
+def test_between_two_passes_of_a_group_every_other_has_at_most_one(sizes, limit):
+    """Groups of any size take turns: the first pass of the smallest waits for at most one of each."""
+    begun = []
+
+    async def process(key):
+        begun.append(key[0])
+        await asyncio.sleep(1)
+
+    async def script(queue):
+        for group, size in enumerate(sizes):
+            for number in range(size):
+                queue.add((group, number))
+        await asyncio.sleep(1000)
+
+    _run(process, script, limit=limit, group=lambda key: key[0])
+    assert Counter(begun) == dict(enumerate(sizes))
+    waiting = Counter(begun)
+    for before, after in itertools.pairwise(begun):
+        waiting[before] -= 1
+        # The same group goes twice in a row only if no other waits.
+        assert before != after or sum(waiting.values()) == waiting[before]
+
+
+def test_slow_passes_of_one_group_leave_room_for_another():
+    begun = {}
+
+    async def process(key):
+        begun[key] = _now()
+        await asyncio.sleep(100 if key[0] == "slow" else 0)
+
+    async def script(queue):
+        for number in range(20):
+            queue.add(("slow", number))
+        await asyncio.sleep(1)
+        queue.add(("quick", 0))
+        await asyncio.sleep(1)
+
+    _run(process, script, limit=8, group=lambda key: key[0], drain_timeout=0)
+    assert len(begun) == 7
+    assert begun["quick", 0] == 1
 
 
 def test_what_has_begun_goes_before_what_can_wait():

@@ -73,6 +73,22 @@ def test_a_cluster_that_does_not_tell_places_is_no_failure():
     run(scenario())
 
 
+def test_a_queue_that_is_not_known_is_told_until_it_is():
+    async def scenario():
+        cluster = MemoryCluster()
+        queues = QueuePositions(cluster)
+        cluster.fail_next = NotFoundError('localqueue.visibility.kueue.x-k8s.io "gpus" not found')
+        assert await queues.look_up(FIRST, entry("first")) == 0
+        assert queues.is_queueless(FIRST)
+        assert await queues.look_up(FIRST, entry("first")) > 0
+        await asyncio.sleep(INTERVAL)
+        cluster.lines["team", "gpus"] = waiting("first-x2")
+        assert await queues.look_up(FIRST, entry("first")) == 0
+        assert not queues.is_queueless(FIRST)
+
+    run(scenario())
+
+
 def test_what_the_cluster_serves_is_remembered_while_it_does_not_answer():
     async def scenario():
         cluster = MemoryCluster()

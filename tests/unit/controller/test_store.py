@@ -32,7 +32,7 @@ def pod(version, uid="pod-1", owner="job-1", phase="Pending"):
             "uid": uid,
             "resourceVersion": str(version),
             "labels": {LABEL_JOB: "digits"},
-            "ownerReferences": [{"uid": owner, "controller": True}],
+            "ownerReferences": [{"kind": "TrainingJob", "uid": owner, "controller": True}],
             "managedFields": [{"manager": "someone"}],
         },
         "spec": {"nodeName": "n1", "containers": [{"name": "worker", "image": "large"}]},
@@ -186,6 +186,7 @@ def test_only_worker_0_speaks_for_the_job_and_the_others_of_what_they_wait_for(s
     snapshot = store.snapshot(KEY)
     assert snapshot.received.report.sequence == 5
     assert snapshot.waiting_reports == {1: Received(word, NOW)}
+    assert (store.heard_at("team"), store.heard_at("other")) == (NOW, None)
     store.job_changed(job(5, uid="job-2"))
     assert store.snapshot(KEY).waiting_reports == {}
 
@@ -215,3 +216,29 @@ def test_keeps_little_of_a_pod(store):
     kept = store.snapshot(KEY).pods[0]
     assert "managedFields" not in kept["metadata"]
     assert kept["spec"] == {"nodeName": "n1", "containers": [{"name": "worker", "image": "large"}]}
+
+
+def test_a_pod_that_only_has_the_label_of_a_job_is_not_kept(store, told):
+    for owners in (
+        [],
+        [{"kind": "ReplicaSet", "uid": "job-1", "controller": True}],
+        [{"kind": "TrainingJob", "uid": "job-1"}],
+    ):
+        stranger = pod(2)
+        stranger["metadata"]["ownerReferences"] = owners
+        store.pod_changed(stranger)
+    assert store.job_keys() == []
+    assert told == []
+
+
+def test_keeps_nothing_of_what_a_tenant_may_add_to_a_pod(store):
+    store.job_changed(job(1))
+    large = pod(2)
+    large["metadata"]["labels"] |= {f"team/{number}": "x" * 63 for number in range(1000)}
+    large["metadata"]["ownerReferences"] += [
+        {"kind": "Node", "uid": f"{number}", "name": "n"} for number in range(1000)
+    ]
+    large["spec"]["containers"] += [{"name": f"c{number}", "image": "i"} for number in range(1000)]
+    store.pod_changed(large)
+    (kept,) = store.snapshot(KEY).pods
+    assert len(str(kept)) < 1000

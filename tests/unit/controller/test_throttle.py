@@ -62,3 +62,17 @@ def test_a_wait_shorter_than_the_queue_can_keep_is_none():
     throttle.written("a", 10.0)
     assert throttle.wait("a", 10.4985, Urgency.NEWS) == 0.0
     assert throttle.wait("a", 10.4, Urgency.NEWS) > 0.05
+
+
+def test_groups_share_the_rate():
+    throttle = StatusThrottle(TUNING, group=lambda key: key[0])
+    for number in range(100):
+        throttle.wait(("many", number), 100.0, Urgency.PROGRESS)
+    assert throttle.wait(("many", 100), 100.0, Urgency.PROGRESS) == pytest.approx(49)
+    # Two writes per second, one for each group.
+    waits = [throttle.wait(("few", number), 100.0, Urgency.PROGRESS) for number in range(4)]
+    assert waits == pytest.approx([0, 0, 1, 2])
+    assert throttle.wait(("many", 101), 100.0, Urgency.PROGRESS) == pytest.approx(49.5)
+    # Whoever comes when the others are done has the whole rate.
+    alone = [throttle.wait(("late", number), 300.0, Urgency.PROGRESS) for number in range(5)]
+    assert alone == pytest.approx([0, 0, 0, 0.5, 1])

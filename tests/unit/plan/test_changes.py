@@ -110,3 +110,46 @@ def test_no_pod_is_made_of_a_changed_spec():
     running = running_job()
     changed = edited(running, workers={"count": 2, "image": "another"})
     assert names(plan(observed(changed, pod(0)))) == []
+
+
+def test_the_placement_of_running_workers_is_kept_and_the_remedy_said():
+    changed = edited(running_job(), workers={"count": 2, "image": "another"})
+    told = plan(observed(changed, pod(0), pod(1)))
+    assert (
+        "spec.workers.image can change only while the job is suspended: set spec.suspend: true" in told.status.message
+    )
+    assert (told.delete, told.create) == ((), ())
+
+
+def test_the_placement_may_change_in_the_edit_that_suspends():
+    running = running_job()
+    changed = edited(running, workers={"count": 2, "image": "another"}, suspend=True)
+    told = plan(observed(changed, pod(0), pod(1))).status
+    assert told.phase == Phase.SUSPENDED
+    resumed = replace(edited(running, workers={"count": 2, "image": "another"}), status=told, generation=3)
+    begun = plan(observed(resumed)).status
+    assert (begun.attempt, begun.restarts) == (2, 0)
+    created = plan(observed(replace(resumed, status=begun))).create
+    images = {each["spec"]["containers"][0]["image"] for each in created if each["kind"] == "Pod"}
+    assert images == {"another"}
+
+
+def test_pods_that_wait_are_made_again_for_a_corrected_placement():
+    begun = plan(observed(job())).status
+    waiting = replace(job(begun))
+    pods = [pod(index, phase="Pending", waiting=("ImagePullBackOff", "no such image")) for index in range(2)]
+    corrected = edited(waiting, workers={"count": 2, "image": "right"})
+    told = plan(observed(corrected, *pods))
+    assert truth(told.status, ConditionType.ACCEPTED) == "True"
+    assert (told.status.attempt, told.status.oldest_attempt, told.status.restarts) == (2, 2, 0)
+    after = plan(observed(replace(corrected, status=told.status), *pods))
+    assert sorted(deletion.name for deletion in after.delete) == ["digits-0-1", "digits-1-1"]
+    images = {each["spec"]["containers"][0]["image"] for each in after.create if each["kind"] == "Pod"}
+    assert images == {"right"}
+    # The same spec is no change.
+    settled = plan(observed(replace(corrected, status=told.status), *after_pods()))
+    assert settled.status is None or settled.status.attempt == 2
+
+
+def after_pods():
+    return [pod(index, attempt=2, phase="Pending") for index in range(2)]

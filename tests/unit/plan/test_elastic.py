@@ -143,7 +143,9 @@ def test_a_missing_worker_that_fails_on_and_on_is_replaced_ever_more_seldom_and_
 
 def test_a_missing_worker_that_is_cut_off_is_no_restart():
     going_on, _, _ = shrunk()
-    cut_off = report(1).model_copy(update={"phase": WorkerPhase.RENDEZVOUS, "message": "cannot reach worker 0"})
+    cut_off = report(1, attempt=2).model_copy(
+        update={"phase": WorkerPhase.RENDEZVOUS, "message": "cannot reach worker 0"}
+    )
     old = NOW - timedelta(hours=1)
     pods = [pod(index, started_at=old) for index in (0, 1)] + [pod(2, attempt=2, started_at=old)]
     again, _ = decide(going_on, *pods, report=fewer(60), waiting_reports={2: (cut_off, NOW)})

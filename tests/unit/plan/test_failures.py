@@ -7,9 +7,12 @@ import pytest
 from situations import NOW, failed, kinds, names, observed, pod, report, running_job, status_after, truth
 
 from trainwright.api.exit_codes import ExitCode, FailureClass, classify
+from trainwright.api.names import ANNOTATION_LIMIT_RANGER
 from trainwright.api.status import ConditionType, Phase
 from trainwright.api.worker import Termination, WorkerPhase
+from trainwright.cluster.compact import compact_pod
 from trainwright.plan import Plan, plan
+from trainwright.plan.observe import read_pod
 from trainwright.plan.postmortem import describe
 
 
@@ -44,14 +47,74 @@ MEMORY = (FailureClass.OUT_OF_MEMORY, FailureClass.INFRASTRUCTURE, FailureClass.
 def test_the_worker_knows_why_it_ended_unless_the_kernel_took_its_memory(said, code, reason):
     own = said or classify(code)
     last_word = None if said is None else Termination(exit_code=code, category=said, message="its own words")
-    failure = describe(failed(1, code=code, reason=reason, termination=last_word), 1, NOW)
+    limited = failed(1, code=code, reason=reason, termination=last_word, limits={"memory": "1Gi"})
+    failure = describe(limited, 1, NOW)
     if reason == "OOMKilled" and own in MEMORY:
         assert (failure.category, failure.reason) == (FailureClass.OUT_OF_MEMORY, "OOMKilled")
-        assert "more memory than its limit" in failure.message
+        assert failure.message.endswith("was killed by the kernel: it used more memory than its limit of 1Gi")
     else:
         assert failure.category == own
         assert failure.reason != "OOMKilled"
         assert "its own words" in failure.message or said is None
+
+
+def killed_for_memory(limits, defaults):
+    containers = [{"name": "worker", "resources": {"limits": limits}}]
+    ended = {"exitCode": 137, "reason": "OOMKilled"}
+    manifest = {
+        "metadata": {"name": "digits-1-1", "uid": "u", "annotations": {ANNOTATION_LIMIT_RANGER: defaults}},
+        "spec": {"nodeName": "node-1", "containers": containers},
+        "status": {"phase": "Failed", "containerStatuses": [{"name": "worker", "state": {"terminated": ended}}]},
+    }
+    return read_pod(compact_pod(manifest), "digits")
+
+
+@pytest.mark.parametrize(
+    ("limits", "defaults", "words"),
+    [
+        ({"memory": "1Gi"}, "", "it used more memory than its limit of 1Gi"),
+        (
+            {"memory": "64Mi", "cpu": "1"},
+            "LimitRanger plugin set: cpu request for container worker; cpu, memory limit for container worker",
+            (
+                "it used more memory than its limit of 64Mi, which comes from the namespace's LimitRange, because "
+                "spec.workers.resources.limits.memory is not set"
+            ),
+        ),
+        (
+            {"memory": "1Gi", "cpu": "1"},
+            "LimitRanger plugin set: memory limit for container istio-proxy; cpu limit for container worker",
+            "it used more memory than its limit of 1Gi",
+        ),
+        ({"cpu": "1"}, "", "its node had no memory left; the worker has no limit of its own"),
+    ],
+)
+def test_whose_limit_it_was_that_a_worker_exceeded(limits, defaults, words):
+    status = plan(observed(running_job(), pod(0), killed_for_memory(limits, defaults))).status
+    assert (status.phase, status.failure.category) == (Phase.FAILED, FailureClass.OUT_OF_MEMORY)
+    assert status.message == f"worker 1 on node node-1 was killed by the kernel: {words}"
+
+
+def test_the_hint_of_a_worker_that_finds_itself_out_of_memory_names_a_default_limit():
+    said = Termination(
+        exit_code=ExitCode.OUT_OF_MEMORY, category=FailureClass.OUT_OF_MEMORY, message="m", hint="use less"
+    )
+    held = failed(1, termination=said, limits={"memory": "64Mi"}, defaults=frozenset({"memory limit"}))
+    assert plan(observed(running_job(), pod(0), held)).status.failure.hint == (
+        "use less. The worker's limit of 64Mi comes from the namespace's LimitRange, because "
+        "spec.workers.resources.limits.memory is not set."
+    )
+
+
+def test_a_default_cpu_limit_below_a_core_is_mentioned_while_training():
+    def message(limit, defaults):
+        leader = pod(0, limits={"cpu": limit}, defaults=frozenset(defaults))
+        return plan(observed(running_job(), leader, pod(1), report=report(11))).status.message
+
+    assert message("500m", {"cpu limit"}).endswith(
+        "; each worker is held to 500m CPU by the namespace's LimitRange, since spec.workers.resources.limits.cpu is not set"
+    )
+    assert "LimitRange" not in message("2", {"cpu limit"}) + message("500m", {"cpu request"})
 
 
 def test_the_workers_say_whose_failure_came_first():
@@ -81,6 +144,7 @@ def test_who_uses_more_disk_than_its_own_limit_fails_the_job_and_the_limit_is_na
     "fields",
     [
         {"exit_code": 137, "disrupted": "The node was low on resource: ephemeral-storage."},
+        {"exit_code": 137, "disrupted": "The node was low on resource: memory."},
         {"message": "Pod was rejected: The node had condition: [DiskPressure]. "},  # it never ran there
     ],
 )
@@ -88,6 +152,8 @@ def test_who_is_evicted_for_the_sake_of_its_node_is_preempted(fields):
     evicted = pod(1, phase="Failed", reason="Evicted", **fields)
     status = plan(observed(running_job(), pod(0), evicted)).status
     assert (status.phase, status.failure.category) == (Phase.RESTARTING, FailureClass.PREEMPTED)
+    hinted = "requests.memory" in (status.failure.hint or "")
+    assert hinted == ("memory" in (evicted.disrupted or ""))
 
 
 @pytest.mark.parametrize(
@@ -168,6 +234,23 @@ def test_progress_falls_back_only_with_a_word_about_it():
     assert (status.progress.step, status.progress.replayed_steps) == (41, 20)
     assert status.restarts == 1
     assert "resumed from step 40" in status.message
+
+
+@pytest.mark.parametrize(
+    ("known", "resumed", "loss"),
+    [
+        (100, 100, 1.5),  # the loss is that of the last step
+        (60, 100, None),  # the operator was away: nobody knows the loss of the last step
+        (60, 40, 1.5),  # the steps since are repeated, and their losses replace this one
+    ],
+)
+def test_a_launch_that_resumes_shows_no_loss_of_an_earlier_step_as_its_own(known, resumed, loss):
+    running = running_job(step=known)
+    restarting = replace(running, status=plan(observed(running, pod(0), failed(1))).status)
+    first = report(resumed, launch="b", resumed_from_step=resumed).changed(loss=None)
+    status = plan(observed(restarting, pod(0), pod(1, attempt=2), report=first)).status
+    assert (status.progress.step, status.metrics.loss) == (resumed, loss)
+    assert status.summary.loss == ("" if loss is None else "1.5")
 
 
 def test_restart_inside_the_pods_is_counted_too():

@@ -96,6 +96,22 @@ def test_another_worker_says_why_it_cannot_come():
     assert "cannot reach" not in told.status.message, "that was long ago"
 
 
+def test_what_a_worker_said_before_it_was_replaced_or_came_is_not_quoted():
+    restarting = running_job().status.changed(phase=Phase.RESTARTING, attempt=2, oldest_attempt=2)
+    again = replace(job(), status=restarting.changed(progress=restarting.progress.changed(ended_launch="a")))
+    pods = (pod(0, attempt=2), pod(1, attempt=2))
+    told, _ = decide(again, *pods, waiting_reports={1: (cannot_reach(), NOW)})
+    assert told.status.message == "2 of 2 workers run; waiting for them to meet and report"
+    own = cannot_reach().changed(attempt=2)
+    told, _ = decide(again, *pods, waiting_reports={1: (own, NOW)})
+    assert told.status.message.endswith(f"; worker 1 {own.message}")
+
+    starting = replace(job(workers=3), status=status_after(plan(observed(job(workers=3)))))
+    came = waits((2, 0), wanted=3)
+    told, _ = decide(starting, *map(pod, range(3)), report=came, waiting_reports={1: (cannot_reach(), NOW)})
+    assert told.status.message == "rendezvous 2 of 3: waiting for worker 2 on node node-2"
+
+
 def test_stragglers_and_standing_still_are_in_the_message():
     slow = [Straggler(rank=1, factor=2.345)]
     beats = [RankHeartbeat(rank=rank, step=11, seconds_ago=12.0 + rank) for rank in range(2)]

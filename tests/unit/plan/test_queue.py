@@ -45,6 +45,15 @@ def test_a_job_that_kueue_holds_back_is_queued_and_says_where():
     assert "at place 1 of 2, 9 among all queues that share its quota" in shared.status.message
 
 
+def test_a_queue_that_does_not_exist_is_named():
+    _, queued = told(begun(scheduling={"queue": "team-a"}), held(0), held(1), queue_unknown=True)
+    assert (queued.status.phase, queued.status.reason) == (Phase.QUEUED, "QueueNotFound")
+    assert queued.status.message == (
+        "Kueue knows no queue team-a in this namespace: correct spec.scheduling.queue, or have a LocalQueue of this name "
+        "created; no worker holds resources"
+    )
+
+
 def test_a_single_worker_waits_in_a_queue_without_a_group():
     decided, queued = told(begun(workers=1, scheduling={"queue": "team-a"}), held(0, group=None))
     assert queued.status.phase == Phase.QUEUED

@@ -76,19 +76,34 @@ def test_service_accounts_need_an_allowlist():
     assert (refused.status.attempt, refused.status.phase) == (0, Phase.PENDING)  # it can still be corrected
 
 
+def test_more_processes_than_gpus_are_accepted_with_a_warning():
+    def accepted(gpus, processes):
+        limits = {"nvidia.com/gpu": gpus} if gpus else {"cpu": 8}
+        asked = spec(workers={"processesPerWorker": processes, "resources": {"limits": limits}})
+        status = plan(observed(replace(job(), spec=asked))).status
+        assert truth(status, ConditionType.ACCEPTED) == "True"
+        return status.condition(ConditionType.ACCEPTED).message
+
+    assert accepted(2, 4) == (
+        "spec.workers.processesPerWorker: 4, but each worker asks for only 2 GPU(s), and each process needs its own: set it to "
+        "2, or ask for 4 in spec.workers.resources.limits"
+    )
+    assert accepted(4, 4) == accepted(0, 4) == ""
+
+
 def test_a_service_account_that_is_no_longer_allowed_stops_only_what_would_be_created():
     running = replace(running_job(), spec=spec(workers=ADMIN))
     on = plan(observed(running, pod(0), pod(1), report=report(20)))
     assert (on.status.phase, on.status.reason, on.status.progress.step) == (Phase.RUNNING, "Training", 20)
-    assert on.status.condition(ConditionType.ACCEPTED).reason == "ServiceAccountNotAllowed"
-    assert [event.reason for event in on.events] == ["ServiceAccountNotAllowed"]
+    assert on.status.condition(ConditionType.ACCEPTED).reason == "NotAllowed"
+    assert [event.reason for event in on.events] == ["NotAllowed"]
     running = replace(running, status=on.status)
     assert plan(observed(running, SUCCEEDED, pod(1))).status.phase == Phase.SUCCEEDED
     restarting = replace(running, status=plan(observed(running, failed(0), pod(1))).status)
     assert restarting.status.restarts == 1
     stuck = plan(observed(restarting, failed(0)))
     assert stuck.create == ()
-    assert restarting.status.reason == "ServiceAccountNotAllowed"
+    assert restarting.status.reason == "NotAllowed"
     assert "ended with 69" in restarting.status.message
     assert "admin is not one that the platform allows (default)" in restarting.status.message
     allowed = replace(SETTINGS, service_accounts=frozenset({"admin"}))

@@ -1,5 +1,7 @@
 """How long those who report are asked to pause."""
 
+import pytest
+
 from trainwright.reports.pace import Pace
 
 
@@ -11,7 +13,7 @@ class Clock:
 
 
 def heard(pace, senders):
-    return [pace.pause(sender) for sender in range(senders)][-1]
+    return [pace.pause(sender, "team") for sender in range(senders)][-1]
 
 
 def test_a_few_need_not_pause_and_many_share_the_rate():
@@ -23,8 +25,8 @@ def test_a_few_need_not_pause_and_many_share_the_rate():
 def test_who_reports_again_counts_once():
     pace = Pace(100, 15, Clock())
     for _ in range(50):
-        pace.pause("the same")
-    assert pace.pause("the same") == 0.01
+        pace.pause("the same", "team")
+    assert pace.pause("the same", "team") == 0.01
 
 
 def test_nobody_is_silenced_for_longer_than_the_longest_pause():
@@ -47,3 +49,21 @@ def test_after_a_long_silence_of_all_nothing_is_remembered():
     heard(pace, 1000)
     clock.now += 3600
     assert heard(pace, 1) == 0.01
+
+
+def test_a_group_that_needs_less_than_its_share_is_not_held_back():
+    pace = Pace(100, 15, Clock())
+    heard(pace, 1000)
+    assert pace.pause(0, "small") <= 1
+    # The others share what it leaves.
+    assert pace.pause(0, "team") == pytest.approx(1000 / 99)
+
+
+def test_groups_that_need_more_than_their_share_share_the_rate_equally():
+    pace = Pace(100, 60, Clock())
+    for team, senders in (("a", 100), ("b", 400), ("c", 10)):
+        for sender in range(senders):
+            pace.pause(sender, team)
+    assert pace.pause(0, "a") == pytest.approx(100 / 45)
+    assert pace.pause(0, "b") == pytest.approx(400 / 45)
+    assert pace.pause(0, "c") <= 1

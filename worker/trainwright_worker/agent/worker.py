@@ -1,4 +1,4 @@
-"""A worker from its start to its end: what it imports once, its agent, and how it ended."""
+"""Runs a worker from its imports to its termination."""
 
 import gc
 import signal
@@ -12,20 +12,22 @@ from trainwright_worker.agent.rendezvous import NotNeededError, RendezvousLostEr
 from trainwright_worker.agent.termination import describe, read_last_report
 from trainwright_worker.agent.workload import Workload
 from trainwright_worker.console import say
+from trainwright_worker.distributed.interfaces import check_interfaces
 from trainwright_worker.errors import InfrastructureError, WorkerError
 
 
 def run_worker(config: WorkerConfig, index: int, attempt: int, host: str, workload: Workload) -> Termination:
-    """Run the worker to its end and return how it ended.
+    """Run the worker and return its termination.
 
     Args:
         config: The worker's config.
         index: Index of this worker.
         attempt: Attempt of the job that created this worker's pod.
         host: Host name of worker 0.
-        workload: What its processes do.
+        workload: The program that its processes run.
     """
     with tempfile.TemporaryDirectory(prefix="trainwright-") as scratch:
+        check_interfaces(config.spec.workers)
         workload.preload()
         gc.enable()  # The imports are done, see __main__.
         agent = WorkerAgent(config, index, attempt, host, Path(scratch), workload)

@@ -1,7 +1,7 @@
-"""What an agent runs. The agent starts, watches and restarts processes; a workload knows what they do.
+"""The interface between the agent, which starts, watches and restarts processes, and the program that they run.
 
-Our trainer is one workload (`rank/workload.py`). A workload that runs a program of the user's starts it as a subprocess and
-meets the same interface: the agent needs process ids, exit codes and signals, and everything else is optional.
+Our trainer is one workload (`rank/workload.py`). The agent needs process ids, exit codes and signals; everything else is
+optional.
 """
 
 import signal
@@ -20,14 +20,13 @@ class Launch:
     """One start of a worker's processes.
 
     Attributes:
-        placements: Where each process stands, in the order of the local ranks.
+        placements: The place of each process among all ranks, in the order of the local ranks.
         host: Host under which this worker reaches worker 0, which hosts the rendezvous store.
-        scratch: Folder, without files, in which processes may leave what the agent reads: their post-mortems and the last
-            report (`termination.py`), and their stacks (`stacks.py`). A process that leaves no post-mortem is judged by its
-            exit code.
+        scratch: Empty folder in which processes may write files for the agent: their post-mortems and the last report
+            (`termination.py`), and their stacks (`stacks.py`). If a process writes no post-mortem, its exit code decides.
         pulses: The memory that each process may share with the agent, in the same order. A process that never writes to its
             pulse is not watched for hangs, unless it is stopped from outside.
-        cause: Why the launch before this one failed; None for the first launch of this pod.
+        cause: Why the previous launch failed; None for the first launch of this pod.
     """
 
     placements: Sequence[RankPlacement]
@@ -61,10 +60,10 @@ class RunningProcesses(Protocol):
 
 
 class Workload(Protocol):
-    """What the processes of a worker do."""
+    """The program of a worker's processes."""
 
     def preload(self) -> None:
-        """Import what the processes will need. Called once: processes that are forked later, restarts included, inherit it."""
+        """Import what the processes need. Called once, since all processes forked later inherit the imports."""
 
     def start(self, launch: Launch) -> RunningProcesses:
         """Start one process per placement, and return without waiting for them."""

@@ -1,4 +1,4 @@
-"""Builds the model that a spec describes: a built-in one, a list of layers, or a model of another library."""
+"""Builds the model that a spec describes: a built-in one, layers, one of another library, or a class of the user's."""
 
 import importlib
 from contextlib import suppress
@@ -17,6 +17,7 @@ from trainwright_worker.models.head import head_names
 from trainwright_worker.models.huggingface import build_huggingface, import_transformers
 from trainwright_worker.models.layers import IMAGE_DIMENSIONS, SEQUENCE_DIMENSIONS, build_layers
 from trainwright_worker.models.lora import add_lora
+from trainwright_worker.models.own import build_own
 from trainwright_worker.models.recurrent import RecurrentModel
 from trainwright_worker.models.transformer import Transformer, TransformerConfig
 from trainwright_worker.models.vision import build_timm, build_torchvision
@@ -51,7 +52,7 @@ def draws_layer_by_layer(spec: ModelSpec) -> bool:
     Such a model can be built on the meta device, and `distributed.parallel.draw` can initialize it later, one layer at
     a time, with exactly the same weights.
     """
-    return spec.foreign is None and spec.pretrained is None and spec.lora is None
+    return spec.foreign is None and spec.class_ is None and spec.pretrained is None and spec.lora is None
 
 
 def preload(spec: ModelSpec) -> None:
@@ -67,6 +68,8 @@ def preload(spec: ModelSpec) -> None:
 
 
 def _build(spec: TrainingJobSpec, facts: Facts, root: str) -> nn.Module:
+    if spec.model.class_ is not None:
+        return build_own(spec.model.class_, spec, facts)
     match spec.model.foreign:
         case (Library.TORCHVISION, name):
             return build_torchvision(name, spec, facts)

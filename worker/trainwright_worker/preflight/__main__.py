@@ -12,6 +12,7 @@ from trainwright_worker.data.dataset import measure, process, read
 from trainwright_worker.data.given import samples_to_predict
 from trainwright_worker.data.ragged import Scratch
 from trainwright_worker.errors import UserError, WorkerError
+from trainwright_worker.own_code import add_code
 from trainwright_worker.preflight.advice import Need
 from trainwright_worker.preflight.assume import (
     Assumed,
@@ -45,6 +46,7 @@ def main() -> int:
 
 def _answer(question: PreflightRequest, notes: list[str]) -> PreflightAnswer:
     """Return what the job needs, and append every assumption to `notes` as soon as it is made."""
+    add_code(question.spec, question.data_root)
     device = _device(question)
     spec, unread = without_absent_weights(question.spec, question.absent)
     assumed = _facts(spec, question)

@@ -5,6 +5,7 @@ The dry pass runs on the meta device and finds out whether the model uses all of
 """
 
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -24,6 +25,12 @@ from trainwright_worker.training.evaluate import Forward
 
 CPU_SAMPLES: Final = 2
 """Samples of a dry step on a CPU, where it only checks for errors; batch normalization needs two."""
+_REFUSALS: Final = (RuntimeError, ValueError, IndexError)
+"""What torch raises if shapes, values, types or indices do not fit."""
+_DEFECTS: Final = ("CUDA error", "INTERNAL ASSERT FAILED")
+"""In the text of a RuntimeError of a faulty device, or of torch itself."""
+_MODEL_LIBRARIES: Final = frozenset({"torchvision", "timm", "transformers"})
+"""Their models fail with errors of any type on settings that they do not support."""
 
 
 def take_dry_step(
@@ -103,20 +110,28 @@ def _is_finite(norm: Tensor) -> bool:
 
 @contextmanager
 def _translate_errors(device: torch.device) -> Iterator[None]:
-    """Turn unknown errors of the step into user errors, because a restart would fail in the same way.
+    """Turn a refusal of the model, the data or the precision into a user error: a restart would fail alike.
 
-    CUDA errors are passed on, because the device may be faulty.
+    Other errors are passed on, such as those of a faulty device, or a missing attribute, which is a defect of ours.
     """
     try:
         yield
     except Exception as error:
-        if type(explain(error)) is not WorkerError or "CUDA error" in str(error):
+        if type(explain(error)) is not WorkerError or not _is_refusal(error):
             raise
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(
             f"spec.model: this model cannot take a step on this data, in this precision, on {device.type}: {reason}",
             "try spec.training.precision: fp32 (or bf16 in place of fp16), other spec.model.args, or another model",
         ) from error
+
+
+def _is_refusal(error: Exception) -> bool:
+    if any(word in str(error) for word in _DEFECTS):
+        return False
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    packages = {str(frame.f_globals.get("__name__", "")).partition(".")[0] for frame in frames}
+    return isinstance(error, _REFUSALS) or not packages.isdisjoint(_MODEL_LIBRARIES)
 
 
 @contextmanager

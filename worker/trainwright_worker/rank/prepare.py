@@ -1,4 +1,4 @@
-"""From a worker's config to a rank that is ready to train: data, model, state, and the way back to a checkpoint."""
+"""Prepares a rank for training: reads the data, builds the model and restores the newest checkpoint."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -63,20 +63,20 @@ def prepare(
     metrics: Metrics | None,
     scratch: Path | None = None,
 ) -> Run:
-    """Read the data, build the model, and put back the newest checkpoint if there is one.
+    """Read the data, build the model, and restore the newest checkpoint if there is one.
 
     Args:
         config: The worker's config.
-        placement: Where this rank stands.
+        placement: The place of this rank among all ranks.
         group: All ranks.
-        pulse: This rank's sign of life.
-        reporter: What tells the operator; on rank 0 only.
-        metrics: What tells Prometheus, if configured.
-        scratch: Folder that the ranks of this machine share, for what is derived from the data.
+        pulse: The memory in which this rank shows its agent that it makes progress.
+        reporter: Sends reports to the operator; on rank 0 only.
+        metrics: The Prometheus metrics, if configured.
+        scratch: Folder that the ranks of this machine share, for files derived from the data.
 
     Raises:
-        DataError: The data is not what the spec says.
-        UserError: The parts of the spec do not fit each other or the data.
+        DataError: The data do not match the spec.
+        UserError: Parts of the spec contradict each other or the data.
     """
     spec, task = config.spec, make_task(config.spec)
     folder = _open_checkpoints(config, group)
@@ -88,10 +88,10 @@ def prepare(
     dataset = load(spec, config.data_root, group, None if found is None else found.facts["data"], scratch)
     facts = task.facts(dataset)
     _check(config, task, dataset, facts, exports=group.rank == 0 and fresh)
-    preflight = _fly_before(config, placement, dataset, facts, reporter, fresh=fresh)
-    torch.manual_seed(spec.training.seed)  # The same first weights on every rank, before the ranks' seeds part.
+    preflight = _run_preflight(config, placement, dataset, facts, reporter, fresh=fresh)
+    torch.manual_seed(spec.training.seed)  # All ranks draw the same first weights. Their seeds differ only afterwards.
     model, origins = _build_model(spec, dataset, facts, config.data_root, group, fresh=fresh)
-    group.wait_for_leader()  # It alone tries exports out and takes measurements beforehand.
+    group.wait_for_leader()  # Only rank 0 tries exports and runs the preflight.
     trained = parallelize(model, spec, group, complete=_is_complete(model, spec, dataset, group))
     optimizer = make_optimizer(spec.optimizer, model)
     sampler = _make_sampler(spec, dataset, group)
@@ -131,14 +131,14 @@ def prepare(
     )
     run.saved_step = -1 if found is None else found.manifest.step
     run.telemetry.report(preflight=preflight)
-    _say_where_we_are(run, found, origins, [note for note in notes if note])
+    _report_start(run, found, origins, [note for note in notes if note])
     return run
 
 
 def take_best(run: Run) -> int:
-    """Give the model the weights of the best evaluation, if they are kept, and return the step that they are of.
+    """Load the weights of the best evaluation into the model, if they are kept, and return their step.
 
-    Where training is stays as it is. All ranks must call this, once everything is written.
+    The progress of training does not change. All ranks must call this, after all checkpoints are written.
     """
     step, best = run.progress.step, run.progress.best
     if not run.spec.checkpoint.keep_best or best is None or best.step == step:
@@ -160,14 +160,14 @@ def take_best(run: Run) -> int:
 def _build_model(
     spec: TrainingJobSpec, dataset: Dataset, facts: Facts, root: str, group: Group, *, fresh: bool
 ) -> tuple[nn.Module, list[str]]:
-    """Return the model, and what is to be said about where its weights come from.
+    """Return the model, and lines about the origin of its weights.
 
-    It lies on the host, or has no data yet if it is to be split and draws its weights layer by layer.
+    The model is on the host, or on the meta device if it will be sharded and can initialize its weights layer by layer.
     """
     later = is_sharded(spec, group.size) and draws_layer_by_layer(spec.model)
     with torch.device("meta") if later else nullcontext():
         model = build(spec, facts, root)
-    # A resumed job has weights of its own.
+    # A resumed job takes its weights from the checkpoint.
     origins = load_pretrained(model, spec, facts, root, dataset.classes) if fresh else []
     if spec.training.gradient_checkpointing:
         enable_gradient_checkpointing(model)
@@ -175,13 +175,13 @@ def _build_model(
 
 
 def _is_complete(model: nn.Module, spec: TrainingJobSpec, dataset: Dataset, group: Group) -> bool:
-    """Return whether every weight is known to get a gradient, as far as that matters: only copies of a model wait for it."""
+    """Return whether every weight is known to get a gradient. This matters only under DDP, which waits for all gradients."""
     if group.size == 1 or is_sharded(spec, group.size):
         return True
     return uses_all_weights(model, dataset.splits.train.take(torch.arange(CPU_SAMPLES), 0))
 
 
-def _fly_before(
+def _run_preflight(
     config: WorkerConfig,
     placement: RankPlacement,
     dataset: Dataset,
@@ -190,10 +190,10 @@ def _fly_before(
     *,
     fresh: bool,
 ) -> Preflight | None:
-    """Measure the job on rank 0; a resumed one on a GPU too, whose arithmetic is compared with what the GPU can do.
+    """Measure the job on rank 0. A resumed job is measured only on a GPU, where its FLOPs are needed for the MFU.
 
     Raises:
-        OutOfMemoryError: It will not fit.
+        OutOfMemoryError: The job does not fit into memory.
         UserError: The model does not fit the data.
     """
     if reporter is None or not (fresh or torch.cuda.is_available()):
@@ -204,7 +204,7 @@ def _fly_before(
     if preflight is not None:
         reporter.update(preflight=preflight)
         if not preflight.fits:
-            reporter.close()  # Nothing but the news of it will be told any more.
+            reporter.close()  # Sends this last report.
         refuse_if_too_large(preflight)
     return preflight
 
@@ -216,7 +216,7 @@ def _take_dry_step(
     optimizer: Optimizer,
     preflight: Preflight | None,
 ) -> Preflight | None:
-    """Let a few samples go through everything; on a GPU a whole micro-batch, which shows the memory that it takes."""
+    """Take a step with a few samples that changes nothing; on a GPU with a whole micro-batch, to use as much memory."""
     samples = min(engine.micro or len(dataset.splits.train), len(dataset.splits.train))
     if engine.device.type == "cpu":
         samples = min(samples, CPU_SAMPLES)
@@ -226,7 +226,7 @@ def _take_dry_step(
 
 
 def _make_loss(config: WorkerConfig, task: Task, dataset: Dataset, facts: Facts, group: Group) -> tuple[Loss, str]:
-    """Return the loss, and what a person should know of it, if anything."""
+    """Return the loss, and a note for the user, which may be empty."""
     loss = task.loss(facts)
     if config.spec.distillation is None:
         return loss, ""
@@ -234,7 +234,7 @@ def _make_loss(config: WorkerConfig, task: Task, dataset: Dataset, facts: Facts,
 
 
 def _open_checkpoints(config: WorkerConfig, group: Group) -> CheckpointFolder:
-    """Return the job's checkpoints; under DDP rank 0 alone looks after them."""
+    """Return the job's checkpoint folder; under DDP only rank 0 uses it."""
     spec, storage = config.spec, open_storage(config.job_folder)
     if group.rank == 0:
         check_storage(storage, "spec.checkpoint")
@@ -248,7 +248,7 @@ def _check_samples(found: Found, sampler: Sampler) -> None:
         raise DataError(
             f"spec.dataset: the training split has {sampler.samples} samples, but the checkpoint of step "
             f"{found.manifest.step} was made with {samples}",
-            "put the data back as it was, or start a new job",
+            "restore the former data, or start a new job",
         )
 
 
@@ -259,17 +259,17 @@ def _make_sampler(spec: TrainingJobSpec, dataset: Dataset, group: Group) -> Samp
 
 
 def _check(config: WorkerConfig, task: Task, dataset: Dataset, facts: Facts, *, exports: bool) -> None:
-    """Check what only the data can tell.
+    """Check the parts of the spec that depend on the data.
 
     Args:
         config: The worker's config.
-        task: What is learnt.
+        task: The task.
         dataset: The data.
-        facts: What the model knows of it.
-        exports: Whether to try out exports: once in a job's life, by the rank that makes them.
+        facts: Input shape, number of outputs and vocabulary size of the data.
+        exports: Whether to try exports: once per job, on the rank that writes them.
 
     Raises:
-        UserError: The spec asks for something that the data does not allow.
+        UserError: The spec asks for something that the data do not allow.
     """
     spec = config.spec
     task.check(facts)
@@ -291,7 +291,7 @@ def _announce_checkpoints(reporter: Reporter | None, metrics: Metrics | None) ->
     return announce
 
 
-def _say_where_we_are(run: Run, found: Found | None, origins: list[str], notes: list[str]) -> None:
+def _report_start(run: Run, found: Found | None, origins: list[str], notes: list[str]) -> None:
     step = run.progress.step
     run.telemetry.pulse.step = step
     for line in origins:

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-# torch.optim imports this on first use, for seconds. Imported here, the agent does it once, and every process that it
-# forks later, restarts included, inherits it.
+# torch.optim imports this on first use, which takes seconds. If it is imported here, the agent does it once, and all processes
+# that it forks later inherit it.
 import torch._dynamo  # noqa: F401
 
 from trainwright.api.exit_codes import ExitCode
@@ -21,6 +21,7 @@ from trainwright_worker.distributed.group import Group, choose_device, keep_free
 from trainwright_worker.distributed.placement import RankPlacement
 from trainwright_worker.distributed.store import connect_store, round_store
 from trainwright_worker.errors import InfrastructureError, UnreachableError, UserError
+from trainwright_worker.own_code import add_code
 from trainwright_worker.rank.prepare import prepare, take_best
 from trainwright_worker.reporting.metrics import Metrics
 from trainwright_worker.reporting.pulse import Pulse, forming_patience
@@ -32,7 +33,7 @@ from trainwright_worker.training.loop import fit
 from trainwright_worker.training.run import Run
 
 LAST_WRITE_SECONDS: Final = 4.0
-"""How long a failing rank lets a checkpoint that is being written come to its end; the agent waits a little longer."""
+"""How long a failing rank waits for a checkpoint that is being written. The agent waits a little longer for the rank."""
 
 
 TRACKING_SECONDS: Final = 60.0
@@ -40,11 +41,11 @@ TRACKING_SECONDS: Final = 60.0
 
 
 LAST_REPORT_OF_FAILURE_SECONDS: Final = 1.0
-"""How long a failing rank tries to deliver its last report; a restart must not wait for a silent endpoint."""
+"""How long a failing rank tries to send its last report, since a restart must not wait for an endpoint that does not answer."""
 
 
 class Rank:
-    """A training process: what it has built so far, and how it ends."""
+    """A training process."""
 
     def __init__(
         self,
@@ -55,15 +56,15 @@ class Rank:
         pulse: Pulse,
         cause: Cause | None,
     ) -> None:
-        """Remember what to do.
+        """Create a rank that has not started yet.
 
         Args:
             config: The worker's config.
-            placement: Where this rank stands.
-            host: Host under which the rendezvous store is reached from here.
+            placement: The place of this rank among all ranks.
+            host: Host under which this rank reaches the rendezvous store.
             scratch: Folder for the post-mortem or the last report.
-            pulse: Its sign of life.
-            cause: Why the launch before this one failed, if there was one in this pod.
+            pulse: The memory in which it shows its agent that it makes progress.
+            cause: Why the previous launch in this pod failed; None for the first launch.
         """
         self.config = config
         self.placement = placement
@@ -85,6 +86,7 @@ class Rank:
         metrics = (
             None if config.metrics_port is None else Metrics(config.metrics_port + placement.local_rank, placement.rank)
         )
+        add_code(config.spec, config.data_root)
         set_threads(placement)
         keep_freed_memory()
         device = choose_device(placement)
@@ -107,12 +109,12 @@ class Rank:
             write_last_report(self.scratch, reporter.close())
 
     def _fit(self, run: Run) -> int:
-        """Train, and return the step that the model's weights are of in the end."""
+        """Train, and return the step of the model's final weights."""
 
         def request_stop(_signal: int, _frame: FrameType | None) -> None:
             run.stop_requested = True
 
-        # Before and after the loop there is nothing to save: there SIGTERM ends the process at once.
+        # Before and after the loop there is nothing to save, so SIGTERM ends the process at once.
         signal.signal(signal.SIGTERM, request_stop)
         run.clock.begin(run.progress.step)
         fit(run)
@@ -120,11 +122,11 @@ class Rank:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         step = take_best(run)
         if run.learner.update.average is not None:
-            run.learner.update.average.swap()  # From here on the averaged weights are the model's.
+            run.learner.update.average.swap()  # From here on, the model has the averaged weights.
         return step
 
     def _exchange_pulses(self, pulse: Pulse, reporter: Reporter | None) -> PulseSender | None:
-        """Let rank 0 see the other ranks' signs of life, over connections that only these threads use."""
+        """Send the pulses of the other ranks to rank 0, over connections of their own."""
         if self.group is None or self.group.size == 1:
             return None
         store = connect_store(self.host, self.config.rendezvous_port)
@@ -138,13 +140,13 @@ class Rank:
 
     @property
     def _first_start(self) -> bool:
-        """Whether no launch of the job came before this one, and this one has not begun to train."""
+        """Whether this is the first launch of the job, and it has not begun to train."""
         return self.run is None and self.placement.attempt == 1 and self.cause is None
 
     def fail(self, error: BaseException) -> int:
-        """Leave a post-mortem and return the exit code."""
+        """Write a post-mortem and return the exit code."""
         if isinstance(error, UnreachableError) and self._first_start:
-            # Nothing is lost yet, and somebody may be waiting to hear that an address is wrong.
+            # A retry would hide a wrong address, and no work can be lost yet.
             error = UserError(error.message, error.hint)
         self.pulse.pause()
         formed = self.group is not None
@@ -155,7 +157,7 @@ class Rank:
             if termination.traceback:
                 sys.stderr.write(termination.traceback + "\n")
         if self.run is not None:
-            # The state in it is sound, whatever happened since; finishing it saves the work since the one before.
+            # The state in a checkpoint that is being written is sound, and finishing it saves the work since the previous one.
             with suppress(InfrastructureError):
                 self.run.checkpoints.writer.wait(LAST_WRITE_SECONDS)
             preempted = termination.exit_code == ExitCode.PREEMPTED
@@ -173,10 +175,10 @@ class Rank:
 def run_rank(
     config: WorkerConfig, placement: RankPlacement, host: str, scratch: Path, pulse: Pulse, cause: Cause | None
 ) -> None:
-    """Run one training process and end it with its exit code; the entry that the agent forks into."""
+    """Run one training process, in a process that the agent has forked, and end it with its exit code."""
     answer_with_stacks(scratch, placement.local_rank)
     rank = Rank(config, placement, host, scratch, pulse, cause)
     try:
         rank.train()
-    except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a post-mortem and an exit code
+    except Exception as error:  # noqa: BLE001 - every error becomes a post-mortem and an exit code
         sys.exit(rank.fail(error))

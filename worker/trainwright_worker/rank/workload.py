@@ -14,7 +14,7 @@ class Trainer:
     """Trains the model of a job."""
 
     def __init__(self, config: WorkerConfig) -> None:
-        """Prepare; nothing starts before `start`.
+        """Create the workload; processes start only with `start`.
 
         Args:
             config: The worker's config.
@@ -22,7 +22,7 @@ class Trainer:
         self._config = config
 
     def preload(self) -> None:
-        """Import what this job needs to read its data, build its model, measure it and store what it writes."""
+        """Import the libraries that this job needs for its data, model, metrics and storage."""
         preload_readers(self._config.spec.dataset)
         preload_model(self._config.spec.model)
         preload_storage(self._config.job_folder)

@@ -34,11 +34,11 @@ class Classification(Task):
         """Return the minimum number of classes."""
         return ASSUMED_CLASSES, f"{ASSUMED_CLASSES} classes"
 
-    def loss(self, facts: Facts) -> Loss:
+    def named_loss(self, facts: Facts) -> Loss:
         """Return the loss of the spec."""
         return self._make_loss(facts, self.label_smoothing)
 
-    def evaluation_loss(self, facts: Facts) -> Loss:
+    def named_evaluation_loss(self, facts: Facts) -> Loss:
         """Return the training loss without label smoothing."""
         return self._make_loss(facts, 0.0)
 

@@ -29,11 +29,11 @@ class LanguageModeling(Task):
         """Return the number of tokens in the vocabulary."""
         return vocabulary or 0, ""
 
-    def loss(self, facts: Facts) -> Loss:
+    def named_loss(self, facts: Facts) -> Loss:
         """Return the cross-entropy per predicted token."""
         return cross_entropy(count_tokens, self.label_smoothing, self.known_outputs(facts))
 
-    def evaluation_loss(self, facts: Facts) -> Loss:
+    def named_evaluation_loss(self, facts: Facts) -> Loss:
         """Return the training loss without label smoothing."""
         return cross_entropy(count_tokens, known=self.known_outputs(facts))
 

@@ -33,7 +33,7 @@ class Regression(Task):
         """Return one target."""
         return 1, ""
 
-    def loss(self, facts: Facts) -> Loss:  # noqa: ARG002 - the outputs determine the number of targets
+    def named_loss(self, facts: Facts) -> Loss:  # noqa: ARG002 - the outputs determine the number of targets
         """Return the loss of the spec: the sum over samples of the mean over targets."""
         name, spec = self.spec.loss_name, self.spec.loss
         delta = (spec.delta if spec is not None else None) or 1.0

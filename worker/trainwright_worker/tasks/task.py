@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from trainwright_worker.errors import UserError
 from trainwright_worker.facts import Facts
 from trainwright_worker.tasks.losses import Loss
 from trainwright_worker.tasks.measures import Measure
+from trainwright_worker.tasks.own_loss import own_loss
 
 Row = dict[str, Any]
 """The prediction for one sample: `target` if it is known, `prediction`, and other entries of the task."""
@@ -50,12 +52,12 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def loss(self, facts: Facts) -> Loss:
-        """Return the loss that training minimizes."""
+    def named_loss(self, facts: Facts) -> Loss:
+        """Return the loss of the spec, or the default one, that training minimizes."""
 
-    def evaluation_loss(self, facts: Facts) -> Loss:
-        """Return the loss of evaluations, without terms that are only for training."""
-        return self.loss(facts)
+    def named_evaluation_loss(self, facts: Facts) -> Loss:
+        """Return the same loss without terms that are only for training."""
+        return self.named_loss(facts)
 
     @abstractmethod
     def measures(self, facts: Facts, deviation: Sequence[float], device: torch.device) -> list[Measure]:
@@ -101,6 +103,19 @@ class Task(ABC):
         """Import the libraries of the metrics in the agent, so that forked ranks inherit them."""
 
     # -- common to all tasks -----------------------------------------------------------------------------------------
+
+    def loss(self, facts: Facts) -> Loss:
+        """Return the loss that training minimizes."""
+        return self._own_loss or self.named_loss(facts)
+
+    def evaluation_loss(self, facts: Facts) -> Loss:
+        """Return the loss of evaluations."""
+        return self._own_loss or self.named_evaluation_loss(facts)
+
+    @cached_property
+    def _own_loss(self) -> Loss | None:
+        loss = self.spec.loss
+        return None if loss is None or loss.function is None else own_loss(loss)
 
     @property
     def wanted_metrics(self) -> list[MetricName]:

@@ -34,7 +34,7 @@ class Transcription(Task):
         """Return a typical number of characters."""
         return ASSUMED_CHARACTERS, f"{ASSUMED_CHARACTERS} characters"
 
-    def loss(self, facts: Facts) -> Loss:  # noqa: ARG002 - the outputs determine the number of classes
+    def named_loss(self, facts: Facts) -> Loss:  # noqa: ARG002 - the outputs determine the number of classes
         """Return the CTC loss, per sample and divided by its number of characters."""
         return Loss(_ctc)
 

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from trainwright.api.base import Model, Rule, at_most_one_of
 from trainwright.api.spec.paths import Path
-from trainwright.api.spec.workers import DnsName
+from trainwright.api.spec.primitives import DnsName
 
 BucketUri = Annotated[
     str,

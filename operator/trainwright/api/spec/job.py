@@ -6,6 +6,7 @@ from typing import Final
 from trainwright.api.amounts import is_zero_in_cel
 from trainwright.api.base import Rule, in_cel, listed
 from trainwright.api.devices import is_gpu_in_cel
+from trainwright.api.names import CODE_VOLUME
 from trainwright.api.spec.checkpoint import Parallelism
 from trainwright.api.spec.evaluation import MetricName
 from trainwright.api.spec.objective import LossName
@@ -39,6 +40,7 @@ _PREDICTING: Final = tasks_where(lambda traits: traits.predicts)
 _GENERATING: Final = tasks_where(lambda traits: traits.generates)
 _EXPLAINED: Final = tasks_where(lambda traits: traits.explains)
 _DISTILLED: Final = tasks_where(lambda traits: traits.distills)
+_OWN_LOSSES: Final = tasks_where(lambda traits: traits.own_losses)
 
 
 class TrainingJobSpec(RunPolicy, Recipe):
@@ -80,8 +82,42 @@ class TrainingJobSpec(RunPolicy, Recipe):
         Rule(
             field="loss.name",
             message=_LOSSES_MESSAGE,
-            cel=f"!has(self.loss) || self.loss.name in ({_by_task(lambda traits: in_cel(traits.losses))})",
-            holds=lambda self: self.loss is None or self.loss.name in self.traits.losses,
+            cel="!has(self.loss) || !has(self.loss.name) || self.loss.name in "
+            f"({_by_task(lambda traits: in_cel(traits.losses))})",
+            holds=lambda self: self.loss is None or self.loss.name is None or self.loss.name in self.traits.losses,
+        ),
+        Rule(
+            field="loss.function",
+            message=f"a loss of your own needs task {listed(_OWN_LOSSES, 'or')}: set loss.name instead",
+            cel=f"!has(self.loss) || !('function' in self.loss) || self.task in {in_cel(_OWN_LOSSES)}",
+            holds=lambda self: self.loss is None or self.loss.function is None or self.traits.own_losses,
+        ),
+        Rule(
+            field="code",
+            message="no module of it is used: set model.class or loss.function, or remove code",
+            cel="!has(self.code) || has(self.model.class) || (has(self.loss) && 'function' in self.loss)",
+            holds=lambda self: (
+                self.code is None
+                or self.model.class_ is not None
+                or (self.loss is not None and self.loss.function is not None)
+            ),
+        ),
+        Rule(
+            field="code.configMap",
+            message=f"its volume is called {CODE_VOLUME}: choose another name for yours in workers.volumes",
+            cel="!has(self.code) || !has(self.code.configMap) || !has(self.workers.volumes) || "
+            f"!self.workers.volumes.exists(volume, volume.name == '{CODE_VOLUME}')",
+            holds=lambda self: (
+                self.code is None
+                or self.code.config_map is None
+                or all(volume.name != CODE_VOLUME for volume in self.workers.volumes or ())
+            ),
+        ),
+        Rule(
+            field="regularization.dropout",
+            message="a class of your own has its own dropout: give it the rate in model.args, or remove this",
+            cel="!has(self.model.class) || self.regularization.dropout == 0.0",
+            holds=lambda self: self.model.class_ is None or self.regularization.dropout == 0,
         ),
         Rule(
             field="evaluation.metrics",
@@ -105,7 +141,7 @@ class TrainingJobSpec(RunPolicy, Recipe):
             message="distillation compares probabilities of classes or tokens: it needs the "
             f"cross-entropy loss, and task {listed(_DISTILLED, 'or')}",
             cel=f"!has(self.distillation) || (self.task in {in_cel(_DISTILLED)} && "
-            "(!has(self.loss) || self.loss.name == 'cross-entropy'))",
+            "(!has(self.loss) || (has(self.loss.name) && self.loss.name == 'cross-entropy')))",
             holds=lambda self: (
                 self.distillation is None or (self.traits.distills and self.loss_name == LossName.CROSS_ENTROPY)
             ),

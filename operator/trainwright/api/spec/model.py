@@ -1,4 +1,4 @@
-"""The model: a list of layers, a model that Trainwright knows by name, or one of torchvision, timm or transformers."""
+"""The model: a list of layers, a model that Trainwright knows by name, one of a library, or a class of the user's."""
 
 import difflib
 import json
@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from trainwright.api.base import Model, Rule, one_of
 from trainwright.api.mistakes import message_of
 from trainwright.api.spec.architecture import ARGS, ModelArgs, ModelName
+from trainwright.api.spec.code import ImportPath
 from trainwright.api.spec.layer import Layer
 from trainwright.api.spec.paths import Path
 
@@ -71,7 +72,7 @@ class LoraSpec(Model):
 
 
 class ModelSpec(Model):
-    """The model to train: `layers` in order, or a `name` with `args`; from scratch or from pretrained weights."""
+    """The model to train: `layers` in order, or a `name` or `class` with `args`; from scratch or from pretrained weights."""
 
     name: str | None = Field(
         None,
@@ -83,10 +84,15 @@ class ModelSpec(Model):
         "decoder for language modelling), gpt (GPT-2 and GPT-3 sizes); torchvision:NAME or timm:NAME (images, "
         "torchvision:resnet50); hf:TYPE (a type of Hugging Face transformers, hf:bert). The outputs follow from the data.",
     )
+    class_: ImportPath | None = Field(
+        None,
+        description="A class of your own, a torch.nn.Module, as MODULE:NAME; the module lies in the folder of code, or in the "
+        "worker image. docs/own-code.md says what it gets and must return.",
+    )
     args: dict[str, JsonValue] | None = Field(
         None,
         max_length=32,
-        description="Arguments of the named model. mlp: hidden (list of widths), activation. cnn: channels (list), "
+        description="Arguments of the named model, or of the class. mlp: hidden (list of widths), activation. cnn: channels (list), "
         "kernelSize, padding, hidden, activation. rnn, lstm, gru: embedding, hidden, layers, bidirectional, pooling, "
         "dropout. transformer: dimension, heads, layers, feedForward, dropout, positions. gpt: size, layers, heads, "
         "dimension, context, vocabulary, vocabularyMultiple, dropout. torchvision, timm, hf: what their builder or "
@@ -107,12 +113,12 @@ class ModelSpec(Model):
     lora: LoraSpec | None = Field(None, description="Train only low-rank additions to the weights.")
 
     rules = (
-        one_of("name", "layers", what="model"),
+        one_of("name", "layers", "class_", what="model"),
         Rule(
             field="args",
-            message="args belong to a named model: set name, or remove args",
-            cel="!has(self.args) || has(self.name)",
-            holds=lambda self: self.args is None or self.name is not None,
+            message="args belong to a named model or a class: set name or class, or remove args",
+            cel="!has(self.args) || !has(self.layers)",
+            holds=lambda self: self.args is None or self.layers is None,
         ),
         Rule(
             field="lora",

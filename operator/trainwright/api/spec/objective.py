@@ -4,7 +4,8 @@ from enum import StrEnum
 
 from pydantic import Field, JsonValue
 
-from trainwright.api.base import Model, Rule
+from trainwright.api.base import Model, Rule, one_of
+from trainwright.api.spec.code import ImportPath
 from trainwright.api.spec.paths import Path
 
 
@@ -20,12 +21,19 @@ class LossName(StrEnum):
 
 
 class LossSpec(Model):
-    """The loss to minimise."""
+    """The loss to minimise: a named one, or a function of your own."""
 
-    name: LossName = Field(
+    name: LossName | None = Field(
+        None,
         description="cross-entropy (classification, language-modeling), bce (classification: an independent yes or no "
-        "for every class), mse, l1 or huber (regression), ctc (transcription; class 0 is the blank)."
+        "for every class), mse, l1 or huber (regression), ctc (transcription; class 0 is the blank).",
     )
+    function: ImportPath | None = Field(
+        None,
+        description="A function of your own, as MODULE:NAME; the module lies in the folder of code, or in the worker image. It is "
+        "called as function(outputs=..., target=..., **args) and returns one loss per sample, a tensor [batch].",
+    )
+    args: dict[str, JsonValue] | None = Field(None, max_length=32, description="Arguments of the function.")
     label_smoothing: float | None = Field(
         None,
         ge=0,
@@ -41,16 +49,23 @@ class LossSpec(Model):
     )
 
     rules = (
+        one_of("name", "function", what="loss"),
+        Rule(
+            field="args",
+            message="args belong to a function: set function, or remove args",
+            cel="!has(self.args) || 'function' in self",
+            holds=lambda self: self.args is None or self.function is not None,
+        ),
         Rule(
             field="labelSmoothing",
             message="labelSmoothing applies only to cross-entropy: remove it, or set loss.name to cross-entropy",
-            cel="!has(self.labelSmoothing) || self.name == 'cross-entropy'",
+            cel="!has(self.labelSmoothing) || (has(self.name) && self.name == 'cross-entropy')",
             holds=lambda self: self.label_smoothing is None or self.name == LossName.CROSS_ENTROPY,
         ),
         Rule(
             field="delta",
             message="delta applies only to huber: remove it, or set loss.name to huber",
-            cel="!has(self.delta) || self.name == 'huber'",
+            cel="!has(self.delta) || (has(self.name) && self.name == 'huber')",
             holds=lambda self: self.delta is None or self.name == LossName.HUBER,
         ),
     )

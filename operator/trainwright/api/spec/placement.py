@@ -21,6 +21,9 @@ def without_nulls(value: Any) -> Any:
 
 
 Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=32), BeforeValidator(without_nulls)]
+Annotations = Annotated[
+    dict[LabelKey, Annotated[str, Field(max_length=4_096)]], Field(max_length=32), BeforeValidator(without_nulls)
+]
 # There are no CEL rules on keys here, because they would run for every item of a list. Pod validation checks the keys.
 SelectedLabels = Annotated[dict[str, LabelValue], Field(max_length=32), BeforeValidator(without_nulls)]
 

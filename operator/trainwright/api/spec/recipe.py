@@ -6,6 +6,7 @@ from pydantic import Field
 
 from trainwright.api.base import Model
 from trainwright.api.spec.checkpoint import Parallelism, StartFromSpec
+from trainwright.api.spec.code import CodeSpec
 from trainwright.api.spec.dataset import DatasetSpec
 from trainwright.api.spec.evaluation import EvaluationSpec, MetricName
 from trainwright.api.spec.model import ModelSpec
@@ -25,6 +26,7 @@ class Recipe(Model):
     """What to train, on what, and how."""
 
     model: ModelSpec = Field(description="The model to train.")
+    code: CodeSpec | None = Field(None, description="The folder with the modules of model.class and loss.function.")
     dataset: DatasetSpec = Field(description="The data to train on.")
     task: TaskName = Field(
         TaskName.CLASSIFICATION,
@@ -53,8 +55,8 @@ class Recipe(Model):
     )
 
     @property
-    def loss_name(self) -> LossName:
-        """The loss, by default the one that fits the task."""
+    def loss_name(self) -> LossName | None:
+        """The loss, by default the one that fits the task; None for a function of the user's."""
         if self.loss is not None:
             return self.loss.name
         return self.traits.losses[0]

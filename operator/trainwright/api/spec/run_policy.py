@@ -6,6 +6,7 @@ from trainwright.api.base import Model
 from trainwright.api.spec.budget import BudgetSpec
 from trainwright.api.spec.checkpoint import CheckpointSpec
 from trainwright.api.spec.health import HealthSpec
+from trainwright.api.spec.primitives import DnsName
 from trainwright.api.spec.restart import RestartSpec
 from trainwright.api.spec.scheduling import SchedulingSpec
 from trainwright.api.spec.workers import WorkersSpec
@@ -14,6 +15,11 @@ from trainwright.api.spec.workers import WorkersSpec
 class RunPolicy(Model):
     """Which workers run, how the job recovers from failures, and when it stops."""
 
+    class_: DnsName | None = Field(
+        None,
+        description="TrainingClass that fills in what the job does not say, and limits it. If unset: the class that the "
+        "namespace's label trainwright.dev/class names, or else the default class, if there is one.",
+    )
     workers: WorkersSpec = Field(WorkersSpec(), description="The worker pods.")
     scheduling: SchedulingSpec = Field(SchedulingSpec(), description="Gang scheduling and queueing of the workers.")
     checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="Where and how often to save.")

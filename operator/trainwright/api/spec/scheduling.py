@@ -5,7 +5,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from trainwright.api.base import Model, Rule
-from trainwright.api.spec.workers import DnsLabel, DnsName
+from trainwright.api.spec.primitives import DnsLabel, DnsName
 
 
 class Gang(StrEnum):
@@ -45,6 +45,11 @@ class SchedulingSpec(Model):
             holds=lambda self: self.priority is None or self.in_kueue,
         ),
     )
+
+    @property
+    def gang_names_a_scheduler(self) -> bool:
+        """Whether the pods' scheduler follows from the gang, unless workers.schedulerName names another."""
+        return self.gang in (Gang.VOLCANO, Gang.SCHEDULER_PLUGINS)
 
     @property
     def in_kueue(self) -> bool:

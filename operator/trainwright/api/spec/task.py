@@ -41,6 +41,7 @@ class TaskTraits:
         generates: Whether the model can continue a text.
         explains: Whether single predictions can be explained.
         distills: Whether a teacher's outputs can be learnt, as probabilities of classes or tokens.
+        own_losses: Whether the loss may be a function of the user's, which returns one loss per sample.
         transformers: The class of the transformers library that builds a model for inputs of a kind.
     """
 
@@ -56,6 +57,7 @@ class TaskTraits:
     generates: bool = False
     explains: bool = False
     distills: bool = False
+    own_losses: bool = False
     transformers: dict[Modality, str] = field(default_factory=dict)
 
     @property
@@ -83,6 +85,7 @@ TASKS: Final = {
         ),
         explains=True,
         distills=True,
+        own_losses=True,
         transformers={
             Modality.TEXTS: "AutoModelForSequenceClassification",
             Modality.IMAGES: "AutoModelForImageClassification",
@@ -96,6 +99,7 @@ TASKS: Final = {
         metrics=(MetricName.R2, MetricName.MAE, MetricName.RMSE),
         optional=frozenset({MetricName.RMSE}),
         explains=True,
+        own_losses=True,
         transformers={
             Modality.TEXTS: "AutoModelForSequenceClassification",
             Modality.IMAGES: "AutoModelForImageClassification",

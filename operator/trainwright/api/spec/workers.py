@@ -2,53 +2,19 @@
 
 import re
 from enum import StrEnum
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Final, Self
 
-from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import Field, model_validator
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
-from trainwright.api.amounts import QUANTITY, quantity_value
-from trainwright.api.base import Model, Rule, one_of
+from trainwright.api.amounts import quantity_value
+from trainwright.api.base import Model, Rule
 from trainwright.api.devices import count_gpus, is_gpu
-from trainwright.api.spec.placement import (
-    Affinity,
-    LabelKey,
-    Labels,
-    Toleration,
-    TopologySpreadConstraint,
-    without_nulls,
-)
-
-DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
-DnsName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")]
-QUANTITY_LENGTH = 64
-
-
-def _quantity(value: Any) -> int | str:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63:
-        return value
-    if isinstance(value, str) and len(value) <= QUANTITY_LENGTH and re.fullmatch(QUANTITY, value):
-        return value
-    raise PydanticCustomError("quantity", "must be a quantity: a whole number, or text like 500m, 1.5 or 16Gi")
-
-
-Quantity = Annotated[
-    int | str,
-    PlainValidator(_quantity),
-    WithJsonSchema(
-        {
-            # One schema for both forms: the pattern binds text, the bound binds numbers.
-            "x-kubernetes-int-or-string": True,
-            "maxLength": QUANTITY_LENGTH,
-            "pattern": QUANTITY,
-            "minimum": 0,
-        }
-    ),
-]
-
-
-Quantities = Annotated[dict[LabelKey, Quantity], Field(max_length=16), BeforeValidator(without_nulls)]
+from trainwright.api.spec.environment import EnvFromSource, EnvVar
+from trainwright.api.spec.placement import Affinity, Annotations, Labels, Toleration, TopologySpreadConstraint
+from trainwright.api.spec.primitives import DnsName, Quantities, Quantity
+from trainwright.api.spec.volumes import VolumeSpec
 
 
 class PullPolicy(StrEnum):
@@ -119,89 +85,48 @@ class ResourcesSpec(Model):
         return self
 
 
-class SecretKey(Model):
-    """One value of a Secret of the job's own namespace."""
-
-    name: DnsName = Field(description="Name of the Secret.")
-    key: str = Field(min_length=1, max_length=253, pattern="^[-._a-zA-Z0-9]+$", description="Key within it.")
+_RESERVED_KEYS: Final = r"^([^/]*[.])?(kubernetes[.]io|k8s[.]io|x-k8s[.]io|trainwright[.]dev)/"
 
 
-class ValueSource(Model):
-    """Where the value of a variable comes from."""
-
-    secret_key_ref: SecretKey = Field(
-        description="A Secret that the kubelet reads when the worker starts; the operator never sees it."
+def _own_keys(field: str) -> Rule:
+    """Return the rule that a map has no keys that belong to Kubernetes or to Trainwright."""
+    return Rule(
+        field=field,
+        message="keys of kubernetes.io, k8s.io, x-k8s.io and trainwright.dev are reserved: use a domain of your own",
+        cel=f"!has(self.{field}) || !self.{field}.exists(key, key.matches('{_RESERVED_KEYS}'))",
+        holds=lambda self: not any(re.match(_RESERVED_KEYS, key) for key in getattr(self, field) or ()),
     )
 
 
-class EnvVar(Model):
-    """An environment variable of the worker."""
+class DnsOption(Model):
+    """One option of a resolver."""
 
-    name: str = Field(
-        min_length=1, max_length=253, pattern="^[A-Za-z_][A-Za-z0-9_]*$", description="Name of the variable."
+    name: str = Field(min_length=1, max_length=253, description="Its name, for example ndots.")
+    value: str | None = Field(None, max_length=253, description="Its value.")
+
+
+class DnsConfig(Model):
+    """Settings of the resolver, in addition to those of the cluster."""
+
+    nameservers: list[Annotated[str, Field(min_length=1, max_length=45)]] | None = Field(
+        None, max_length=3, description="Addresses of name servers."
     )
-    value: str = Field("", max_length=32_768, description="Its value.")
-    value_from: ValueSource | None = Field(None, description="Where its value comes from, for credentials.")
+    searches: list[DnsName] | None = Field(None, max_length=32, description="Domains to search.")
+    options: list[DnsOption] | None = Field(None, max_length=16, description="Options.")
 
-    rules = (
-        Rule(
-            field="value",
-            message="set value or valueFrom, not both",
-            cel="!has(self.valueFrom) || !has(self.value) || self.value == ''",
-            holds=lambda self: self.value_from is None or not self.value,
-        ),
+
+Id = Annotated[int, Field(ge=0, le=2_147_483_647)]
+
+
+class SecurityContext(Model):
+    """User and groups of the workers' processes. They are never root."""
+
+    run_as_user: int | None = Field(
+        None, ge=1, le=2_147_483_647, description="User, for example the owner of the files on a volume."
     )
-
-
-class ClaimVolume(Model):
-    """A PersistentVolumeClaim of the job's own namespace."""
-
-    claim_name: DnsName = Field(description="Name of the claim.")
-
-
-class ConfigMapVolume(Model):
-    """A ConfigMap of the job's own namespace."""
-
-    name: DnsName = Field(description="Name of the ConfigMap.")
-
-
-class EmptyDirVolume(Model):
-    """Scratch space that lives as long as the pod."""
-
-    medium: str | None = Field(None, pattern="^(Memory)?$", max_length=6, description="Memory for a RAM disk.")
-    size_limit: Quantity | None = Field(None, description="Largest size.")
-
-
-RESERVED_PATHS = ("/checkpoints", "/etc", "/var", "/run", "/proc", "/sys", "/dev", "/tmp", "/opt/trainwright")  # noqa: S108
-"""Paths at which users may not mount volumes, because Trainwright or the system uses them."""
-
-
-class VolumeSpec(Model):
-    """A volume and its mount path. Host paths are not allowed."""
-
-    name: DnsLabel = Field(description="Name of the volume.")
-    mount_path: str = Field(
-        min_length=2,
-        max_length=1024,
-        pattern=r"^(/\.?[^/:.][^/:]*)+$",
-        description="Path in the workers. Mount data at /data to use relative paths in dataset.",
-    )
-    read_only: bool = Field(False, description="Mount read-only.")
-    persistent_volume_claim: ClaimVolume | None = Field(None, description="A PersistentVolumeClaim.")
-    config_map: ConfigMapVolume | None = Field(None, description="A ConfigMap.")
-    empty_dir: EmptyDirVolume | None = Field(None, description="Scratch space.")
-
-    rules = (
-        one_of("persistent_volume_claim", "config_map", "empty_dir", what="volume"),
-        Rule(
-            field="mountPath",
-            message="this path is reserved for Trainwright or the system: mount the volume elsewhere",
-            cel=f"!{list(RESERVED_PATHS)}.exists(own, self.mountPath == own || self.mountPath.startsWith(own + '/'))",
-            holds=lambda self: (
-                not any(self.mount_path == own or self.mount_path.startswith(own + "/") for own in RESERVED_PATHS)
-            ),
-        ),
-    )
+    run_as_group: Id | None = Field(None, description="Primary group.")
+    fs_group: Id | None = Field(None, description="Group that volumes are made accessible to.")
+    supplemental_groups: list[Id] | None = Field(None, max_length=32, description="Further groups.")
 
 
 _BY_NAME: JsonDict = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
@@ -233,9 +158,21 @@ class WorkersSpec(Model):
     env: list[EnvVar] | None = Field(
         None, max_length=128, description="Environment variables.", json_schema_extra=_BY_NAME
     )
+    env_from: list[EnvFromSource] | None = Field(
+        None,
+        max_length=16,
+        description="ConfigMaps and Secrets whose values are environment variables; env comes first.",
+    )
     volumes: list[VolumeSpec] | None = Field(
         None, max_length=32, description="Volumes to mount.", json_schema_extra=_BY_NAME
     )
+    shared_memory_size: Quantity | None = Field(
+        None, description="Largest size of /dev/shm; by default, the memory of the worker is its only limit."
+    )
+    labels: Labels | None = Field(None, description="Labels of the pods, for example for cost reports.")
+    annotations: Annotations | None = Field(None, description="Annotations of the pods.")
+    security_context: SecurityContext | None = Field(None, description="User and groups of the processes.")
+    dns_config: DnsConfig | None = Field(None, description="Settings of the resolver, as in any pod.")
     node_selector: Labels | None = Field(None, description="Labels that a node must have.")
     tolerations: list[Toleration] | None = Field(None, max_length=32, description="Taints that the workers accept.")
     affinity: Affinity | None = Field(None, description="Pods and nodes that the workers run near to or away from.")
@@ -253,6 +190,8 @@ class WorkersSpec(Model):
     )
 
     rules = (
+        _own_keys("labels"),
+        _own_keys("annotations"),
         Rule(
             field="minCount",
             message="must be at most count",

@@ -64,7 +64,7 @@ class _Prepared:
     Attributes:
         job: The TrainingJob to submit.
         spec: Its spec, read.
-        data: Where relative dataset paths start.
+        data: The folder to which dataset paths are relative.
         volumes: Folders by the volume's name.
     """
 
@@ -75,7 +75,7 @@ class _Prepared:
 
 
 def execute(request: Request) -> int:
-    """Run a job as asked and return the exit code."""
+    """Run a job and return the exit code."""
     errors = Console(stderr=True, highlight=False)
     manifest: SourceManifest | None = None
     try:
@@ -84,7 +84,7 @@ def execute(request: Request) -> int:
         before = earlier.load() if earlier is not None else None
         prepared = _prepare(request, manifest, before)
         if earlier is not None and _phase(prepared.job) == Phase.SUCCEEDED:
-            return _say_it_is_over(request, prepared.job, earlier, before or {}, errors)
+            return _report_already_succeeded(request, prepared.job, earlier, before or {}, errors)
         folder = earlier or RunFolder.create(request.runs, prepared.job["metadata"]["name"])
     except InvalidJobError as error:
         show_mistakes(errors, request.source or str(request.resume or "run"), error.errors, manifest)
@@ -94,15 +94,15 @@ def execute(request: Request) -> int:
     except UnwritableError as error:
         errors.print(str(error), soft_wrap=True, markup=False)
         if folder.holds_job:
-            _say_how_to_resume(request, errors, folder.load(), folder, End(killed=True))
+            _print_how_to_resume(request, errors, folder.load(), folder, End(killed=True))
         return ExitCode.INFRASTRUCTURE
 
 
 def _prepare(request: Request, manifest: SourceManifest | None, earlier: Job | None) -> _Prepared:
-    """Return what to run.
+    """Return the validated run.
 
     Raises:
-        InvalidJobError: Something speaks against it; nothing was started.
+        InvalidJobError: It cannot be run. Nothing was started.
     """
     written = copy.deepcopy(manifest.document if manifest is not None else earlier)
     document, spec = read_here(written, manifest.folder if manifest is not None else None, request.workers)
@@ -119,11 +119,11 @@ def _prepare(request: Request, manifest: SourceManifest | None, earlier: Job | N
     return _Prepared(_job(document, earlier, data), spec, data, volumes)
 
 
-def _say_it_is_over(request: Request, job: Job, folder: RunFolder, before: Job, errors: Console) -> int:
-    """Answer a request to go on with a run that has succeeded.
+def _report_already_succeeded(request: Request, job: Job, folder: RunFolder, before: Job, errors: Console) -> int:
+    """Handle a request to resume a run that has succeeded already.
 
     Raises:
-        InvalidJobError: It asks for other training than that, which takes another run.
+        InvalidJobError: The job trains something else than the run did, which needs a new run.
     """
     if _what_is_trained(job) != _what_is_trained(before):
         results = read_status(job["status"]).results
@@ -147,28 +147,28 @@ def _data_folder(manifest: SourceManifest | None, document: Job) -> Path:
 
 
 def _job(document: Job, earlier: Job | None, data: Path) -> Job:
-    """Return the job to submit: as written, or with the identity and status of the run it goes on with."""
+    """Return the job to submit: as written or, on a resume, with the UID and status of the earlier run."""
     metadata: dict[str, Any] = {"namespace": "default", **document["metadata"]}
     annotations = {**(metadata.get("annotations") or {}), ANNOTATION_DATA: str(data)}
     job: Job = {
         "apiVersion": document["apiVersion"],
         "kind": document["kind"],
         "metadata": {**metadata, "annotations": annotations},
-        # A job that is to be run here and now is not suspended.
+        # `run` starts the job, so it is not suspended.
         "spec": {**document["spec"], "suspend": False},
     }
     if earlier is not None:
         kept = {key: earlier["metadata"][key] for key in ("uid", "creationTimestamp") if key in earlier["metadata"]}
         # The plan reads a change of the spec, such as the end of a suspension, from the generation.
         job["metadata"] |= {**kept, "generation": earlier["metadata"].get("generation", 1) + 1}
-        job["status"] = _to_go_on_with(earlier.get("status") or {})
+        job["status"] = _resumed_status(earlier.get("status") or {})
     return job
 
 
-def _to_go_on_with(status: Job) -> Job:
-    """Return the status of an earlier run. One that failed is tried again: it keeps what it has learned, not its verdict.
+def _resumed_status(status: Job) -> Job:
+    """Return the status with which a run is resumed. A failed run is tried again: its progress is kept, its failure is not.
 
-    What its spec was is forgotten: here a run may go on with another one.
+    The digests of its spec are dropped, because a local run may be resumed with a changed spec.
     """
     status = {field: value for field, value in status.items() if field != "specDigests"}
     if status.get("phase") in (None, Phase.SUSPENDED, Phase.SUCCEEDED):
@@ -179,7 +179,7 @@ def _to_go_on_with(status: Job) -> Job:
             field: value for field, value in status.items() if field not in ("startedAt", "nextStart", "waitingSince")
         }
         return {**kept, "phase": Phase.SUSPENDED.value}
-    verdict = (
+    failure = (
         "phase",
         "reason",
         "message",
@@ -190,7 +190,7 @@ def _to_go_on_with(status: Job) -> Job:
         "startedAt",
         "nextStart",
     )
-    return {field: value for field, value in status.items() if field not in verdict}
+    return {field: value for field, value in status.items() if field not in failure}
 
 
 def _train(request: Request, prepared: _Prepared, folder: RunFolder, errors: Console, before: Job | None) -> int:
@@ -198,12 +198,12 @@ def _train(request: Request, prepared: _Prepared, folder: RunFolder, errors: Con
     display = make_display(errors, name, quiet=request.quiet)
     if not request.quiet:
         errors.print(f"[dim]{name} in {folder.shown}[/dim]", soft_wrap=True)
-        for line in _honest_lines(prepared.spec):
+        for line in _differences(prepared.spec):
             errors.print(line, soft_wrap=True, markup=False)
     with display, logging_to(folder, display.note):
         job, end = asyncio.run(_session(request, prepared, folder, display, errors))
     if end.by_signal is not None:
-        _say_how_to_resume(request, errors, job, folder, end)
+        _print_how_to_resume(request, errors, job, folder, end)
         _print(request, job, folder)
         return SIGNAL_BASE + end.by_signal
     if _phase(job) == Phase.FAILED and request.output != "table":
@@ -216,7 +216,7 @@ def _train(request: Request, prepared: _Prepared, folder: RunFolder, errors: Con
 
 
 def _was_refused(job: Job, before: Job) -> bool:
-    """Return whether a resumed run took no step because the new job is at fault."""
+    """Return whether a resumed run took no step because of a mistake in the new spec."""
     status, earlier = read_status(job.get("status")), read_status(before.get("status"))
     hopeless = status.failure is not None and status.failure.category not in RETRYABLE
     return (
@@ -250,7 +250,7 @@ def _print_log(console: Console, pod: str, line: str) -> None:
     console.print(f"worker {worker} │ {line}", soft_wrap=True, markup=False)
 
 
-def _honest_lines(spec: TrainingJobSpec) -> list[str]:
+def _differences(spec: TrainingJobSpec) -> list[str]:
     """Return how this machine differs from what the manifest asks for."""
     gpus = count_gpus()
     lines = []
@@ -267,9 +267,9 @@ def _honest_lines(spec: TrainingJobSpec) -> list[str]:
     return lines
 
 
-def _say_how_to_resume(request: Request, errors: Console, job: Job, folder: RunFolder, end: End) -> None:
+def _print_how_to_resume(request: Request, errors: Console, job: Job, folder: RunFolder, end: End) -> None:
     status = read_status(job.get("status"))
-    # The workers may have saved more than they could still report.
+    # The workers may have saved a later step than they could still report.
     newest = folder.newest_checkpoint
     if newest is None and status.checkpoints:
         newest = status.checkpoints[-1].step
@@ -285,7 +285,7 @@ def _say_how_to_resume(request: Request, errors: Console, job: Job, folder: RunF
 
 
 def _print(request: Request, job: Job, folder: RunFolder, *, finished: bool = False) -> None:
-    """Print what was asked for to standard output."""
+    """Print the job to standard output in the format that was asked for."""
     match request.output:
         case "yaml":
             sys.stdout.write(dump(job))

@@ -34,16 +34,16 @@ class Display(Protocol):
     """Shows a run while it lasts."""
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Start the display."""
 
     def __exit__(self, *exception: object) -> None:
-        """End; what was shown last stays."""
+        """End the display; its last lines stay."""
 
     def update(self, status: TrainingJobStatus) -> None:
         """Show a new status."""
 
     def note(self, text: str) -> None:
-        """Say something once."""
+        """Show a text once."""
 
 
 def make_display(console: Console, name: str, *, quiet: bool) -> Display:
@@ -70,7 +70,7 @@ class _Quiet:
 
 
 class _Lines:
-    """A line whenever something has changed; while it trains, at most one in a few seconds."""
+    """Prints a line when something has changed; during training, at most one in a few seconds."""
 
     def __init__(self, console: Console, name: str) -> None:
         self._console = console
@@ -94,7 +94,7 @@ class _Lines:
         facts = " · ".join(_standing(status)) if running else ""
         news = (doing, facts or status.message, status.restarts)
         now = time.monotonic()
-        # Training changes with every report: then time decides.
+        # During training every report brings changes, so a minimum interval applies.
         too_soon = running and self._said[:1] == news[:1] and now - self._said_at < _PLAIN_SECONDS
         if status.phase is None or news == self._said or too_soon:
             return
@@ -132,7 +132,7 @@ class _Terminal:
         self._status = status
         restart = self._restarts.news(status)
         if restart is not None:
-            # Above what changes in place, where it stays.
+            # Printed above the live lines, where it stays.
             self._console.print(Text(_stamped(restart), "yellow"))
 
     def note(self, text: str) -> None:
@@ -162,20 +162,20 @@ def _stamped(text: str) -> str:
 
 
 def _said(status: TrainingJobStatus) -> str:
-    """Return the message, unless the bar says the same: where training stands."""
+    """Return the message, or nothing if the progress bar shows the same."""
     usual = status.phase == Phase.RUNNING and status.message.startswith("training:") and not status.progress.stale
     return "" if usual else status.message
 
 
 def _doing(status: TrainingJobStatus) -> str:
-    """Return the phase in words; of a job that runs, what it does: training, evaluating, writing predictions."""
+    """Return the phase in words. For a running job, return what it does: training, evaluating, writing predictions."""
     if status.phase == Phase.RUNNING:
         return status.message.partition(":")[0] or "training"
     return str(status.phase).lower()
 
 
 def _standing(status: TrainingJobStatus) -> list[str]:
-    """Return where a running job stands, for a line that cannot change: what the bar of a terminal shows, and the facts."""
+    """Return the progress of a running job, and the other facts, for a plain line without a progress bar."""
     progress, facts = status.progress, facts_of(status)
     if progress.total_steps is None:
         return facts
@@ -196,7 +196,7 @@ def _bar(status: TrainingJobStatus, width: int) -> Table:
     least, most = _BAR
     beside = [cell.cell_len + 2 for cell in cells]
     while least + 4 + sum(beside) > width and len(cells) > 1:
-        # The percentage says about the same as the step.
+        # The percentage is dropped first, since the step says about the same.
         cells.pop(0)
         beside.pop(0)
     bar = ProgressBar(
@@ -211,7 +211,7 @@ def _bar(status: TrainingJobStatus, width: int) -> Table:
 
 
 def _flow(facts: list[str], width: int) -> list[str]:
-    """Return the facts in as many lines as they need: on a narrow terminal none is cut off."""
+    """Return the facts on as many lines as needed, so that none is cut off on a narrow terminal."""
     lines: list[str] = []
     for fact in facts:
         longer = f"{lines[-1]}{_SEPARATOR}{fact}" if lines else fact
@@ -223,7 +223,7 @@ def _flow(facts: list[str], width: int) -> list[str]:
 
 
 def facts_of(status: TrainingJobStatus) -> list[str]:
-    """Return what is worth knowing of a running job, each in a few words."""
+    """Return the main facts about a running job, each in a few words."""
     progress, metrics = status.progress, status.metrics
     facts = []
     if status.restarts:

@@ -1,7 +1,7 @@
 """The folder of one run: its newest job manifest, its logs, and all files that its workers write.
 
 runs/digits-cnn-1/
-  job.yaml                         the manifest with its UID and last status; what --resume reads
+  job.yaml                         the manifest with its UID and last status, which --resume reads
   logs/<pod>.log, controller.log
   pods/<pod>/                      what a kubelet would mount: config, token
   digits-cnn-<uid>/checkpoints/, results/
@@ -20,7 +20,7 @@ from trainwright.cluster.port import Manifest
 from trainwright.manifests import dump, load
 
 ANNOTATION_DATA = "trainwright.dev/data-folder"
-"""Where relative dataset paths start, so that a run can be resumed without its manifest."""
+"""The folder to which dataset paths are relative, so that a run can be resumed without its manifest file."""
 
 _JOB_FILE = "job.yaml"
 _LOCK_FILE = ".lock"
@@ -36,11 +36,11 @@ class UnwritableError(Exception):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run's folder, held by this process alone.
+    """The folder of one run, locked by this process.
 
     Attributes:
         path: The absolute folder.
-        lock: The open lock file; the lock goes with the process.
+        lock: The open lock file; the lock ends with the process.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class RunFolder:
         """Create the first folder `<name>-<n>` that does not exist yet.
 
         Raises:
-            InvalidJobError: No folder can be made there.
+            InvalidJobError: No folder can be created there.
         """
         number = 1
         try:
@@ -73,7 +73,7 @@ class RunFolder:
         """Return an earlier run's folder.
 
         Raises:
-            InvalidJobError: It holds no run, or the run goes on in another process.
+            InvalidJobError: It holds no run, or another process uses it.
         """
         if not all((path / name).is_file() for name in (_JOB_FILE, _LOCK_FILE)):
             raise InvalidJobError([FieldError("--resume", f"{path} holds no run")])
@@ -94,7 +94,7 @@ class RunFolder:
 
     @property
     def shown(self) -> str:
-        """The folder as a person would type it here."""
+        """The folder as a user would type it in the current folder."""
         return shorten(self.path)
 
     @property
@@ -119,7 +119,7 @@ class RunFolder:
         return max((int(step) for step in steps if step.isdigit()), default=None)
 
     def open_controller_log(self) -> TextIO:
-        """Open the log of the loop; what its disk has no room for is lost.
+        """Open the log of the loop. If the disk is full, log lines are lost.
 
         Raises:
             UnwritableError: It cannot be opened.
@@ -135,10 +135,10 @@ class RunFolder:
         return job
 
     def save(self, job: Manifest) -> None:
-        """Save the job; a crash leaves the version before or this one, never half of one.
+        """Save the job atomically: after a crash, the file holds either the previous version or this one.
 
         Raises:
-            UnwritableError: It cannot be saved, and the version before is still there.
+            UnwritableError: It cannot be saved. The previous version remains.
         """
         metadata = {key: job["metadata"][key] for key in _KEPT if key in job["metadata"]}
         kept = {**job, "metadata": metadata}

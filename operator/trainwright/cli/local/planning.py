@@ -17,7 +17,7 @@ from trainwright.api.job import FieldError, InvalidJobError
 from trainwright.api.preflight import PreflightAnswer, PreflightRequest
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.cli.manifest import SourceManifest, read_here, read_job
-from trainwright.cli.mistakes import show_mistakes
+from trainwright.cli.mistakes import show_cautions, show_mistakes
 from trainwright.cluster.local import Folders
 from trainwright.cluster.local.gpus import asked, count_gpus
 from trainwright.cluster.local.mounts import (
@@ -72,6 +72,7 @@ def execute(request: Request) -> int:
     except InvalidJobError as error:
         show_mistakes(errors, request.source, error.errors, manifest)
         return ExitCode.USER_ERROR
+    show_cautions(errors, question.spec, manifest)
     for line in absent:
         errors.print(line, soft_wrap=True, markup=False)
     if answer.mistake is not None:

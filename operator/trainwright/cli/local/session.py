@@ -1,4 +1,4 @@
-"""One run from start to end: the operator's own loop over a cluster made of processes."""
+"""One local run from start to end: the operator's own control loop over a cluster of local processes."""
 
 import asyncio
 import contextlib
@@ -14,6 +14,7 @@ import structlog
 from trainwright.api.status import ConditionType, Phase, TrainingJobStatus, read_status
 from trainwright.build import Settings
 from trainwright.cli.local.folder import RunFolder, UnwritableError, shorten
+from trainwright.cli.local.memory import memory_excess
 from trainwright.cluster.local import Folders, LocalCluster
 from trainwright.cluster.port import JobKey
 from trainwright.controller.controller import Controller
@@ -33,10 +34,10 @@ _REPORT_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class End:
-    """How a session came to its end.
+    """How a session ended.
 
     Attributes:
-        by_signal: The signal that asked for it; None if the job itself has ended.
+        by_signal: The signal that stopped it; None if the job itself has ended.
         killed: Whether the workers were killed before they could save.
     """
 
@@ -46,21 +47,25 @@ class End:
 
 @dataclass
 class Watcher:
-    """Keeps what the cluster tells of the one job: on disk, on the screen, and as an event to wait for.
+    """Saves every version of the job, shows its status, and sets an event when the job has settled.
 
     Attributes:
         folder: Where every version of the job is saved.
         show: Shows a status.
+        note: Shows a text once.
         job: The newest version.
         settled: Set once the job has ended, or is suspended without workers, or can no longer be saved.
         unwritable: Why it can no longer be saved. The run ends then, because its status would be lost.
+        warned_of_memory: Whether the warning that the workers exceed their memory limit was shown.
     """
 
     folder: RunFolder
     show: Callable[[TrainingJobStatus], None]
+    note: Callable[[str], None]
     job: Job
     settled: asyncio.Event
     unwritable: UnwritableError | None = None
+    warned_of_memory: bool = False
 
     def job_changed(self, job: Job, *, deleted: bool = False) -> None:
         """Save and show the job."""
@@ -80,22 +85,29 @@ class Watcher:
         # A run is stopped by suspending it, and its workers may take a while. The last line of the command says how it ended.
         if status.phase != Phase.SUSPENDED or (job["spec"].get("suspend") and not gone):
             self.show(status)
+        self._warn_of_memory(job, status)
         if gone or (status.phase is not None and status.phase.terminal):
             self.settled.set()
 
     def pod_changed(self, pod: Job, *, deleted: bool = False) -> None:
-        """Pods are the controller's business."""
+        """Do nothing: only the controller needs pods."""
+
+    def _warn_of_memory(self, job: Job, status: TrainingJobStatus) -> None:
+        excess = None if self.warned_of_memory else memory_excess(job, status)
+        if excess is not None:
+            self.warned_of_memory = True
+            self.note(excess)
 
 
 class Session:
-    """A run that can be asked to save and stop, or be killed.
+    """A run that can be stopped, after its workers have saved, or killed.
 
     Args:
-        job: The TrainingJob, with the UID and status of an earlier run if it goes on.
-        folders: What workers find where.
-        folder: Where the run is kept.
+        job: The TrainingJob, with the UID and status of an earlier run if it is resumed.
+        folders: The folders behind the paths that workers use.
+        folder: The folder of the run.
         show: Shows a status.
-        note: Says something once.
+        note: Shows a text once.
     """
 
     def __init__(
@@ -107,16 +119,16 @@ class Session:
         note: Callable[[str], None],
     ) -> None:
         self._cluster = LocalCluster(folders)
-        self._watcher = Watcher(folder, show, job, asyncio.Event())
+        self._watcher = Watcher(folder, show, note, job, asyncio.Event())
         self._note = note
         self._asked_by: signal.Signals | None = None
         self._killed = asyncio.Event()
 
     async def run(self) -> tuple[Job, End]:
-        """Train until the job ends or is stopped; return it as it is then, and how that came.
+        """Train until the job ends or is stopped. Return the job as it is then, and how the session ended.
 
         Raises:
-            UnwritableError: The run's folder could not be written any more; the workers are gone.
+            UnwritableError: The run's folder could no longer be written. The workers have ended.
         """
         store = Store()
         self._cluster.watch(store)
@@ -142,7 +154,7 @@ class Session:
         return self._watcher.job, self._end()
 
     async def _drive(self, controller: Controller) -> None:
-        """Run the loop until the job has settled, then end what is left of its workers."""
+        """Run the loop until the job has settled, then end the remaining workers."""
         stop = asyncio.Event()
         loop = asyncio.create_task(controller.run(stop))
         waits = [asyncio.create_task(event.wait()) for event in (self._watcher.settled, self._killed)]
@@ -152,7 +164,7 @@ class Session:
             for wait in waits:
                 wait.cancel()
             stop.set()
-            # Killed workers would look like failures to a loop that is still there to see them.
+            # The loop ends first, or it would take the killed workers for failures.
             await loop
             await self._cluster.close()
 
@@ -163,7 +175,7 @@ class Session:
         return End()
 
     def _stop(self, by: signal.Signals) -> None:
-        """Ask the workers to save and exit; asked again, kill them."""
+        """Ask the workers to save and exit; on the second signal, kill them."""
         if self._asked_by is not None:
             self._killed.set()
             return
@@ -187,11 +199,11 @@ class Session:
 
 @contextlib.contextmanager
 def logging_to(folder: RunFolder, note: Callable[[str], None]) -> Iterator[None]:
-    """Send what the loop and its libraries log to the run's folder: the screen belongs to the job.
+    """Write the log of the loop and its libraries to the run's folder, so that the screen shows only the job.
 
     Args:
         folder: The run's folder.
-        note: Told once if the loop itself is in trouble, or a person would wait without knowing for what.
+        note: Called once if the loop itself fails. Otherwise the user would wait without knowing why.
 
     Raises:
         UnwritableError: No log can be opened.
@@ -226,7 +238,7 @@ def logging_to(folder: RunFolder, note: Callable[[str], None]) -> Iterator[None]
 
 
 def _free_port() -> int:
-    """Return a port that is free now. Another program may take it first; then the workers fail to meet and try again."""
+    """Return a port that is free now. If another program takes it first, the rendezvous fails and is tried again."""
     with socket.socket() as probe:
         probe.bind((_HOST, 0))
         port: int = probe.getsockname()[1]
@@ -235,7 +247,7 @@ def _free_port() -> int:
 
 @contextlib.asynccontextmanager
 async def _reports(cluster: LocalCluster, store: Store) -> AsyncIterator[tuple[str, str]]:
-    """Serve the reports endpoint to this machine alone; yield its URL and the certificate of its CA, kept in memory."""
+    """Serve the reports endpoint on the loopback address only; yield its URL and the certificate of its CA."""
     authority = create_authority()
     server = ReportsServer(store, cluster.review_token, authority, [_HOST])
     port = await server.start(_HOST, 0)

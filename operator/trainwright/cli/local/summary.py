@@ -10,9 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from trainwright.api.amounts import bytes_text, clock_text, quantity_value, seconds_text
+from trainwright.api.amounts import bytes_text, clock_text, seconds_text
 from trainwright.api.figures import Evaluation, StepTime
-from trainwright.api.job import read_spec
 from trainwright.api.spec.paths import is_uri
 from trainwright.api.status import (
     Checkpoint,
@@ -25,12 +24,12 @@ from trainwright.api.status import (
     read_status,
 )
 from trainwright.cli.local.folder import RunFolder, shorten
+from trainwright.cli.local.memory import memory_excess
 from trainwright.cli.local.outcome import doubts, equation_text, read_summary
 from trainwright.cli.local.words import cause_of, figure, metric_texts
-from trainwright.cluster.local.gpus import count_gpus
 
 Row = tuple[str, str]
-"""A name and what there is to say of it."""
+"""A name and a text."""
 
 _LAST_LINES = 12
 
@@ -54,7 +53,7 @@ def show_summary(console: Console, job: dict[str, Any], folder: RunFolder) -> No
         _print_last_words(console, status.failure, folder)
     else:
         rows = [("doubt", doubt) for doubt in doubtful] + _facts(status, folder)
-        equation, memory = equation_text(summary), _memory_warning(job, status)
+        equation, memory = equation_text(summary), memory_excess(job, status)
         rows += [("equation", equation)] if equation else []
         rows += [("memory", memory)] if memory else []
         rows += _tensorboard(status)
@@ -84,24 +83,8 @@ def _facts(status: TrainingJobStatus, folder: RunFolder) -> list[Row]:
     return rows
 
 
-def _memory_warning(job: dict[str, Any], status: TrainingJobStatus) -> str | None:
-    """Return that a cluster would have killed the workers, if they held more memory than their limit."""
-    spec, peak = read_spec(job["spec"]), status.metrics.peak_memory_bytes
-    limits = spec.workers.resources.limits if spec.workers.resources and spec.workers.resources.limits else {}
-    # On GPUs the peak is of their memory.
-    if peak is None or "memory" not in limits or count_gpus():
-        return None
-    held, limit = peak * spec.workers.processes_per_worker, int(quantity_value(limits["memory"]))
-    if held <= limit:
-        return None
-    return (
-        f"each worker held up to {bytes_text(held)}, more than spec.workers.resources.limits.memory allows "
-        f"({bytes_text(limit)}): a cluster would have killed it"
-    )
-
-
 def _tensorboard(status: TrainingJobStatus) -> list[Row]:
-    """Return how the records of a run are looked at, if it kept any here."""
+    """Return the command that shows the TensorBoard records of the run, if there are any on this machine."""
     if status.results is None or is_uri(status.results.folder):
         return []
     records = Path(status.results.folder).parent / "tensorboard"
@@ -109,14 +92,14 @@ def _tensorboard(status: TrainingJobStatus) -> list[Row]:
 
 
 def _best(best: Evaluation, checkpoints: list[Checkpoint]) -> str:
-    """Return the best evaluation, and whether the model can still be had as it was then."""
+    """Return the best evaluation, and whether its checkpoint was kept."""
     kept = any(checkpoint.step == best.step for checkpoint in checkpoints)
     lost = "" if kept else "  (not kept: checkpoint.keepBest)"
     return f"{'  '.join(metric_texts(best))}  on {best.split} at step {best.step:,}{lost}"
 
 
 def _restarts(status: TrainingJobStatus) -> str:
-    """Return how many there were, what they cost, and what the newest was for: the screen may not show it any more."""
+    """Return the number of restarts, the steps they repeated, and the cause of the newest."""
     replayed = status.progress.replayed_steps
     again = f" ({replayed:,} steps trained again)" if replayed else ""
     cause = f": {cause_of(status.failure)}" if status.restarts and status.failure is not None else ""
@@ -131,7 +114,7 @@ def _throughput(metrics: Metrics) -> str:
 
 
 def _parts(step: StepTime) -> str:
-    """Return where the time goes in a single step: `12.3 ms, the last one timed: forward 40 %, backward 52 %`."""
+    """Return how the time of one step is divided: `12.3 ms, the last one timed: forward 40 %, backward 52 %`."""
     parts = {name: getattr(step, name) for name in StepTime.model_fields if name != "total"}
     shares = [f"{name} {100 * seconds / step.total:.0f} %" for name, seconds in parts.items() if seconds and step.total]
     return f"{seconds_text(step.total)}, the last one timed: {', '.join(shares)}"
@@ -164,7 +147,7 @@ def _failure(failure: Failure, folder: RunFolder) -> list[Row]:
     rows = [("cause", str(failure.category)), ("message", failure.message)]
     rows += [("where", ", ".join(part for part in where if part))]
     exception = failure.exception or ""
-    # Our own errors say the same in both; others' say it in the exception alone.
+    # The message of our own errors repeats the exception.
     said = failure.message.endswith(exception.partition(": ")[2])
     rows += [("exception", "" if said else exception), ("hint", failure.hint or "")]
     rows += [("log", shorten(folder.log(failure.pod)) if failure.pod else shorten(folder.path / "logs"))]
@@ -180,7 +163,7 @@ def _print_last_words(console: Console, failure: Failure, folder: RunFolder) -> 
 
 
 def _log_tail(failure: Failure, folder: RunFolder) -> str:
-    """Return the end of the log of a worker that could not say itself why it failed."""
+    """Return the log of a worker that ended without saying why it failed."""
     if failure.exception is not None or failure.pod is None or not folder.log(failure.pod).exists():
         return ""
     return folder.log(failure.pod).read_text(encoding="utf-8", errors="replace")
@@ -189,8 +172,8 @@ def _log_tail(failure: Failure, folder: RunFolder) -> str:
 def _print_rows(console: Console, rows: list[Row]) -> None:
     """Print names and texts in two columns.
 
-    Paths are copied from here: what holds a word too long for its column is left for the terminal to break, which a selection
-    does not show. Nor is anything wrapped, or padded, that goes to a file.
+    Users copy paths from here. A text with a word longer than its column is therefore not wrapped by us but by the terminal, which
+    leaves no line breaks in a selection. Output to a file is not wrapped or padded.
     """
     names = max(len(name) for name, _ in rows)
     for name, text in rows:

@@ -5,7 +5,7 @@ from trainwright.api.spec.task import order_metrics
 from trainwright.api.status import Failure, TrainingJobStatus
 
 _SMALL, _LARGE = 0.001, 100
-"""Below the one, four decimals say too little; from the other on, they would be invented."""
+"""Smaller figures need more digits than four decimals; larger ones have fewer significant decimals than four."""
 _SPLITS = {"validation": "val"}
 
 
@@ -19,9 +19,9 @@ def cause_of(failure: Failure) -> str:
 
 
 def figure(value: float) -> str:
-    """Return a loss or metric with four decimals, as far as the six digits reach that a status holds: `0.9694`, `9493.32`.
+    """Return a loss or metric with four decimals, or with the six significant digits that a status holds: `0.9694`, `9493.32`.
 
-    Zeros at the end stay, so that a line that changes in place keeps its width.
+    Trailing zeros stay, so that a line that changes in place keeps its width.
     """
     if 0 < abs(value) < _SMALL:
         return f"{value:#.4g}"
@@ -44,9 +44,9 @@ def main_metric(evaluation: Evaluation | None) -> list[str]:
 
 
 class Restarts:
-    """Says once of every restart why it happened and where training goes on.
+    """Explains each restart once: its cause, and the step from which training continues.
 
-    A display only shows how things are now: without this the step would fall back and nothing would say why.
+    A display shows only the current state. Without this, the step number would go back without an explanation.
     """
 
     def __init__(self) -> None:
@@ -54,10 +54,10 @@ class Restarts:
         self._failure: Failure | None = None
 
     def news(self, status: TrainingJobStatus) -> str | None:
-        """Return what to say of a new status; None if it knows of no other restart or cause than the one before."""
+        """Return an explanation if the new status has another restart or cause than the previous one, else None."""
         counted, known = self._restarts, self._failure
         self._restarts, self._failure = status.restarts, status.failure
-        # Restarts of the run before it was resumed were shown then; the summary shows how the job ended.
+        # Restarts before a resume were shown at that time, and the summary shows how the job ended.
         if counted is None or (status.phase is not None and status.phase.terminal):
             return None
         learnt = status.failure if status.failure != known else None
@@ -68,7 +68,7 @@ class Restarts:
 
 
 def _onwards(status: TrainingJobStatus) -> str:
-    """Return where training goes on: where the new launch says it has, or from the newest checkpoint until there is one."""
+    """Return from which step training continues: as the new launch reports or, before its first report, the newest checkpoint."""
     progress = status.progress
     if progress.launch is not None and progress.launch != progress.ended_launch:
         step = progress.resumed_from_step

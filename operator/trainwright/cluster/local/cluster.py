@@ -146,6 +146,18 @@ class LocalCluster:
         """Return False: this cluster has no optional APIs."""
         return False
 
+    async def list_classes(self) -> list[Manifest]:
+        """Return nothing: classes act on clusters only."""
+        return []
+
+    async def namespace_labels(self, namespace: str) -> dict[str, str]:  # noqa: ARG002 - namespaces are only names here
+        """Return nothing: namespaces have no labels."""
+        return {}
+
+    async def lease_renewal(self, namespace: str, name: str) -> str | None:  # noqa: ARG002 - there are no Leases
+        """Return None: there are no Leases."""
+        return None
+
     async def pending_workloads(self, namespace: str, queue: str) -> list[PendingWorkload]:  # noqa: ARG002 - there are no queues
         """Return nothing: there are no queues."""
         return []

@@ -11,6 +11,8 @@ from typing import Any
 from trainwright.api.job import FieldError, InvalidJobError
 from trainwright.api.names import (
     CA_FILE,
+    CODE_MOUNT,
+    CODE_VOLUME,
     CONFIG_FILE,
     DATA_MOUNT,
     ENV_CONFIG,
@@ -21,8 +23,9 @@ from trainwright.api.names import (
     TOKEN_FILE,
 )
 from trainwright.api.spec import TrainingJobSpec
+from trainwright.api.spec.code import CodeSpec
 from trainwright.api.spec.paths import is_uri, list_paths, map_paths
-from trainwright.api.spec.workers import VolumeSpec
+from trainwright.api.spec.volumes import VolumeSpec
 from trainwright.api.worker import WorkerConfig
 from trainwright.cluster.local.gpus import assign
 from trainwright.cluster.port import Manifest
@@ -84,8 +87,12 @@ def named_volumes(pairs: list[str]) -> dict[str, Path]:
 
 
 def volume_mistakes(spec: TrainingJobSpec, volumes: Mapping[str, Path]) -> list[FieldError]:
-    """Return which volumes the job does not have, and which folders do not exist."""
-    known = [volume.name for volume in spec.workers.volumes or ()]
+    """Return which volumes the job does not have, which folders do not exist, and whether the folder of its code is missing."""
+    code = spec.code is not None and spec.code.config_map is not None
+    known = [*(volume.name for volume in spec.workers.volumes or ()), *([CODE_VOLUME] if code else [])]
+    if code and CODE_VOLUME not in volumes:
+        advice = f"a ConfigMap of a cluster: pass --volume {CODE_VOLUME}=FOLDER with the folder that holds its files"
+        return [FieldError("spec.code.configMap", advice)]
     unknown = [
         FieldError("--volume", f"the job has no volume named {name!r}; it has: {', '.join(known) or 'none'}")
         for name in volumes
@@ -153,6 +160,8 @@ def localize(config: WorkerConfig, folders: Folders, pod: str) -> WorkerConfig:
 
 def localize_spec(spec: TrainingJobSpec, folders: Folders) -> tuple[TrainingJobSpec, Path]:
     """Return a spec with every path replaced by this machine's own, and the folder at which relative ones start."""
+    if spec.code is not None and spec.code.config_map is not None:
+        spec = spec.changed(code=CodeSpec(path=CODE_MOUNT))
     return map_paths(spec, lambda path: _local_path(spec, path, folders)), _data_root(spec, folders)
 
 
@@ -212,6 +221,8 @@ def _volume_of(spec: TrainingJobSpec, path: str) -> VolumeSpec | None:
 
 
 def _local_path(spec: TrainingJobSpec, path: str, folders: Folders) -> str:
+    if path == CODE_MOUNT:
+        return str(folders.volumes[CODE_VOLUME])
     volume = _volume_of(spec, path)
     if volume is None or volume.name not in folders.volumes:
         return path
@@ -228,12 +239,13 @@ def _value(entry: Manifest, pod: Manifest) -> str:
     """Return the value of an environment variable, which may be a field of the pod itself or a Secret's."""
     if "valueFrom" not in entry:
         return str(entry.get("value", ""))
-    if "secretKeyRef" in entry["valueFrom"]:
-        # There are no Secrets in a local run. The user sets a variable of the same name instead.
+    if "fieldRef" not in entry["valueFrom"]:
+        # There are no Secrets or ConfigMaps in a local run. The user sets a variable of the same name instead.
         return os.environ.get(entry["name"], "")
     path = entry["valueFrom"]["fieldRef"]["fieldPath"]
     field, _, key = path.removesuffix("']").partition("['")
     value: Any = pod
     for part in field.split("."):
         value = value.get(part, {})
-    return str(value[key] if key else value)
+    found = value.get(key) if key else value
+    return found if isinstance(found, str) else ""
