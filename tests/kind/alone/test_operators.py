@@ -1,9 +1,17 @@
 """What happens to operators themselves: they keep dying, are away, are upgraded, or are two. No job notices."""
 
+import json
+from base64 import b64encode
+from datetime import timedelta
+
 import faults
 import jobs
 import kube
 import pytest
+
+from trainwright.reports.certificates import create_authority
+
+CA = ("secret", "trainwright-reports-ca")
 
 pytestmark = pytest.mark.timeout(600, func_only=True)
 
@@ -63,7 +71,7 @@ def test_what_ends_or_is_deleted_while_the_operator_is_away_comes_to_a_good_end(
     assert final["results"]["weights"]
 
 
-def test_a_running_job_notices_no_upgrade_and_no_other_operator_that_takes_over(operator, namespace):
+def test_a_running_job_notices_no_upgrade_no_new_ca_and_no_other_operator_that_takes_over(operator, namespace):
     kube.apply(jobs.endless("steady"), namespace)
     before = jobs.wait_for(namespace, "steady", jobs.running_at(50))
     pods = jobs.uids(namespace, "steady")
@@ -74,8 +82,25 @@ def test_a_running_job_notices_no_upgrade_and_no_other_operator_that_takes_over(
         assert jobs.uids(namespace, "steady") == pods
         return now
 
-    with faults.operator_with(operator, "--set=log.level=debug", "--set=replicas=2"):
+    def certificate() -> str:
+        return kube.kubectl_json("get", *CA, f"--namespace={operator}")["data"]["tls.crt"]
+
+    def next_certificate(*former: str) -> str:
+        return kube.wait_until(
+            lambda: now if (now := certificate()) not in former else "", timeout=30, describe=certificate
+        )
+
+    often = '--set-json=extraEnv=[{"name":"TRAINWRIGHT_REPORTS_CA_INTERVAL","value":"1"}]'
+    with faults.operator_with(operator, "--set=log.level=debug", "--set=replicas=2", often):
         upgraded = unharmed(before)
+        first = certificate()
+        kube.kubectl("delete", *CA, f"--namespace={operator}")
+        second = next_certificate(first)
+        due = create_authority(lifetime=timedelta(days=300))
+        data = {"tls.crt": b64encode(due.certificate).decode(), "tls.key": b64encode(due.key).decode()}
+        kube.kubectl("patch", *CA, f"--namespace={operator}", "--type=merge", f"--patch={json.dumps({'data': data})}")
+        next_certificate(first, second, data["tls.crt"])
+        # From here on reports come over new connections.
         killed = faults.kill_leader(operator)
         kube.wait_until(
             lambda: faults.leader(operator) not in ("", killed), timeout=60, describe=lambda: faults.leader(operator)
