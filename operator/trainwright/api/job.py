@@ -16,6 +16,8 @@ from trainwright.api.spec import TrainingJobSpec
 
 NAME_LENGTH = 45
 """Child names append an index and an attempt to it, and must be DNS labels of at most 63 characters."""
+GENERATED_LENGTH = 5
+"""Characters that the API server appends to metadata.generateName."""
 NAME_PATTERN = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
 NAME_RULE_MESSAGE = (
     f"must be at most {NAME_LENGTH} lower-case letters, digits and hyphens, begin with a letter and not end with a "
@@ -129,7 +131,18 @@ def _metadata_errors(metadata: Any) -> list[FieldError]:
         return [FieldError("metadata", f"must be a mapping, found {found_text(metadata)}")]
     metadata = metadata or {}
     unknown = [FieldError(f"metadata.{field}", UNKNOWN) for field in metadata if field not in METADATA_FIELDS]
-    return [*_name_errors(metadata.get("name")), *unknown]
+    name, prefix = metadata.get("name"), metadata.get("generateName")
+    names = _name_errors(name) if name or prefix is None else _prefix_errors(prefix)
+    return [*names, *unknown]
+
+
+def _prefix_errors(prefix: Any) -> list[FieldError]:
+    """Return what is wrong with the beginning of a name that the API server generates."""
+    longest = NAME_LENGTH - GENERATED_LENGTH
+    if isinstance(prefix, str) and len(prefix) <= longest and re.fullmatch("[a-z][-a-z0-9]*", prefix):
+        return []
+    rule = f"must be at most {longest} lower-case letters, digits and hyphens, and begin with a letter"
+    return [FieldError("metadata.generateName", f"{rule}, found {found_text(prefix)}")]
 
 
 def _name_errors(name: Any) -> list[FieldError]:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import copy
 import json
+import secrets
 import shlex
 import sys
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from trainwright.api.exit_codes import RETRYABLE, SIGNAL_BASE, ExitCode
-from trainwright.api.job import FieldError, InvalidJobError, read_spec
+from trainwright.api.job import GENERATED_LENGTH, FieldError, InvalidJobError, read_spec
 from trainwright.api.names import GROUP, SINGULAR
 from trainwright.api.spec import TrainingJobSpec
 from trainwright.api.spec.training import Precision
@@ -105,6 +106,7 @@ def _prepare(request: Request, manifest: SourceManifest | None, earlier: Job | N
         InvalidJobError: It cannot be run. Nothing was started.
     """
     written = copy.deepcopy(manifest.document if manifest is not None else earlier)
+    _give_name(written, earlier)
     document, spec = read_here(written, manifest.folder if manifest is not None else None, request.workers)
     volumes = named_volumes(request.volumes)
     data = _data_folder(manifest, document)
@@ -117,6 +119,20 @@ def _prepare(request: Request, manifest: SourceManifest | None, earlier: Job | N
     if mistakes:
         raise InvalidJobError(mistakes)
     return _Prepared(_job(document, earlier, data), spec, data, volumes)
+
+
+def _give_name(document: Any, earlier: Job | None) -> None:
+    """Give a job with a generateName its name, as the API server would; a run that is resumed keeps the name that it has."""
+    metadata = document.get("metadata") if isinstance(document, dict) else None
+    if not isinstance(metadata, dict) or metadata.get("name") or not isinstance(metadata.get("generateName"), str):
+        return
+    prefix = metadata["generateName"]
+    former = "" if earlier is None else earlier["metadata"]["name"]
+    metadata["name"] = (
+        former
+        if former.startswith(prefix) and former
+        else prefix + secrets.token_hex(GENERATED_LENGTH)[:GENERATED_LENGTH]
+    )
 
 
 def _report_already_succeeded(request: Request, job: Job, folder: RunFolder, before: Job, errors: Console) -> int:
