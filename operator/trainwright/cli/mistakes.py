@@ -29,6 +29,26 @@ _ALIASES = {
     "iterations": "steps",
 }
 """Names that other tools use for fields and that no spelling match would find."""
+_ALWAYS_UNPRIVILEGED = "workers have no access to their node and no privileges"
+_ABSENT = {
+    **dict.fromkeys(
+        ("hostPath", "hostNetwork", "hostPID", "hostIPC", "privileged", "capabilities", "allowPrivilegeEscalation"),
+        _ALWAYS_UNPRIVILEGED,
+    ),
+    **dict.fromkeys(
+        ("command", "args"), "the image's entrypoint starts the worker; build workers.image on the worker image"
+    ),
+    **dict.fromkeys(("initContainers", "containers", "sidecars"), "a worker pod has one container; use workers.image"),
+    **dict.fromkeys(
+        ("livenessProbe", "readinessProbe", "startupProbe"),
+        "the operator watches workers by their reports (spec.health)",
+    ),
+    "restartPolicy": "set spec.restart instead",
+    "nfs": "Pod Security restricted admits no NFS in a pod; use a claim (persistentVolumeClaim) of an NFS volume",
+    "ports": "workers need none; the operator opens those that it uses",
+    "template": "there is no pod template; set the pod's fields in spec.workers",
+}
+"""Fields of pods that a job does not have, and what to do instead."""
 
 
 def show_mistakes(
@@ -70,6 +90,8 @@ def advice(mistake: FieldError, document: Any) -> str:
     if mistake.message.startswith(UNKNOWN):
         if re.search(r":[{\[]", mistake.field):
             return "; a space is missing after the colon"
+        if last in _ABSENT and holder[:2] in (["spec"], ["spec", "workers"]):
+            return f"; a job has no {last}: {_ABSENT[last]}"
         fields = _field_names(holder)
         meant = _ALIASES.get(_plain(last))
         found = meant if meant in fields else _closest(last, fields)

@@ -263,6 +263,21 @@ def test_each_job_of_a_file_is_checked_as_kubectl_would(validate):
                 "target takes: Column to predict"
             ),
         ),
+        (
+            "epochs: 2",
+            "epochs: 2\n  workers: {volumes: [{name: v, mountPath: /v, hostPath: {path: /}}]}",
+            "unknown field; a job has no hostPath: workers have no access to their node and no privileges",
+        ),
+        (
+            "epochs: 2",
+            "epochs: 2\n  workers: {privileged: true}",
+            "unknown field, found true; a job has no privileged: workers have no access to their node and no privileges",
+        ),
+        (
+            "epochs: 2",
+            "epochs: 2\n  workers: {command: [python]}",
+            "unknown field; a job has no command: the image's entrypoint starts the worker; build workers.image on the worker image",
+        ),
         ("learningRate: 1e-3", "lr: 1e-3", "unknown field, found 0.001; did you mean learningRate?"),
         ("learningRate: 1e-3", "wd: 0.1", "unknown field, found 0.1; did you mean weightDecay?"),
         ("epochs: 2", "epochs: 2\n    batchSize: 8", "unknown field, found 8; did you mean globalBatchSize?"),
