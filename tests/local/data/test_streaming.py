@@ -86,7 +86,7 @@ def test_shards_of_images_are_never_held(tmp_path):
 
 
 def test_labelled_texts_are_never_held(tmp_path):
-    row = {"text": "a review that goes on for quite a while " * 20, "label": "x"}
+    row = {"text": "a review that goes on for quite a while " * 40, "label": "x"}
     for name, rows in (("small", 500), ("large", 40_000)):
         write_jsonl(tmp_path / f"{name}.jsonl", ({**row, "label": "xy"[n % 2]} for n in range(rows)))
 
@@ -94,6 +94,9 @@ def test_labelled_texts_are_never_held(tmp_path):
         tokenizer = {"name": "word", "maxLength": 64}
         return spec_of({"labeledText": {"path": str(tmp_path / f"{name}.jsonl")}, "tokenizer": tokenizer})
 
+    size = (tmp_path / "large.jsonl").stat().st_size / MEBIBYTE
     found = growth(spec("small"), spec("large"))
     assert found["samples"] == 40_000
-    assert found["growth"] < 24, f"{found['growth']:.0f} MiB"
+    # What the texts become, 64 tokens each, is kept: up to 25 MiB.
+    assert size > 60
+    assert found["growth"] < 36, f"{found['growth']:.0f} MiB for {size:.0f} MiB of texts"
