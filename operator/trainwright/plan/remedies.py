@@ -69,35 +69,34 @@ def _unbound_claim(spec: TrainingJobSpec, _found: re.Match[str]) -> str:
 
 def _missing_config_map(spec: TrainingJobSpec, found: re.Match[str]) -> str:
     code = None if spec.code is None else spec.code.config_map
-    fields: list[_Reference] = [] if code is None else [("spec.code.configMap.name", code.name, None)]
-    for number, volume in enumerate(spec.workers.volumes or ()):
-        if volume.config_map is not None:
-            fields.append((f"spec.workers.volumes[{number}].configMap.name", volume.config_map.name, None))
-    for number, variable in enumerate(spec.workers.env or ()):
-        ref = None if variable.value_from is None else variable.value_from.config_map_key_ref
-        if ref is not None:
-            field = f"spec.workers.env[{number}].valueFrom.configMapKeyRef ({variable.name})"
-            fields.append((field, ref.name, ref.key))
-    for number, source in enumerate(spec.workers.env_from or ()):
-        if source.config_map_ref is not None:
-            fields.append((f"spec.workers.envFrom[{number}].configMapRef.name", source.config_map_ref.name, None))
-    return _named("ConfigMap", fields, found)
+    own: list[_Reference] = [] if code is None else [("spec.code.configMap.name", code.name, None)]
+    return _named("ConfigMap", [*own, *_references(spec, "configMap", "name")], found)
 
 
 def _missing_secret(spec: TrainingJobSpec, found: re.Match[str]) -> str:
-    fields: list[_Reference] = []
-    for number, volume in enumerate(spec.workers.volumes or ()):
-        if volume.secret is not None:
-            fields.append((f"spec.workers.volumes[{number}].secret.secretName", volume.secret.secret_name, None))
-    for number, variable in enumerate(spec.workers.env or ()):
-        ref = None if variable.value_from is None else variable.value_from.secret_key_ref
-        if ref is not None:
-            field = f"spec.workers.env[{number}].valueFrom.secretKeyRef ({variable.name})"
-            fields.append((field, ref.name, ref.key))
-    for number, source in enumerate(spec.workers.env_from or ()):
-        if source.secret_ref is not None:
-            fields.append((f"spec.workers.envFrom[{number}].secretRef.name", source.secret_ref.name, None))
-    return _named("Secret", fields, found)
+    return _named("Secret", _references(spec, "secret", "secretName"), found)
+
+
+def _references(spec: TrainingJobSpec, kind: str, name: str) -> Iterator[_Reference]:
+    """Yield the fields of the workers that name a ConfigMap or a Secret.
+
+    Args:
+        spec: The job.
+        kind: `configMap` or `secret`, with which the fields begin.
+        name: The field of a volume that holds the name.
+    """
+    workers = spec.workers.to_wire()
+    for number, volume in enumerate(workers.get("volumes", ())):
+        if kind in volume:
+            yield f"spec.workers.volumes[{number}].{kind}.{name}", volume[kind][name], None
+    for number, variable in enumerate(workers.get("env", ())):
+        reference = variable.get("valueFrom", {}).get(f"{kind}KeyRef")
+        if reference is not None:
+            field = f"spec.workers.env[{number}].valueFrom.{kind}KeyRef ({variable['name']})"
+            yield field, reference["name"], reference["key"]
+    for number, source in enumerate(workers.get("envFrom", ())):
+        if f"{kind}Ref" in source:
+            yield f"spec.workers.envFrom[{number}].{kind}Ref.name", source[f"{kind}Ref"]["name"], None
 
 
 def _named(what: str, references: Iterable[_Reference], found: re.Match[str]) -> str:
